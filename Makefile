@@ -1,0 +1,35 @@
+# Every target runs from a fresh clone: the first one that is asked for makes .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+# The pinned versions keep torch to its CPU build where this project is tested; users are not bound by them.
+CONSTRAINTS := .ci/constraints.txt
+
+.PHONY: help demo test lint bench accuracy clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+.venv/installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev]'
+	@touch $@
+
+demo: .venv/installed  ## train a language model with the same loss on every installed backend
+	$(BIN)/xent train
+
+test: .venv/installed  ## the package's own tests, the conformance suite on every backend, the examples in the docs
+	$(BIN)/python -m pytest
+
+lint: .venv/installed  ## style, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/installed  ## speed and memory against the peers, side by side
+	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+accuracy: .venv/installed  ## the accuracy table of the README, against the 60-digit oracle
+	$(BIN)/python -m conformance.accuracy
+
+clean:  ## remove .venv and caches
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -1,0 +1,15 @@
+"""Cross-entropy, once: the same loss, gradient and errors for NumPy, CuPy, PyTorch, JAX, Dask and array-api-strict arrays."""
+
+from xent.functional import cross_entropy, cross_entropy_and_grad, perplexity, shift_for_next_token
+from xent.loss import CrossEntropyLoss
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CrossEntropyLoss",
+    "__version__",
+    "cross_entropy",
+    "cross_entropy_and_grad",
+    "perplexity",
+    "shift_for_next_token",
+]

@@ -1,0 +1,277 @@
+"""The few array-API helpers: everything the mathematics needs to know about array libraries, and the only room that may know it.
+
+Helpers that take ``out`` compute in place where it is given and return a new array where it is ``None``; so one
+expression serves NumPy, CuPy and torch memory as well as immutable, lazy and traced arrays.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any, TypeAlias
+
+import array_api_compat
+import numpy as np
+
+Array: TypeAlias = Any
+Namespace: TypeAlias = Any
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+HALVES = ("float16", "bfloat16")
+
+_COMPAT_PREFIX = "array_api_compat."
+
+
+def is_array(x: object) -> bool:
+    """Whether `x` is an array of a library that this package serves."""
+    return type(x) is np.ndarray or bool(array_api_compat.is_array_api_obj(x))
+
+
+def namespace(x: Array) -> Namespace:
+    """The array-API namespace of `x`."""
+    return array_api_compat.array_namespace(x)
+
+
+def library(x: Array) -> str:
+    """The plain name of the library that `x` belongs to: ``"numpy"``, ``"torch"``, ``"dask"`` …"""
+    name: str = namespace(x).__name__
+    name = name.removeprefix(_COMPAT_PREFIX).split(".")[0]
+    return name.replace("_", "-")
+
+
+def dtype_name(dtype: Any) -> str:
+    """The dtype's name as every library spells it: ``"float32"``, not ``"torch.float32"``."""
+    name = getattr(dtype, "name", None)
+    return name if type(name) is str else str(dtype).rsplit(".", 1)[-1]
+
+
+def compute_dtype(xp: Namespace, name: str) -> Any:
+    """The dtype in which logits of the dtype called `name` are computed: half precision is widened to float32."""
+    return xp.float64 if name == "float64" else xp.float32
+
+
+def wide_float(xp: Namespace, x: Array) -> Any:
+    """The widest float of the namespace: float64, or float32 in a JAX without it."""
+    if array_api_compat.is_jax_array(x) and not sys.modules["jax"].config.jax_enable_x64:
+        return xp.float32
+    return xp.float64
+
+
+def wide_integer(xp: Namespace, x: Array) -> Any:
+    """The widest signed integer of the namespace: int64, or int32 in a JAX without it."""
+    if array_api_compat.is_jax_array(x) and not sys.modules["jax"].config.jax_enable_x64:
+        return xp.int32
+    return xp.int64
+
+
+def is_lazy(x: Array) -> bool:
+    """Whether the values of `x` come only later: a Dask graph."""
+    return bool(array_api_compat.is_dask_array(x))
+
+
+def is_traced(x: Array) -> bool:
+    """Whether `x` stands for values that a transformation (jit, grad, vmap, compile, export) will supply."""
+    if array_api_compat.is_torch_array(x):
+        torch = sys.modules["torch"]
+        return bool(
+            torch.compiler.is_compiling()
+            or type(x) not in (torch.Tensor, torch.nn.Parameter)
+            or torch._C._functorch.is_functorch_wrapped_tensor(x)
+            or x.device.type == "meta"
+        )
+    return bool(array_api_compat.is_jax_array(x)) and isinstance(x, sys.modules["jax"].core.Tracer)
+
+
+def is_readable(x: Array) -> bool:
+    """Whether Python may look at the values of `x` now."""
+    return type(x) is np.ndarray or not (is_lazy(x) or is_traced(x))
+
+
+def is_immutable(x: Array) -> bool:
+    """Whether `x` can never be written: JAX and Dask arrays."""
+    return bool(array_api_compat.is_jax_array(x) or array_api_compat.is_dask_array(x))
+
+
+def on_gpu(x: Array) -> bool:
+    """Whether `x` lies in an accelerator's memory."""
+    if type(x) is np.ndarray:
+        return False
+    if array_api_compat.is_cupy_array(x):
+        return True
+    return bool(array_api_compat.is_torch_array(x)) and x.device.type != "cpu"
+
+
+def device_name(x: Array) -> str | None:
+    """The device of `x` as a text, or None where arrays of the library cannot disagree about it or do not say."""
+    if type(x) is np.ndarray or is_lazy(x):
+        return None
+    if array_api_compat.is_jax_array(x):
+        return None if is_traced(x) else ", ".join(sorted(map(str, x.devices())))
+    device = array_api_compat.device(x)
+    return str(getattr(device, "_device", device))
+
+
+def computes_in_place(xp: Namespace) -> bool:
+    """Whether the namespace's elementwise functions take ``out=`` and its arrays take integer-array assignment."""
+    return xp.__name__ in ("array_api_compat.numpy", "array_api_compat.cupy", "array_api_compat.torch")
+
+
+def cast(xp: Namespace, x: Array, dtype: Any) -> Array:
+    """`x` in `dtype`, without a copy where it has it already."""
+    return x if x.dtype == dtype else xp.astype(x, dtype, copy=False)
+
+
+def stop_gradient(x: Array) -> Array:
+    """`x` as a constant for automatic differentiation."""
+    if array_api_compat.is_torch_array(x):
+        return x.detach()
+    if array_api_compat.is_jax_array(x):
+        return sys.modules["jax"].lax.stop_gradient(x)
+    return x
+
+
+def subtract(xp: Namespace, a: Array, b: Array, out: Array | None) -> Array:
+    """a − b, into `out` where it is given."""
+    return xp.subtract(a, b) if out is None else xp.subtract(a, b, out=out)
+
+
+def multiply(xp: Namespace, a: Array, b: Array, out: Array | None) -> Array:
+    """a · b, into `out` where it is given."""
+    return xp.multiply(a, b) if out is None else xp.multiply(a, b, out=out)
+
+
+def exp(xp: Namespace, a: Array, out: Array | None) -> Array:
+    """exp(a), into `out` where it is given."""
+    return xp.exp(a) if out is None else xp.exp(a, out=out)
+
+
+def hits(xp: Namespace, shape: tuple[int, int], t: Array) -> Array:
+    """The boolean matrix [j = t_i] of the given shape, for namespaces that cannot index or assign by integer arrays."""
+    return xp.arange(shape[1], dtype=t.dtype, device=array_api_compat.device(t))[None, :] == t[:, None]
+
+
+def _row_numbers(xp: Namespace, t: Array) -> Array:
+    return xp.arange(t.shape[0], dtype=t.dtype, device=array_api_compat.device(t))
+
+
+def pick(xp: Namespace, x: Array, t: Array) -> Array:
+    """x[i, t_i] of every row i."""
+    if is_lazy(x):
+        return xp.sum(xp.where(hits(xp, x.shape, t), x, xp.zeros_like(x)), axis=1)
+    return x[_row_numbers(xp, t), t]
+
+
+def put(xp: Namespace, x: Array, t: Array, value: Array | float, out: Array | None) -> Array:
+    """`x` with x[i, t_i] replaced by `value` (one number, or one per row); in place where `out` is `x`."""
+    if out is None:
+        return xp.where(hits(xp, x.shape, t), value if isinstance(value, float) else value[:, None], x)
+    out[_row_numbers(xp, t), t] = value
+    return out
+
+
+# XLA sums a row from left to right in a few lanes; runs of this length keep its rounding within a few eps.
+_RUN = 64
+
+
+def sum_rows(xp: Namespace, x: Array) -> Array:
+    """Σ_j x_ij with the rounding of a pairwise sum, whatever the library's own summation."""
+    if not array_api_compat.is_jax_array(x):
+        return xp.sum(x, axis=1)
+    return _sum_in_runs(xp, x)
+
+
+def _sum_in_runs(xp: Namespace, x: Array) -> Array:
+    """Pairwise summation out of reshapes and short sums, along the last axis."""
+    while (length := x.shape[-1]) > _RUN:
+        whole = length - length % _RUN
+        runs = xp.sum(xp.reshape(x[..., :whole], (*x.shape[:-1], whole // _RUN, _RUN)), axis=-1)
+        x = runs if whole == length else xp.concat([runs, xp.sum(x[..., whole:], axis=-1)[..., None]], axis=-1)
+    return xp.sum(x, axis=-1)
+
+
+def accurate_sum(xp: Namespace, x: Array, axis: int | None) -> Array:
+    """A sum over one axis, or all, that stays accurate for millions of terms: in float64, or in runs where there is none."""
+    wide = wide_float(xp, x)
+    if wide == xp.float64:
+        return xp.sum(cast(xp, x, wide), axis=axis)
+    return _sum_in_runs(xp, xp.reshape(x, (-1,)) if axis is None else xp.moveaxis(x, axis, -1))
+
+
+def log1p_sum(xp: Namespace, others: Array, tau: Array) -> Array:
+    """log(others + exp(tau)) as log1p(others + expm1(tau)): nothing is added that has to be taken away again."""
+    return xp.log1p(others + xp.expm1(tau))
+
+
+def power_of_two_below(x: float) -> float:
+    """The largest power of two that is at most `x`, for scalings that cost no rounding."""
+    return float(2.0 ** math.floor(math.log2(x)))
+
+
+def requires_gradient(x: Array) -> bool:
+    """Whether torch is to differentiate with respect to `x`."""
+    return bool(getattr(x, "requires_grad", False)) and sys.modules["torch"].is_grad_enabled()
+
+
+def is_host_memory(x: Array) -> bool:
+    """Whether NumPy can see the memory of `x`: a NumPy array, or a plain torch tensor on the CPU."""
+    if isinstance(x, np.ndarray):
+        return True
+    if array_api_compat.is_torch_array(x):
+        return x.device.type == "cpu" and x.layout == sys.modules["torch"].strided
+    return isinstance(x, np.generic)
+
+
+def host_view(x: Array) -> Any:
+    """Host memory as a plain NumPy array that shares it."""
+    if array_api_compat.is_torch_array(x):
+        return x.detach().resolve_neg().numpy()
+    return np.asarray(x)
+
+
+def host_bits(x: Array) -> tuple[Any, bool]:
+    """Host memory as a plain NumPy array that shares it, and whether that is the bits of bfloat16, as uint16."""
+    if dtype_name(x.dtype) != "bfloat16":
+        return host_view(x), False
+    if array_api_compat.is_torch_array(x):
+        x = x.detach().view(sys.modules["torch"].int16).numpy()
+    return np.asarray(x).view(np.uint16), True
+
+
+def may_overlap(a: Array, b: Array) -> bool:
+    """Whether two arrays of one library may share memory; True where the library cannot tell."""
+    if a is b:
+        return True
+    if is_host_memory(a) and is_host_memory(b):
+        return bool(np.may_share_memory(host_bits(a)[0], host_bits(b)[0]))
+    if array_api_compat.is_torch_array(a):
+        return bool(a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr())
+    if array_api_compat.is_cupy_array(a):
+        return bool(sys.modules["cupy"].may_share_memory(a, b))
+    return True
+
+
+def is_same_memory(a: Array, b: Array) -> bool:
+    """Whether two arrays of one shape and dtype are the same elements in the same places."""
+    if a is b:
+        return True
+    if is_host_memory(a) and is_host_memory(b):
+        a, b = host_bits(a)[0], host_bits(b)[0]
+        return bool(a.ctypes.data == b.ctypes.data and a.strides == b.strides)
+    if array_api_compat.is_torch_array(a):
+        return bool(a.data_ptr() == b.data_ptr() and a.stride() == b.stride())
+    if array_api_compat.is_cupy_array(a):
+        return bool(a.data.ptr == b.data.ptr and a.strides == b.strides)
+    return False
+
+
+def strides_of(x: Array) -> tuple[int, ...] | None:
+    """The steps of `x` along its axes, in the library's unit; None where it does not say."""
+    strides = getattr(x, "strides", None)
+    if strides is None and array_api_compat.is_torch_array(x):
+        strides = x.stride()
+    return None if strides is None else tuple(strides)
+
+
+def off_graph(x: Array) -> Array:
+    """`x` without torch's automatic differentiation, where torch does it eagerly; anything else as it is."""
+    return x.detach() if getattr(x, "requires_grad", False) and not is_traced(x) else x

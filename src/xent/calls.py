@@ -1,0 +1,111 @@
+"""A checked call: its arrays, its coefficients, how it ends, and its tokens as rows of a matrix."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from xent import arrays, checks, tokens
+from xent.arrays import Array, Namespace, cast
+from xent.engines import ENGINES
+from xent.engines.rows import Rows
+from xent.objective import Coefficients
+from xent.reduction import denominator_of
+from xent.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A checked call: its arrays, its coefficients and how it ends."""
+
+    xp: Namespace
+    logits: Array
+    targets: Array
+    soft: bool
+    shape: tuple[int, ...]
+    dtype: str
+    tokens: Tokens
+    class_weights: Array | None
+    coefficients: Coefficients
+    reduction: str
+    denominator: Array | float
+
+    @property
+    def lead(self) -> tuple[int, ...]:
+        """The shape of the tokens: that of hard targets."""
+        return self.shape[:-1]
+
+
+def prepare(
+    logits: Array,
+    targets: Array,
+    *,
+    weights: Array | None = None,
+    class_weights: Array | None = None,
+    ignore_index: int | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    smoothing: str = "others",
+    z_loss: float = 0.0,
+    denominator: str | float | Array | None = None,
+    algorithm: str = "stable",
+    check_targets: bool = True,
+    engine: str = "auto",
+    limits: bool = True,
+) -> Call:
+    """Check the arguments of a call and settle everything that does not depend on the values of the logits."""
+    shape, dtype, soft = checks.logits_and_targets(logits, targets)
+    lead = shape[:-1]
+    checks.options(reduction, label_smoothing, smoothing, z_loss, algorithm, check_targets)
+    checks.choice("engine", engine, ("auto", *ENGINES))
+    checks.reduction_of_tokens(reduction, lead)
+    ignore_index = checks.ignored_index(ignore_index, soft)
+    checks.token_weights(weights, logits, lead)
+    checks.class_weights(class_weights, logits, shape[-1])
+    checks.denominator(denominator, reduction, logits)
+    xp = arrays.namespace(logits)
+    compute = arrays.compute_dtype(xp, dtype)
+    if class_weights is not None:
+        class_weights = cast(xp, class_weights, compute)
+    if soft:
+        counted = tokens.of_soft_targets(xp, lead, weights, compute)
+    else:
+        counted = tokens.of_targets(
+            xp,
+            targets,
+            shape[-1],
+            ignore_index=ignore_index,
+            weights=weights,
+            class_weights=class_weights,
+            smoothed=label_smoothing > 0 or not limits,
+            check=bool(check_targets) and arrays.is_readable(targets),
+            dtype=compute,
+        )
+    return Call(
+        xp=xp,
+        logits=logits,
+        targets=targets,
+        soft=soft,
+        shape=shape,
+        dtype=dtype,
+        tokens=counted,
+        class_weights=class_weights,
+        coefficients=Coefficients.of(
+            label_smoothing=label_smoothing, smoothing=smoothing, z_loss=z_loss, algorithm=algorithm, limits=limits
+        ),
+        reduction=reduction,
+        denominator=denominator_of(xp, logits, counted, lead, reduction, denominator),
+    )
+
+
+def rows_of(call: Call) -> Rows:
+    """The call's tokens as rows; reshaping stays on the graph of a framework that follows the arrays."""
+    xp, n, v = call.xp, math.prod(call.lead), call.shape[-1]
+    return Rows(
+        logits=xp.reshape(call.logits, (n, v)),
+        targets=None if call.soft else xp.reshape(call.tokens.index, (n,)),
+        soft=xp.reshape(call.targets, (n, v)) if call.soft else None,
+        weight=None if call.tokens.weight is None else xp.reshape(call.tokens.weight, (n,)),
+        class_weights=call.class_weights,
+        coefficients=call.coefficients,
+    )

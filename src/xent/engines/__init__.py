@@ -1,0 +1,12 @@
+"""Engines: who walks the logits. Given rows, targets and coefficients, an engine returns losses and gradient rows.
+
+An engine knows nothing of options, reductions or shapes above two dimensions. `ENGINES` names them, with what they serve.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+ENGINES: Final[dict[str, str]] = {
+    "array_api": "any array library; NumPy and torch CPU memory in blocks that fit the cache, on all cores",
+}

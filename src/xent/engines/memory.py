@@ -1,0 +1,54 @@
+"""Host memory seen through NumPy: blocks of logits in the compute dtype, and gradient blocks back in theirs.
+
+Half precision is widened a block at a time. bfloat16, which NumPy does not have, is kept as its 16 bits: the upper half
+of a float32.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from xent.arrays import Array
+
+
+class Memory(NamedTuple):
+    """A matrix in host memory; `bits` says that its uint16 elements are bfloat16."""
+
+    data: Array
+    bits: bool
+
+    def block(self, rows: slice, columns: slice, dtype: Array) -> Array | None:
+        """The block itself where it can be computed on as it lies: of the compute dtype, contiguous and aligned."""
+        part = self.data[rows, columns]
+        flags = part.flags
+        return part if part.dtype == dtype and flags.c_contiguous and flags.aligned else None
+
+    def load(self, rows: slice, columns: slice, scratch: Array) -> Array:
+        """The block in the compute dtype, as it lies where that is possible, else converted into `scratch`."""
+        part = self.block(rows, columns, scratch.dtype)
+        if part is not None:
+            return part
+        part = self.data[rows, columns]
+        if self.bits:
+            words = scratch.view(np.uint32)
+            words[...] = part
+            np.left_shift(words, 16, out=words)
+        else:
+            scratch[...] = part
+        return scratch
+
+    def store(self, rows: slice, columns: slice, block: Array) -> None:
+        """Write a block in the compute dtype, rounded to nearest even."""
+        if not self.bits:
+            self.data[rows, columns] = block
+            return
+        words = block.view(np.uint32)
+        # Half of the last place that stays, and the tie to the even neighbour; a quiet NaN stays a NaN.
+        odd = np.right_shift(words, 16)
+        np.bitwise_and(odd, 1, out=odd)
+        odd += 0x7FFF
+        odd += words
+        np.right_shift(odd, 16, out=odd)
+        self.data[rows, columns] = odd

@@ -1,0 +1,99 @@
+"""From tokens of any shape to matrices of rows, without copying the logits: eager memory, walked by an engine.
+
+Rows that no two-dimensional view can hold (a class axis in the middle, say) are walked place by place, or copied a
+chunk at a time where the places are small.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import array_api_compat
+
+from xent import arrays
+from xent.arrays import Array, Namespace
+from xent.calls import Call
+from xent.engines import array_api
+from xent.engines.rows import Rows
+
+# Elements copied at a time.
+CHUNK = 1 << 20
+
+
+def walk(call: Call, scale: Array | float | None = None, out: Array | None = None) -> tuple[Array, Array | None]:
+    """The token losses (N,) of a call, and with `scale` the gradient of the logits' shape, in `out` where that is safe."""
+    xp, n = call.xp, math.prod(call.lead)
+    device = array_api_compat.device(call.logits)
+    losses = xp.empty((n,), dtype=arrays.compute_dtype(xp, call.dtype), device=device)
+    d = None
+    if scale is not None:
+        others = (call.targets if call.soft else None, call.tokens.weight, call.class_weights)
+        d = out
+        if out is None or not _is_safe(out, call.logits, others):
+            d = xp.empty(call.shape, dtype=call.logits.dtype, device=device)
+    _walk(call, losses, scale, d)
+    return losses, d
+
+
+def _is_safe(out: Array, logits: Array, others: tuple[Array | None, ...]) -> bool:
+    """Whether the gradient may be written into `out` while the inputs are still read: it is the logits, or apart from all."""
+    return (arrays.is_same_memory(out, logits) or not arrays.may_overlap(out, logits)) and not any(
+        x is not None and arrays.may_overlap(out, x) for x in others
+    )
+
+
+def _walk(call: Call, losses: Array, scale: Array | float | None, d: Array | None) -> None:
+    xp = call.xp
+    index = None if call.soft else xp.reshape(call.tokens.index, (-1,))
+    weight = None if call.tokens.weight is None else xp.reshape(call.tokens.weight, (-1,))
+    soft = call.targets if call.soft else None
+    start = 0
+    for place in _places(call.lead, [x for x in (call.logits, soft, d) if x is not None]):
+        x = _matrix(xp, call.logits, place)
+        stop = start + x.shape[0]
+        rows = Rows(
+            logits=x,
+            targets=None if index is None else index[start:stop],
+            soft=None if soft is None else _matrix(xp, soft, place),
+            weight=None if weight is None else weight[start:stop],
+            class_weights=call.class_weights,
+            coefficients=call.coefficients,
+        )
+        if d is None:
+            array_api.run(xp, rows, losses[start:stop])
+        else:
+            matrix = _matrix(xp, d, place)
+            array_api.run(xp, rows, losses[start:stop], array_api.of_rows(scale, start, stop), matrix)
+            if not arrays.may_overlap(matrix, d):
+                d[place] = xp.reshape(matrix, d[place].shape)
+        start = stop
+
+
+def _matrix(xp: Namespace, x: Array, place: tuple[Any, ...]) -> Array:
+    part = x[place] if place else x
+    return part if part.ndim == 2 else xp.reshape(part, (math.prod(part.shape[:-1]), part.shape[-1]))
+
+
+def _places(lead: tuple[int, ...], matrices: list[Array]) -> Iterator[tuple[Any, ...]]:
+    """Indices of consecutive tokens whose rows are a two-dimensional view of every array, or small enough to copy."""
+    if all(map(_has_view, matrices)):
+        yield ()
+        return
+    size = math.prod(matrices[0].shape[1:])
+    if size >= CHUNK:
+        for i in range(lead[0]):
+            for rest in _places(lead[1:], [x[i] for x in matrices]):
+                yield (i, *rest)
+        return
+    step = max(1, CHUNK // max(size, 1))
+    for i in range(0, lead[0], step):
+        yield (slice(i, i + step),)
+
+
+def _has_view(x: Array) -> bool:
+    """Whether all axes of `x` but the last merge into one without a copy."""
+    strides = arrays.strides_of(x)
+    axes = [(n, step) for n, step in zip(x.shape[:-1], strides[:-1], strict=True) if n != 1] if strides else []
+    return all(step == n * inner for (_, step), (n, inner) in zip(axes, axes[1:], strict=False))

@@ -1,0 +1,260 @@
+"""The whole trip of a call: check, flatten, coefficients, engine, reduce, reshape. The only room that knows all of it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack
+
+import array_api_compat
+import numpy as np
+
+from xent import arrays, checks, flatten, reduction
+from xent.arrays import Array
+from xent.calls import Call, prepare, rows_of
+from xent.engines import array_api
+
+Reduction: TypeAlias = Literal["mean", "sum", "none", "sequence"]
+
+
+class Options(TypedDict, total=False):
+    """The options of the loss, the same names everywhere."""
+
+    class_weights: Array | None
+    ignore_index: int | None
+    reduction: Reduction
+    label_smoothing: float
+    smoothing: Literal["others", "uniform"]
+    z_loss: float
+    denominator: str | float | Array | None
+    algorithm: Literal["stable", "explicit"]
+    check_targets: bool
+    engine: str
+
+
+def cross_entropy(
+    logits: Array, targets: Array, *, weights: Array | None = None, **options: Unpack[Options]
+) -> Array:
+    r"""The cross-entropy of logits with targets.
+
+    .. math:: loss_i = \log \sum_j \exp x_{ij} - x_{i t_i}
+
+    computed as (m − x_t) + log1p(S + expm1(x_t − m)), m the row's maximum and S the sum of exp(x_j − m) over the other
+    classes, so that a small loss keeps all its digits.
+
+    Parameters
+    ----------
+    logits
+        Floating array of shape (..., V): NumPy, CuPy, torch, JAX, Dask or array-api-strict.
+    targets
+        Integer array of shape (...), or floating array of shape (..., V) whose rows are distributions (soft targets).
+    weights
+        Array broadcastable to shape (...): a factor for each token. A token of weight 0 does not count.
+    class_weights
+        Array of shape (V,): a factor for each class's term.
+    ignore_index
+        A target that marks tokens that do not count (padding).
+    reduction
+        "mean" and "sum" over all tokens, "sequence" (a mean over the last axis of the tokens), or "none".
+    label_smoothing, smoothing
+        ε from 0 to 1, taken from the target and shared out evenly over the "others" (ε/(V − 1) each) or over all classes
+        ("uniform", ε/V each).
+    z_loss
+        λ of a term λ·(log Σ exp x)² for each token that counts.
+    denominator
+        What "mean" and "sequence" divide by: None for the sum of the weights of the tokens that count, "tokens" for
+        their number, or a number or 0-d array.
+    algorithm
+        "stable", or "explicit": softmax, clip at 1e-10, logarithm; for comparison, inexact for losses past 23.
+    check_targets
+        Whether to read the targets and raise for one outside the vocabulary. Without it, and where reading is impossible
+        (tracing, Dask), the row of such a target is NaN.
+    engine
+        "auto", or the name of an engine (see ``xent info``).
+
+    Returns
+    -------
+    Array
+        Of the library, device and laziness of `logits`; shape () for "mean" and "sum", (...) for "none", (...) less its last
+        axis for "sequence"; float32 for half-precision logits, else the dtype of `logits`. It is differentiable by
+        torch and JAX.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit, naming what was given and what is accepted.
+    IndexError
+        For a target outside the vocabulary that is not `ignore_index`, naming its position.
+
+    References
+    ----------
+    C. Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2016 (label smoothing);
+    A. Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", 2022 (z-loss).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> logits = np.array([[20.0, 0.0, 0.0], [0.0, 1.0, 2.0]], dtype=np.float32)
+    >>> cross_entropy(logits, np.array([0, 2]), reduction="none")
+    array([4.1223073e-09, 4.0760595e-01], dtype=float32)
+    """
+    with np.errstate(all="ignore"):
+        call = prepare(logits, targets, weights=weights, **options)
+        return reduce(call, token_losses(call))
+
+
+def cross_entropy_and_grad(
+    logits: Array,
+    targets: Array,
+    out: Array | None = None,
+    grad_output: Array | float | None = None,
+    *,
+    weights: Array | None = None,
+    **options: Unpack[Options],
+) -> tuple[Array, Array]:
+    """The loss and its gradient with respect to the logits, in one pass, outside any framework's graph.
+
+    Parameters
+    ----------
+    out
+        Array of the shape and dtype of `logits` that receives the gradient; `logits` itself will do.
+    grad_output
+        The gradient of what follows with respect to the loss, of the loss's shape (a number for a 0-d loss); default 1.
+
+    The other parameters, and the errors, are those of `cross_entropy`.
+
+    Returns
+    -------
+    loss, d_logits
+        The loss, and its gradient of the shape and dtype of `logits`: (p_j − [j = t]) for a hard target without options.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> loss, d_logits = cross_entropy_and_grad(np.array([[0.0, 0.0]]), np.array([1]))
+    >>> print(loss, d_logits)
+    0.6931471805599453 [[ 0.5 -0.5]]
+    """
+    with np.errstate(all="ignore"):
+        call = prepare(
+            arrays.off_graph(logits), arrays.off_graph(targets), weights=arrays.off_graph(weights), **options
+        )
+        checks.gradient_of_loss(grad_output, logits, reduction.result_shape(call.reduction, call.lead))
+        checks.output(out, logits)
+        return loss_and_gradient(call, grad_output, out)
+
+
+def token_losses(call: Call) -> Array:
+    """The losses (N,) of a call's tokens, on the graph of the framework that differentiates or traces it."""
+    if array_api_compat.is_jax_array(call.logits):
+        from xent import jax
+
+        return jax.losses(rows_of(call))
+    if _torch_follows(call):
+        from xent import torch
+
+        return torch.losses(rows_of(call))
+    if arrays.is_lazy(call.logits):
+        return array_api.whole(call.xp, rows_of(call))
+    return flatten.walk(call)[0]
+
+
+def reduce(call: Call, losses: Array) -> Array:
+    """The loss of a call from its token losses (N,)."""
+    xp = call.xp
+    return reduction.reduce(xp, xp.reshape(losses, call.lead), call.reduction, call.denominator)
+
+
+def loss_and_gradient(call: Call, grad_output: Array | float | None, out: Array | None) -> tuple[Array, Array]:
+    """The loss of a call and its gradient."""
+    xp, logits = call.xp, call.logits
+    grad: Array | float = 1.0 if grad_output is None else grad_output
+    if not arrays.is_array(grad) or isinstance(grad, np.generic):
+        grad = float(grad)
+    scale = reduction.token_scale(xp, logits, call.lead, call.reduction, call.denominator, grad)
+    d: Array
+    if array_api_compat.is_jax_array(logits):
+        from xent import jax
+
+        losses, d = jax.losses_and_gradient(rows_of(call), scale)
+    elif not arrays.is_readable(logits):
+        losses, d = array_api.whole_with_gradient(xp, rows_of(call), scale)
+    else:
+        losses, d = flatten.walk(call, scale, out)
+    if tuple(d.shape) != call.shape:
+        d = xp.reshape(d, call.shape)
+    if out is not None and d is not out:
+        out[...] = d
+        d = out
+    return reduce(call, losses), d
+
+
+def _torch_follows(call: Call) -> bool:
+    """Whether torch is to differentiate the call with respect to any of its arrays, or traces it."""
+    if not array_api_compat.is_torch_array(call.logits):
+        return False
+    inputs = (call.logits, call.targets, call.tokens.weight, call.class_weights)
+    return any(arrays.is_traced(x) or arrays.requires_gradient(x) for x in inputs if x is not None)
+
+
+def perplexity(loss: Array | float) -> Array | float:
+    """exp(loss): how many equally likely classes would be as hard to tell. It overflows to inf and never raises.
+
+    Parameters
+    ----------
+    loss
+        A floating array of any shape, or a number.
+
+    Returns
+    -------
+    Array or float
+        Of the type, shape and dtype of `loss`.
+
+    Raises
+    ------
+    TypeError
+        Where `loss` is neither a number nor a floating array.
+
+    Examples
+    --------
+    >>> round(perplexity(np.log(50257.0)))
+    50257
+    >>> perplexity(1e4)
+    inf
+    """
+    with np.errstate(over="ignore"):
+        if not arrays.is_array(loss):
+            return float(np.exp(checks.number("loss", loss, "a number or a floating array")))
+        dtype = arrays.dtype_name(loss.dtype)
+        if dtype not in arrays.FLOATS:
+            raise TypeError(f"loss has dtype {dtype}; accepted: a number, or an array of {', '.join(arrays.FLOATS)}")
+        return arrays.namespace(loss).exp(loss)
+
+
+def shift_for_next_token(logits: Array, token_ids: Array) -> tuple[Array, Array]:
+    """Align a language model's logits with the tokens they predict: position i predicts token i + 1.
+
+    Parameters
+    ----------
+    logits
+        Floating array of shape (..., T, V).
+    token_ids
+        Integer array of shape (..., T), the tokens that the model was given.
+
+    Returns
+    -------
+    logits, targets
+        Of shapes (..., T − 1, V) and (..., T − 1), views where the library has them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where the shapes or dtypes do not belong together, or T is 0.
+
+    Examples
+    --------
+    >>> logits, targets = shift_for_next_token(np.zeros((2, 5, 7)), np.arange(10).reshape(2, 5))
+    >>> logits.shape, targets.tolist()
+    ((2, 4, 7), [[1, 2, 3, 4], [6, 7, 8, 9]])
+    """
+    checks.next_token(logits, token_ids)
+    return logits[..., :-1, :], token_ids[..., 1:]
+

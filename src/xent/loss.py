@@ -1,0 +1,65 @@
+"""The loss as an object, for training loops without automatic differentiation. It holds options and the last call."""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+from xent.arrays import Array
+from xent.functional import Options, cross_entropy, cross_entropy_and_grad
+
+
+class CrossEntropyLoss:
+    """Cross-entropy with fixed options: `forward` gives the loss, `backward` its gradient with respect to the logits.
+
+    Between the two it keeps references to its inputs, never copies; what is written into them in between is what
+    `backward` sees. The options are those of `xent.cross_entropy`, checked when the loss is called.
+
+    Raises
+    ------
+    TypeError
+        For an option of an unknown name.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> loss_fn = CrossEntropyLoss(ignore_index=0)
+    >>> float(loss_fn(np.zeros((2, 3, 4)), np.array([[1, 2, 0], [3, 0, 0]])))
+    1.3862943611198906
+    >>> loss_fn.backward().shape
+    (2, 3, 4)
+    """
+
+    def __init__(self, **options: Unpack[Options]) -> None:
+        """Keep the options, keyword-only, of `xent.cross_entropy`."""
+        unknown = sorted(set(options) - set(Options.__annotations__))
+        if unknown:
+            accepted = ", ".join(Options.__annotations__)
+            raise TypeError(f"CrossEntropyLoss has no option {', '.join(map(repr, unknown))}; accepted: {accepted}")
+        self.options = options
+        self._last: tuple[Array, Array, Array | None] | None = None
+
+    def forward(self, logits: Array, targets: Array, weights: Array | None = None) -> Array:
+        """The loss of logits (..., V) with targets (...), or (..., V) for soft ones; weights broadcast to (...)."""
+        self._last = None
+        loss = cross_entropy(logits, targets, weights=weights, **self.options)
+        self._last = (logits, targets, weights)
+        return loss
+
+    __call__ = forward
+
+    def backward(self, grad_output: Array | float | None = None) -> Array:
+        """The gradient (..., V) of the last loss, times `grad_output` of the loss's shape.
+
+        Raises
+        ------
+        RuntimeError
+            Before the first successful `forward`.
+        """
+        if self._last is None:
+            raise RuntimeError("backward() was called before forward(); accepted: forward(logits, targets) first")
+        logits, targets, weights = self._last
+        return cross_entropy_and_grad(logits, targets, None, grad_output, weights=weights, **self.options)[1]
+
+    def __repr__(self) -> str:
+        """The loss as it was made."""
+        return f"CrossEntropyLoss({', '.join(f'{name}={value!r}' for name, value in self.options.items())})"

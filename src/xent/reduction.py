@@ -1,0 +1,78 @@
+"""none, sequence, mean, sum, and what they divide by. Pure array API; sums are accurate for millions of tokens.
+
+    loss = Σ_i loss_i / denominator        over all tokens (mean, sum) or over the last axis (sequence)
+"""
+
+from __future__ import annotations
+
+import math
+
+import array_api_compat
+
+from xent.arrays import Array, Namespace, accurate_sum, cast, wide_float
+from xent.tokens import Tokens
+
+
+def result_shape(reduction: str, tokens: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the loss for targets of shape `tokens`."""
+    return {"none": tokens, "sequence": tokens[:-1]}.get(reduction, ())
+
+
+def denominator_of(
+    xp: Namespace,
+    like: Array,
+    tokens: Tokens,
+    shape: tuple[int, ...],
+    reduction: str,
+    denominator: str | float | Array | None,
+) -> Array | float:
+    """What the sum is divided by: 1.0, a number, or an array that broadcasts to the loss; 1 where nothing counts.
+
+    like: the logits, for their device and widest float.
+    """
+    if reduction in ("none", "sum"):
+        return 1.0
+    axis = -1 if reduction == "sequence" else None
+    if denominator is None or isinstance(denominator, str):
+        terms = tokens.total if denominator is None else tokens.counted
+        if terms is None:
+            return float(max(shape[-1] if axis else math.prod(shape), 1))
+        total = accurate_sum(xp, cast(xp, terms, wide_float(xp, like)), axis)
+    else:
+        if tokens.counted is None and not math.prod(shape):
+            return 1.0
+        if isinstance(denominator, (int, float)) or not hasattr(denominator, "dtype"):
+            total = xp.asarray(float(denominator), dtype=wide_float(xp, like), device=array_api_compat.device(like))
+        else:
+            total = cast(xp, denominator, wide_float(xp, like))
+    if tokens.counted is None:
+        return total
+    # Nothing counted: the sum is 0, and 0 divided by 1 keeps it so.
+    return xp.where(xp.any(tokens.counted, axis=axis), total, xp.ones_like(total))
+
+
+def reduce(xp: Namespace, losses: Array, reduction: str, denominator: Array | float) -> Array:
+    """The reduced loss of token losses that have the shape of the targets."""
+    if reduction == "none":
+        return losses
+    terms = cast(xp, losses, wide_float(xp, losses))
+    axis = -1 if reduction == "sequence" else None
+    if reduction != "sum":
+        # Divided before they are added: the sum of losses may be past the dtype where their mean is not.
+        terms = terms / (denominator if isinstance(denominator, float) or not axis else denominator[..., None])
+    return cast(xp, accurate_sum(xp, terms, axis), losses.dtype)
+
+
+def token_scale(
+    xp: Namespace, like: Array, shape: tuple[int, ...], reduction: str, denominator: Array | float, grad: Array | float
+) -> Array | float:
+    """What multiplies a token's gradient: the gradient of the loss over the denominator; a number, 0-d, or flat (N,)."""
+    if isinstance(grad, float) and isinstance(denominator, float):
+        return grad / denominator
+    wide = wide_float(xp, like)
+    scale = (grad if isinstance(grad, float) else cast(xp, grad, wide)) / denominator
+    if reduction == "sequence":
+        scale = scale[..., None]
+    if reduction in ("none", "sequence") and not isinstance(scale, float):
+        scale = xp.reshape(xp.broadcast_to(scale, shape), (-1,))
+    return scale

@@ -1,0 +1,134 @@
+"""Row statistics: what the loss and its gradient need to know of a row of logits, in a few numbers. Pure array API.
+
+For a row x with target t let m = max_j x_j. The target is kept out of the sum of exponentials, so that a small loss is
+never found as the difference of two large numbers:
+
+    S = Σ_{j≠t} exp(x_j − m)      "others"
+
+The pieces of a row (tiles, chunks, shards) merge associatively. No backend and no option of the loss is named here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from xent.arrays import Array, Namespace, exp, pick, power_of_two_below, put, stop_gradient, subtract, sum_rows
+
+
+class Spread(NamedTuple):
+    """Sums over a row's other classes j ≠ t with masses u_j, each (N,); for targets that are more than one class.
+
+    count: how many of them can occur (with `limits`, those with a logit above −inf); mass: Σ u_j; deficit:
+    Σ u_j·(m − x_j), times the `unit` that `of_rows` was given, so that it cannot overflow before a small coefficient
+    makes it representable again.
+    """
+
+    count: Array
+    mass: Array
+    deficit: Array
+
+
+class RowStatistics(NamedTuple):
+    """The statistics of N rows, or of a piece of each; arrays of shape (N,).
+
+    maximum: m = max_j x_j; others: S = Σ_{j≠t} exp(x_j − m); target: x_t, −inf where the piece does not hold it;
+    spread: only where the target distribution has mass on other classes.
+    """
+
+    maximum: Array
+    others: Array
+    target: Array
+    spread: Spread | None
+
+
+class Masses(NamedTuple):
+    """The masses u that `Spread` sums, (N, W) or (1, W); limits: 0·∞ counts as 0, and what cannot occur is not counted."""
+
+    values: Array
+    limits: bool
+
+
+def unit_of(width: int) -> float:
+    """A power of two so small that `width` differences of logits, scaled by it, add up without overflow."""
+    return power_of_two_below(0.25 / max(width, 1))
+
+
+def of_rows(
+    xp: Namespace,
+    x: Array,
+    t: Array,
+    *,
+    held: Array | None = None,
+    masses: Masses | None = None,
+    unit: float = 1.0,
+    out: Array | None = None,
+) -> tuple[RowStatistics, Array]:
+    """The statistics of the rows `x` (N, W) with target positions `t` (N,), and exp(x − m) with 0 at the target.
+
+    held: for pieces of rows, which rows hold their target (t lies in [0, W) all the same); None where all do.
+    out: memory for the exponentials, which may be `x` itself.
+    """
+    # Results do not depend on m, so it is a constant to automatic differentiation.
+    maximum = stop_gradient(xp.max(x, axis=1))
+    # A piece of nothing but −inf has no exponentials, and −inf − (−inf) would make them NaN.
+    centre = xp.where(maximum == -xp.inf, xp.zeros_like(maximum), maximum)
+    target = pick(xp, x, t)
+    if held is not None:
+        target = xp.where(held, target, -xp.inf)
+    spread = None if masses is None else _spread(xp, x, centre, t, held, masses, unit)
+    e = exp(xp, subtract(xp, x, centre[:, None], out), out)
+    e = _without_target(xp, e, t, held, out)
+    return RowStatistics(maximum, sum_rows(xp, e), target, spread), e
+
+
+def merge(xp: Namespace, pieces: list[RowStatistics], unit: float = 1.0) -> RowStatistics:
+    """The statistics of rows from those of their pieces; each piece is rescaled once, so no rounding piles up."""
+    if len(pieces) == 1:
+        return pieces[0]
+    maximum, target = pieces[0].maximum, pieces[0].target
+    for piece in pieces[1:]:
+        maximum = xp.maximum(maximum, piece.maximum)
+        target = xp.maximum(target, piece.target)
+    # A piece of nothing but −inf adds nothing; −inf − (−inf) and 0·∞ must not make it NaN.
+    empty = [piece.maximum == -xp.inf for piece in pieces]
+    others = sum(
+        piece.others * xp.exp(xp.where(nothing, -xp.inf, piece.maximum - maximum))
+        for piece, nothing in zip(pieces, empty, strict=True)
+    )
+    if pieces[0].spread is None:
+        return RowStatistics(maximum, others, target, None)
+    spreads = [(piece.spread, piece.maximum, nothing) for piece, nothing in zip(pieces, empty, strict=True)]
+    return RowStatistics(
+        maximum,
+        others,
+        target,
+        Spread(
+            count=sum(spread.count for spread, _, _ in spreads if spread),
+            mass=sum(spread.mass for spread, _, _ in spreads if spread),
+            deficit=sum(
+                spread.deficit
+                + xp.where(nothing, maximum * unit * spread.mass, spread.mass * (maximum * unit - own * unit))
+                for spread, own, nothing in spreads
+                if spread
+            ),
+        ),
+    )
+
+
+def _spread(
+    xp: Namespace, x: Array, centre: Array, t: Array, held: Array | None, masses: Masses, unit: float
+) -> Spread:
+    # Scaled before the subtraction: the difference of two finite logits may be past the dtype, its share of a loss not.
+    deficit = centre[:, None] * unit - x * unit
+    weighed = xp.broadcast_to(masses.values, x.shape)
+    counted = xp.ones_like(x)
+    if masses.limits:
+        impossible = x == -xp.inf
+        deficit = xp.where(impossible & (weighed == 0), 0.0, deficit)
+        counted = xp.where(impossible, 0.0, counted)
+    terms = weighed * deficit
+    return Spread(*(sum_rows(xp, _without_target(xp, a, t, held, None)) for a in (counted, weighed, terms)))
+
+
+def _without_target(xp: Namespace, a: Array, t: Array, held: Array | None, out: Array | None) -> Array:
+    return put(xp, a, t, 0.0 if held is None else xp.where(held, 0.0, pick(xp, a, t)), out)
