@@ -6,8 +6,10 @@ expression serves NumPy, CuPy and torch memory as well as immutable, lazy and tr
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
+from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
 import array_api_compat
@@ -19,24 +21,68 @@ Namespace: TypeAlias = Any
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 HALVES = ("float16", "bfloat16")
 
-_COMPAT_PREFIX = "array_api_compat."
+
+def _is_of(x: object, module: str, name: str) -> bool:
+    """Whether `x` is an instance of a class of a module; a module that nobody imported has no instances."""
+    loaded = sys.modules.get(module)
+    return loaded is not None and isinstance(x, getattr(loaded, name, ()))
+
+
+# torch.compile traces these lines with every call of the loss, so they are plainer than array-api-compat's own.
+def is_torch(x: object) -> bool:
+    """Whether `x` is a torch tensor."""
+    return _is_of(x, "torch", "Tensor")
+
+
+def is_jax(x: object) -> bool:
+    """Whether `x` is a JAX array, traced or not."""
+    return _is_of(x, "jax", "Array")
+
+
+def is_cupy(x: object) -> bool:
+    """Whether `x` is a CuPy array."""
+    return _is_of(x, "cupy", "ndarray")
+
+
+def is_lazy(x: object) -> bool:
+    """Whether the values of `x` come only later: a Dask graph."""
+    return _is_of(x, "dask.array", "Array")
 
 
 def is_array(x: object) -> bool:
     """Whether `x` is an array of a library that this package serves."""
-    return type(x) is np.ndarray or bool(array_api_compat.is_array_api_obj(x))
+    if isinstance(x, (np.ndarray, np.generic)) or is_torch(x):
+        return True
+    return not isinstance(x, (int, float, str)) and x is not None and bool(array_api_compat.is_array_api_obj(x))
 
 
 def namespace(x: Array) -> Namespace:
     """The array-API namespace of `x`."""
+    if is_torch(x):
+        return _torch_namespace()
     return array_api_compat.array_namespace(x)
+
+
+def _torch_namespace() -> Namespace:
+    import array_api_compat.torch
+
+    return array_api_compat.torch
+
+
+def device(x: Array) -> Any:
+    """The device of `x`, as its library's functions take it."""
+    return x.device if is_torch(x) else array_api_compat.device(x)
 
 
 def library(x: Array) -> str:
     """The plain name of the library that `x` belongs to: ``"numpy"``, ``"torch"``, ``"dask"`` …"""
     name: str = namespace(x).__name__
-    name = name.removeprefix(_COMPAT_PREFIX).split(".")[0]
-    return name.replace("_", "-")
+    return name.removeprefix("array_api_compat.").split(".")[0].replace("_", "-")
+
+
+def quiet(x: Array) -> AbstractContextManager[Any]:
+    """A context in which NumPy, or a library that computes through it, does not warn of infinities and NaN."""
+    return contextlib.nullcontext() if is_torch(x) or is_jax(x) else np.errstate(all="ignore")
 
 
 def dtype_name(dtype: Any) -> str:
@@ -52,26 +98,21 @@ def compute_dtype(xp: Namespace, name: str) -> Any:
 
 def wide_float(xp: Namespace, x: Array) -> Any:
     """The widest float of the namespace: float64, or float32 in a JAX without it."""
-    if array_api_compat.is_jax_array(x) and not sys.modules["jax"].config.jax_enable_x64:
+    if is_jax(x) and not sys.modules["jax"].config.jax_enable_x64:
         return xp.float32
     return xp.float64
 
 
 def wide_integer(xp: Namespace, x: Array) -> Any:
     """The widest signed integer of the namespace: int64, or int32 in a JAX without it."""
-    if array_api_compat.is_jax_array(x) and not sys.modules["jax"].config.jax_enable_x64:
+    if is_jax(x) and not sys.modules["jax"].config.jax_enable_x64:
         return xp.int32
     return xp.int64
 
 
-def is_lazy(x: Array) -> bool:
-    """Whether the values of `x` come only later: a Dask graph."""
-    return bool(array_api_compat.is_dask_array(x))
-
-
 def is_traced(x: Array) -> bool:
     """Whether `x` stands for values that a transformation (jit, grad, vmap, compile, export) will supply."""
-    if array_api_compat.is_torch_array(x):
+    if is_torch(x):
         torch = sys.modules["torch"]
         return bool(
             torch.compiler.is_compiling()
@@ -79,7 +120,7 @@ def is_traced(x: Array) -> bool:
             or torch._C._functorch.is_functorch_wrapped_tensor(x)
             or x.device.type == "meta"
         )
-    return bool(array_api_compat.is_jax_array(x)) and isinstance(x, sys.modules["jax"].core.Tracer)
+    return is_jax(x) and isinstance(x, sys.modules["jax"].core.Tracer)
 
 
 def is_readable(x: Array) -> bool:
@@ -89,26 +130,26 @@ def is_readable(x: Array) -> bool:
 
 def is_immutable(x: Array) -> bool:
     """Whether `x` can never be written: JAX and Dask arrays."""
-    return bool(array_api_compat.is_jax_array(x) or array_api_compat.is_dask_array(x))
+    return is_jax(x) or is_lazy(x)
 
 
 def on_gpu(x: Array) -> bool:
     """Whether `x` lies in an accelerator's memory."""
     if type(x) is np.ndarray:
         return False
-    if array_api_compat.is_cupy_array(x):
+    if is_cupy(x):
         return True
-    return bool(array_api_compat.is_torch_array(x)) and x.device.type != "cpu"
+    return is_torch(x) and x.device.type != "cpu"
 
 
 def device_name(x: Array) -> str | None:
     """The device of `x` as a text, or None where arrays of the library cannot disagree about it or do not say."""
     if type(x) is np.ndarray or is_lazy(x):
         return None
-    if array_api_compat.is_jax_array(x):
+    if is_jax(x):
         return None if is_traced(x) else ", ".join(sorted(map(str, x.devices())))
-    device = array_api_compat.device(x)
-    return str(getattr(device, "_device", device))
+    place = device(x)
+    return str(getattr(place, "_device", place))
 
 
 def computes_in_place(xp: Namespace) -> bool:
@@ -123,9 +164,9 @@ def cast(xp: Namespace, x: Array, dtype: Any) -> Array:
 
 def stop_gradient(x: Array) -> Array:
     """`x` as a constant for automatic differentiation."""
-    if array_api_compat.is_torch_array(x):
+    if is_torch(x):
         return x.detach()
-    if array_api_compat.is_jax_array(x):
+    if is_jax(x):
         return sys.modules["jax"].lax.stop_gradient(x)
     return x
 
@@ -147,11 +188,11 @@ def exp(xp: Namespace, a: Array, out: Array | None) -> Array:
 
 def hits(xp: Namespace, shape: tuple[int, int], t: Array) -> Array:
     """The boolean matrix [j = t_i] of the given shape, for namespaces that cannot index or assign by integer arrays."""
-    return xp.arange(shape[1], dtype=t.dtype, device=array_api_compat.device(t))[None, :] == t[:, None]
+    return xp.arange(shape[1], dtype=t.dtype, device=device(t))[None, :] == t[:, None]
 
 
 def _row_numbers(xp: Namespace, t: Array) -> Array:
-    return xp.arange(t.shape[0], dtype=t.dtype, device=array_api_compat.device(t))
+    return xp.arange(t.shape[0], dtype=t.dtype, device=device(t))
 
 
 def pick(xp: Namespace, x: Array, t: Array) -> Array:
@@ -175,7 +216,7 @@ _RUN = 64
 
 def sum_rows(xp: Namespace, x: Array) -> Array:
     """Σ_j x_ij with the rounding of a pairwise sum, whatever the library's own summation."""
-    if not array_api_compat.is_jax_array(x):
+    if not is_jax(x):
         return xp.sum(x, axis=1)
     return _sum_in_runs(xp, x)
 
@@ -216,14 +257,14 @@ def is_host_memory(x: Array) -> bool:
     """Whether NumPy can see the memory of `x`: a NumPy array, or a plain torch tensor on the CPU."""
     if isinstance(x, np.ndarray):
         return True
-    if array_api_compat.is_torch_array(x):
+    if is_torch(x):
         return x.device.type == "cpu" and x.layout == sys.modules["torch"].strided
     return isinstance(x, np.generic)
 
 
 def host_view(x: Array) -> Any:
     """Host memory as a plain NumPy array that shares it."""
-    if array_api_compat.is_torch_array(x):
+    if is_torch(x):
         return x.detach().resolve_neg().numpy()
     return np.asarray(x)
 
@@ -232,7 +273,7 @@ def host_bits(x: Array) -> tuple[Any, bool]:
     """Host memory as a plain NumPy array that shares it, and whether that is the bits of bfloat16, as uint16."""
     if dtype_name(x.dtype) != "bfloat16":
         return host_view(x), False
-    if array_api_compat.is_torch_array(x):
+    if is_torch(x):
         x = x.detach().view(sys.modules["torch"].int16).numpy()
     return np.asarray(x).view(np.uint16), True
 
@@ -243,9 +284,9 @@ def may_overlap(a: Array, b: Array) -> bool:
         return True
     if is_host_memory(a) and is_host_memory(b):
         return bool(np.may_share_memory(host_bits(a)[0], host_bits(b)[0]))
-    if array_api_compat.is_torch_array(a):
+    if is_torch(a):
         return bool(a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr())
-    if array_api_compat.is_cupy_array(a):
+    if is_cupy(a):
         return bool(sys.modules["cupy"].may_share_memory(a, b))
     return True
 
@@ -257,9 +298,9 @@ def is_same_memory(a: Array, b: Array) -> bool:
     if is_host_memory(a) and is_host_memory(b):
         a, b = host_bits(a)[0], host_bits(b)[0]
         return bool(a.ctypes.data == b.ctypes.data and a.strides == b.strides)
-    if array_api_compat.is_torch_array(a):
+    if is_torch(a):
         return bool(a.data_ptr() == b.data_ptr() and a.stride() == b.stride())
-    if array_api_compat.is_cupy_array(a):
+    if is_cupy(a):
         return bool(a.data.ptr == b.data.ptr and a.strides == b.strides)
     return False
 
@@ -267,7 +308,7 @@ def is_same_memory(a: Array, b: Array) -> bool:
 def strides_of(x: Array) -> tuple[int, ...] | None:
     """The steps of `x` along its axes, in the library's unit; None where it does not say."""
     strides = getattr(x, "strides", None)
-    if strides is None and array_api_compat.is_torch_array(x):
+    if strides is None and is_torch(x):
         strides = x.stride()
     return None if strides is None else tuple(strides)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xent import arrays, checks, tokens
 from xent.arrays import Array, Namespace, cast
@@ -34,6 +34,24 @@ class Call:
     def lead(self) -> tuple[int, ...]:
         """The shape of the tokens: that of hard targets."""
         return self.shape[:-1]
+
+
+    def with_arrays(
+        self,
+        logits: Array,
+        soft: Array | None,
+        weight: Array | None,
+        class_weights: Array | None,
+        index: Array | None,
+    ) -> Call:
+        """The same call of other arrays: what a transformation has put in their place."""
+        return replace(
+            self,
+            logits=logits,
+            targets=self.targets if soft is None else soft,
+            class_weights=class_weights,
+            tokens=replace(self.tokens, weight=weight, index=index),
+        )
 
 
 def prepare(

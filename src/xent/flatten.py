@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import array_api_compat
 
 from xent import arrays
 from xent.arrays import Array, Namespace
@@ -25,7 +24,7 @@ CHUNK = 1 << 20
 def walk(call: Call, scale: Array | float | None = None, out: Array | None = None) -> tuple[Array, Array | None]:
     """The token losses (N,) of a call, and with `scale` the gradient of the logits' shape, in `out` where that is safe."""
     xp, n = call.xp, math.prod(call.lead)
-    device = array_api_compat.device(call.logits)
+    device = arrays.device(call.logits)
     losses = xp.empty((n,), dtype=arrays.compute_dtype(xp, call.dtype), device=device)
     d = None
     if scale is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack
 
-import array_api_compat
 import numpy as np
 
 from xent import arrays, checks, flatten, reduction
@@ -96,7 +95,7 @@ def cross_entropy(
     >>> cross_entropy(logits, np.array([0, 2]), reduction="none")
     array([4.1223073e-09, 4.0760595e-01], dtype=float32)
     """
-    with np.errstate(all="ignore"):
+    with arrays.quiet(logits):
         call = prepare(logits, targets, weights=weights, **options)
         return reduce(call, token_losses(call))
 
@@ -133,7 +132,7 @@ def cross_entropy_and_grad(
     >>> print(loss, d_logits)
     0.6931471805599453 [[ 0.5 -0.5]]
     """
-    with np.errstate(all="ignore"):
+    with arrays.quiet(logits):
         call = prepare(
             arrays.off_graph(logits), arrays.off_graph(targets), weights=arrays.off_graph(weights), **options
         )
@@ -144,14 +143,14 @@ def cross_entropy_and_grad(
 
 def token_losses(call: Call) -> Array:
     """The losses (N,) of a call's tokens, on the graph of the framework that differentiates or traces it."""
-    if array_api_compat.is_jax_array(call.logits):
+    if arrays.is_jax(call.logits):
         from xent import jax
 
         return jax.losses(rows_of(call))
     if _torch_follows(call):
         from xent import torch
 
-        return torch.losses(rows_of(call))
+        return torch.losses(call)
     if arrays.is_lazy(call.logits):
         return array_api.whole(call.xp, rows_of(call))
     return flatten.walk(call)[0]
@@ -171,7 +170,7 @@ def loss_and_gradient(call: Call, grad_output: Array | float | None, out: Array 
         grad = float(grad)
     scale = reduction.token_scale(xp, logits, call.lead, call.reduction, call.denominator, grad)
     d: Array
-    if array_api_compat.is_jax_array(logits):
+    if arrays.is_jax(logits):
         from xent import jax
 
         losses, d = jax.losses_and_gradient(rows_of(call), scale)
@@ -189,7 +188,7 @@ def loss_and_gradient(call: Call, grad_output: Array | float | None, out: Array 
 
 def _torch_follows(call: Call) -> bool:
     """Whether torch is to differentiate the call with respect to any of its arrays, or traces it."""
-    if not array_api_compat.is_torch_array(call.logits):
+    if not arrays.is_torch(call.logits):
         return False
     inputs = (call.logits, call.targets, call.tokens.weight, call.class_weights)
     return any(arrays.is_traced(x) or arrays.requires_gradient(x) for x in inputs if x is not None)

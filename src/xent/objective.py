@@ -55,11 +55,15 @@ class Coefficients:
 
 
 class Distribution(NamedTuple):
-    """The target distribution of rows: q_t, M = Σ_{j≠t} q_j and Σ_{j≠t} q_j·(m − x_j), each (N,); None stands for 0."""
+    """The target distribution of rows: q_t, M = Σ_{j≠t} q_j and Σ_{j≠t} q_j·(m − x_j), each (N,); None stands for 0.
+
+    shared: the part of q_t, not in `target`, that multiplies the loss by itself where 0·∞ is to be NaN.
+    """
 
     target: Array | float
     mass: Array | None
     deficit: Array | None
+    shared: Array | None = None
 
 
 class Outcome(NamedTuple):
@@ -124,8 +128,11 @@ def hard_distribution(
     shares = spread.count + own
     nobody = shares == 0
     c = xp.where(nobody, 0.0, coefficients.spread / xp.where(nobody, 1.0, shares))
-    target = (coefficients.keep + c * own) * target_weight
-    return Distribution(target, c * spread.mass, (c / unit) * spread.deficit), c
+    mass, deficit = c * spread.mass, (c / unit) * spread.deficit
+    kept, shared = coefficients.keep * target_weight, c * own * target_weight
+    if coefficients.limits:
+        return Distribution(kept + shared, mass, deficit), c
+    return Distribution(kept, mass, deficit, shared), c
 
 
 def soft_distribution(
@@ -148,7 +155,7 @@ def outcome(
 ) -> Outcome:
     """The losses of rows of token weight `weight` (N,), or 1, and their gradients' numbers, scaled by `scale`."""
     maximum, others, target, _ = statistics
-    q_t, mass, deficit = distribution
+    q_t, mass, deficit, shared = distribution
     tau = target - maximum
     log_z = log1p_sum(xp, others, tau)
     z = others + xp.exp(tau)
@@ -156,6 +163,9 @@ def outcome(
     if coefficients.limits and not isinstance(q_t, float):
         gap = xp.where((target == -xp.inf) & (q_t == 0), 0.0, gap)
     loss = q_t * (gap + log_z)
+    if shared is not None:
+        loss = loss + shared * (gap + log_z)
+        q_t = q_t + shared
     rest: Array | float = 0.0
     if mass is not None:
         loss = loss + (mass * log_z + deficit)

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import math
 
-import array_api_compat
-
-from xent.arrays import Array, Namespace, accurate_sum, cast, wide_float
+from xent.arrays import Array, Namespace, accurate_sum, cast, device, wide_float
 from xent.tokens import Tokens
 
 
@@ -42,7 +40,7 @@ def denominator_of(
         if tokens.counted is None and not math.prod(shape):
             return 1.0
         if isinstance(denominator, (int, float)) or not hasattr(denominator, "dtype"):
-            total = xp.asarray(float(denominator), dtype=wide_float(xp, like), device=array_api_compat.device(like))
+            total = xp.asarray(float(denominator), dtype=wide_float(xp, like), device=device(like))
         else:
             total = cast(xp, denominator, wide_float(xp, like))
     if tokens.counted is None:

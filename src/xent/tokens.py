@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import array_api_compat
-
 from xent import checks
-from xent.arrays import Array, Namespace, cast, dtype_name, wide_integer
+from xent.arrays import Array, Namespace, cast, device, dtype_name, wide_integer
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +60,10 @@ def of_targets(
         if not smoothed:
             counted = _both(counted, own != 0)
     if counted is not None:
-        one = xp.ones(targets.shape, dtype=dtype, device=array_api_compat.device(targets)) if weight is None else weight
+        one = xp.ones(targets.shape, dtype=dtype, device=device(targets)) if weight is None else weight
         weight = xp.where(counted, one, xp.zeros_like(one))
     if not check:
-        one = xp.ones(targets.shape, dtype=dtype, device=array_api_compat.device(targets)) if weight is None else weight
+        one = xp.ones(targets.shape, dtype=dtype, device=device(targets)) if weight is None else weight
         weight = xp.where(bad, xp.full_like(one, xp.nan), one)
     total = weight
     if own is not None:

@@ -1,28 +1,31 @@
-"""What belongs to PyTorch: the row losses on the autograd graph, and PyTorch's own `cross_entropy` and `CrossEntropyLoss`.
+"""What belongs to PyTorch: the token losses on the autograd graph, and PyTorch's own `cross_entropy` and `CrossEntropyLoss`.
 
 One line moves existing code: ``from xent.torch import cross_entropy, CrossEntropyLoss``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-import array_api_compat
 import torch
 from torch import Tensor
+from torch.nn import _reduction
 from torch.nn import functional as F  # noqa: N812
 
-from xent import arrays
-from xent.calls import prepare
+from xent import arrays, flatten
+from xent.calls import Call, prepare, rows_of
 from xent.engines import array_api
-from xent.engines.rows import Rows
-from xent.objective import Coefficients
+
+__all__ = ["CrossEntropyLoss", "cross_entropy"]
 
 
-def losses(rows: Rows) -> Tensor:
-    """The losses (N,) of rows, differentiable any number of times, under every transformation of torch."""
-    result: Tensor = _Losses.apply(  # type: ignore[no-untyped-call]
-        rows.logits, rows.soft, rows.weight, rows.class_weights, rows.targets, rows.coefficients
+def losses(call: Call) -> Tensor:
+    """The token losses (N,) of a call, differentiable any number of times, under every transformation of torch."""
+    soft = call.targets if call.soft else None
+    function = _Losses if torch.compiler.is_compiling() else _ForwardLosses
+    result: Tensor = function.apply(  # type: ignore[no-untyped-call]
+        call.logits, soft, call.tokens.weight, call.class_weights, call.tokens.index, call
     )
     return result
 
@@ -38,59 +41,214 @@ class _Losses(torch.autograd.Function):
         soft: Tensor | None,
         weight: Tensor | None,
         class_weights: Tensor | None,
-        targets: Tensor | None,
-        coefficients: Coefficients,
+        index: Tensor | None,
+        call: Call,
     ) -> Tensor:
-        rows = Rows(x, targets, soft, weight, class_weights, coefficients)
-        xp = array_api_compat.array_namespace(x)
-        if _is_traced(rows):
-            return array_api.whole(xp, rows)
-        found = torch.empty((x.shape[0],), dtype=arrays.compute_dtype(xp, arrays.dtype_name(x.dtype)), device=x.device)
-        array_api.run(xp, rows, found)
+        call = call.with_arrays(x, soft, weight, class_weights, index)
+        found: Tensor = array_api.whole(call.xp, rows_of(call)) if _is_traced(call) else flatten.walk(call)[0]
         return found
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:5])
-        ctx.coefficients = inputs[5]
+        ctx.save_for_forward(*inputs[:5])
+        ctx.call = inputs[5]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        x, soft, weight, class_weights, targets = ctx.saved_tensors
-        rows = Rows(x, targets, soft, weight, class_weights, ctx.coefficients)
-        xp = array_api_compat.array_namespace(x)
+        call = ctx.call.with_arrays(*ctx.saved_tensors)
         d = None
         if ctx.needs_input_grad[0]:
-            if torch.is_grad_enabled() or _is_traced(rows) or arrays.is_traced(grad):
-                _, d = array_api.whole_with_gradient(xp, rows, grad)
+            if torch.is_grad_enabled() or _is_traced(call) or arrays.is_traced(grad):
+                d = array_api.whole_with_gradient(call.xp, rows_of(call), grad)[1].reshape(call.logits.shape)
             else:
-                d = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-                array_api.run(xp, rows, torch.empty_like(grad), grad, d)
-        return d, *_gradients_of_others(rows, grad, ctx.needs_input_grad[1:4]), None, None
+                d = flatten.walk(call, grad)[1]
+        return d, *_gradients_of_others(call, grad, ctx.needs_input_grad[1:4]), None, None
 
 
-def _is_traced(rows: Rows) -> bool:
-    arrays_of_rows = (rows.logits, rows.soft, rows.weight, rows.class_weights, rows.targets)
-    return any(arrays.is_traced(x) for x in arrays_of_rows if x is not None)
+class _ForwardLosses(_Losses):
+    """The same with forward differentiation, for ``jvp`` and ``hessian``; torch.compile cannot trace a function that has it."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:  # type: ignore[override]
+        call = ctx.call.with_arrays(*ctx.saved_tensors)
+        rows = rows_of(call)
+        loss, d = array_api.whole_with_gradient(call.xp, rows, 1.0)
+        change: Tensor = torch.zeros_like(loss)
+        if tangents[0] is not None:
+            change = (d * tangents[0].reshape(d.shape)).sum(1, dtype=loss.dtype)
+        changes = [(i, x) for i, x in enumerate(tangents[1:4]) if x is not None]
+        if changes:
+            formula, given = _as_formula(call, [i for i, _ in changes])
+            change = change + torch.func.jvp(formula, given, tuple(x for _, x in changes))[1]
+        return change
 
 
-def _gradients_of_others(rows: Rows, grad: Tensor, needed: tuple[bool, bool, bool]) -> list[Tensor | None]:
-    """Of soft targets, weights and class weights: the loss is a plain function of them, so its formula will do."""
-    others = [rows.soft, rows.weight, rows.class_weights]
-    places = [i for i, (x, need) in enumerate(zip(others, needed, strict=True)) if need and x is not None]
-    found: list[Tensor | None] = [None, None, None]
-    if not places:
-        return found
-    xp = array_api_compat.array_namespace(rows.logits)
+def _is_traced(call: Call) -> bool:
+    of_tokens = (call.tokens.weight, call.tokens.index)
+    return any(arrays.is_traced(x) for x in (call.logits, call.targets, call.class_weights, *of_tokens) if x is not None)
+
+
+def _as_formula(call: Call, places: list[int]) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
+    """The losses as a plain function of some of: soft targets (0), weights (1), class weights (2); and those of the call."""
+    others = [call.targets if call.soft else None, call.tokens.weight, call.class_weights]
 
     def formula(*values: Tensor) -> Tensor:
         given = list(others)
         for i, value in zip(places, values, strict=True):
             given[i] = value
-        result: Tensor = array_api.whole(xp, Rows(rows.logits, rows.targets, *given, rows.coefficients))
+        result: Tensor = array_api.whole(call.xp, rows_of(call.with_arrays(call.logits, *given, call.tokens.index)))
         return result
 
-    _, pull = torch.func.vjp(formula, *(others[i] for i in places))
-    for i, value in zip(places, pull(grad), strict=True):
-        found[i] = value
+    return formula, tuple(others[i] for i in places)
+
+
+def _gradients_of_others(call: Call, grad: Tensor, needed: tuple[bool, bool, bool]) -> list[Tensor | None]:
+    """Of soft targets, weights and class weights; in them the formula of the loss cancels nothing."""
+    found: list[Tensor | None] = [None, None, None]
+    places = [i for i, need in enumerate(needed) if need]
+    if places:
+        formula, given = _as_formula(call, places)
+        for i, value in zip(places, torch.func.vjp(formula, *given)[1](grad), strict=True):
+            found[i] = value
     return found
+
+
+def cross_entropy(
+    input: Tensor,  # noqa: A002
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """`torch.nn.functional.cross_entropy`, more accurate: the same signature, defaults, semantics, dtypes and errors.
+
+    Parameters
+    ----------
+    input
+        Floating tensor of logits (C,), (N, C) or (N, C, d1, …): the classes are dimension 1.
+    target
+        int64 classes of shape (), (N,) or (N, d1, …), or probabilities of the shape and dtype of `input`.
+    weight
+        A factor for each class, (C,). "mean" divides by the weights of the targets that are not ignored.
+    size_average, reduce
+        PyTorch's deprecated way to say `reduction`.
+    ignore_index
+        The class that marks targets that do not count.
+    reduction
+        "mean", "sum" or "none".
+    label_smoothing
+        ε of which each class gets ε/C.
+
+    Returns
+    -------
+    Tensor
+        Of the dtype of `input`; NaN where PyTorch's is, as for a mean over nothing but ignored targets.
+
+    Raises
+    ------
+    RuntimeError, ValueError, IndexError, TypeError
+        What PyTorch raises.
+
+    References
+    ----------
+    https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.cross_entropy.html
+
+    Examples
+    --------
+    >>> logits = torch.tensor([[20.0, 0.0, 0.0]], requires_grad=True)
+    >>> loss = cross_entropy(logits, torch.tensor([0]))
+    >>> print(f"{loss.item():.4g}")
+    4.122e-09
+    """
+    if size_average is not None or reduce is not None:
+        reduction = _reduction.legacy_get_string(size_average, reduce)
+    if not _is_served(input, target, weight, ignore_index, reduction, label_smoothing):
+        return F.cross_entropy(
+            input, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
+        )
+    dtype = torch.float32 if torch.is_autocast_enabled(input.device.type) else input.dtype
+    soft = target.is_floating_point()
+    classes_last = input.movedim(1, -1) if input.ndim > 2 else input
+    call = prepare(
+        classes_last,
+        target.movedim(1, -1) if soft and target.ndim > 2 else target,
+        class_weights=weight,
+        ignore_index=None if soft else ignore_index,
+        label_smoothing=label_smoothing,
+        smoothing="uniform",
+        limits=False,
+    )
+    found = losses(call).reshape(call.lead)
+    counted = call.tokens.counted
+    if counted is not None:
+        found = torch.where(counted, found, 0.0)
+    if reduction == "none":
+        return found.to(dtype)
+    value = arrays.accurate_sum(call.xp, found, None)
+    if reduction == "mean" and soft:
+        value = value / found.numel()
+    elif reduction == "mean":
+        total = arrays.accurate_sum(call.xp, call.tokens.total, None)
+        # PyTorch divides the target's terms and the smoothed ones apart: 0/0 among them makes the mean NaN.
+        value = torch.where(total == 0, torch.nan, value / total)
+    return value.to(dtype)
+
+
+def _is_served(
+    input: Tensor,  # noqa: A002
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+) -> bool:
+    """Whether the loss is computed here. Anything unusual, and whatever PyTorch refuses, is left to PyTorch."""
+    if not (isinstance(input, Tensor) and isinstance(target, Tensor)) or input.layout != torch.strided:
+        return False
+    if arrays.dtype_name(input.dtype) not in arrays.FLOATS or input.ndim == 0 or target.device != input.device:
+        return False
+    if input.shape == target.shape:
+        if target.dtype != input.dtype or ignore_index >= 0:
+            return False
+    else:
+        lead = input.shape[:1] + input.shape[2:] if input.ndim > 1 else input.shape[:0]
+        if target.dtype != torch.int64 or target.shape != lead:
+            return False
+    classes = input.shape[1 if input.ndim > 1 else 0]
+    if weight is not None:
+        fits = isinstance(weight, Tensor) and weight.shape == (classes,) and weight.dtype == input.dtype
+        if not fits or weight.device != input.device or weight.requires_grad:
+            return False
+    return (
+        classes > 0
+        and isinstance(ignore_index, int)
+        and reduction in ("mean", "sum", "none")
+        and isinstance(label_smoothing, (int, float))
+        and 0.0 <= label_smoothing <= 1.0
+    )
+
+
+class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
+    """`torch.nn.CrossEntropyLoss` over this package's `cross_entropy`; the same arguments, buffers and repr.
+
+    Examples
+    --------
+    >>> criterion = CrossEntropyLoss(ignore_index=0, label_smoothing=0.1)
+    >>> criterion(torch.zeros(2, 5), torch.tensor([1, 0])).item()
+    1.6094379425048828
+    """
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:  # noqa: A002
+        """The loss of `input` (N, C, …) with `target`; see `cross_entropy`."""
+        return cross_entropy(
+            input,
+            target,
+            self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+        )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import array_api_compat
 import numpy as np
 
 from xent import statistics
@@ -23,6 +22,7 @@ from xent.arrays import (
     host_bits,
     host_view,
     is_host_memory,
+    namespace,
     on_gpu,
 )
 from xent.engines import rows as block_of
@@ -113,7 +113,7 @@ def _walk_host(rows: Rows, losses: Array, scale: Array | float, out: Memory | No
 
 
 def _blocks(rows: Rows, losses: Array, scale: Array | float, out: Memory | None, start: int, stop: int) -> None:
-    xp = array_api_compat.array_namespace(losses)
+    xp = namespace(losses)
     logits: Memory = rows.logits
     v = logits.data.shape[1]
     height = max(1, min(stop - start, HOST_BLOCK // (v * losses.itemsize)))
@@ -142,7 +142,7 @@ def _blocks(rows: Rows, losses: Array, scale: Array | float, out: Memory | None,
 
 
 def _tiles(rows: Rows, losses: Array, scale: Array | float, out: Memory | None, start: int, stop: int) -> None:
-    xp = array_api_compat.array_namespace(losses)
+    xp = namespace(losses)
     logits: Memory = rows.logits
     v = logits.data.shape[1]
     scratch = np.empty((1, TILE), losses.dtype)
