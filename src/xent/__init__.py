@@ -1,4 +1,4 @@
-"""Cross-entropy, once: the same loss, gradient and errors for NumPy, CuPy, PyTorch, JAX, Dask and array-api-strict arrays."""
+"""Cross-entropy, once: one loss, one gradient, one set of errors for NumPy, CuPy, PyTorch, JAX and Dask arrays."""
 
 from xent.functional import cross_entropy, cross_entropy_and_grad, perplexity, shift_for_next_token
 from xent.loss import CrossEntropyLoss

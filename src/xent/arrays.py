@@ -1,4 +1,4 @@
-"""The few array-API helpers: everything the mathematics needs to know about array libraries, and the only room that may know it.
+"""The few array-API helpers: what the mathematics needs to know about array libraries, and the only room that knows it.
 
 Helpers that take ``out`` compute in place where it is given and return a new array where it is ``None``; so one
 expression serves NumPy, CuPy and torch memory as well as immutable, lazy and traced arrays.
@@ -7,12 +7,14 @@ expression serves NumPy, CuPy and torch memory as well as immutable, lazy and tr
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import sys
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
 import array_api_compat
+import array_api_compat.numpy
 import numpy as np
 
 Array: TypeAlias = Any
@@ -24,6 +26,8 @@ HALVES = ("float16", "bfloat16")
 
 def _is_of(x: object, module: str, name: str) -> bool:
     """Whether `x` is an instance of a class of a module; a module that nobody imported has no instances."""
+    if type(x) is np.ndarray:
+        return False
     loaded = sys.modules.get(module)
     return loaded is not None and isinstance(x, getattr(loaded, name, ()))
 
@@ -58,6 +62,8 @@ def is_array(x: object) -> bool:
 
 def namespace(x: Array) -> Namespace:
     """The array-API namespace of `x`."""
+    if type(x) is np.ndarray:
+        return array_api_compat.numpy
     if is_torch(x):
         return _torch_namespace()
     return array_api_compat.array_namespace(x)
@@ -71,6 +77,8 @@ def _torch_namespace() -> Namespace:
 
 def device(x: Array) -> Any:
     """The device of `x`, as its library's functions take it."""
+    if type(x) is np.ndarray:
+        return "cpu"
     return x.device if is_torch(x) else array_api_compat.device(x)
 
 
@@ -87,8 +95,15 @@ def quiet(x: Array) -> AbstractContextManager[Any]:
 
 def dtype_name(dtype: Any) -> str:
     """The dtype's name as every library spells it: ``"float32"``, not ``"torch.float32"``."""
+    if isinstance(dtype, np.dtype):
+        return _numpy_name(dtype)
     name = getattr(dtype, "name", None)
     return name if type(name) is str else str(dtype).rsplit(".", 1)[-1]
+
+
+@functools.cache
+def _numpy_name(dtype: np.dtype[Any]) -> str:
+    return str(dtype.name)
 
 
 def compute_dtype(xp: Namespace, name: str) -> Any:
@@ -192,6 +207,8 @@ def hits(xp: Namespace, shape: tuple[int, int], t: Array) -> Array:
 
 
 def _row_numbers(xp: Namespace, t: Array) -> Array:
+    if type(t) is np.ndarray:
+        return np.arange(t.shape[0])
     return xp.arange(t.shape[0], dtype=t.dtype, device=device(t))
 
 
@@ -231,7 +248,7 @@ def _sum_in_runs(xp: Namespace, x: Array) -> Array:
 
 
 def accurate_sum(xp: Namespace, x: Array, axis: int | None) -> Array:
-    """A sum over one axis, or all, that stays accurate for millions of terms: in float64, or in runs where there is none."""
+    """A sum over one axis, or all, accurate for millions of terms: in float64, or in runs where there is none."""
     wide = wide_float(xp, x)
     if wide == xp.float64:
         return xp.sum(cast(xp, x, wide), axis=axis)
@@ -250,7 +267,7 @@ def power_of_two_below(x: float) -> float:
 
 def requires_gradient(x: Array) -> bool:
     """Whether torch is to differentiate with respect to `x`."""
-    return bool(getattr(x, "requires_grad", False)) and sys.modules["torch"].is_grad_enabled()
+    return bool(getattr(x, "requires_grad", False) and sys.modules["torch"].is_grad_enabled())
 
 
 def is_host_memory(x: Array) -> bool:
@@ -258,7 +275,7 @@ def is_host_memory(x: Array) -> bool:
     if isinstance(x, np.ndarray):
         return True
     if is_torch(x):
-        return x.device.type == "cpu" and x.layout == sys.modules["torch"].strided
+        return bool(x.device.type == "cpu" and x.layout == sys.modules["torch"].strided)
     return isinstance(x, np.generic)
 
 

@@ -35,7 +35,6 @@ class Call:
         """The shape of the tokens: that of hard targets."""
         return self.shape[:-1]
 
-
     def with_arrays(
         self,
         logits: Array,

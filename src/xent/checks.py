@@ -12,7 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from xent.arrays import FLOATS, Array, Namespace, device_name, dtype_name, is_array, is_immutable, library, namespace, strides_of
+from xent.arrays import (
+    FLOATS,
+    Array,
+    Namespace,
+    device_name,
+    dtype_name,
+    is_array,
+    is_immutable,
+    library,
+    namespace,
+    strides_of,
+)
 
 REDUCTIONS = ("mean", "sum", "none", "sequence")
 SMOOTHINGS = ("others", "uniform")
@@ -46,7 +57,9 @@ def same_place(name: str, x: Array, logits: Array) -> None:
     if type(x) is type(logits) is np.ndarray:
         return
     if namespace(x) is not namespace(logits):
-        raise TypeError(f"{name} is a {library(x)} array and logits is a {library(logits)} array; accepted: one library")
+        raise TypeError(
+            f"{name} is a {library(x)} array and logits is a {library(logits)} array; accepted: one library"
+        )
     here, there = device_name(x), device_name(logits)
     if here != there and here is not None and there is not None:
         raise ValueError(f"{name} is on device {here} and logits is on device {there}; accepted: one device")
@@ -76,7 +89,7 @@ def logits_and_targets(logits: Array, targets: Array) -> tuple[tuple[int, ...], 
         soft = False
     else:
         raise TypeError(f"{given}; accepted: {accepted}")
-    if shape[-1] == 0 and math.prod(shape[:-1]):
+    if shape[-1] == 0 and 0 not in shape[:-1]:
         raise ValueError(f"logits has shape {shape}, a vocabulary of 0 classes; accepted: V of at least 1")
     return shape, dtype, soft
 
@@ -118,7 +131,9 @@ def ignored_index(ignore_index: Any, soft: bool) -> int | None:
     """The ignored target as an int, or None."""
     if ignore_index is None:
         return None
-    if isinstance(ignore_index, (bool, np.bool_)) or is_array(ignore_index) and not isinstance(ignore_index, np.integer):
+    if isinstance(ignore_index, (bool, np.bool_)) or (
+        is_array(ignore_index) and not isinstance(ignore_index, np.integer)
+    ):
         raise TypeError(f"ignore_index is {_shown(ignore_index)}; accepted: None or an integer")
     try:
         index = operator.index(ignore_index)
@@ -201,7 +216,8 @@ def gradient_of_loss(grad_output: Any, logits: Array, shape: tuple[int, ...]) ->
     if grad_output is None:
         return
     accepted = f"a floating array of shape {shape}" + ("" if shape else ", or a number")
-    if not shape and isinstance(grad_output, Real) and not isinstance(grad_output, (bool, np.bool_)):
+    if not shape and not is_array(grad_output):
+        number("grad_output", grad_output, accepted)
         return
     is_array_argument("grad_output", grad_output, accepted)
     same_place("grad_output", grad_output, logits)
@@ -221,14 +237,14 @@ def output(out: Any, logits: Array) -> None:
     is_array_argument("out", out, accepted)
     same_place("out", out, logits)
     if is_immutable(out):
-        raise ValueError(f"out is an array of a library whose arrays are immutable; accepted: {accepted.split(',')[0]}")
+        raise ValueError("out is an array of a library whose arrays are immutable; accepted: None")
     if dtype_name(out.dtype) != dtype:
         raise TypeError(f"out has dtype {dtype_name(out.dtype)}; accepted: {accepted}")
     if tuple(out.shape) != shape:
         raise ValueError(f"out has shape {tuple(out.shape)}; accepted: {accepted}")
     if isinstance(out, np.ndarray) and not out.flags.writeable:
         raise ValueError(f"out is read-only; accepted: {accepted}")
-    strides = strides_of(out)
+    strides = strides_of(out) or ()
     if any(step == 0 and n > 1 for step, n in zip(strides, shape, strict=False)):
         raise ValueError(f"out repeats its elements in memory (a broadcast view); accepted: {accepted}")
     if getattr(out, "requires_grad", False):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
-
 
 from xent import arrays
 from xent.arrays import Array, Namespace
@@ -22,7 +22,7 @@ CHUNK = 1 << 20
 
 
 def walk(call: Call, scale: Array | float | None = None, out: Array | None = None) -> tuple[Array, Array | None]:
-    """The token losses (N,) of a call, and with `scale` the gradient of the logits' shape, in `out` where that is safe."""
+    """The token losses (N,) of a call, and with `scale` the gradient (..., V), in `out` where that is safe."""
     xp, n = call.xp, math.prod(call.lead)
     device = arrays.device(call.logits)
     losses = xp.empty((n,), dtype=arrays.compute_dtype(xp, call.dtype), device=device)
@@ -37,7 +37,7 @@ def walk(call: Call, scale: Array | float | None = None, out: Array | None = Non
 
 
 def _is_safe(out: Array, logits: Array, others: tuple[Array | None, ...]) -> bool:
-    """Whether the gradient may be written into `out` while the inputs are still read: it is the logits, or apart from all."""
+    """Whether the gradient may be written while inputs are still read: over the logits, or apart from all of them."""
     return (arrays.is_same_memory(out, logits) or not arrays.may_overlap(out, logits)) and not any(
         x is not None and arrays.may_overlap(out, x) for x in others
     )
@@ -95,4 +95,4 @@ def _has_view(x: Array) -> bool:
     """Whether all axes of `x` but the last merge into one without a copy."""
     strides = arrays.strides_of(x)
     axes = [(n, step) for n, step in zip(x.shape[:-1], strides[:-1], strict=True) if n != 1] if strides else []
-    return all(step == n * inner for (_, step), (n, inner) in zip(axes, axes[1:], strict=False))
+    return all(step == n * inner for (_, step), (n, inner) in pairwise(axes))

@@ -1,8 +1,8 @@
-"""The whole trip of a call: check, flatten, coefficients, engine, reduce, reshape. The only room that knows all of it."""
+"""The whole trip of a call: check, flatten, coefficients, engine, reduce, reshape. The only room that knows it all."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, TypedDict, Unpack
+from typing import Literal, TypeAlias, TypedDict, Unpack
 
 import numpy as np
 
@@ -29,15 +29,13 @@ class Options(TypedDict, total=False):
     engine: str
 
 
-def cross_entropy(
-    logits: Array, targets: Array, *, weights: Array | None = None, **options: Unpack[Options]
-) -> Array:
+def cross_entropy(logits: Array, targets: Array, *, weights: Array | None = None, **options: Unpack[Options]) -> Array:
     r"""The cross-entropy of logits with targets.
 
     .. math:: loss_i = \log \sum_j \exp x_{ij} - x_{i t_i}
 
-    computed as (m − x_t) + log1p(S + expm1(x_t − m)), m the row's maximum and S the sum of exp(x_j − m) over the other
-    classes, so that a small loss keeps all its digits.
+    computed as (m − x_t) + log1p(S + expm1(x_t − m)), with m the row's maximum and S the sum of exp(x_j − m) over the
+    other classes, so that a small loss keeps all its digits.
 
     Parameters
     ----------
@@ -54,8 +52,8 @@ def cross_entropy(
     reduction
         "mean" and "sum" over all tokens, "sequence" (a mean over the last axis of the tokens), or "none".
     label_smoothing, smoothing
-        ε from 0 to 1, taken from the target and shared out evenly over the "others" (ε/(V − 1) each) or over all classes
-        ("uniform", ε/V each).
+        ε from 0 to 1, taken from the target and shared out evenly over the "others" (ε/(V − 1) each) or over all
+        classes ("uniform", ε/V each).
     z_loss
         λ of a term λ·(log Σ exp x)² for each token that counts.
     denominator
@@ -64,17 +62,17 @@ def cross_entropy(
     algorithm
         "stable", or "explicit": softmax, clip at 1e-10, logarithm; for comparison, inexact for losses past 23.
     check_targets
-        Whether to read the targets and raise for one outside the vocabulary. Without it, and where reading is impossible
-        (tracing, Dask), the row of such a target is NaN.
+        Whether to read the targets and raise for one outside the vocabulary. Without it, and where reading is
+        impossible (tracing, Dask), the row of such a target is NaN.
     engine
         "auto", or the name of an engine (see ``xent info``).
 
     Returns
     -------
     Array
-        Of the library, device and laziness of `logits`; shape () for "mean" and "sum", (...) for "none", (...) less its last
-        axis for "sequence"; float32 for half-precision logits, else the dtype of `logits`. It is differentiable by
-        torch and JAX.
+        Of the library, device and laziness of `logits`; shape () for "mean" and "sum", (...) for "none", (...) less its
+        last axis for "sequence"; float32 for half-precision logits, else the dtype of `logits`. It is differentiable
+        by torch and JAX.
 
     Raises
     ------
@@ -123,7 +121,7 @@ def cross_entropy_and_grad(
     Returns
     -------
     loss, d_logits
-        The loss, and its gradient of the shape and dtype of `logits`: (p_j − [j = t]) for a hard target without options.
+        The loss, and its gradient of the shape and dtype of `logits`; without options, p_j − [j = t] over the tokens.
 
     Examples
     --------
@@ -222,10 +220,11 @@ def perplexity(loss: Array | float) -> Array | float:
     with np.errstate(over="ignore"):
         if not arrays.is_array(loss):
             return float(np.exp(checks.number("loss", loss, "a number or a floating array")))
-        dtype = arrays.dtype_name(loss.dtype)
+        array: Array = loss
+        dtype = arrays.dtype_name(array.dtype)
         if dtype not in arrays.FLOATS:
             raise TypeError(f"loss has dtype {dtype}; accepted: a number, or an array of {', '.join(arrays.FLOATS)}")
-        return arrays.namespace(loss).exp(loss)
+        return arrays.namespace(array).exp(array)
 
 
 def shift_for_next_token(logits: Array, token_ids: Array) -> tuple[Array, Array]:
@@ -256,4 +255,3 @@ def shift_for_next_token(logits: Array, token_ids: Array) -> tuple[Array, Array]
     """
     checks.next_token(logits, token_ids)
     return logits[..., :-1, :], token_ids[..., 1:]
-

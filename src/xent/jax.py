@@ -31,7 +31,8 @@ def losses(rows: Rows) -> Array:
 def losses_and_gradient(rows: Rows, scale: Array | float) -> tuple[Array, Array]:
     """The losses (N,) and the gradient (N, V) times `scale`, in the dtype of the logits."""
     others = (rows.soft, rows.weight, rows.class_weights)
-    return _compiled_gradient(rows.coefficients, rows.logits, rows.targets, others, scale)
+    loss, d = _compiled_gradient(rows.coefficients, rows.logits, rows.targets, others, scale)
+    return loss, d
 
 
 def _rows(coefficients: Coefficients, x: Array, t: Array | None, others: _Others) -> Rows:

@@ -118,7 +118,7 @@ def soft_masses(xp: Namespace, x: Array, q: Array, class_weights: Array | None, 
 def hard_distribution(
     xp: Namespace, statistics: RowStatistics, target_weight: Array | float, coefficients: Coefficients, unit: float
 ) -> tuple[Distribution, Array | float]:
-    """The distribution of hard targets with class weights `target_weight` (N,) or 1, and the share c of each other class."""
+    """The distribution of hard targets of class weight `target_weight`, (N,) or 1, and each other class's share c."""
     spread = statistics.spread
     if spread is None:
         return Distribution(coefficients.keep * target_weight, None, None), 0.0

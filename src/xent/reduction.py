@@ -1,6 +1,6 @@
 """none, sequence, mean, sum, and what they divide by. Pure array API; sums are accurate for millions of tokens.
 
-    loss = Σ_i loss_i / denominator        over all tokens (mean, sum) or over the last axis (sequence)
+loss = Σ_i loss_i / denominator        over all tokens (mean, sum) or over the last axis (sequence)
 """
 
 from __future__ import annotations
@@ -57,14 +57,17 @@ def reduce(xp: Namespace, losses: Array, reduction: str, denominator: Array | fl
     axis = -1 if reduction == "sequence" else None
     if reduction != "sum":
         # Divided before they are added: the sum of losses may be past the dtype where their mean is not.
-        terms = terms / (denominator if isinstance(denominator, float) or not axis else denominator[..., None])
+        divisor: Array = denominator
+        if axis is not None and not isinstance(denominator, float):
+            divisor = denominator[..., None]
+        terms = terms / divisor
     return cast(xp, accurate_sum(xp, terms, axis), losses.dtype)
 
 
 def token_scale(
     xp: Namespace, like: Array, shape: tuple[int, ...], reduction: str, denominator: Array | float, grad: Array | float
 ) -> Array | float:
-    """What multiplies a token's gradient: the gradient of the loss over the denominator; a number, 0-d, or flat (N,)."""
+    """What multiplies a token's gradient: that of the loss over the denominator; a number, 0-d, or flat (N,)."""
     if isinstance(grad, float) and isinstance(denominator, float):
         return grad / denominator
     wide = wide_float(xp, like)

@@ -42,7 +42,7 @@ class RowStatistics(NamedTuple):
 
 
 class Masses(NamedTuple):
-    """The masses u that `Spread` sums, (N, W) or (1, W); limits: 0·∞ counts as 0, and what cannot occur is not counted."""
+    """The masses u that `Spread` sums, (N, W) or (1, W); limits: 0·∞ counts as 0, what cannot occur is not counted."""
 
     values: Array
     limits: bool

@@ -41,7 +41,7 @@ def of_targets(
     check: bool,
     dtype: object,
 ) -> Tokens:
-    """The tokens of hard targets. `check`: raise IndexError for a target outside the vocabulary, else make its row NaN."""
+    """The tokens of hard targets. `check`: IndexError for one outside the vocabulary; without it, its row is NaN."""
     t = _widened(xp, targets, vocabulary, ignore_index)
     outside = (t < 0) | (t >= vocabulary)
     kept = None if ignore_index is None else t != ignore_index

@@ -1,4 +1,4 @@
-"""What belongs to PyTorch: the token losses on the autograd graph, and PyTorch's own `cross_entropy` and `CrossEntropyLoss`.
+"""What belongs to PyTorch: token losses on the autograd graph, and PyTorch's own `cross_entropy`, `CrossEntropyLoss`.
 
 One line moves existing code: ``from xent.torch import cross_entropy, CrossEntropyLoss``.
 """
@@ -31,7 +31,7 @@ def losses(call: Call) -> Tensor:
 
 
 class _Losses(torch.autograd.Function):
-    """The derivative is the contract's gradient, not that of the loss's formula, which would cancel for likely targets."""
+    """The derivative is the contract's gradient, not that of the loss's formula, which cancels for likely targets."""
 
     generate_vmap_rule = True
 
@@ -55,8 +55,8 @@ class _Losses(torch.autograd.Function):
         ctx.call = inputs[5]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        call = ctx.call.with_arrays(*ctx.saved_tensors)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        call: Call = ctx.call.with_arrays(*ctx.saved_tensors)
         d = None
         if ctx.needs_input_grad[0]:
             if torch.is_grad_enabled() or _is_traced(call) or arrays.is_traced(grad):
@@ -67,11 +67,11 @@ class _Losses(torch.autograd.Function):
 
 
 class _ForwardLosses(_Losses):
-    """The same with forward differentiation, for ``jvp`` and ``hessian``; torch.compile cannot trace a function that has it."""
+    """With forward differentiation, for ``jvp`` and ``hessian``; torch.compile cannot trace such functions."""
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:  # type: ignore[override]
-        call = ctx.call.with_arrays(*ctx.saved_tensors)
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        call: Call = ctx.call.with_arrays(*ctx.saved_tensors)
         rows = rows_of(call)
         loss, d = array_api.whole_with_gradient(call.xp, rows, 1.0)
         change: Tensor = torch.zeros_like(loss)
@@ -86,21 +86,22 @@ class _ForwardLosses(_Losses):
 
 def _is_traced(call: Call) -> bool:
     of_tokens = (call.tokens.weight, call.tokens.index)
-    return any(arrays.is_traced(x) for x in (call.logits, call.targets, call.class_weights, *of_tokens) if x is not None)
+    return any(
+        arrays.is_traced(x) for x in (call.logits, call.targets, call.class_weights, *of_tokens) if x is not None
+    )
 
 
 def _as_formula(call: Call, places: list[int]) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
-    """The losses as a plain function of some of: soft targets (0), weights (1), class weights (2); and those of the call."""
+    """The losses as a plain function of soft targets (0), weights (1) or class weights (2); and those of the call."""
     others = [call.targets if call.soft else None, call.tokens.weight, call.class_weights]
 
     def formula(*values: Tensor) -> Tensor:
-        given = list(others)
-        for i, value in zip(places, values, strict=True):
-            given[i] = value
-        result: Tensor = array_api.whole(call.xp, rows_of(call.with_arrays(call.logits, *given, call.tokens.index)))
+        soft, weight, class_weights = (values[places.index(i)] if i in places else others[i] for i in range(3))
+        given = call.with_arrays(call.logits, soft, weight, class_weights, call.tokens.index)
+        result: Tensor = array_api.whole(call.xp, rows_of(given))
         return result
 
-    return formula, tuple(others[i] for i in places)
+    return formula, tuple(x for i in places if (x := others[i]) is not None)
 
 
 def _gradients_of_others(call: Call, grad: Tensor, needed: tuple[bool, bool, bool]) -> list[Tensor | None]:
@@ -115,7 +116,7 @@ def _gradients_of_others(call: Call, grad: Tensor, needed: tuple[bool, bool, boo
 
 
 def cross_entropy(
-    input: Tensor,  # noqa: A002
+    input: Tensor,
     target: Tensor,
     weight: Tensor | None = None,
     size_average: bool | None = None,
@@ -195,11 +196,12 @@ def cross_entropy(
         total = arrays.accurate_sum(call.xp, call.tokens.total, None)
         # PyTorch divides the target's terms and the smoothed ones apart: 0/0 among them makes the mean NaN.
         value = torch.where(total == 0, torch.nan, value / total)
-    return value.to(dtype)
+    result: Tensor = value.to(dtype)
+    return result
 
 
 def _is_served(
-    input: Tensor,  # noqa: A002
+    input: Tensor,
     target: Tensor,
     weight: Tensor | None,
     ignore_index: int,
@@ -242,7 +244,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     1.6094379425048828
     """
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:  # noqa: A002
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of `input` (N, C, …) with `target`; see `cross_entropy`."""
         return cross_entropy(
             input,

@@ -1,6 +1,7 @@
 """Engines: who walks the logits. Given rows, targets and coefficients, an engine returns losses and gradient rows.
 
-An engine knows nothing of options, reductions or shapes above two dimensions. `ENGINES` names them, with what they serve.
+An engine knows nothing of options, reductions or shapes above two dimensions. `ENGINES` names
+them, with what they serve.
 """
 
 from __future__ import annotations

@@ -57,9 +57,7 @@ def _widened(xp: Namespace, rows: Rows) -> Rows:
     return rows.part(0, rows.logits.shape[0], cast(xp, rows.logits, dtype), soft)
 
 
-def run(
-    xp: Namespace, rows: Rows, losses: Array, scale: Array | float = 1.0, out: Array | None = None
-) -> None:
+def run(xp: Namespace, rows: Rows, losses: Array, scale: Array | float = 1.0, out: Array | None = None) -> None:
     """Write the losses (N,) of rows in eager memory into `losses`, and with `out` (N, V) their gradient into it."""
     if not is_host_memory(rows.logits):
         _walk_device(xp, rows, losses, scale, out)

@@ -15,7 +15,7 @@ from xent.objective import Coefficients
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """N rows. logits (N, V); targets (N,) integers, or soft (N, V); weight (N,) or None for 1; class_weights (V,) or None.
+    """N rows: logits (N, V); targets (N,) integers, or soft (N, V); weight (N,) or None; class_weights (V,) or None.
 
     All floating arrays but the logits and the soft targets have the compute dtype.
     """
@@ -51,7 +51,9 @@ def losses(xp: Namespace, rows: Rows, out: Array | None = None) -> Array:
     return _outcome(xp, rows, 1.0, out)[0].loss
 
 
-def losses_and_gradient(xp: Namespace, rows: Rows, scale: Array | float, out: Array | None = None) -> tuple[Array, Array]:
+def losses_and_gradient(
+    xp: Namespace, rows: Rows, scale: Array | float, out: Array | None = None
+) -> tuple[Array, Array]:
     """The losses (N,) and the gradient rows (N, V), times `scale` (one number or one per row); in `out` where given."""
     if rows.coefficients.floor:
         loss, d = _explicit(xp, rows, scale)
@@ -104,11 +106,10 @@ def _cleared(xp: Namespace, rows: Rows, d: Array, out: Array | None) -> Array:
     return out
 
 
-def _piece(
-    xp: Namespace, x: Array, start: int, rows: Rows
-) -> tuple[Array, Array, statistics.Masses | None]:
-    """Where the targets of rows lie in the columns from `start` that `x` holds, which rows hold theirs, and the masses."""
+def _piece(xp: Namespace, x: Array, start: int, rows: Rows) -> tuple[Array, Array, statistics.Masses | None]:
+    """Where targets lie in the columns from `start` that `x` holds, which rows hold theirs there, and the masses."""
     width = x.shape[1]
+    assert rows.targets is not None
     local = rows.targets - start
     held = (local >= 0) & (local < width)
     u = None if rows.class_weights is None else rows.class_weights[start : start + width]

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 _lock = threading.Lock()
 _local = threading.local()
@@ -27,7 +28,7 @@ def count() -> int:
 
 
 def _forget() -> None:
-    global _pool, _lock  # noqa: PLW0603
+    global _pool, _lock
     _pool, _lock = None, threading.Lock()
 
 
@@ -59,7 +60,7 @@ def split(work: Callable[[int, int], None], n: int, threads: int) -> None:
         return
     pool = _shared(threads - 1)
     edges = [n * i // threads for i in range(threads + 1)]
-    futures = [pool.submit(_in_pool, work, a, b) for a, b in zip(edges[1:-1], edges[2:], strict=True)]
+    futures = [pool.submit(_in_pool, work, a, b) for a, b in pairwise(edges[1:])]
     try:
         work(edges[0], edges[1])
     finally:
