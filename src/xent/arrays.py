@@ -227,6 +227,20 @@ def put(xp: Namespace, x: Array, t: Array, value: Array | float, out: Array | No
     return out
 
 
+def clear_rows(xp: Namespace, x: Array, rows: Array, out: Array | None) -> Array:
+    """`x` (N, V) with 0 in the rows that the boolean `rows` (N,) names; in place where `out` is `x`."""
+    if out is None:
+        return xp.where(rows[:, None], xp.zeros_like(x), x)
+    if type(out) is np.ndarray:
+        out[rows] = 0.0
+    elif is_torch(out):
+        # Assignment by a boolean index would wait for the device to count the rows.
+        out.masked_fill_(rows[:, None], 0.0)
+    else:
+        xp.copyto(out, 0.0, where=rows[:, None])
+    return out
+
+
 # XLA sums a row from left to right in a few lanes; runs of this length keep its rounding within a few eps.
 _RUN = 64
 

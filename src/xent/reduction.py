@@ -57,10 +57,7 @@ def reduce(xp: Namespace, losses: Array, reduction: str, denominator: Array | fl
     axis = -1 if reduction == "sequence" else None
     if reduction != "sum":
         # Divided before they are added: the sum of losses may be past the dtype where their mean is not.
-        divisor: Array = denominator
-        if axis is not None and not isinstance(denominator, float):
-            divisor = denominator[..., None]
-        terms = terms / divisor
+        terms = terms / (denominator if axis is None else _along_last_axis(denominator))
     return cast(xp, accurate_sum(xp, terms, axis), losses.dtype)
 
 
@@ -73,7 +70,12 @@ def token_scale(
     wide = wide_float(xp, like)
     scale = (grad if isinstance(grad, float) else cast(xp, grad, wide)) / denominator
     if reduction == "sequence":
-        scale = scale[..., None]
+        scale = _along_last_axis(scale)
     if reduction in ("none", "sequence") and not isinstance(scale, float):
         scale = xp.reshape(xp.broadcast_to(scale, shape), (-1,))
     return scale
+
+
+def _along_last_axis(x: Array | float) -> Array | float:
+    """A number per sequence, made to broadcast over the tokens of each."""
+    return x if isinstance(x, float) else x[..., None]

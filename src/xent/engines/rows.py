@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xent import objective, statistics
-from xent.arrays import Array, Namespace, exp, hits, multiply, pick, put, subtract
+from xent.arrays import Array, Namespace, clear_rows, exp, hits, multiply, pick, put, subtract
 from xent.objective import Coefficients
 
 
@@ -100,10 +100,7 @@ def _cleared(xp: Namespace, rows: Rows, d: Array, out: Array | None) -> Array:
     """Gradient rows of weight 0 set to zero, whatever their logits hold."""
     if rows.weight is None or not rows.coefficients.limits:
         return d
-    if out is None:
-        return xp.where((rows.weight == 0)[:, None], xp.zeros_like(d), d)
-    out[rows.weight == 0, :] = 0.0
-    return out
+    return clear_rows(xp, d, rows.weight == 0, out)
 
 
 def _piece(xp: Namespace, x: Array, start: int, rows: Rows) -> tuple[Array, Array, statistics.Masses | None]:

@@ -1,0 +1,198 @@
+"""The command line: what it prints and writes, and one line with exit code 2 for every mistake."""
+
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+
+import xent
+from xent import cli, machine
+
+TEXT = "".join(f"{number} green bottles hanging on the wall, and if {number} fall\n" for number in range(200))
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "bottles.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def files(tmp_path):
+    return ["--picture", str(tmp_path / "loss.png"), "--json", str(tmp_path / "loss.json")]
+
+
+def refused(capsys, arguments):
+    """The one line that a mistake prints."""
+    try:
+        code = cli.main(arguments)
+    except SystemExit as stopped:
+        code = stopped.code
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.out == ""
+    assert captured.err.startswith("xent")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"xent {xent.__version__}\n"
+
+
+def test_info_lists_every_backend_engine_and_the_threads(capsys):
+    assert cli.main(["info"]) == 0
+    printed = capsys.readouterr().out
+    for name in [*machine.BACKENDS, *machine.ENGINES]:
+        assert name in printed
+    assert "threads for large calls:" in printed
+    [numpy_line] = [line for line in printed.splitlines() if line.startswith("numpy ")]
+    assert numpy_line.split()[2:] == ["cpu", "float64", "float32", "float16"]
+
+
+def test_info_through_the_installed_module():
+    code = "import sys; from xent.cli import main; sys.exit(main(['--version']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"xent {xent.__version__}\n", "")
+
+
+def test_the_command_line_imports_no_backend():
+    code = (
+        "import sys; import xent.cli; "
+        "print([name for name in ('torch', 'jax', 'cupy', 'dask', 'rich', 'matplotlib') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_train_shows_a_table_and_writes_picture_and_json(capsys, tmp_path, text, files):
+    pytest.importorskip("array_api_strict")
+    arguments = ["train", "--text", str(text), "--steps", "3", "--vocabulary", "300", *files]
+    assert cli.main([*arguments, "--backend", "numpy", "array-api-strict", "--backend", "numpy"]) == 0
+    printed = capsys.readouterr().out
+    assert "bottles.txt" in printed
+    assert "unigram perplexity" in printed
+    assert "array-api-strict" in printed
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+    written = json.loads((tmp_path / "loss.json").read_text(encoding="utf-8"))
+    assert set(written) == {"machine", "text", "settings", "V", "log_V", "unigram_perplexity", "backends"}
+    assert written["text"]["source"] == "bottles.txt"
+    assert written["text"]["characters"] == len(TEXT)
+    assert written["settings"]["steps"] == 3
+    assert [run["backend"] for run in written["backends"]] == ["numpy", "array-api-strict"]
+    for run in written["backends"]:
+        assert set(run) == {
+            "backend", "version", "device", "first_loss", "last_loss", "validation_perplexity", "tokens_per_second",
+            "seconds", "largest_difference_first_100_steps", "largest_difference", "losses", "validation",
+        }  # fmt: skip
+        assert len(run["losses"]) == 3
+        assert [run["first_loss"], run["last_loss"]] == [run["losses"][0], run["losses"][-1]]
+        assert run["first_loss"] == pytest.approx(written["log_V"], abs=0.1)
+        assert run["largest_difference"] <= 1e-5
+
+
+def test_one_step_on_one_backend_is_a_run(capsys, tmp_path, text, files):
+    arguments = ["train", "--text", str(text), "--steps", "1", "--vocabulary", "300", *files, "--backend", "numpy"]
+    assert cli.main(arguments) == 0
+    capsys.readouterr()
+    # Standard JSON has no NaN: what was not measured is null.
+    written = json.loads((tmp_path / "loss.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert written["backends"][0]["tokens_per_second"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no command given; accepted: info, train"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["train", "--steps", "0"], "'0' is not a whole number of at least 1"),
+        (["train", "--seed", "-1"], "'-1' is not a whole number of at least 0"),
+        (["train", "--vocabulary", "ten"], "'ten' is not a whole number of at least 1"),
+        (["train", "--vocabulary", "100"], "a vocabulary of 100 tokens is too small"),
+        (["train", "--backend", "tensorflow"], "unknown backend 'tensorflow'; accepted: numpy, torch, torch-cuda, "),
+        (["train", "--backend", "dask"], "unknown backend 'dask'; accepted: numpy, torch, torch-cuda, "),
+        (["train", "--text", "missing.txt"], "cannot read missing.txt: No such file or directory"),
+        (["train", "--text", "empty.txt"], "empty.txt is empty"),
+        (["train", "--text", "short.txt"], "short.txt is too short"),
+        (["train", "--text", "binary"], "binary is not text"),
+        (["train", "--text", "."], "cannot read .: Is a directory"),
+        (["train", "--picture", "missing/loss.png"], "cannot write missing/loss.png: there is no directory"),
+        (["train", "--picture", "loss.xyz"], "cannot draw loss.xyz: accepted are files ending in "),
+        (["train", "--picture", "loss"], "cannot draw loss: accepted are files ending in "),
+        (["train", "--json", "missing/loss.json"], "cannot write missing/loss.json: there is no directory"),
+    ],
+    ids=lambda value: " ".join(value) or "nothing" if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_and_exit_code_2(capsys, monkeypatch, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").write_bytes(b"")
+    (tmp_path / "short.txt").write_text("to be or not to be", encoding="utf-8")
+    (tmp_path / "binary").write_bytes(bytes(range(128)))
+    if "--backend" not in arguments and "train" in arguments:
+        arguments = [*arguments, "--backend", "numpy"]
+    assert message in refused(capsys, arguments)
+    assert not (tmp_path / "loss.png").exists()
+
+
+def test_an_unwritable_file_is_one_line(capsys, tmp_path, text):
+    arguments = ["train", "--text", str(text), "--steps", "1", "--vocabulary", "300", "--backend", "numpy"]
+    (tmp_path / "taken.png").mkdir()
+    assert cli.main([*arguments, "--picture", str(tmp_path / "taken.png")]) == 2
+    assert f"cannot write {tmp_path / 'taken.png'}: it is a directory" in capsys.readouterr().err
+
+
+def test_an_uninstalled_backend_is_named_with_its_remedy(capsys, monkeypatch):
+    absent = machine.Backend("cupy", "no_such_library", "no_such_library", "cupy-cuda12")
+    monkeypatch.setitem(machine.BACKENDS, "cupy", absent)
+    line = refused(capsys, ["train", "--backend", "cupy"])
+    assert "backend cupy is not installed (pip install 'xent[cupy-cuda12]'); usable here: numpy" in line
+
+
+def test_a_backend_without_its_device_says_so(capsys, monkeypatch):
+    without = dataclasses.replace(machine.BACKENDS["numpy"], name="cupy", obstacle=lambda library: "it sees no device")
+    monkeypatch.setitem(machine.BACKENDS, "cupy", without)
+    line = refused(capsys, ["train", "--backend", "numpy", "cupy"])
+    assert "backend cupy cannot be used: it sees no device; usable here: numpy" in line
+    assert "cupy cannot be used: it sees no device" in machine.report()
+
+
+def test_a_broken_library_is_a_reason_and_not_a_traceback(monkeypatch, tmp_path):
+    (tmp_path / "broken_library.py").write_text("raise OSError('libcudart.so.12 is missing\\nmore')", encoding="utf-8")
+    (tmp_path / "half_library.py").write_text("import no_such_part", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    broken = dataclasses.replace(machine.BACKENDS["cupy"], library="broken_library")
+    assert broken.problem() == "cupy does not import: libcudart.so.12 is missing"
+    half = dataclasses.replace(machine.BACKENDS["cupy"], library="half_library")
+    assert half.problem() == "cupy does not import: No module named 'no_such_part'"
+
+
+@pytest.mark.parametrize("library", ["rich", "matplotlib"])
+def test_without_its_extra_train_says_which_to_install(capsys, monkeypatch, library):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == library else find_spec(name))
+    line = refused(capsys, ["train"])
+    assert f"{library} is not installed; xent train needs it: pip install 'xent[train]'" in line
+
+
+def test_without_names_training_takes_what_is_here():
+    names = [backend.name for backend in machine.backends_for_training()]
+    assert names[0] == "numpy"
+    assert set(names) <= {"numpy", "torch", "torch-cuda", "cupy", "jax"}
+    for backend in machine.backends_for_training():
+        assert backend.device_name()
+        assert "float32" in backend.dtypes()
+        assert backend.version()[0].isdigit()
+
+
+def test_an_interrupted_run_ends_with_130(monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(machine, "report", interrupted)
+    assert cli.main(["info"]) == 130

@@ -1,0 +1,97 @@
+"""Training on small texts: the loss falls, every backend takes the same path, and the figures are what they say."""
+
+import json
+
+import numpy as np
+import pytest
+
+import xent
+from xent.machine import BACKENDS
+from xent.train.corpus import prepare
+from xent.train.loop import Settings, train, validation_loss
+from xent.train.model import LanguageModel, Shape
+from xent.train.results import Results
+from xent.train.vocabulary import PADDING
+
+TEXT = "".join(f"{number} green bottles hanging on the wall, and if {number} fall\n" for number in range(400))
+SETTINGS = Settings(steps=30, vocabulary=300, batch=4, seq=12, embedding=8, hidden=16, validations=3)
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return prepare(TEXT, "bottles", SETTINGS.vocabulary, SETTINGS.seq)
+
+
+@pytest.fixture(scope="module")
+def numpy_run(corpus):
+    return train(BACKENDS["numpy"], corpus, SETTINGS)
+
+
+def test_the_loss_falls_from_log_V_below_the_unigram_model(corpus, numpy_run):
+    assert numpy_run.losses[0] == pytest.approx(np.log(len(corpus.vocabulary)), abs=0.05)
+    assert len(numpy_run.losses) == SETTINGS.steps
+    longer = train(BACKENDS["numpy"], corpus, Settings(**{**SETTINGS.__dict__, "steps": 150}))
+    assert longer.validation_perplexity < 0.5 * corpus.unigram_perplexity()
+    assert longer.losses[-1] < 0.5 * longer.losses[0]
+
+
+def test_validation_is_taken_before_during_and_after(numpy_run):
+    assert [step for step, _ in numpy_run.validation] == [0, 10, 20, 30]
+    assert numpy_run.validation_perplexity == pytest.approx(np.exp(numpy_run.validation[-1][1]), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name, backend in BACKENDS.items() if backend.trains and name != "numpy"])
+def test_every_backend_follows_numpys_curve_to_float32_rounding(name, corpus, numpy_run):
+    problem = BACKENDS[name].problem()
+    if problem is not None:
+        pytest.skip(problem)
+    run = train(BACKENDS[name], corpus, SETTINGS)
+    spacing = np.spacing(np.float32(run.losses[0]))
+    assert run.largest_difference(numpy_run) <= 8 * spacing
+    assert run.validation_perplexity == pytest.approx(numpy_run.validation_perplexity, rel=1e-5)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(corpus, numpy_run):
+    short = Settings(**{**SETTINGS.__dict__, "steps": 3})
+    again = train(BACKENDS["numpy"], corpus, short)
+    other = train(BACKENDS["numpy"], corpus, Settings(**{**short.__dict__, "seed": 1}))
+    np.testing.assert_allclose(again.losses[0], numpy_run.losses[0], rtol=1e-7)
+    assert abs(other.losses[0] - again.losses[0]) > 1e-5
+
+
+def test_padding_does_not_count_in_the_validation_loss(corpus):
+    """However the windows are cut into batches, the loss is the mean over the real targets."""
+    numpy = BACKENDS["numpy"]
+    model = LanguageModel(np, Shape(len(corpus.vocabulary), 4, 8, 16), 0, numpy.array)
+    assert np.any(corpus.validation == PADDING)
+    logits, targets = xent.shift_for_next_token(model.forward(corpus.validation), corpus.validation)
+    counted = targets != PADDING
+    expected = xent.cross_entropy(logits[counted], targets[counted])
+    for batch in (1, 4, 1000):
+        loss, perplexity = validation_loss(model, corpus, numpy, batch)
+        assert loss == pytest.approx(float(expected), rel=1e-6)
+        assert perplexity == pytest.approx(np.exp(float(expected)), rel=1e-6)
+
+
+def test_progress_hears_of_every_step(corpus):
+    heard = []
+    run = train(BACKENDS["numpy"], corpus, Settings(**{**SETTINGS.__dict__, "steps": 4}), lambda *a: heard.append(a))
+    assert heard == list(enumerate(run.losses, start=1))
+    assert run.tokens_per_second > 0
+    assert run.seconds > 0
+
+
+def test_training_does_not_touch_the_corpus(corpus):
+    before = corpus.training.copy(), corpus.validation.copy()
+    train(BACKENDS["numpy"], corpus, Settings(**{**SETTINGS.__dict__, "steps": 2}))
+    np.testing.assert_array_equal(corpus.training, before[0])
+    np.testing.assert_array_equal(corpus.validation, before[1])
+
+
+def test_results_without_numpy_have_no_differences(corpus, numpy_run):
+    alone = Results(corpus, SETTINGS, [numpy_run])
+    assert alone.difference(numpy_run) == 0.0
+    numpy_run_renamed = type(numpy_run)(**{**numpy_run.__dict__, "backend": "torch"})
+    without = Results(corpus, SETTINGS, [numpy_run_renamed])
+    assert without.difference(numpy_run_renamed) is None
+    assert json.loads(json.dumps(without.as_json()))["backends"][0]["largest_difference"] is None
