@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -44,27 +45,41 @@ def _shared(size: int) -> ThreadPoolExecutor:
         return _pool
 
 
-def _in_pool(work: Callable[[int, int], None], start: int, stop: int) -> None:
-    _local.busy = True
-    try:
-        work(start, stop)
-    finally:
-        _local.busy = False
-
-
 def split(work: Callable[[int, int], None], n: int, threads: int) -> None:
     """Call ``work(start, stop)`` for consecutive parts of range(n), at most `threads` of them at a time."""
     threads = min(threads, n)
     if threads <= 1 or getattr(_local, "busy", False):
         work(0, n)
         return
+    # More parts than threads, taken as they become free: a core that other processes slow down takes fewer.
+    count_of_parts = min(n, 4 * threads)
+    parts = deque(pairwise(n * i // count_of_parts for i in range(count_of_parts + 1)))
     pool = _shared(threads - 1)
-    edges = [n * i // threads for i in range(threads + 1)]
-    futures = [pool.submit(_in_pool, work, a, b) for a, b in pairwise(edges[1:])]
+    helpers = [pool.submit(_help, work, parts) for _ in range(threads - 1)]
     try:
-        work(edges[0], edges[1])
+        _drain(work, parts)
     finally:
-        for future in futures:
-            future.exception()
-    for future in futures:
-        future.result()
+        parts.clear()
+        # A helper that has not begun is not needed any more, and may stand behind other callers' work.
+        started = [helper for helper in helpers if not helper.cancel()]
+        for helper in started:
+            helper.exception()
+    for helper in started:
+        helper.result()
+
+
+def _drain(work: Callable[[int, int], None], parts: deque[tuple[int, int]]) -> None:
+    while True:
+        try:
+            start, stop = parts.popleft()
+        except IndexError:
+            return
+        work(start, stop)
+
+
+def _help(work: Callable[[int, int], None], parts: deque[tuple[int, int]]) -> None:
+    _local.busy = True
+    try:
+        _drain(work, parts)
+    finally:
+        _local.busy = False
