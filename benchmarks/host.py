@@ -1,0 +1,49 @@
+"""What the figures were measured on: processor, versions, date, and which libraries are missing."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+from benchmarks.contenders import PEERS, problem_with
+from xent.engines import threads
+from xent.machine import BACKENDS, versions
+
+_PACKAGES = ("numpy", "torch", "jax", "dask", "optax", "scipy")
+
+
+def processor() -> str:
+    """The maker's name of the processor, where the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def package_versions(names: tuple[str, ...] = _PACKAGES) -> dict[str, str]:
+    """The versions of those of the packages that are installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def lines() -> list[str]:
+    """The head of every table."""
+    date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+    packages = ", ".join(f"{name} {version}" for name, version in package_versions().items())
+    wanted = dict.fromkeys((*(name for name in BACKENDS if name != "array-api-strict"), *PEERS))
+    missing = [problem for name in wanted if (problem := problem_with(name)) is not None]
+    return [
+        f"{date}, {processor()}, {os.cpu_count()} cores, {threads.count()} threads; {versions()}",
+        packages,
+        *(["not here: " + "; ".join(missing)] if missing else []),
+    ]
