@@ -32,6 +32,9 @@ def _is_of(x: object, module: str, name: str) -> bool:
     return loaded is not None and isinstance(x, getattr(loaded, name, ()))
 
 
+HOST = array_api_compat.numpy
+
+
 # torch.compile traces these lines with every call of the loss, so they are plainer than array-api-compat's own.
 def is_torch(x: object) -> bool:
     """Whether `x` is a torch tensor."""
@@ -63,7 +66,7 @@ def is_array(x: object) -> bool:
 def namespace(x: Array) -> Namespace:
     """The array-API namespace of `x`."""
     if type(x) is np.ndarray:
-        return array_api_compat.numpy
+        return HOST
     if is_torch(x):
         return _torch_namespace()
     return array_api_compat.array_namespace(x)
@@ -280,8 +283,11 @@ def power_of_two_below(x: float) -> float:
 
 
 def requires_gradient(x: Array) -> bool:
-    """Whether torch is to differentiate with respect to `x`."""
-    return bool(getattr(x, "requires_grad", False) and sys.modules["torch"].is_grad_enabled())
+    """Whether torch is to differentiate with respect to the tensor `x`."""
+    if not is_torch(x):
+        return False
+    torch = sys.modules["torch"]
+    return bool(x.requires_grad and torch.is_grad_enabled()) or torch.autograd.forward_ad._current_level >= 0
 
 
 def is_host_memory(x: Array) -> bool:
@@ -307,6 +313,34 @@ def host_bits(x: Array) -> tuple[Any, bool]:
     if is_torch(x):
         x = x.detach().view(sys.modules["torch"].int16).numpy()
     return np.asarray(x).view(np.uint16), True
+
+
+def host_number(x: Any) -> Any:
+    """An array in host memory as a NumPy array that shares it where NumPy has the dtype; anything else as it is."""
+    if not is_torch(x):
+        return x
+    return host_view(x.float() if dtype_name(x.dtype) == "bfloat16" else x)
+
+
+def torch_from_host(x: Array) -> Array:
+    """A NumPy array as a torch tensor that shares its memory."""
+    return sys.modules["torch"].from_numpy(np.asarray(x))
+
+
+def as_array(x: Array) -> Array:
+    """`x`, or the 0-d array of NumPy's scalar `x`."""
+    return np.asarray(x) if isinstance(x, np.generic) else x
+
+
+def new_like(x: Array) -> Array:
+    """Uninitialised memory of the shape, dtype and device of `x`, in rows."""
+    if is_torch(x):
+        torch = sys.modules["torch"]
+        if x.device.type == "cpu" and dtype_name(x.dtype) != "bfloat16":
+            # NumPy asks the system for huge pages: the first touch of fresh memory costs half of torch's.
+            return torch.from_numpy(np.empty(tuple(x.shape), dtype_name(x.dtype)))
+        return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    return namespace(x).empty(x.shape, dtype=x.dtype, device=device(x))
 
 
 def may_overlap(a: Array, b: Array) -> bool:

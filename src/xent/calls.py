@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from xent import arrays, checks, tokens
 from xent.arrays import Array, Namespace, cast
@@ -16,11 +17,18 @@ from xent.tokens import Tokens
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A checked call: its arrays, its coefficients and how it ends."""
+    """A checked call: its arrays, its coefficients and how it ends.
+
+    xp, place, wide: the namespace, device and widest float of everything but the logits and soft targets.
+    from_host: those two are torch tensors in host memory, for the sake of bfloat16, and NumPy does the rest.
+    """
 
     xp: Namespace
+    place: Any
+    wide: Any
+    from_host: bool
     logits: Array
-    targets: Array
+    targets: Array | None
     soft: bool
     shape: tuple[int, ...]
     dtype: str
@@ -35,6 +43,24 @@ class Call:
         """The shape of the tokens: that of hard targets."""
         return self.shape[:-1]
 
+    def without_logits(self) -> Call:
+        """The same call without what may be large: the logits and the soft targets."""
+        return replace(self, logits=None, targets=None)
+
+    def with_logits(self, logits: Array, targets: Array) -> Call:
+        """The same call with the logits and targets that it was prepared with."""
+        return replace(self, logits=logits, targets=targets if self.soft else None)
+
+    def without_arrays(self) -> Call:
+        """The same call, keeping nothing large alive."""
+        return self.with_arrays(None, None, None, None, None)
+
+    def finished(self, result: Array) -> Array:
+        """A result as an array of the library of the logits."""
+        if self.from_host:
+            return arrays.torch_from_host(result)
+        return arrays.as_array(result)
+
     def with_arrays(
         self,
         logits: Array,
@@ -47,7 +73,7 @@ class Call:
         return replace(
             self,
             logits=logits,
-            targets=self.targets if soft is None else soft,
+            targets=soft,
             class_weights=class_weights,
             tokens=replace(self.tokens, weight=weight, index=index),
         )
@@ -69,8 +95,13 @@ def prepare(
     check_targets: bool = True,
     engine: str = "auto",
     limits: bool = True,
+    followed: bool = False,
 ) -> Call:
-    """Check the arguments of a call and settle everything that does not depend on the values of the logits."""
+    """Check the arguments of a call and settle everything that does not depend on the values of the logits.
+
+    limits: whether 0·∞ and nothing divided by nothing count as 0, or are the NaN of floating-point arithmetic.
+    followed: whether every array has to stay on the graph of its library.
+    """
     shape, dtype, soft = checks.logits_and_targets(logits, targets)
     lead = shape[:-1]
     checks.options(reduction, label_smoothing, smoothing, z_loss, algorithm, check_targets)
@@ -80,8 +111,15 @@ def prepare(
     checks.token_weights(weights, logits, lead)
     checks.class_weights(class_weights, logits, shape[-1])
     checks.denominator(denominator, reduction, logits)
-    xp = arrays.namespace(logits)
-    compute = arrays.compute_dtype(xp, dtype)
+    from_host = not followed and arrays.is_torch(logits) and arrays.is_host_memory(logits)
+    if from_host:
+        index, weights, class_weights, denominator = (
+            arrays.host_number(x) for x in (None if soft else targets, weights, class_weights, denominator)
+        )
+        xp, place = arrays.HOST, "cpu"
+    else:
+        index, xp, place = targets, arrays.namespace(logits), arrays.device(logits)
+    compute, wide = arrays.compute_dtype(xp, dtype), arrays.wide_float(xp, logits)
     if class_weights is not None:
         class_weights = cast(xp, class_weights, compute)
     if soft:
@@ -89,7 +127,7 @@ def prepare(
     else:
         counted = tokens.of_targets(
             xp,
-            targets,
+            index,
             shape[-1],
             ignore_index=ignore_index,
             weights=weights,
@@ -100,8 +138,11 @@ def prepare(
         )
     return Call(
         xp=xp,
+        place=place,
+        wide=wide,
+        from_host=from_host,
         logits=logits,
-        targets=targets,
+        targets=targets if soft else None,
         soft=soft,
         shape=shape,
         dtype=dtype,
@@ -111,7 +152,7 @@ def prepare(
             label_smoothing=label_smoothing, smoothing=smoothing, z_loss=z_loss, algorithm=algorithm, limits=limits
         ),
         reduction=reduction,
-        denominator=denominator_of(xp, logits, counted, lead, reduction, denominator),
+        denominator=denominator_of(xp, place, wide, counted, lead, reduction, denominator, limits),
     )
 
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from xent import arrays
-from xent.arrays import Array, Namespace
+from xent.arrays import Array
 from xent.calls import Call
 from xent.engines import array_api
 from xent.engines.rows import Rows
@@ -24,14 +24,13 @@ CHUNK = 1 << 20
 def walk(call: Call, scale: Array | float | None = None, out: Array | None = None) -> tuple[Array, Array | None]:
     """The token losses (N,) of a call, and with `scale` the gradient (..., V), in `out` where that is safe."""
     xp, n = call.xp, math.prod(call.lead)
-    device = arrays.device(call.logits)
-    losses = xp.empty((n,), dtype=arrays.compute_dtype(xp, call.dtype), device=device)
+    losses = xp.empty((n,), dtype=arrays.compute_dtype(xp, call.dtype), device=call.place)
     d = None
     if scale is not None:
-        others = (call.targets if call.soft else None, call.tokens.weight, call.class_weights)
+        others = (call.targets, call.tokens.weight, call.class_weights)
         d = out
         if out is None or not _is_safe(out, call.logits, others):
-            d = xp.empty(call.shape, dtype=call.logits.dtype, device=device)
+            d = arrays.new_like(call.logits)
     _walk(call, losses, scale, d)
     return losses, d
 
@@ -47,15 +46,15 @@ def _walk(call: Call, losses: Array, scale: Array | float | None, d: Array | Non
     xp = call.xp
     index = None if call.soft else xp.reshape(call.tokens.index, (-1,))
     weight = None if call.tokens.weight is None else xp.reshape(call.tokens.weight, (-1,))
-    soft = call.targets if call.soft else None
+    soft = call.targets
     start = 0
     for place in _places(call.lead, [x for x in (call.logits, soft, d) if x is not None]):
-        x = _matrix(xp, call.logits, place)
+        x = _matrix(call.logits, place)
         stop = start + x.shape[0]
         rows = Rows(
             logits=x,
             targets=None if index is None else index[start:stop],
-            soft=None if soft is None else _matrix(xp, soft, place),
+            soft=None if soft is None else _matrix(soft, place),
             weight=None if weight is None else weight[start:stop],
             class_weights=call.class_weights,
             coefficients=call.coefficients,
@@ -63,16 +62,16 @@ def _walk(call: Call, losses: Array, scale: Array | float | None, d: Array | Non
         if d is None:
             array_api.run(xp, rows, losses[start:stop])
         else:
-            matrix = _matrix(xp, d, place)
+            matrix = _matrix(d, place)
             array_api.run(xp, rows, losses[start:stop], array_api.of_rows(scale, start, stop), matrix)
             if not arrays.may_overlap(matrix, d):
-                d[place] = xp.reshape(matrix, d[place].shape)
+                d[place] = arrays.namespace(d).reshape(matrix, d[place].shape)
         start = stop
 
 
-def _matrix(xp: Namespace, x: Array, place: tuple[Any, ...]) -> Array:
+def _matrix(x: Array, place: tuple[Any, ...]) -> Array:
     part = x[place] if place else x
-    return part if part.ndim == 2 else xp.reshape(part, (math.prod(part.shape[:-1]), part.shape[-1]))
+    return part if part.ndim == 2 else arrays.namespace(x).reshape(part, (math.prod(part.shape[:-1]), part.shape[-1]))
 
 
 def _places(lead: tuple[int, ...], matrices: list[Array]) -> Iterator[tuple[Any, ...]]:

@@ -94,8 +94,11 @@ def cross_entropy(logits: Array, targets: Array, *, weights: Array | None = None
     array([4.1223073e-09, 4.0760595e-01], dtype=float32)
     """
     with arrays.quiet(logits):
-        call = prepare(logits, targets, weights=weights, **options)
-        return reduce(call, token_losses(call))
+        if is_followed(logits, targets, weights, options.get("class_weights")):
+            from xent import torch
+
+            return torch.followed_loss(logits, targets, weights=weights, **options)
+        return loss_of(prepare(logits, targets, weights=weights, **options))
 
 
 def cross_entropy_and_grad(
@@ -131,33 +134,53 @@ def cross_entropy_and_grad(
     0.6931471805599453 [[ 0.5 -0.5]]
     """
     with arrays.quiet(logits):
+        if "class_weights" in options:
+            options["class_weights"] = arrays.off_graph(options["class_weights"])
         call = prepare(
-            arrays.off_graph(logits), arrays.off_graph(targets), weights=arrays.off_graph(weights), **options
+            arrays.off_graph(logits),
+            arrays.off_graph(targets),
+            weights=arrays.off_graph(weights),
+            followed=arrays.is_traced(logits),
+            **options,
         )
         checks.gradient_of_loss(grad_output, logits, reduction.result_shape(call.reduction, call.lead))
         checks.output(out, logits)
         return loss_and_gradient(call, grad_output, out)
 
 
-def token_losses(call: Call) -> Array:
-    """The losses (N,) of a call's tokens, on the graph of the framework that differentiates or traces it."""
+def is_followed(*inputs: Array | None) -> bool:
+    """Whether torch differentiates with respect to any of the inputs of a call, or traces it."""
+    return arrays.is_torch(inputs[0]) and any(
+        arrays.requires_gradient(x) or arrays.is_traced(x) for x in inputs if arrays.is_torch(x)
+    )
+
+
+def loss_of(call: Call) -> Array:
+    """The loss of a call that torch does not follow."""
     if arrays.is_jax(call.logits):
         from xent import jax
 
-        return jax.losses(rows_of(call))
-    if _torch_follows(call):
-        from xent import torch
-
-        return torch.losses(call)
-    if arrays.is_lazy(call.logits):
-        return array_api.whole(call.xp, rows_of(call))
-    return flatten.walk(call)[0]
+        losses = jax.losses(rows_of(call))
+    elif arrays.is_lazy(call.logits):
+        losses = array_api.whole(call.xp, rows_of(call))
+    else:
+        losses = flatten.walk(call)[0]
+    return reduced(call, losses)
 
 
-def reduce(call: Call, losses: Array) -> Array:
+def reduced(call: Call, losses: Array) -> Array:
     """The loss of a call from its token losses (N,)."""
     xp = call.xp
-    return reduction.reduce(xp, xp.reshape(losses, call.lead), call.reduction, call.denominator)
+    losses = xp.reshape(losses, call.lead)
+    if _masks(call):
+        losses = xp.where(call.tokens.counted, losses, 0.0)
+    value = reduction.reduce(xp, losses, call.reduction, call.denominator, call.coefficients.limits)
+    return call.finished(value)
+
+
+def _masks(call: Call) -> bool:
+    """Whether tokens that do not count are still to be dropped: engines do it only with limits."""
+    return call.tokens.counted is not None and not call.coefficients.limits
 
 
 def loss_and_gradient(call: Call, grad_output: Array | float | None, out: Array | None) -> tuple[Array, Array]:
@@ -166,7 +189,10 @@ def loss_and_gradient(call: Call, grad_output: Array | float | None, out: Array 
     grad: Array | float = 1.0 if grad_output is None else grad_output
     if not arrays.is_array(grad) or isinstance(grad, np.generic):
         grad = float(grad)
-    scale = reduction.token_scale(xp, logits, call.lead, call.reduction, call.denominator, grad)
+    elif call.from_host:
+        grad = arrays.host_number(grad)
+    kept = call.tokens.counted if _masks(call) else None
+    scale = reduction.token_scale(xp, call.wide, call.lead, call.reduction, call.denominator, grad, kept)
     d: Array
     if arrays.is_jax(logits):
         from xent import jax
@@ -181,15 +207,7 @@ def loss_and_gradient(call: Call, grad_output: Array | float | None, out: Array 
     if out is not None and d is not out:
         out[...] = d
         d = out
-    return reduce(call, losses), d
-
-
-def _torch_follows(call: Call) -> bool:
-    """Whether torch is to differentiate the call with respect to any of its arrays, or traces it."""
-    if not arrays.is_torch(call.logits):
-        return False
-    inputs = (call.logits, call.targets, call.tokens.weight, call.class_weights)
-    return any(arrays.is_traced(x) or arrays.requires_gradient(x) for x in inputs if x is not None)
+    return reduced(call, losses), d
 
 
 def perplexity(loss: Array | float) -> Array | float:

@@ -6,8 +6,9 @@ loss = Σ_i loss_i / denominator        over all tokens (mean, sum) or over the 
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from xent.arrays import Array, Namespace, accurate_sum, cast, device, wide_float
+from xent.arrays import Array, Namespace, accurate_sum, cast, wide_float
 from xent.tokens import Tokens
 
 
@@ -18,15 +19,17 @@ def result_shape(reduction: str, tokens: tuple[int, ...]) -> tuple[int, ...]:
 
 def denominator_of(
     xp: Namespace,
-    like: Array,
+    place: Any,
+    wide: Any,
     tokens: Tokens,
     shape: tuple[int, ...],
     reduction: str,
     denominator: str | float | Array | None,
+    limits: bool,
 ) -> Array | float:
-    """What the sum is divided by: 1.0, a number, or an array that broadcasts to the loss; 1 where nothing counts.
+    """What the sum is divided by: 1.0, a number, or an array in the dtype `wide` that broadcasts to the loss.
 
-    like: the logits, for their device and widest float.
+    limits: where nothing counts it is 1, and without it NaN.
     """
     if reduction in ("none", "sum"):
         return 1.0
@@ -34,44 +37,62 @@ def denominator_of(
     if denominator is None or isinstance(denominator, str):
         terms = tokens.total if denominator is None else tokens.counted
         if terms is None:
-            return float(max(shape[-1] if axis else math.prod(shape), 1))
-        total = accurate_sum(xp, cast(xp, terms, wide_float(xp, like)), axis)
+            return float(shape[-1] if axis else math.prod(shape)) or (1.0 if limits else math.nan)
+        total = accurate_sum(xp, cast(xp, terms, wide), axis)
+        if not limits:
+            return xp.where(total == 0, xp.nan, total)
     else:
         if tokens.counted is None and not math.prod(shape):
             return 1.0
         if isinstance(denominator, (int, float)) or not hasattr(denominator, "dtype"):
-            total = xp.asarray(float(denominator), dtype=wide_float(xp, like), device=device(like))
+            total = xp.asarray(float(denominator), dtype=wide, device=place)
         else:
-            total = cast(xp, denominator, wide_float(xp, like))
+            total = cast(xp, denominator, wide)
     if tokens.counted is None:
         return total
     # Nothing counted: the sum is 0, and 0 divided by 1 keeps it so.
     return xp.where(xp.any(tokens.counted, axis=axis), total, xp.ones_like(total))
 
 
-def reduce(xp: Namespace, losses: Array, reduction: str, denominator: Array | float) -> Array:
-    """The reduced loss of token losses that have the shape of the targets."""
+def reduce(xp: Namespace, losses: Array, reduction: str, denominator: Array | float, limits: bool) -> Array:
+    """The reduced loss of token losses that have the shape of the targets.
+
+    limits: whether an empty sum divided by nothing is 0, not NaN.
+    """
     if reduction == "none":
         return losses
     terms = cast(xp, losses, wide_float(xp, losses))
     axis = -1 if reduction == "sequence" else None
-    if reduction != "sum":
-        # Divided before they are added: the sum of losses may be past the dtype where their mean is not.
-        terms = terms / (denominator if axis is None else _along_last_axis(denominator))
+    if reduction == "sum":
+        return cast(xp, accurate_sum(xp, terms, axis), losses.dtype)
+    if not limits:
+        return cast(xp, accurate_sum(xp, terms, axis) / denominator, losses.dtype)
+    # Divided before they are added: the sum of losses may be past the dtype where their mean is not.
+    terms = terms / (denominator if axis is None else _along_last_axis(denominator))
     return cast(xp, accurate_sum(xp, terms, axis), losses.dtype)
 
 
 def token_scale(
-    xp: Namespace, like: Array, shape: tuple[int, ...], reduction: str, denominator: Array | float, grad: Array | float
+    xp: Namespace,
+    wide: Any,
+    shape: tuple[int, ...],
+    reduction: str,
+    denominator: Array | float,
+    grad: Array | float,
+    kept: Array | None,
 ) -> Array | float:
-    """What multiplies a token's gradient: that of the loss over the denominator; a number, 0-d, or flat (N,)."""
-    if isinstance(grad, float) and isinstance(denominator, float):
+    """What multiplies a token's gradient: that of the loss over the denominator; a number, 0-d, or flat (N,).
+
+    kept: the only tokens that have a part in the loss, even in one that is divided by nothing; None for all.
+    """
+    if kept is None and isinstance(grad, float) and isinstance(denominator, float):
         return grad / denominator
-    wide = wide_float(xp, like)
     scale = (grad if isinstance(grad, float) else cast(xp, grad, wide)) / denominator
     if reduction == "sequence":
         scale = _along_last_axis(scale)
-    if reduction in ("none", "sequence") and not isinstance(scale, float):
+    if kept is not None:
+        scale = xp.where(kept, scale, xp.zeros_like(scale) if hasattr(scale, "dtype") else 0.0)
+    if kept is not None or (reduction in ("none", "sequence") and not isinstance(scale, float)):
         scale = xp.reshape(xp.broadcast_to(scale, shape), (-1,))
     return scale
 

@@ -16,18 +16,54 @@ from torch.nn import functional as F  # noqa: N812
 from xent import arrays, flatten
 from xent.calls import Call, prepare, rows_of
 from xent.engines import array_api
+from xent.functional import is_followed, loss_and_gradient, loss_of, reduced
 
 __all__ = ["CrossEntropyLoss", "cross_entropy"]
 
 
-def losses(call: Call) -> Tensor:
-    """The token losses (N,) of a call, differentiable any number of times, under every transformation of torch."""
-    soft = call.targets if call.soft else None
+def followed_loss(logits: Tensor, targets: Tensor, **options: Any) -> Tensor:
+    """The loss of `xent.cross_entropy` on the autograd graph, or inside a transformation."""
+    others = (targets, options.get("weights"), options.get("class_weights"))
+    plain = not arrays.is_traced(logits) and arrays.is_host_memory(logits)
+    plain = plain and torch.autograd.forward_ad._current_level < 0
+    if plain and not any(arrays.is_traced(x) or arrays.requires_gradient(x) for x in others if x is not None):
+        result: Tensor = _HostLoss.apply(logits, targets, options)  # type: ignore[no-untyped-call]
+        return result
+    return _general_loss(logits, targets, options)
+
+
+def _general_loss(logits: Tensor, targets: Tensor, options: dict[str, Any]) -> Tensor:
+    call = prepare(logits, targets, followed=True, **options)
     function = _Losses if torch.compiler.is_compiling() else _ForwardLosses
-    result: Tensor = function.apply(  # type: ignore[no-untyped-call]
-        call.logits, soft, call.tokens.weight, call.class_weights, call.tokens.index, call
+    losses = function.apply(  # type: ignore[no-untyped-call]
+        call.logits, call.targets, call.tokens.weight, call.class_weights, call.tokens.index, call.without_arrays()
     )
+    result: Tensor = reduced(call, losses)
     return result
+
+
+class _HostLoss(torch.autograd.Function):
+    """The whole loss of plain tensors in host memory, differentiated with respect to the logits alone."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, options: dict[str, Any]) -> Tensor:
+        call = prepare(logits.detach(), targets, **options)
+        ctx.save_for_backward(logits, targets)
+        ctx.options = options
+        ctx.call = call.without_logits()
+        result: Tensor = loss_of(call)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        logits, targets = ctx.saved_tensors
+        if torch.is_grad_enabled() or arrays.is_traced(grad):
+            # Someone wants to differentiate the gradient: only the general function has one that can be.
+            with torch.enable_grad():
+                loss = _general_loss(logits, targets, ctx.options)
+            return *torch.autograd.grad(loss, logits, grad, create_graph=torch.is_grad_enabled()), None, None
+        call = ctx.call.with_logits(logits.detach(), targets)
+        return loss_and_gradient(call, grad, None)[1], None, None
 
 
 class _Losses(torch.autograd.Function):
@@ -93,7 +129,7 @@ def _is_traced(call: Call) -> bool:
 
 def _as_formula(call: Call, places: list[int]) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
     """The losses as a plain function of soft targets (0), weights (1) or class weights (2); and those of the call."""
-    others = [call.targets if call.soft else None, call.tokens.weight, call.class_weights]
+    others = [call.targets, call.tokens.weight, call.class_weights]
 
     def formula(*values: Tensor) -> Tensor:
         soft, weight, class_weights = (values[places.index(i)] if i in places else others[i] for i in range(3))
@@ -174,30 +210,20 @@ def cross_entropy(
     dtype = torch.float32 if torch.is_autocast_enabled(input.device.type) else input.dtype
     soft = target.is_floating_point()
     classes_last = input.movedim(1, -1) if input.ndim > 2 else input
-    call = prepare(
-        classes_last,
-        target.movedim(1, -1) if soft and target.ndim > 2 else target,
-        class_weights=weight,
-        ignore_index=None if soft else ignore_index,
-        label_smoothing=label_smoothing,
-        smoothing="uniform",
-        limits=False,
-    )
-    found = losses(call).reshape(call.lead)
-    counted = call.tokens.counted
-    if counted is not None:
-        found = torch.where(counted, found, 0.0)
-    if reduction == "none":
-        return found.to(dtype)
-    value = arrays.accurate_sum(call.xp, found, None)
-    if reduction == "mean" and soft:
-        value = value / found.numel()
-    elif reduction == "mean":
-        total = arrays.accurate_sum(call.xp, call.tokens.total, None)
-        # PyTorch divides the target's terms and the smoothed ones apart: 0/0 among them makes the mean NaN.
-        value = torch.where(total == 0, torch.nan, value / total)
-    result: Tensor = value.to(dtype)
-    return result
+    targets = target.movedim(1, -1) if soft and target.ndim > 2 else target
+    options: dict[str, Any] = {
+        "class_weights": weight,
+        "ignore_index": None if soft else ignore_index,
+        "reduction": reduction,
+        "label_smoothing": label_smoothing,
+        "smoothing": "uniform",
+        "limits": False,
+    }
+    if is_followed(input, target, weight):
+        result = followed_loss(classes_last, targets, **options)
+    else:
+        result = loss_of(prepare(classes_last, targets, **options))
+    return result.to(dtype)
 
 
 def _is_served(

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from xent import statistics
+from xent import arrays, statistics
 from xent.arrays import (
     Array,
     Namespace,
@@ -21,7 +21,6 @@ from xent.arrays import (
     dtype_name,
     host_bits,
     host_view,
-    is_host_memory,
     namespace,
     on_gpu,
 )
@@ -59,7 +58,7 @@ def _widened(xp: Namespace, rows: Rows) -> Rows:
 
 def run(xp: Namespace, rows: Rows, losses: Array, scale: Array | float = 1.0, out: Array | None = None) -> None:
     """Write the losses (N,) of rows in eager memory into `losses`, and with `out` (N, V) their gradient into it."""
-    if not is_host_memory(rows.logits):
+    if not arrays.is_host_memory(rows.logits):
         _walk_device(xp, rows, losses, scale, out)
         return
     _walk_host(
