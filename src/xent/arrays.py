@@ -244,15 +244,8 @@ def clear_rows(xp: Namespace, x: Array, rows: Array, out: Array | None) -> Array
     return out
 
 
-# XLA sums a row from left to right in a few lanes; runs of this length keep its rounding within a few eps.
+# Terms of a sum without float64: runs of this length keep the rounding of a sum in parts to a few eps.
 _RUN = 64
-
-
-def sum_rows(xp: Namespace, x: Array) -> Array:
-    """Σ_j x_ij with the rounding of a pairwise sum, whatever the library's own summation."""
-    if not is_jax(x):
-        return xp.sum(x, axis=1)
-    return _sum_in_runs(xp, x)
 
 
 def _sum_in_runs(xp: Namespace, x: Array) -> Array:

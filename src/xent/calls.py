@@ -132,7 +132,7 @@ def prepare(
             ignore_index=ignore_index,
             weights=weights,
             class_weights=class_weights,
-            smoothed=label_smoothing > 0 or not limits,
+            limits=limits,
             check=bool(check_targets) and arrays.is_readable(targets),
             dtype=compute,
         )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, TypedDict, Unpack
+from typing import Literal, TypeAlias, TypedDict
 
 import numpy as np
 
-from xent import arrays, checks, flatten, reduction
+from xent import arrays, checks, flatten
+from xent import reduction as reductions
 from xent.arrays import Array
 from xent.calls import Call, prepare, rows_of
 from xent.engines import array_api
 
 Reduction: TypeAlias = Literal["mean", "sum", "none", "sequence"]
+Smoothing: TypeAlias = Literal["others", "uniform"]
+Algorithm: TypeAlias = Literal["stable", "explicit"]
+Denominator: TypeAlias = str | float | Array | None
 
 
 class Options(TypedDict, total=False):
@@ -21,15 +25,30 @@ class Options(TypedDict, total=False):
     ignore_index: int | None
     reduction: Reduction
     label_smoothing: float
-    smoothing: Literal["others", "uniform"]
+    smoothing: Smoothing
     z_loss: float
-    denominator: str | float | Array | None
-    algorithm: Literal["stable", "explicit"]
+    denominator: Denominator
+    algorithm: Algorithm
     check_targets: bool
     engine: str
 
 
-def cross_entropy(logits: Array, targets: Array, *, weights: Array | None = None, **options: Unpack[Options]) -> Array:
+def cross_entropy(
+    logits: Array,
+    targets: Array,
+    *,
+    weights: Array | None = None,
+    class_weights: Array | None = None,
+    ignore_index: int | None = None,
+    reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
+    smoothing: Smoothing = "others",
+    z_loss: float = 0.0,
+    denominator: Denominator = None,
+    algorithm: Algorithm = "stable",
+    check_targets: bool = True,
+    engine: str = "auto",
+) -> Array:
     r"""The cross-entropy of logits with targets.
 
     .. math:: loss_i = \log \sum_j \exp x_{ij} - x_{i t_i}
@@ -90,11 +109,25 @@ def cross_entropy(logits: Array, targets: Array, *, weights: Array | None = None
     --------
     >>> import numpy as np
     >>> logits = np.array([[20.0, 0.0, 0.0], [0.0, 1.0, 2.0]], dtype=np.float32)
-    >>> cross_entropy(logits, np.array([0, 2]), reduction="none")
-    array([4.1223073e-09, 4.0760595e-01], dtype=float32)
+    >>> for loss in cross_entropy(logits, np.array([0, 2]), reduction="none"):
+    ...     print(f"{loss:.5g}")
+    4.1223e-09
+    0.40761
     """
+    options: Options = {
+        "class_weights": class_weights,
+        "ignore_index": ignore_index,
+        "reduction": reduction,
+        "label_smoothing": label_smoothing,
+        "smoothing": smoothing,
+        "z_loss": z_loss,
+        "denominator": denominator,
+        "algorithm": algorithm,
+        "check_targets": check_targets,
+        "engine": engine,
+    }
     with arrays.quiet(logits):
-        if is_followed(logits, targets, weights, options.get("class_weights")):
+        if is_followed(logits, targets, weights, class_weights):
             from xent import torch
 
             return torch.followed_loss(logits, targets, weights=weights, **options)
@@ -108,7 +141,16 @@ def cross_entropy_and_grad(
     grad_output: Array | float | None = None,
     *,
     weights: Array | None = None,
-    **options: Unpack[Options],
+    class_weights: Array | None = None,
+    ignore_index: int | None = None,
+    reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
+    smoothing: Smoothing = "others",
+    z_loss: float = 0.0,
+    denominator: Denominator = None,
+    algorithm: Algorithm = "stable",
+    check_targets: bool = True,
+    engine: str = "auto",
 ) -> tuple[Array, Array]:
     """The loss and its gradient with respect to the logits, in one pass, outside any framework's graph.
 
@@ -133,9 +175,19 @@ def cross_entropy_and_grad(
     >>> print(loss, d_logits)
     0.6931471805599453 [[ 0.5 -0.5]]
     """
+    options: Options = {
+        "class_weights": arrays.off_graph(class_weights),
+        "ignore_index": ignore_index,
+        "reduction": reduction,
+        "label_smoothing": label_smoothing,
+        "smoothing": smoothing,
+        "z_loss": z_loss,
+        "denominator": denominator,
+        "algorithm": algorithm,
+        "check_targets": check_targets,
+        "engine": engine,
+    }
     with arrays.quiet(logits):
-        if "class_weights" in options:
-            options["class_weights"] = arrays.off_graph(options["class_weights"])
         call = prepare(
             arrays.off_graph(logits),
             arrays.off_graph(targets),
@@ -143,7 +195,7 @@ def cross_entropy_and_grad(
             followed=arrays.is_traced(logits),
             **options,
         )
-        checks.gradient_of_loss(grad_output, logits, reduction.result_shape(call.reduction, call.lead))
+        checks.gradient_of_loss(grad_output, logits, reductions.result_shape(call.reduction, call.lead))
         checks.output(out, logits)
         return loss_and_gradient(call, grad_output, out)
 
@@ -174,7 +226,7 @@ def reduced(call: Call, losses: Array) -> Array:
     losses = xp.reshape(losses, call.lead)
     if _masks(call):
         losses = xp.where(call.tokens.counted, losses, 0.0)
-    value = reduction.reduce(xp, losses, call.reduction, call.denominator, call.coefficients.limits)
+    value = reductions.reduce(xp, losses, call.reduction, call.denominator, call.coefficients.limits)
     return call.finished(value)
 
 
@@ -192,7 +244,7 @@ def loss_and_gradient(call: Call, grad_output: Array | float | None, out: Array 
     elif call.from_host:
         grad = arrays.host_number(grad)
     kept = call.tokens.counted if _masks(call) else None
-    scale = reduction.token_scale(xp, call.wide, call.lead, call.reduction, call.denominator, grad, kept)
+    scale = reductions.token_scale(xp, call.wide, call.lead, call.reduction, call.denominator, grad, kept)
     d: Array
     if arrays.is_jax(logits):
         from xent import jax

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from xent.arrays import Array, Namespace, cast, log1p_sum, pick, stop_gradient, sum_rows
+from xent.arrays import Array, Namespace, cast, log1p_sum, pick, stop_gradient
 from xent.statistics import Masses, RowStatistics
 
 
@@ -97,15 +97,15 @@ def soft_masses(xp: Namespace, x: Array, q: Array, class_weights: Array | None, 
         possible = xp.ones_like(x)
         if coefficients.limits:
             possible = xp.where(x == -xp.inf, 0.0, possible)
-        count = sum_rows(xp, possible)[:, None]
+        count = xp.sum(possible, axis=1)[:, None]
         an_even_share = coefficients.spread * possible / xp.where(count == 0, 1.0, count)
         if coefficients.share:
             shared = an_even_share
         else:
             # A class that can occur shares with the n − 1 others that can (with none, there is nobody to share with);
             # one that cannot, with all n.
-            held = sum_rows(xp, q * possible)[:, None]
-            lost = sum_rows(xp, q * (1.0 - possible))[:, None]
+            held = xp.sum(q * possible, axis=1)[:, None]
+            lost = xp.sum(q * (1.0 - possible), axis=1)[:, None]
             single = count <= 1
             others = xp.where(single, 0.0, coefficients.spread / xp.where(single, 1.0, count - 1.0))
             shared = possible * others * (held - q) + an_even_share * lost

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from xent.arrays import Array, Namespace, exp, pick, power_of_two_below, put, stop_gradient, subtract, sum_rows
+from xent.arrays import Array, Namespace, exp, pick, power_of_two_below, put, stop_gradient, subtract
 
 
 class Spread(NamedTuple):
@@ -78,7 +78,7 @@ def of_rows(
     spread = None if masses is None else _spread(xp, x, centre, t, held, masses, unit)
     e = exp(xp, subtract(xp, x, centre[:, None], out), out)
     e = _without_target(xp, e, t, held, out)
-    return RowStatistics(maximum, sum_rows(xp, e), target, spread), e
+    return RowStatistics(maximum, xp.sum(e, axis=1), target, spread), e
 
 
 def merge(xp: Namespace, pieces: list[RowStatistics], unit: float = 1.0) -> RowStatistics:
@@ -127,7 +127,7 @@ def _spread(
         deficit = xp.where(impossible & (weighed == 0), 0.0, deficit)
         counted = xp.where(impossible, 0.0, counted)
     terms = weighed * deficit
-    return Spread(*(sum_rows(xp, _without_target(xp, a, t, held, None)) for a in (counted, weighed, terms)))
+    return Spread(*(xp.sum(_without_target(xp, a, t, held, None), axis=1) for a in (counted, weighed, terms)))
 
 
 def _without_target(xp: Namespace, a: Array, t: Array, held: Array | None, out: Array | None) -> Array:

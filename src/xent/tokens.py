@@ -1,6 +1,7 @@
 """Which tokens count and for how much: ignored targets, token weights and the class weights of targets. Pure array API.
 
-A token counts unless its target is ignored or its weight is 0. What does not count is zero in the loss and in the
+A token counts unless its target is ignored or its weight is 0; its weight is its token weight times the class weight of
+its hard target. What does not count is zero in the loss and in the
 gradient whatever its logits hold, and it is no part of a denominator.
 """
 
@@ -8,8 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from xent import checks
-from xent.arrays import Array, Namespace, cast, device, dtype_name, wide_integer
+from xent.arrays import Array, Namespace, cast, device, dtype_name, is_jax, namespace, wide_integer
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +40,17 @@ def of_targets(
     ignore_index: int | None,
     weights: Array | None,
     class_weights: Array | None,
-    smoothed: bool,
+    limits: bool,
     check: bool,
     dtype: object,
 ) -> Tokens:
     """The tokens of hard targets. `check`: IndexError for one outside the vocabulary; without it, its row is NaN."""
-    t = _widened(xp, targets, vocabulary, ignore_index)
-    outside = (t < 0) | (t >= vocabulary)
-    kept = None if ignore_index is None else t != ignore_index
-    bad = outside if kept is None else outside & kept
     if check:
-        checks.targets_in_range(xp, targets, bad, vocabulary, ignore_index)
+        # A jitted function's closure is as readable as ever, but nothing that JAX computes from it there is.
+        seen = np.asarray(targets) if is_jax(targets) else targets
+        bad = _kinds(namespace(seen), seen, vocabulary, ignore_index)[3]
+        checks.targets_in_range(namespace(seen), seen, bad, vocabulary, ignore_index)
+    t, outside, kept, bad = _kinds(xp, targets, vocabulary, ignore_index)
     if kept is not None or not check:
         t = xp.where(outside if kept is None else outside | ~kept, xp.zeros_like(t), t)
     weight = None if weights is None else xp.broadcast_to(cast(xp, weights, dtype), targets.shape)
@@ -57,7 +60,7 @@ def of_targets(
     own = None
     if class_weights is not None:
         own = xp.reshape(xp.take(class_weights, xp.reshape(t, (-1,)), axis=0), targets.shape)
-        if not smoothed:
+        if limits:
             counted = _both(counted, own != 0)
     if counted is not None:
         one = xp.ones(targets.shape, dtype=dtype, device=device(targets)) if weight is None else weight
@@ -81,6 +84,18 @@ def of_soft_targets(xp: Namespace, shape: tuple[int, ...], weights: Array | None
 
 def _both(a: Array | None, b: Array) -> Array:
     return b if a is None else a & b
+
+
+def _kinds(
+    xp: Namespace, targets: Array, vocabulary: int, ignore_index: int | None
+) -> tuple[Array, Array, Array | None, Array]:
+    """Targets in the widest integer, and which are outside the vocabulary, which not ignored, which outside and not."""
+    t = _widened(xp, targets, vocabulary, ignore_index)
+    outside = (t < 0) | (t >= vocabulary)
+    if ignore_index is None:
+        return t, outside, None, outside
+    kept = t != ignore_index
+    return t, outside, kept, outside & kept
 
 
 def _widened(xp: Namespace, targets: Array, vocabulary: int, ignore_index: int | None) -> Array:
