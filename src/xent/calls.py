@@ -119,41 +119,42 @@ def prepare(
         xp, place = arrays.HOST, "cpu"
     else:
         index, xp, place = targets, arrays.namespace(logits), arrays.device(logits)
-    compute, wide = arrays.compute_dtype(xp, dtype), arrays.wide_float(xp, logits)
-    if class_weights is not None:
-        class_weights = cast(xp, class_weights, compute)
-    if soft:
-        counted = tokens.of_soft_targets(xp, lead, weights, compute)
-    else:
-        counted = tokens.of_targets(
-            xp,
-            index,
-            shape[-1],
-            ignore_index=ignore_index,
-            weights=weights,
+    with arrays.quiet(xp):
+        compute, wide = arrays.compute_dtype(xp, dtype), arrays.wide_float(xp, logits)
+        if class_weights is not None:
+            class_weights = cast(xp, class_weights, compute)
+        if soft:
+            counted = tokens.of_soft_targets(xp, lead, weights, compute)
+        else:
+            counted = tokens.of_targets(
+                xp,
+                index,
+                shape[-1],
+                ignore_index=ignore_index,
+                weights=weights,
+                class_weights=class_weights,
+                limits=limits,
+                check=bool(check_targets) and arrays.is_readable(targets),
+                dtype=compute,
+            )
+        return Call(
+            xp=xp,
+            place=place,
+            wide=wide,
+            from_host=from_host,
+            logits=logits,
+            targets=targets if soft else None,
+            soft=soft,
+            shape=shape,
+            dtype=dtype,
+            tokens=counted,
             class_weights=class_weights,
-            limits=limits,
-            check=bool(check_targets) and arrays.is_readable(targets),
-            dtype=compute,
+            coefficients=Coefficients.of(
+                label_smoothing=label_smoothing, smoothing=smoothing, z_loss=z_loss, algorithm=algorithm, limits=limits
+            ),
+            reduction=reduction,
+            denominator=denominator_of(xp, place, wide, counted, lead, reduction, denominator, limits),
         )
-    return Call(
-        xp=xp,
-        place=place,
-        wide=wide,
-        from_host=from_host,
-        logits=logits,
-        targets=targets if soft else None,
-        soft=soft,
-        shape=shape,
-        dtype=dtype,
-        tokens=counted,
-        class_weights=class_weights,
-        coefficients=Coefficients.of(
-            label_smoothing=label_smoothing, smoothing=smoothing, z_loss=z_loss, algorithm=algorithm, limits=limits
-        ),
-        reduction=reduction,
-        denominator=denominator_of(xp, place, wide, counted, lead, reduction, denominator, limits),
-    )
 
 
 def rows_of(call: Call) -> Rows:

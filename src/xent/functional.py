@@ -126,12 +126,11 @@ def cross_entropy(
         "check_targets": check_targets,
         "engine": engine,
     }
-    with arrays.quiet(logits):
-        if is_followed(logits, targets, weights, class_weights):
-            from xent import torch
+    if is_followed(logits, targets, weights, class_weights):
+        from xent import torch
 
-            return torch.followed_loss(logits, targets, weights=weights, **options)
-        return loss_of(prepare(logits, targets, weights=weights, **options))
+        return torch.followed_loss(logits, targets, weights=weights, **options)
+    return loss_of(prepare(logits, targets, weights=weights, **options))
 
 
 def cross_entropy_and_grad(
@@ -187,17 +186,16 @@ def cross_entropy_and_grad(
         "check_targets": check_targets,
         "engine": engine,
     }
-    with arrays.quiet(logits):
-        call = prepare(
-            arrays.off_graph(logits),
-            arrays.off_graph(targets),
-            weights=arrays.off_graph(weights),
-            followed=arrays.is_traced(logits),
-            **options,
-        )
-        checks.gradient_of_loss(grad_output, logits, reductions.result_shape(call.reduction, call.lead))
-        checks.output(out, logits)
-        return loss_and_gradient(call, grad_output, out)
+    call = prepare(
+        arrays.off_graph(logits),
+        arrays.off_graph(targets),
+        weights=arrays.off_graph(weights),
+        followed=arrays.is_traced(logits),
+        **options,
+    )
+    checks.gradient_of_loss(grad_output, logits, reductions.result_shape(call.reduction, call.lead))
+    checks.output(out, logits)
+    return loss_and_gradient(call, grad_output, out)
 
 
 def is_followed(*inputs: Array | None) -> bool:
@@ -209,15 +207,18 @@ def is_followed(*inputs: Array | None) -> bool:
 
 def loss_of(call: Call) -> Array:
     """The loss of a call that torch does not follow."""
+    with arrays.quiet(call.xp):
+        return reduced(call, _token_losses(call))
+
+
+def _token_losses(call: Call) -> Array:
     if arrays.is_jax(call.logits):
         from xent import jax
 
-        losses = jax.losses(rows_of(call))
-    elif arrays.is_lazy(call.logits):
-        losses = array_api.whole(call.xp, rows_of(call))
-    else:
-        losses = flatten.walk(call)[0]
-    return reduced(call, losses)
+        return jax.losses(rows_of(call))
+    if arrays.is_lazy(call.logits):
+        return array_api.whole(call.xp, rows_of(call))
+    return flatten.walk(call)[0]
 
 
 def reduced(call: Call, losses: Array) -> Array:
@@ -237,6 +238,11 @@ def _masks(call: Call) -> bool:
 
 def loss_and_gradient(call: Call, grad_output: Array | float | None, out: Array | None) -> tuple[Array, Array]:
     """The loss of a call and its gradient."""
+    with arrays.quiet(call.xp):
+        return _loss_and_gradient(call, grad_output, out)
+
+
+def _loss_and_gradient(call: Call, grad_output: Array | float | None, out: Array | None) -> tuple[Array, Array]:
     xp, logits = call.xp, call.logits
     grad: Array | float = 1.0 if grad_output is None else grad_output
     if not arrays.is_array(grad) or isinstance(grad, np.generic):

@@ -127,6 +127,9 @@ def _spread(
         deficit = xp.where(impossible & (weighed == 0), 0.0, deficit)
         counted = xp.where(impossible, 0.0, counted)
     terms = weighed * deficit
+    if not masses.limits:
+        # An infinite mass at the maximum: it counts in the mass, which multiplies log Z.
+        terms = xp.where(deficit == 0, 0.0, terms)
     return Spread(*(xp.sum(_without_target(xp, a, t, held, None), axis=1) for a in (counted, weighed, terms)))
 
 

@@ -207,7 +207,8 @@ def cross_entropy(
         return F.cross_entropy(
             input, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
         )
-    dtype = torch.float32 if torch.is_autocast_enabled(input.device.type) else input.dtype
+    widened = torch.is_autocast_enabled(input.device.type) and input.dtype.itemsize == 2
+    dtype = torch.float32 if widened else input.dtype
     soft = target.is_floating_point()
     classes_last = input.movedim(1, -1) if input.ndim > 2 else input
     targets = target.movedim(1, -1) if soft and target.ndim > 2 else target

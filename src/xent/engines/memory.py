@@ -32,6 +32,9 @@ class Memory(NamedTuple):
             return part
         part = self.data[rows, columns]
         if self.bits:
+            if scratch.dtype != np.float32:
+                scratch[...] = np.left_shift(part.astype(np.uint32), 16).view(np.float32)
+                return scratch
             words = scratch.view(np.uint32)
             words[...] = part
             np.left_shift(words, 16, out=words)
