@@ -18,7 +18,7 @@ demo: .venv/installed  ## train a language model with the same loss on every ins
 	$(BIN)/xent train
 
 test: .venv/installed  ## the package's own tests, the conformance suite on every backend, the examples in the docs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: .venv/installed  ## style, types
 	$(BIN)/ruff check .

@@ -207,8 +207,18 @@ def is_followed(*inputs: Array | None) -> bool:
 
 def loss_of(call: Call) -> Array:
     """The loss of a call that torch does not follow."""
+    if 0 in call.lead:
+        return _loss_of_nothing(call)
     with arrays.quiet(call.xp):
         return reduced(call, _token_losses(call))
+
+
+def _loss_of_nothing(call: Call) -> Array:
+    """The loss of no tokens; not every library reshapes or reduces an array without elements."""
+    shape = reductions.result_shape(call.reduction, call.lead)
+    dtype = arrays.compute_dtype(call.xp, call.dtype)
+    empty_mean = call.reduction == "mean" and not call.coefficients.limits
+    return call.finished(call.xp.full(shape, call.xp.nan if empty_mean else 0.0, dtype=dtype, device=call.place))
 
 
 def _token_losses(call: Call) -> Array:
@@ -238,6 +248,8 @@ def _masks(call: Call) -> bool:
 
 def loss_and_gradient(call: Call, grad_output: Array | float | None, out: Array | None) -> tuple[Array, Array]:
     """The loss of a call and its gradient."""
+    if 0 in call.lead:
+        return _loss_of_nothing(call), arrays.new_like(call.logits) if out is None else out
     with arrays.quiet(call.xp):
         return _loss_and_gradient(call, grad_output, out)
 

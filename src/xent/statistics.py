@@ -105,9 +105,9 @@ def merge(xp: Namespace, pieces: list[RowStatistics], unit: float = 1.0) -> RowS
         Spread(
             count=sum(spread.count for spread, _, _ in spreads if spread),
             mass=sum(spread.mass for spread, _, _ in spreads if spread),
+            # An empty piece has no mass, or a deficit that is infinite already.
             deficit=sum(
-                spread.deficit
-                + xp.where(nothing, maximum * unit * spread.mass, spread.mass * (maximum * unit - own * unit))
+                spread.deficit + xp.where(nothing, 0.0, spread.mass * (maximum * unit - own * unit))
                 for spread, own, nothing in spreads
                 if spread
             ),

@@ -59,7 +59,8 @@ def of_targets(
         counted = _both(counted, weight != 0)
     own = None
     if class_weights is not None:
-        own = xp.reshape(xp.take(class_weights, xp.reshape(t, (-1,)), axis=0), targets.shape)
+        flat = xp.reshape(t, (-1,)) if t.ndim != 1 else t
+        own = xp.reshape(xp.take(class_weights, flat, axis=0), targets.shape)
         if limits:
             counted = _both(counted, own != 0)
     if counted is not None:

@@ -1,0 +1,122 @@
+"""The places: the cells of the matrix backend x dtype x mode, in which tests run.
+
+    place.round(values)                     the values after rounding to the place's dtype, as float64 NumPy
+    place.put(values, dtype=None)           a NumPy array as the backend's array, laid out as the mode says
+    place.call(function, logits, targets, **options)      NumPy arrays in, called in the mode, the backend's arrays out
+    place.evaluate(function, logits, targets, **options)  the same, read back as NumPy
+    place.to_numpy(array), place.dtype, place.compute_dtype, place.mode, place.backend, place.can_raise
+
+`call` gives logits and soft targets the place's dtype, other floats the compute dtype; integers keep their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from conformance.backends import BACKENDS, FLOATS, HALF, Backend, Mode
+
+
+@dataclass(frozen=True)
+class Place:
+    """One cell of the matrix: a backend, the dtype of the logits, and the mode."""
+
+    backend: Backend = field(repr=False)
+    dtype: str
+    mode: Mode
+
+    def __str__(self) -> str:
+        """The name of the place in the names of its tests."""
+        return f"{self.backend.name}-{self.dtype}-{self.mode.value}"
+
+    @property
+    def compute_dtype(self) -> str:
+        """The dtype of the arithmetic and of the loss (clause A1)."""
+        return "float32" if self.dtype in HALF else self.dtype
+
+    @property
+    def can_raise(self) -> bool:
+        """Whether values can be looked at during the call (clause A4)."""
+        return self.mode not in (Mode.TRACED, Mode.LAZY)
+
+    def put(self, values: Any, dtype: str | None = None) -> Any:
+        values = np.asarray(values)
+        return self.backend.lay_out(self.backend.asarray(values, dtype or str(values.dtype)), self.mode)
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        return self.backend.to_numpy(array)
+
+    def round(self, values: Any) -> np.ndarray:
+        return self.to_numpy(self.backend.asarray(np.asarray(values), self.dtype)).astype(np.float64)
+
+    def call(self, function: Any, logits: np.ndarray, targets: np.ndarray, **options: Any) -> Any:
+        """Put the NumPy arrays among the arguments and call in the mode. `out` passes as it is."""
+        arrays = {"logits": self.put(logits, self.dtype), "targets": self._put_targets(targets)}
+        plain = {}
+        for name, value in options.items():
+            if isinstance(value, np.ndarray) and name != "out":
+                arrays[name] = self.put(value, self.compute_dtype if value.dtype.kind == "f" else None)
+            else:
+                plain[name] = value
+        if self.mode is Mode.BROADCAST:
+            return self._call_twice(function, arrays, plain, np.ndim(logits) - 1)
+        if self.mode is Mode.TRACED:
+            return self.backend.trace(partial(_with_named, function, plain))(arrays)
+        with self.backend.during_call():
+            return _with_named(function, plain, arrays)
+
+    def evaluate(self, function: Any, logits: np.ndarray, targets: np.ndarray, **options: Any) -> Any:
+        result = self.call(function, logits, targets, **options)
+        parts = result if isinstance(result, tuple) else (result,)
+        for part in parts:
+            assert self.backend.owns(part), f"{type(part)} came back, not an array of {self}"
+        values = tuple(self.to_numpy(part) for part in parts)
+        return values if isinstance(result, tuple) else values[0]
+
+    def _put_targets(self, targets):
+        targets = np.asarray(targets)
+        return self.put(targets, self.dtype if targets.dtype.kind == "f" else None)
+
+    def _call_twice(self, function, arrays, plain, token_axes):
+        assert plain.get("reduction") == "none", "doubling the tokens changes every other reduction"
+        per_token = {
+            name: self.backend.twice(array) if name in ("logits", "targets") or array.ndim == token_axes else array
+            for name, array in arrays.items()
+            if name != "class_weights"
+        }
+        shared = {name: array for name, array in arrays.items() if name == "class_weights"}
+        result = _with_named(function, plain, per_token | shared)
+        parts = result if isinstance(result, tuple) else (result,)
+        for part in parts:
+            first, second = self.to_numpy(part)
+            np.testing.assert_array_equal(first, second, err_msg="equal rows of a stride-0 input differ")
+        return tuple(part[0, ...] for part in parts) if isinstance(result, tuple) else result[0, ...]
+
+
+def places(backends: list[Backend], marker: dict[str, Any] | None = None) -> list[Place]:
+    """The matrix, narrowed by the arguments of a `places` marker: dtypes, modes, backends (names), sparse.
+
+    `sparse=True` keeps every dtype in each backend's first mode and its other modes in float32, for tests that are not
+    about how the two meet; a slow backend keeps float32 alone.
+    """
+    marker = marker or {}
+    unknown = marker.keys() - {"dtypes", "modes", "backends", "sparse"}
+    assert not unknown, f"the places marker has no {unknown}"
+    return [
+        Place(backend, dtype, mode)
+        for backend in backends
+        for dtype in backend.dtypes
+        for mode in backend.modes
+        if dtype in marker.get("dtypes", FLOATS)
+        and mode in marker.get("modes", Mode)
+        and backend.name in marker.get("backends", BACKENDS)
+        and (not marker.get("sparse") or dtype == "float32" or (mode is backend.modes[0] and not backend.slow))
+    ]
+
+
+def _with_named(function, plain, arrays):
+    arrays = dict(arrays)
+    return function(arrays.pop("logits"), arrays.pop("targets"), **arrays, **plain)

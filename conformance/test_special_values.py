@@ -1,0 +1,234 @@
+"""Clauses S1 to S6: infinities, NaN, ignored tokens, one class and none."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from conformance import agree, cases, oracle, units
+from conformance.backends import NOT_DOUBLED
+
+CLASS_WEIGHTS = np.array([1.0, 0.5, 2.0, 0.25])
+OPTIONS = {
+    "plain": {},
+    "others": {"label_smoothing": 0.125},
+    "uniform": {"label_smoothing": 0.125, "smoothing": "uniform"},
+    "z-loss": {"z_loss": 0.0625},
+    "class weights": {"class_weights": CLASS_WEIGHTS},
+    "all": {"label_smoothing": 0.125, "z_loss": 0.0625, "class_weights": CLASS_WEIGHTS},
+    "explicit": {"algorithm": "explicit"},
+}
+STABLE = {name: options for name, options in OPTIONS.items() if name != "explicit"}
+WIDE = 4
+SOME = np.array([0.5, -1.0, 2.0, 1.25])
+
+
+def _with_special(kinds, positions=range(1, WIDE + 1)):
+    """Every choice of positions for every special value and every target; every second row is an ordinary one."""
+    rows, targets = [], []
+    for kind in kinds:
+        for count in positions:
+            for chosen in itertools.combinations(range(WIDE), count):
+                for target in range(WIDE):
+                    row = SOME.copy()
+                    row[list(chosen)] = kind
+                    rows += [row, np.roll(SOME, target)]
+                    targets += [target, (target + 1) % WIDE]
+    return np.array(rows), np.array(targets)
+
+
+@pytest.mark.clause("S1")
+@pytest.mark.places(sparse=True)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("ignored", [-100, 2, "weight"], ids=str)
+def test_S1_ignored_tokens_are_zero_whatever_they_hold(place, subject, options, ignored):
+    logits, targets = _with_special([np.nan, np.inf, -np.inf], positions=(1, 3, 4))
+    weights = np.ones(len(targets))
+    if ignored == "weight":
+        weights[::2] = 0.0
+        options = {**options, "weights": weights}
+    else:
+        targets = np.where(np.arange(len(targets)) % 2 == 0, ignored, np.where(targets == ignored, 1, targets))
+        options = {**options, "ignore_index": ignored}
+    loss, d_logits = agree.with_oracle(place, subject, logits, targets, reduction="none", **options)
+    assert (loss[::2] == 0).all()
+    assert (d_logits[::2] == 0).all()
+
+
+@pytest.mark.clause("S1")
+@pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "sequence"])
+def test_S1_ignored_tokens_leave_reductions_clean(place, subject, reduction):
+    logits, targets = _with_special([np.nan, np.inf, -np.inf], positions=(1, 4))
+    targets[::2] = -100
+    length = len(targets) // 2
+    agree.with_oracle(
+        place,
+        subject,
+        logits.reshape(2, length, WIDE),
+        targets.reshape(2, length),
+        reduction=reduction,
+        ignore_index=-100,
+    )
+
+
+@pytest.mark.clause("S1")
+@pytest.mark.places(sparse=True)
+def test_S1_a_class_of_weight_zero_is_not_counted(place, subject):
+    logits, targets = _with_special([np.nan, np.inf], positions=(1,))
+    targets = np.where(np.arange(len(targets)) % 2 == 0, 1, 2)
+    class_weights = np.array([1.0, 0.0, 2.0, 0.5])
+    agree.with_oracle(place, subject, logits, targets, reduction="none", class_weights=class_weights)
+
+
+@pytest.mark.clause("S2", "S3")
+@pytest.mark.places(sparse=True)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_S2_minus_infinity_off_and_on_the_target(place, subject, options):
+    logits, targets = _with_special([-np.inf], positions=(1, 2, 3))
+    loss, d_logits = agree.with_oracle(place, subject, logits, targets, reduction="none", **options)
+    assert not np.isnan(loss).any()
+    assert not np.isnan(d_logits).any()
+
+
+@pytest.mark.clause("S2")
+@pytest.mark.places(sparse=True)
+@pytest.mark.parametrize("options", STABLE.values(), ids=STABLE)
+def test_S2_all_but_the_target(place, subject, options):
+    targets = np.arange(WIDE)
+    logits = np.where(np.arange(WIDE) == targets[:, None], 3.0, -np.inf)
+    loss, d_logits = agree.with_oracle(place, subject, logits, targets, reduction="none", **options)
+    if "z_loss" not in options:
+        assert (loss == 0).all()
+        assert (d_logits == 0).all()
+
+
+@pytest.mark.clause("S2")
+@pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.125}], ids=["plain", "others"])
+def test_S2_a_block_of_minus_infinity(place, subject, options):
+    logits, targets = cases.vocabulary(9000)
+    logits = logits.copy()
+    logits[0, :8192], logits[1, 8192:], logits[2, 1024:], logits[3, :-1], logits[4, ::2] = (-np.inf,) * 5
+    targets = np.array([8999, 5, 0, 8999, 1, targets[5]])
+    agree.with_oracle(place, subject, logits, targets, reduction="none", **options)
+
+
+@pytest.mark.clause("S3")
+@pytest.mark.places(sparse=True)
+@pytest.mark.parametrize("options", STABLE.values(), ids=STABLE)
+def test_S3_minus_infinity_on_the_target(place, subject, options):
+    logits = np.array([[-np.inf, 1.0, 2.0, 0.5], [0.0, -np.inf, -np.inf, 1.0], [-np.inf, -np.inf, -np.inf, 1.0]])
+    loss, d_logits = agree.with_oracle(place, subject, logits, np.array([0, 2, 1]), reduction="none", **options)
+    assert np.isposinf(loss).all()
+    if not options:
+        assert d_logits[0, 0] == d_logits[1, 2] == d_logits[2, 1] == -1
+
+
+@pytest.mark.clause("S3")
+@pytest.mark.places(sparse=True)
+def test_S3_soft_targets_with_mass_on_minus_infinity(place, subject):
+    logits = np.array([[-np.inf, 1.0, 2.0], [0.0, -np.inf, 1.0]])
+    soft = np.array([[0.25, 0.25, 0.5], [0.0, 1.0, 0.0]])
+    loss, _ = agree.with_oracle(place, subject, logits, soft, reduction="none")
+    assert np.isposinf(loss).all()
+
+
+@pytest.mark.clause("S4")
+@pytest.mark.places(sparse=True)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_S4_nan_and_plus_infinity_fill_their_row_alone(place, subject, options):
+    logits, targets = _with_special([np.nan, np.inf])
+    only, only_targets = _with_special([-np.inf], positions=(WIDE,))
+    logits, targets = np.concatenate([logits, only]), np.concatenate([targets, only_targets])
+    loss, d_logits = agree.with_oracle(place, subject, logits, targets, reduction="none", **options)
+    assert np.isnan(loss[::2]).all()
+    assert np.isnan(d_logits[::2]).all()
+    assert not np.isnan(d_logits[1::2]).any()
+
+
+@pytest.mark.clause("S4")
+@pytest.mark.places(sparse=True)
+def test_S4_soft_targets(place, subject):
+    logits, targets = _with_special([np.nan, np.inf])
+    soft = np.where(np.arange(WIDE) == targets[:, None], 0.75, 0.125)
+    agree.with_oracle(place, subject, logits, soft, reduction="none")
+
+
+@pytest.mark.clause("S4")
+@pytest.mark.places(sparse=True)
+def test_S4_mixed_infinities_and_nan(place, subject):
+    logits = np.array(list(itertools.product([np.nan, np.inf, -np.inf, 1.0], repeat=3)))
+    for target in range(3):
+        agree.with_oracle(place, subject, logits, np.full(len(logits), target), reduction="none")
+
+
+@pytest.mark.clause("S4")
+@pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "sequence"])
+def test_S4_reduced_losses_are_nan_and_other_gradients_are_not(place, subject, reduction):
+    logits, targets = cases.random((3, 4), 5)
+    logits = logits.copy()
+    logits[1, 2, 3] = np.nan
+    loss, d_logits = agree.with_oracle(place, subject, logits, targets, reduction=reduction)
+    assert np.isnan(loss).sum() == 1
+    assert np.isnan(d_logits).sum() == 5
+
+
+@pytest.mark.clause("S5")
+def test_S5_finite_logits_of_any_size(place, subject):
+    largest = units.LARGEST[place.dtype]
+    values = [-largest, -largest / 4, 0.0, 1.0, largest / 2, largest]
+    logits = np.array(list(itertools.product(values, repeat=3)))
+    for target in range(3):
+        agree.with_oracle(place, subject, logits, np.full(len(logits), target), reduction="none")
+
+
+@pytest.mark.clause("S5")
+@pytest.mark.places(sparse=True, modes=NOT_DOUBLED)
+@pytest.mark.parametrize(
+    "options",
+    [{"label_smoothing": 0.125}, {"label_smoothing": 0.125, "smoothing": "uniform"}, {"algorithm": "explicit"}],
+    ids=["others", "uniform", "explicit"],
+)
+def test_S5_finite_logits_of_any_size_with_options(place, subject, options):
+    largest = units.LARGEST[place.dtype]
+    logits = np.array(list(itertools.product([-largest, 0.0, largest / 4, largest], repeat=3)))
+    exact, _ = oracle.cross_entropy(logits, np.zeros(len(logits), dtype=np.int64), reduction="none", **options)
+    loss, d_logits = place.evaluate(
+        subject.loss_and_grad, logits, np.zeros(len(logits), dtype=np.int64), reduction="none", **options
+    )
+    assert not np.isnan(loss).any()
+    assert np.isfinite(d_logits).all()
+    assert (np.isfinite(loss) == (exact.high <= units.LARGEST[place.compute_dtype])).all()
+
+
+@pytest.mark.clause("S5")
+def test_S5_tiny_logits(place, subject):
+    smallest = units.SMALLEST[place.dtype]
+    logits = np.array(list(itertools.product([-smallest, 0.0, smallest], repeat=3)))
+    agree.with_oracle(place, subject, logits, np.zeros(len(logits), dtype=np.int64), reduction="none")
+
+
+@pytest.mark.clause("S6")
+@pytest.mark.places(sparse=True)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_S6_one_class(place, subject, options, soft):
+    options = {**options, "class_weights": np.array([0.5])} if "class_weights" in options else options
+    logits = np.array([[0.0], [3.0], [-1e4], [20.0]])
+    targets = np.ones((4, 1)) if soft else np.zeros(4, dtype=np.int64)
+    loss, d_logits = agree.with_oracle(place, subject, logits, targets, reduction="none", **options)
+    if "z_loss" not in options:
+        assert (loss == 0).all()
+        assert (d_logits == 0).all()
+
+
+@pytest.mark.clause("S6")
+@pytest.mark.places(sparse=True)
+def test_S6_no_classes(place, subject):
+    # The shape is known even to a tracer, so every mode can raise.
+    with pytest.raises(ValueError, match=r"\(3, 0\)"):
+        place.call(subject.loss, np.zeros((3, 0)), np.zeros(3, dtype=np.int64), reduction="none")

@@ -1,0 +1,77 @@
+"""What `import xent` costs: NumPy at most. In fresh processes, since this one has imported everything."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import xent
+
+BACKENDS = ("torch", "jax", "cupy", "dask", "array_api_strict", "numba", "matplotlib", "rich", "mpmath", "scipy")
+
+
+def _fresh(program):
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_no_backend_is_imported():
+    assert _fresh(f"import sys, xent; print(*[name for name in {BACKENDS} if name in sys.modules])") == []
+
+
+def test_no_backend_is_imported_by_a_call_with_numpy():
+    program = """
+import sys, numpy as np, xent
+x, t = np.zeros((200, 700), np.float32), np.zeros(200, np.int64)
+loss_fn = xent.CrossEntropyLoss(label_smoothing=0.1, ignore_index=3)
+loss_fn(x, t), loss_fn.backward(), xent.cross_entropy(x, x), xent.perplexity(1.0)
+"""
+    assert _fresh(f"{program}\nprint(*[name for name in {BACKENDS} if name in sys.modules])") == []
+
+
+def test_errors_import_no_backend_either():
+    program = """
+import sys, numpy as np, xent
+for arguments in (([0.0], [0]), (np.zeros(3), None), (np.zeros((2, 3)), np.array([0, 3]))):
+    try:
+        xent.cross_entropy(*arguments)
+    except (TypeError, IndexError):
+        pass
+    else:
+        raise SystemExit("accepted")
+"""
+    assert _fresh(f"{program}\nprint(*[name for name in {BACKENDS} if name in sys.modules])") == []
+
+
+@pytest.mark.parametrize("library", ["torch", "jax"])
+def test_one_framework_does_not_import_the_other(library):
+    pytest.importorskip(library)
+    other = {"torch": "jax", "jax": "torch"}[library]
+    assert _fresh(f"import sys, xent.{library}; print({other!r} in sys.modules)") == ["False"]
+
+
+def test_importing_the_package_does_not_import_its_framework_rooms():
+    assert (
+        _fresh("import sys, xent; print(*[m for m in ('xent.torch', 'xent.jax', 'xent.cli') if m in sys.modules])")
+        == []
+    )
+
+
+def test_the_types_are_published():
+    assert (Path(xent.__file__).parent / "py.typed").is_file()
+
+
+def test_the_version_is_the_distributions():
+    assert xent.__version__ == importlib.metadata.version("xent")
+
+
+def test_every_public_name_exists_and_is_documented():
+    for name in xent.__all__:
+        assert hasattr(xent, name)
+        if name != "__version__":
+            assert getattr(xent, name).__doc__
