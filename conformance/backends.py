@@ -48,6 +48,8 @@ class Backend:
     device = "cpu"
     dtypes: tuple[str, ...] = FLOATS
     modes: tuple[Mode, ...] = (Mode.EAGER,)
+    compiles_each_shape = False
+    """Whether the order of a sum is a compiler's choice for each shape: R5 then holds among arrays of one shape."""
     slow = False  # a call costs a compilation or a graph
 
     def __init__(self) -> None:
@@ -207,6 +209,7 @@ class Jax(Backend):
     name = package = "jax"
     modes = (Mode.EAGER, Mode.TRACED)
     slow = True
+    compiles_each_shape = True
 
     def load(self):
         import jax

@@ -34,7 +34,7 @@ def test_R1_mean_is_the_default(place, subject):
 @pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
 @pytest.mark.parametrize("reduction", ["mean", "sequence"])
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-@pytest.mark.parametrize("denominator", [None, "tokens", 7, 2.5, np.asarray(2.5), np.asarray(7)], ids=repr)
+@pytest.mark.parametrize("denominator", [None, "tokens", 7, np.asarray(2.5)], ids=repr)
 def test_R2_denominators(place, subject, reduction, soft, denominator):
     logits, targets = cases.random((3, 4), 5)
     options = {
@@ -73,19 +73,19 @@ def test_R2_only_counted_tokens_divide(place, subject, options, denominator):
 
 @pytest.mark.clause("R3")
 @pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
-@pytest.mark.parametrize("reduction", cases.REDUCTIONS)
-@pytest.mark.parametrize("denominator", [None, "tokens", 3.0])
+@pytest.mark.parametrize(
+    ("reduction", "denominator"),
+    [*((each, None) for each in cases.REDUCTIONS), ("mean", "tokens"), ("sequence", "tokens")],
+)
 @pytest.mark.parametrize(
     "options",
     [{"ignore_index": 1}, {"weights": np.zeros((2, 3))}, {"class_weights": np.array([1.0, 0.0, 1.0, 1.0])}],
     ids=["ignored", "token weights", "class weights"],
 )
 def test_R3_nothing_counted(place, subject, reduction, denominator, options):
-    if denominator is not None and reduction in ("none", "sum"):
-        return  # clause A5: refused
     logits, _ = cases.random((2, 3), 4)
     targets = np.ones((2, 3), dtype=np.int64)
-    options = {**options, "reduction": reduction} | ({} if denominator is None else {"denominator": denominator})
+    options = {**options, "reduction": reduction, "denominator": denominator}
     loss, d_logits = place.evaluate(subject.loss_and_grad, logits, targets, **options)
     assert (loss == 0).all()
     assert (d_logits == 0).all()
@@ -151,6 +151,11 @@ def _same_bits(first, second):
 def test_R5_a_row_depends_on_itself_alone(place, subject, V):
     logits, targets = cases.random((700,), V)
     whole = place.evaluate(subject.loss, logits, targets, reduction="none")
+    if place.backend.compiles_each_shape:
+        order = cases.generator(V).permutation(700)
+        moved = place.evaluate(subject.loss, logits[order], targets[order], reduction="none")
+        assert _same_bits(moved, whole[order]), "rows elsewhere among 700 differ from themselves"
+        return
     for part in (slice(0, 1), slice(3, 4), slice(1, 6), slice(100, 433), slice(699, 700)):
         alone = place.evaluate(subject.loss, logits[part], targets[part], reduction="none")
         assert _same_bits(alone, whole[part]), f"rows {part} alone differ from the same rows among 700"

@@ -230,5 +230,5 @@ def test_S6_one_class(place, subject, options, soft):
 @pytest.mark.places(sparse=True)
 def test_S6_no_classes(place, subject):
     # The shape is known even to a tracer, so every mode can raise.
-    with pytest.raises(ValueError, match=r"\(3, 0\)"):
+    with pytest.raises(ValueError, match=r"3, 0\)"):
         place.call(subject.loss, np.zeros((3, 0)), np.zeros(3, dtype=np.int64), reduction="none")

@@ -211,7 +211,7 @@ def _combinations(place, subject, soft, algorithm):
 
 
 @pytest.mark.clause("V7", "V8", "V9", "V10", "R2", "R6")
-@pytest.mark.places(modes=DIRECT)
+@pytest.mark.places(modes=DIRECT, sparse=True)
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("algorithm", ["stable", "explicit"])
 def test_V9_options_together(place, subject, soft, algorithm):
