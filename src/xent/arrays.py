@@ -21,7 +21,7 @@ Array: TypeAlias = Any
 Namespace: TypeAlias = Any
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-HALVES = ("float16", "bfloat16")
+LARGEST = {"float32": float(np.finfo(np.float32).max), "float64": float(np.finfo(np.float64).max)}
 
 
 def _is_of(x: object, module: str, name: str) -> bool:
@@ -58,7 +58,7 @@ def is_lazy(x: object) -> bool:
 
 def is_array(x: object) -> bool:
     """Whether `x` is an array of a library that this package serves."""
-    if isinstance(x, (np.ndarray, np.generic)) or is_torch(x):
+    if type(x) is np.ndarray or is_torch(x) or isinstance(x, (np.ndarray, np.generic)):
         return True
     return not isinstance(x, (int, float, str)) and x is not None and bool(array_api_compat.is_array_api_obj(x))
 
@@ -135,9 +135,9 @@ def is_traced(x: Array) -> bool:
         torch = sys.modules["torch"]
         return bool(
             torch.compiler.is_compiling()
-            or type(x) not in (torch.Tensor, torch.nn.Parameter)
+            or (type(x) is not torch.Tensor and type(x) is not torch.nn.Parameter)
             or torch._C._functorch.is_functorch_wrapped_tensor(x)
-            or x.device.type == "meta"
+            or x.is_meta
         )
     return is_jax(x) and isinstance(x, sys.modules["jax"].core.Tracer)
 
@@ -266,6 +266,12 @@ def accurate_sum(xp: Namespace, x: Array, axis: int | None) -> Array:
     return _sum_in_runs(xp, xp.reshape(x, (-1,)) if axis is None else xp.moveaxis(x, axis, -1))
 
 
+def finite_from_below(xp: Namespace, x: Array) -> Array:
+    """`x` with −inf replaced by the least finite number; NaN stays."""
+    least = -LARGEST[dtype_name(x.dtype)]
+    return np.maximum(x, x.dtype.type(least)) if type(x) is np.ndarray else xp.clip(x, min=least)
+
+
 def log1p_sum(xp: Namespace, others: Array, tau: Array) -> Array:
     """log(others + exp(tau)) as log1p(others + expm1(tau)): nothing is added that has to be taken away again."""
     return xp.log1p(others + xp.expm1(tau))
@@ -295,9 +301,9 @@ def is_host_memory(x: Array) -> bool:
 
 def host_view(x: Array) -> Any:
     """Host memory as a plain NumPy array that shares it."""
-    if is_torch(x):
-        return x.detach().resolve_neg().numpy()
-    return np.asarray(x)
+    if type(x) is np.ndarray:
+        return x
+    return x.detach().resolve_neg().numpy() if is_torch(x) else np.asarray(x)
 
 
 def host_bits(x: Array) -> tuple[Any, bool]:

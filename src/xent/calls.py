@@ -15,7 +15,7 @@ from xent.reduction import denominator_of
 from xent.tokens import Tokens
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """A checked call: its arrays, its coefficients and how it ends.
 
@@ -67,7 +67,7 @@ class Call:
         soft: Array | None,
         weight: Array | None,
         class_weights: Array | None,
-        index: Array | None,
+        classes: Array | None,
     ) -> Call:
         """The same call of other arrays: what a transformation has put in their place."""
         return replace(
@@ -75,7 +75,7 @@ class Call:
             logits=logits,
             targets=soft,
             class_weights=class_weights,
-            tokens=replace(self.tokens, weight=weight, index=index),
+            tokens=self.tokens._replace(weight=weight, classes=classes),
         )
 
 
@@ -162,7 +162,7 @@ def rows_of(call: Call) -> Rows:
     xp, n, v = call.xp, math.prod(call.lead), call.shape[-1]
     return Rows(
         logits=xp.reshape(call.logits, (n, v)),
-        targets=None if call.soft else xp.reshape(call.tokens.index, (n,)),
+        targets=None if call.soft else xp.reshape(call.tokens.classes, (n,)),
         soft=xp.reshape(call.targets, (n, v)) if call.soft else None,
         weight=None if call.tokens.weight is None else xp.reshape(call.tokens.weight, (n,)),
         class_weights=call.class_weights,

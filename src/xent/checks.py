@@ -20,6 +20,7 @@ from xent.arrays import (
     dtype_name,
     is_array,
     is_immutable,
+    is_torch,
     library,
     namespace,
     strides_of,
@@ -54,7 +55,7 @@ def is_array_argument(name: str, x: object, accepted: str) -> None:
 
 def same_place(name: str, x: Array, logits: Array) -> None:
     """TypeError unless `x` is of the library of `logits`, ValueError unless it is on its device."""
-    if type(x) is type(logits) is np.ndarray:
+    if type(x) is type(logits) and (type(x) is np.ndarray or (is_torch(x) and x.device == logits.device)):
         return
     if namespace(x) is not namespace(logits):
         raise TypeError(

@@ -44,7 +44,7 @@ def _is_safe(out: Array, logits: Array, others: tuple[Array | None, ...]) -> boo
 
 def _walk(call: Call, losses: Array, scale: Array | float | None, d: Array | None) -> None:
     xp = call.xp
-    index = None if call.soft else xp.reshape(call.tokens.index, (-1,))
+    index = None if call.soft else xp.reshape(call.tokens.classes, (-1,))
     weight = None if call.tokens.weight is None else xp.reshape(call.tokens.weight, (-1,))
     soft = call.targets
     start = 0
@@ -76,7 +76,7 @@ def _matrix(x: Array, place: tuple[Any, ...]) -> Array:
 
 def _places(lead: tuple[int, ...], matrices: list[Array]) -> Iterator[tuple[Any, ...]]:
     """Indices of consecutive tokens whose rows are a two-dimensional view of every array, or small enough to copy."""
-    if all(map(_has_view, matrices)):
+    if len(lead) <= 1 or all(map(_has_view, matrices)):
         yield ()
         return
     size = math.prod(matrices[0].shape[1:])

@@ -12,15 +12,13 @@ rounding. This room turns options into `Coefficients` and statistics into losses
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from xent.arrays import Array, Namespace, cast, log1p_sum, pick, stop_gradient
 from xent.statistics import Masses, RowStatistics
 
 
-@dataclass(frozen=True, slots=True)
-class Coefficients:
+class Coefficients(NamedTuple):
     """What every row of a call has in common, as numbers.
 
     keep: the part of a target's mass that stays where it is (1 − ε).
@@ -69,7 +67,7 @@ class Distribution(NamedTuple):
 class Outcome(NamedTuple):
     """What statistics and coefficients say of N rows: the losses, and the three numbers that make a gradient row.
 
-    d_ij = factor_i·exp(x_ij − m_i) − spread_i·u_ij for j ≠ t, and d_it = target_i.
+    d_ij = factor_i·exp(x_ij − m_i) − spread_i·u_ij for j ≠ t, and d_it = target_i; None where no gradient was asked for.
     """
 
     loss: Array
@@ -150,15 +148,14 @@ def outcome(
     distribution: Distribution,
     share: Array | float,
     weight: Array | None,
-    scale: Array | float,
+    scale: Array | float | None,
     coefficients: Coefficients,
 ) -> Outcome:
-    """The losses of rows of token weight `weight` (N,), or 1, and their gradients' numbers, scaled by `scale`."""
+    """The losses of rows of token weight `weight`, (N,) or 1, and with `scale` their gradients' numbers, times it."""
     maximum, others, target, _ = statistics
     q_t, mass, deficit, shared = distribution
     tau = target - maximum
     log_z = log1p_sum(xp, others, tau)
-    z = others + xp.exp(tau)
     gap = maximum - target
     if coefficients.limits and not isinstance(q_t, float):
         gap = xp.where((target == -xp.inf) & (q_t == 0), 0.0, gap)
@@ -178,10 +175,14 @@ def outcome(
         loss = weight * loss
         if coefficients.limits:
             loss = xp.where(weight == 0, 0.0, loss)
-        scale = weight * scale
+    if scale is None:
+        return Outcome(loss, None, None, None)
+    scale = scale if weight is None else weight * scale
+    odds = xp.exp(tau)
+    z = others + odds
     target_entry = -(scale * q_t) * (others / z)
     if not isinstance(rest, float):
-        target_entry = target_entry + scale * rest * (xp.exp(tau) / z)
+        target_entry = target_entry + scale * rest * (odds / z)
     factor, spread = scale * (q_t + rest) / z, scale * share
     # A scale in the widest float widens these few numbers; the rows that they multiply stay as they are.
     dtype = maximum.dtype

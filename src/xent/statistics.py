@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from xent.arrays import Array, Namespace, exp, pick, power_of_two_below, put, stop_gradient, subtract
+from xent.arrays import Array, Namespace, exp, finite_from_below, pick, power_of_two_below, put, stop_gradient, subtract
 
 
 class Spread(NamedTuple):
@@ -71,7 +71,7 @@ def of_rows(
     # Results do not depend on m, so it is a constant to automatic differentiation.
     maximum = stop_gradient(xp.max(x, axis=1))
     # A piece of nothing but −inf has no exponentials, and −inf − (−inf) would make them NaN.
-    centre = xp.where(maximum == -xp.inf, xp.zeros_like(maximum), maximum)
+    centre = finite_from_below(xp, maximum)
     target = pick(xp, x, t)
     if held is not None:
         target = xp.where(held, target, -xp.inf)

@@ -7,7 +7,7 @@ gradient whatever its logits hold, and it is no part of a denominator.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,18 +15,17 @@ from xent import checks
 from xent.arrays import Array, Namespace, cast, device, dtype_name, is_jax, namespace, wide_integer
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(NamedTuple):
     """The tokens of a call, each array of the shape of the targets.
 
-    index: targets that are safe to index with (0 where there is none), or None for soft targets.
+    classes: targets that are safe to index with (0 where there is none), or None for soft targets.
     weight: w, in the compute dtype; 0 where a token does not count, NaN where its target is outside the vocabulary and
         nobody could be told; None where every token weighs 1.
     total: what a weighted mean divides by, token for token: w times the class weight of the target; None for 1.
     counted: which tokens count; None where all do.
     """
 
-    index: Array | None
+    classes: Array | None
     weight: Array | None
     total: Array | None
     counted: Array | None

@@ -36,7 +36,7 @@ def _general_loss(logits: Tensor, targets: Tensor, options: dict[str, Any]) -> T
     call = prepare(logits, targets, followed=True, **options)
     function = _Losses if torch.compiler.is_compiling() else _ForwardLosses
     losses = function.apply(  # type: ignore[no-untyped-call]
-        call.logits, call.targets, call.tokens.weight, call.class_weights, call.tokens.index, call.without_arrays()
+        call.logits, call.targets, call.tokens.weight, call.class_weights, call.tokens.classes, call.without_arrays()
     )
     result: Tensor = reduced(call, losses)
     return result
@@ -121,7 +121,7 @@ class _ForwardLosses(_Losses):
 
 
 def _is_traced(call: Call) -> bool:
-    of_tokens = (call.tokens.weight, call.tokens.index)
+    of_tokens = (call.tokens.weight, call.tokens.classes)
     return any(
         arrays.is_traced(x) for x in (call.logits, call.targets, call.class_weights, *of_tokens) if x is not None
     )
@@ -133,7 +133,7 @@ def _as_formula(call: Call, places: list[int]) -> tuple[Callable[..., Tensor], t
 
     def formula(*values: Tensor) -> Tensor:
         soft, weight, class_weights = (values[places.index(i)] if i in places else others[i] for i in range(3))
-        given = call.with_arrays(call.logits, soft, weight, class_weights, call.tokens.index)
+        given = call.with_arrays(call.logits, soft, weight, class_weights, call.tokens.classes)
         result: Tensor = array_api.whole(call.xp, rows_of(given))
         return result
 

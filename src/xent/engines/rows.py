@@ -6,15 +6,14 @@ row, and the `Coefficients` that all rows share.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from xent import objective, statistics
 from xent.arrays import Array, Namespace, clear_rows, exp, hits, multiply, pick, put, subtract
 from xent.objective import Coefficients
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(NamedTuple):
     """N rows: logits (N, V); targets (N,) integers, or soft (N, V); weight (N,) or None; class_weights (V,) or None.
 
     All floating arrays but the logits and the soft targets have the compute dtype.
@@ -48,7 +47,7 @@ def losses(xp: Namespace, rows: Rows, out: Array | None = None) -> Array:
     """The losses (N,) of rows whose logits have the compute dtype. out: scratch memory (N, V), or None."""
     if rows.coefficients.floor:
         return _explicit(xp, rows, 1.0)[0]
-    return _outcome(xp, rows, 1.0, out)[0].loss
+    return _outcome(xp, rows, None, out)[0].loss
 
 
 def losses_and_gradient(
@@ -70,7 +69,7 @@ def losses_and_gradient(
 
 
 def _outcome(
-    xp: Namespace, rows: Rows, scale: Array | float, out: Array | None
+    xp: Namespace, rows: Rows, scale: Array | float | None, out: Array | None
 ) -> tuple[objective.Outcome, Array, Array, statistics.Masses | None]:
     x, u, coefficients = rows.logits, rows.class_weights, rows.coefficients
     unit = statistics.unit_of(x.shape[1])
@@ -123,7 +122,7 @@ def statistics_of_piece(
 
 
 def outcome(
-    xp: Namespace, found: statistics.RowStatistics, rows: Rows, scale: Array | float, unit: float
+    xp: Namespace, found: statistics.RowStatistics, rows: Rows, scale: Array | float | None, unit: float
 ) -> objective.Outcome:
     """The losses and the gradient's numbers of rows with hard targets, from their merged statistics."""
     own = 1.0 if rows.class_weights is None else xp.take(rows.class_weights, rows.targets, axis=0)
