@@ -67,7 +67,7 @@ class Distribution(NamedTuple):
 class Outcome(NamedTuple):
     """What statistics and coefficients say of N rows: the losses, and the three numbers that make a gradient row.
 
-    d_ij = factor_i·exp(x_ij − m_i) − spread_i·u_ij for j ≠ t, and d_it = target_i; None where no gradient was asked for.
+    d_ij = factor_i·exp(x_ij − m_i) − spread_i·u_ij for j ≠ t, and d_it = target_i; None where no gradient is asked for.
     """
 
     loss: Array
