@@ -40,6 +40,11 @@ def test_A8_calls_at_once(place, subject, tokens):
         lambda x=x, t=t, chosen=chosen: subject.loss_and_grad(x, t, **chosen)
         for (x, t), chosen in zip(inputs, options, strict=True)
     ]
+    # The loss alone needs memory that the gradient's has: a place where callers may meet.
+    calls += [
+        lambda x=x, t=t, chosen=chosen: [subject.loss(x, t, **chosen)]
+        for (x, t), chosen in zip(inputs, options, strict=True)
+    ]
     alone = [[place.to_numpy(part) for part in call()] for call in calls]
     for _ in range(3):
         together = _at_once(calls)
