@@ -300,6 +300,21 @@ def test_A2_out_that_holds_another_argument(place, subject, name):
     _same(_bits(place, *got), expected)
 
 
+@pytest.mark.clause("A2", "R2")
+@pytest.mark.places(backends=STRIDES, modes=(Mode.EAGER,), dtypes=("float64",))
+def test_A2_out_that_holds_the_denominator_or_the_targets(place, subject):
+    logits, targets = cases.random((4,), 5)
+    x = place.put(logits, place.dtype)
+    expected = _bits(place, *subject.loss_and_grad(x, place.put(targets), denominator=3.0))
+    memory = place.put(np.full((4, 5), 3.0), place.dtype)
+    _same(
+        _bits(place, *subject.loss_and_grad(x, place.put(targets), denominator=memory[2, 2, ...], out=memory)), expected
+    )
+    integers = place.put(np.tile(targets[:, None], (1, 5)))
+    out = integers.view(x.dtype)
+    _same(_bits(place, *subject.loss_and_grad(x, integers[:, 3], denominator=3.0, out=out)), expected)
+
+
 @pytest.mark.clause("A11")
 @pytest.mark.places(modes=(Mode.STRICTEST,))
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])

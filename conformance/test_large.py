@@ -42,9 +42,9 @@ def test_A7_more_logits_than_32_bits_count(place, subject):
 
 
 @cache
-def _peaks(library: str) -> dict[str, dict[str, int]]:
+def _peaks(library: str, subject: str) -> dict[str, dict[str, int]]:
     done = subprocess.run(
-        [sys.executable, "-m", "conformance.peak_memory", library],
+        [sys.executable, "-m", "conformance.peak_memory", library, subject],
         capture_output=True,
         text=True,
         timeout=300,
@@ -67,8 +67,8 @@ EXTRA = [f"float32-tokens-{what}" for what in ("soft", "explicit", "soft-in-plac
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 @pytest.mark.places(backends=("numpy", "torch"), modes=(Mode.EAGER,), dtypes=("float32",))
 @pytest.mark.parametrize("scenario", SCENARIOS + EXTRA)
-def test_A10_extra_memory(place, scenario):
-    measured = _peaks(place.backend.name)[scenario]
+def test_A10_extra_memory(place, scenario, pytestconfig):
+    measured = _peaks(place.backend.name, pytestconfig.getoption("--subject"))[scenario]
     assert measured["extra"] <= measured["gradient"] + BLOCK, (
         f"{measured['extra'] / MIB:.1f} MiB more than before the call"
     )

@@ -16,7 +16,6 @@ from xent.statistics import RowStatistics
 
 def _pieces(x, t, edges, masses=False):
     """The statistics of the columns between the edges of rows `x` with targets `t`."""
-    unit = statistics.unit_of(x.shape[1])
     found = []
     for a, b in itertools.pairwise(edges):
         part = x[:, a:b].copy()
@@ -26,8 +25,8 @@ def _pieces(x, t, edges, masses=False):
         if masses:
             mass = objective.class_masses(xp, part, None, Coefficients(keep=0.9, spread=0.1))
         with np.errstate(all="ignore"):
-            found.append(statistics.of_rows(xp, part, np.where(held, local, 0), held=held, masses=mass, unit=unit)[0])
-    return found, unit
+            found.append(statistics.of_rows(xp, part, np.where(held, local, 0), held=held, masses=mass)[0])
+    return found
 
 
 def _numbers(s: RowStatistics) -> list:
@@ -54,20 +53,20 @@ def rows():
 @pytest.mark.parametrize("masses", [False, True], ids=["plain", "spread"])
 def test_merging_pieces_gives_the_whole(rows, masses):
     x, t = rows
-    (whole,), unit = _pieces(x, t, [0, 24], masses)
+    (whole,) = _pieces(x, t, [0, 24], masses)
     for edges in ([0, 12, 24], [0, 8, 16, 24], [0, 1, 2, 23, 24], list(range(25))):
-        pieces, _ = _pieces(x, t, edges, masses)
+        pieces = _pieces(x, t, edges, masses)
         with np.errstate(all="ignore"):
-            _close(statistics.merge(xp, pieces, unit), whole)
+            _close(statistics.merge(xp, pieces), whole)
 
 
 @pytest.mark.parametrize("masses", [False, True], ids=["plain", "spread"])
 def test_merge_is_commutative_and_associative(rows, masses):
-    (a, b, c), unit = _pieces(*rows, [0, 8, 16, 24], masses)
+    a, b, c = _pieces(*rows, [0, 8, 16, 24], masses)
 
     def merge(*pieces):
         with np.errstate(all="ignore"):
-            return statistics.merge(xp, list(pieces), unit)
+            return statistics.merge(xp, list(pieces))
 
     for first, second in itertools.permutations((a, b, c), 2):
         _close(merge(first, second), merge(second, first), rtol=0)
@@ -79,29 +78,29 @@ def test_merge_is_commutative_and_associative(rows, masses):
 @pytest.mark.parametrize("masses", [False, True], ids=["plain", "spread"])
 def test_an_empty_piece_adds_nothing(rows, masses):
     x, t = rows
-    (whole,), unit = _pieces(x, t, [0, 24], masses)
+    (whole,) = _pieces(x, t, [0, 24], masses)
     padded = np.concatenate([x, np.full((6, 5), -np.inf)], axis=1)
-    (_, nothing), _ = _pieces(padded, t, [0, 24, 29], masses)
+    _, nothing = _pieces(padded, t, [0, 24, 29], masses)
     with np.errstate(all="ignore"):
-        for merged in (statistics.merge(xp, [whole, nothing], unit), statistics.merge(xp, [nothing, whole], unit)):
+        for merged in (statistics.merge(xp, [whole, nothing]), statistics.merge(xp, [nothing, whole])):
             _close(merged, whole)
-        twice = statistics.merge(xp, [nothing, nothing], unit)
+        twice = statistics.merge(xp, [nothing, nothing])
     assert (twice.maximum == -np.inf).all()
     assert (twice.others == 0).all()
     assert (twice.target == -np.inf).all()
 
 
 def test_one_piece_is_itself(rows):
-    (whole,), unit = _pieces(*rows, [0, 24])
-    assert statistics.merge(xp, [whole], unit) is whole
+    (whole,) = _pieces(*rows, [0, 24])
+    assert statistics.merge(xp, [whole]) is whole
 
 
 def test_not_a_number_is_not_lost(rows):
     x, t = rows
     x[0, 20] = np.nan
-    pieces, unit = _pieces(x, t, [0, 8, 16, 24])
+    pieces = _pieces(x, t, [0, 8, 16, 24])
     with np.errstate(all="ignore"):
-        merged = statistics.merge(xp, pieces, unit)
+        merged = statistics.merge(xp, pieces)
     assert np.isnan(merged.maximum).tolist() == [True] + [False] * 5
 
 

@@ -159,3 +159,17 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch, count):
     again = xent.cross_entropy_and_grad(x, t, reduction="none", label_smoothing=0.1)
     np.testing.assert_array_equal(again[0], loss)
     np.testing.assert_array_equal(again[1], d_logits)
+
+
+def test_a_large_call_outlives_the_main_thread():
+    program = """
+import threading, time
+import numpy as np, xent
+logits, targets = np.zeros((300, 5000), np.float32), np.zeros(300, int)
+def late():
+    time.sleep(0.3)
+    print(round(float(xent.cross_entropy(logits, targets)), 3))
+threading.Thread(target=late).start()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("8.517\n", "")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import sys
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
@@ -137,9 +136,18 @@ def is_traced(x: Array) -> bool:
             torch.compiler.is_compiling()
             or (type(x) is not torch.Tensor and type(x) is not torch.nn.Parameter)
             or torch._C._functorch.is_functorch_wrapped_tensor(x)
+            or any(torch._C._get_dispatch_mode(mode) is not None for mode in _tracing_modes())
+            or torch.jit.is_tracing()
             or x.is_meta
         )
     return is_jax(x) and isinstance(x, sys.modules["jax"].core.Tracer)
+
+
+@functools.cache
+def _tracing_modes() -> tuple[Any, ...]:
+    """Modes in which torch records what is done to ordinary tensors, or has tensors without values."""
+    modes = sys.modules["torch"]._C._TorchDispatchModeKey
+    return modes.PROXY, modes.FAKE
 
 
 def is_readable(x: Array) -> bool:
@@ -269,17 +277,18 @@ def accurate_sum(xp: Namespace, x: Array, axis: int | None) -> Array:
 def finite_from_below(xp: Namespace, x: Array) -> Array:
     """`x` with −inf replaced by the least finite number; NaN stays."""
     least = -LARGEST[dtype_name(x.dtype)]
-    return np.maximum(x, x.dtype.type(least)) if type(x) is np.ndarray else xp.clip(x, min=least)
+    return np.maximum(x, x.dtype.type(least)) if type(x) is np.ndarray else xp.where(x == -xp.inf, least, x)
+
+
+def clip_finite(xp: Namespace, x: Array) -> Array:
+    """`x` with infinities replaced by the numbers next to them; NaN stays."""
+    largest = LARGEST[dtype_name(x.dtype)]
+    return xp.where(x == xp.inf, largest, xp.where(x == -xp.inf, -largest, x))
 
 
 def log1p_sum(xp: Namespace, others: Array, tau: Array) -> Array:
     """log(others + exp(tau)) as log1p(others + expm1(tau)): nothing is added that has to be taken away again."""
     return xp.log1p(others + xp.expm1(tau))
-
-
-def power_of_two_below(x: float) -> float:
-    """The largest power of two that is at most `x`, for scalings that cost no rounding."""
-    return float(2.0 ** math.floor(math.log2(x)))
 
 
 def requires_gradient(x: Array) -> bool:
@@ -333,13 +342,15 @@ def as_array(x: Array) -> Array:
 
 
 def new_like(x: Array) -> Array:
-    """Uninitialised memory of the shape, dtype and device of `x`, in rows."""
+    """Uninitialised memory of the shape, dtype, device and, where it has a dense one, layout of `x`."""
     if is_torch(x):
         torch = sys.modules["torch"]
-        if x.device.type == "cpu" and dtype_name(x.dtype) != "bfloat16":
+        if is_host_memory(x) and dtype_name(x.dtype) != "bfloat16":
             # NumPy asks the system for huge pages: the first touch of fresh memory costs half of torch's.
-            return torch.from_numpy(np.empty(tuple(x.shape), dtype_name(x.dtype)))
-        return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+            return torch.from_numpy(np.empty_like(host_view(x)))
+        return torch.empty_like(x, requires_grad=False)
+    if isinstance(x, np.ndarray):
+        return np.empty_like(x, subok=False)
     return namespace(x).empty(x.shape, dtype=x.dtype, device=device(x))
 
 
@@ -368,6 +379,19 @@ def is_same_memory(a: Array, b: Array) -> bool:
     if is_cupy(a):
         return bool(a.data.ptr == b.data.ptr and a.strides == b.strides)
     return False
+
+
+def is_dense(x: Array) -> bool:
+    """Whether `x` is an ordinary array, not one of torch's sparse, nested or opaque tensors."""
+    if not is_torch(x):
+        return True
+    return bool(x.layout == sys.modules["torch"].strided and not x.is_nested and not x.is_mkldnn)
+
+
+def tell_written(x: Array) -> None:
+    """Tell torch that `x` has been written through its memory, so that a graph that needs the old values knows."""
+    if is_torch(x):
+        sys.modules["torch"].autograd.graph.increment_version(x)
 
 
 def strides_of(x: Array) -> tuple[int, ...] | None:

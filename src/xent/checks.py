@@ -19,6 +19,7 @@ from xent.arrays import (
     device_name,
     dtype_name,
     is_array,
+    is_dense,
     is_immutable,
     is_torch,
     library,
@@ -49,8 +50,10 @@ def is_array_argument(name: str, x: object, accepted: str) -> None:
     """TypeError unless `x` is an array that this package serves."""
     if not is_array(x):
         raise TypeError(f"{name} is {type(x).__name__}; accepted: {accepted}")
+    if not is_dense(x):
+        raise TypeError(f"{name} is a sparse, nested or opaque tensor; accepted: {accepted}, dense")
     if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array, whose mask would be lost; accepted: a plain array, with weights=")
+        raise TypeError(f"{name} is a masked array, whose mask would be lost; accepted: a plain array")
 
 
 def same_place(name: str, x: Array, logits: Array) -> None:
@@ -99,7 +102,10 @@ def number(name: str, value: Any, accepted: str) -> float:
     """`value` as a float; TypeError unless it is a real number."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} is {_shown(value)}; accepted: {accepted}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is a number past the range of float64; accepted: {accepted}") from None
 
 
 def _shown(value: Any) -> str:
@@ -141,7 +147,7 @@ def ignored_index(ignore_index: Any, soft: bool) -> int | None:
     except TypeError:
         raise TypeError(f"ignore_index is {_shown(ignore_index)}; accepted: None or an integer") from None
     if not -(2**63) <= index < 2**63:
-        raise ValueError(f"ignore_index is {index}; accepted: an integer of 64 bits")
+        raise ValueError(f"ignore_index is {index}; accepted: an integer from -2**63 to 2**63 - 1")
     if soft:
         raise ValueError(f"ignore_index is {index} with soft targets; accepted: integer targets, or weights=")
     return index
@@ -245,11 +251,20 @@ def output(out: Any, logits: Array) -> None:
         raise ValueError(f"out has shape {tuple(out.shape)}; accepted: {accepted}")
     if isinstance(out, np.ndarray) and not out.flags.writeable:
         raise ValueError(f"out is read-only; accepted: {accepted}")
-    strides = strides_of(out) or ()
-    if any(step == 0 and n > 1 for step, n in zip(strides, shape, strict=False)):
-        raise ValueError(f"out repeats its elements in memory (a broadcast view); accepted: {accepted}")
+    if _overlaps_itself(shape, strides_of(out) or (), out.itemsize if isinstance(out, np.ndarray) else 1):
+        raise ValueError(f"out has elements that share memory, as a broadcast view has; accepted: {accepted}")
     if getattr(out, "requires_grad", False):
         raise ValueError(f"out requires a gradient of its own; accepted: {accepted}")
+
+
+def _overlaps_itself(shape: tuple[int, ...], strides: tuple[int, ...], size: int) -> bool:
+    """Whether a step along some axis stays within what the axes of smaller steps cover; no other layout is in use."""
+    reach = size
+    for step, n in sorted((abs(step), n) for step, n in zip(strides, shape, strict=False) if n > 1):
+        if step < reach:
+            return 0 not in shape
+        reach += step * (n - 1)
+    return False
 
 
 def targets_in_range(xp: Namespace, targets: Array, bad: Array, vocabulary: int, ignore_index: int | None) -> None:

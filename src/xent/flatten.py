@@ -27,7 +27,7 @@ def walk(call: Call, scale: Array | float | None = None, out: Array | None = Non
     losses = xp.empty((n,), dtype=arrays.compute_dtype(xp, call.dtype), device=call.place)
     d = None
     if scale is not None:
-        others = (call.targets, call.tokens.weight, call.class_weights)
+        others = (call.targets, call.tokens.classes, call.tokens.weight, call.class_weights, call.denominator)
         d = out
         if out is None or not _is_safe(out, call.logits, others):
             d = arrays.new_like(call.logits)
@@ -35,10 +35,10 @@ def walk(call: Call, scale: Array | float | None = None, out: Array | None = Non
     return losses, d
 
 
-def _is_safe(out: Array, logits: Array, others: tuple[Array | None, ...]) -> bool:
+def _is_safe(out: Array, logits: Array, others: tuple[Array | float | None, ...]) -> bool:
     """Whether the gradient may be written while inputs are still read: over the logits, or apart from all of them."""
     return (arrays.is_same_memory(out, logits) or not arrays.may_overlap(out, logits)) and not any(
-        x is not None and arrays.may_overlap(out, x) for x in others
+        x is not None and not isinstance(x, float) and arrays.may_overlap(out, x) for x in others
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, TypeAlias, TypedDict
 
 import numpy as np
@@ -11,6 +12,9 @@ from xent import reduction as reductions
 from xent.arrays import Array
 from xent.calls import Call, prepare, rows_of
 from xent.engines import array_api
+
+# exp of more is inf in every dtype; Python's integers know no limit.
+_LARGEST_EXPONENT = 1000
 
 Reduction: TypeAlias = Literal["mean", "sum", "none", "sequence"]
 Smoothing: TypeAlias = Literal["others", "uniform"]
@@ -126,7 +130,7 @@ def cross_entropy(
         "check_targets": check_targets,
         "engine": engine,
     }
-    if is_followed(logits, targets, weights, class_weights):
+    if is_followed(logits, targets, weights, class_weights, denominator):
         from xent import torch
 
         return torch.followed_loss(logits, targets, weights=weights, **options)
@@ -181,7 +185,7 @@ def cross_entropy_and_grad(
         "label_smoothing": label_smoothing,
         "smoothing": smoothing,
         "z_loss": z_loss,
-        "denominator": denominator,
+        "denominator": arrays.off_graph(denominator),
         "algorithm": algorithm,
         "check_targets": check_targets,
         "engine": engine,
@@ -198,7 +202,7 @@ def cross_entropy_and_grad(
     return loss_and_gradient(call, grad_output, out)
 
 
-def is_followed(*inputs: Array | None) -> bool:
+def is_followed(*inputs: Array | float | str | None) -> bool:
     """Whether torch differentiates with respect to any of the inputs of a call, or traces it."""
     return arrays.is_torch(inputs[0]) and any(
         arrays.requires_gradient(x) or arrays.is_traced(x) for x in inputs if arrays.is_torch(x)
@@ -274,10 +278,14 @@ def _loss_and_gradient(call: Call, grad_output: Array | float | None, out: Array
         losses, d = flatten.walk(call, scale, out)
     if tuple(d.shape) != call.shape:
         d = xp.reshape(d, call.shape)
+    value = reduced(call, losses)
     if out is not None and d is not out:
+        # Last of all: the denominator may lie in this memory.
         out[...] = d
         d = out
-    return reduced(call, losses), d
+    elif out is not None:
+        arrays.tell_written(out)
+    return value, d
 
 
 def perplexity(loss: Array | float) -> Array | float:
@@ -306,7 +314,9 @@ def perplexity(loss: Array | float) -> Array | float:
     inf
     """
     with np.errstate(over="ignore"):
-        if not arrays.is_array(loss):
+        if not arrays.is_array(loss) or isinstance(loss, np.integer):
+            if isinstance(loss, int) and loss > _LARGEST_EXPONENT:
+                return math.inf
             return float(np.exp(checks.number("loss", loss, "a number or a floating array")))
         array: Array = loss
         dtype = arrays.dtype_name(array.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Unpack
 
+from xent import checks
 from xent.arrays import Array
 from xent.functional import Options, cross_entropy, cross_entropy_and_grad
 
@@ -12,12 +13,12 @@ class CrossEntropyLoss:
     """Cross-entropy with fixed options: `forward` gives the loss, `backward` its gradient with respect to the logits.
 
     Between the two it keeps references to its inputs, never copies; what is written into them in between is what
-    `backward` sees. The options are those of `xent.cross_entropy`, checked when the loss is called.
+    `backward` sees. The options are those of `xent.cross_entropy`; those that are no arrays are checked at once.
 
     Raises
     ------
-    TypeError
-        For an option of an unknown name.
+    TypeError, ValueError
+        For an option of an unknown name, or a value that is not accepted.
 
     Examples
     --------
@@ -35,6 +36,14 @@ class CrossEntropyLoss:
         if unknown:
             accepted = ", ".join(Options.__annotations__)
             raise TypeError(f"CrossEntropyLoss has no option {', '.join(map(repr, unknown))}; accepted: {accepted}")
+        checks.options(
+            options.get("reduction", "mean"),
+            options.get("label_smoothing", 0.0),
+            options.get("smoothing", "others"),
+            options.get("z_loss", 0.0),
+            options.get("algorithm", "stable"),
+            options.get("check_targets", True),
+        )
         self.options = options
         self._last: tuple[Array, Array, Array | None] | None = None
 
@@ -45,7 +54,9 @@ class CrossEntropyLoss:
         self._last = (logits, targets, weights)
         return loss
 
-    __call__ = forward
+    def __call__(self, logits: Array, targets: Array, weights: Array | None = None) -> Array:
+        """`forward`."""
+        return self.forward(logits, targets, weights)
 
     def backward(self, grad_output: Array | float | None = None) -> Array:
         """The gradient (..., V) of the last loss, times `grad_output` of the loss's shape.
@@ -53,10 +64,10 @@ class CrossEntropyLoss:
         Raises
         ------
         RuntimeError
-            Before the first successful `forward`.
+            Where there is no last loss: before the first `forward`, and after one that failed.
         """
         if self._last is None:
-            raise RuntimeError("backward() was called before forward(); accepted: forward(logits, targets) first")
+            raise RuntimeError("backward() was called without a loss; accepted: forward(logits, targets) first")
         logits, targets, weights = self._last
         return cross_entropy_and_grad(logits, targets, None, grad_output, weights=weights, **self.options)[1]
 

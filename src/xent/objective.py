@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from xent.arrays import Array, Namespace, cast, log1p_sum, pick, stop_gradient
-from xent.statistics import Masses, RowStatistics
+from xent.arrays import Array, Namespace, cast, clip_finite, log1p_sum, pick, put, stop_gradient
+from xent.statistics import UNIT, Masses, RowStatistics
 
 
 class Coefficients(NamedTuple):
@@ -102,19 +102,26 @@ def soft_masses(xp: Namespace, x: Array, q: Array, class_weights: Array | None, 
         else:
             # A class that can occur shares with the n − 1 others that can (with none, there is nobody to share with);
             # one that cannot, with all n.
-            held = xp.sum(q * possible, axis=1)[:, None]
             lost = xp.sum(q * (1.0 - possible), axis=1)[:, None]
             single = count <= 1
             others = xp.where(single, 0.0, coefficients.spread / xp.where(single, 1.0, count - 1.0))
-            shared = possible * others * (held - q) + an_even_share * lost
+            shared = possible * others * _sum_of_others(xp, q * possible) + an_even_share * lost
         values = coefficients.keep * q + shared
     if class_weights is not None:
         values = values * class_weights[None, :]
     return Masses(values, coefficients.limits)
 
 
+def _sum_of_others(xp: Namespace, q: Array) -> Array:
+    """Σ_{i≠j} q_ij for every j. Where one class has nearly all the mass, the total less that would lose the rest."""
+    largest = xp.argmax(q, axis=1)
+    peak = pick(xp, q, largest)
+    rest = xp.sum(put(xp, q, largest, 0.0, None), axis=1)
+    return put(xp, (rest[:, None] - q) + peak[:, None], largest, rest, None)
+
+
 def hard_distribution(
-    xp: Namespace, statistics: RowStatistics, target_weight: Array | float, coefficients: Coefficients, unit: float
+    xp: Namespace, statistics: RowStatistics, target_weight: Array | float, coefficients: Coefficients
 ) -> tuple[Distribution, Array | float]:
     """The distribution of hard targets of class weight `target_weight`, (N,) or 1, and each other class's share c."""
     spread = statistics.spread
@@ -126,7 +133,7 @@ def hard_distribution(
     shares = spread.count + own
     nobody = shares == 0
     c = xp.where(nobody, 0.0, coefficients.spread / xp.where(nobody, 1.0, shares))
-    mass, deficit = c * spread.mass, (c / unit) * spread.deficit
+    mass, deficit = c * spread.mass, (c / UNIT) * spread.deficit
     kept, shared = coefficients.keep * target_weight, c * own * target_weight
     if coefficients.limits:
         return Distribution(kept + shared, mass, deficit), c
@@ -134,12 +141,12 @@ def hard_distribution(
 
 
 def soft_distribution(
-    xp: Namespace, statistics: RowStatistics, masses: Masses, pivot: Array, unit: float
+    xp: Namespace, statistics: RowStatistics, masses: Masses, pivot: Array
 ) -> tuple[Distribution, Array | float]:
     """The distribution of soft targets whose statistics keep the class `pivot` (N,) apart, and 1: masses are final."""
     spread = statistics.spread
     assert spread is not None
-    return Distribution(pick(xp, masses.values, pivot), spread.mass, spread.deficit / unit), 1.0
+    return Distribution(pick(xp, masses.values, pivot), spread.mass, spread.deficit / UNIT), 1.0
 
 
 def outcome(
@@ -170,7 +177,8 @@ def outcome(
     if coefficients.square:
         scaled_lse = coefficients.square * (maximum + log_z)
         loss = loss + scaled_lse * (maximum + log_z)
-        rest = rest + 2.0 * scaled_lse
+        # Past the dtype, and yet no more than 0 where a probability is 0.
+        rest = clip_finite(xp, rest + 2.0 * scaled_lse)
     if weight is not None:
         loss = weight * loss
         if coefficients.limits:

@@ -37,7 +37,9 @@ def denominator_of(
     if denominator is None or isinstance(denominator, str):
         terms = tokens.total if denominator is None else tokens.counted
         if terms is None:
-            return float(shape[-1] if axis else math.prod(shape)) or (1.0 if limits else math.nan)
+            count = shape[-1] if axis else math.prod(shape)
+            nothing = 1.0 if limits else math.nan
+            return float(count) if count else nothing
         total = accurate_sum(xp, cast(xp, terms, wide), axis)
         if not limits:
             return xp.where(total == 0, xp.nan, total)

@@ -12,14 +12,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from xent.arrays import Array, Namespace, exp, finite_from_below, pick, power_of_two_below, put, stop_gradient, subtract
+from xent.arrays import Array, Namespace, exp, finite_from_below, pick, put, stop_gradient, subtract
+
+# A power of two, which costs no rounding: billions of the largest differences of logits add up to a finite number.
+UNIT = 2.0**-40
 
 
 class Spread(NamedTuple):
     """Sums over a row's other classes j ≠ t with masses u_j, each (N,); for targets that are more than one class.
 
     count: how many of them can occur (with `limits`, those with a logit above −inf); mass: Σ u_j; deficit:
-    Σ u_j·(m − x_j), times the `unit` that `of_rows` was given, so that it cannot overflow before a small coefficient
+    Σ u_j·(m − x_j), times `UNIT`, so that it cannot overflow before a small coefficient
     makes it representable again.
     """
 
@@ -48,11 +51,6 @@ class Masses(NamedTuple):
     limits: bool
 
 
-def unit_of(width: int) -> float:
-    """A power of two so small that `width` differences of logits, scaled by it, add up without overflow."""
-    return power_of_two_below(0.25 / max(width, 1))
-
-
 def of_rows(
     xp: Namespace,
     x: Array,
@@ -60,7 +58,6 @@ def of_rows(
     *,
     held: Array | None = None,
     masses: Masses | None = None,
-    unit: float = 1.0,
     out: Array | None = None,
 ) -> tuple[RowStatistics, Array]:
     """The statistics of the rows `x` (N, W) with target positions `t` (N,), and exp(x − m) with 0 at the target.
@@ -75,13 +72,13 @@ def of_rows(
     target = pick(xp, x, t)
     if held is not None:
         target = xp.where(held, target, -xp.inf)
-    spread = None if masses is None else _spread(xp, x, centre, t, held, masses, unit)
+    spread = None if masses is None else _spread(xp, x, centre, t, held, masses)
     e = exp(xp, subtract(xp, x, centre[:, None], out), out)
     e = _without_target(xp, e, t, held, out)
     return RowStatistics(maximum, xp.sum(e, axis=1), target, spread), e
 
 
-def merge(xp: Namespace, pieces: list[RowStatistics], unit: float = 1.0) -> RowStatistics:
+def merge(xp: Namespace, pieces: list[RowStatistics]) -> RowStatistics:
     """The statistics of rows from those of their pieces; each piece is rescaled once, so no rounding piles up."""
     if len(pieces) == 1:
         return pieces[0]
@@ -107,7 +104,7 @@ def merge(xp: Namespace, pieces: list[RowStatistics], unit: float = 1.0) -> RowS
             mass=sum(spread.mass for spread, _, _ in spreads if spread),
             # An empty piece has no mass, or a deficit that is infinite already.
             deficit=sum(
-                spread.deficit + xp.where(nothing, 0.0, spread.mass * (maximum * unit - own * unit))
+                spread.deficit + xp.where(nothing, 0.0, spread.mass * (maximum * UNIT - own * UNIT))
                 for spread, own, nothing in spreads
                 if spread
             ),
@@ -115,11 +112,9 @@ def merge(xp: Namespace, pieces: list[RowStatistics], unit: float = 1.0) -> RowS
     )
 
 
-def _spread(
-    xp: Namespace, x: Array, centre: Array, t: Array, held: Array | None, masses: Masses, unit: float
-) -> Spread:
+def _spread(xp: Namespace, x: Array, centre: Array, t: Array, held: Array | None, masses: Masses) -> Spread:
     # Scaled before the subtraction: the difference of two finite logits may be past the dtype, its share of a loss not.
-    deficit = centre[:, None] * unit - x * unit
+    deficit = centre[:, None] * UNIT - x * UNIT
     weighed = xp.broadcast_to(masses.values, x.shape)
     counted = xp.ones_like(x)
     if masses.limits:

@@ -12,21 +12,26 @@ import torch
 from torch import Tensor
 from torch.nn import _reduction
 from torch.nn import functional as F  # noqa: N812
+from torch.overrides import has_torch_function
 
 from xent import arrays, flatten
+from xent.arrays import is_dense
 from xent.calls import Call, prepare, rows_of
 from xent.engines import array_api
 from xent.functional import is_followed, loss_and_gradient, loss_of, reduced
 
 __all__ = ["CrossEntropyLoss", "cross_entropy"]
 
+# The options that may be tensors.
+_TENSORS = ("weights", "class_weights", "denominator")
+
 
 def followed_loss(logits: Tensor, targets: Tensor, **options: Any) -> Tensor:
     """The loss of `xent.cross_entropy` on the autograd graph, or inside a transformation."""
-    others = (targets, options.get("weights"), options.get("class_weights"))
+    others = (targets, *(options.get(name) for name in _TENSORS))
     plain = not arrays.is_traced(logits) and arrays.is_host_memory(logits)
     plain = plain and torch.autograd.forward_ad._current_level < 0
-    if plain and not any(arrays.is_traced(x) or arrays.requires_gradient(x) for x in others if x is not None):
+    if plain and not any(arrays.is_traced(x) or arrays.requires_gradient(x) for x in others if isinstance(x, Tensor)):
         result: Tensor = _HostLoss.apply(logits, targets, options)  # type: ignore[no-untyped-call]
         return result
     return _general_loss(logits, targets, options)
@@ -48,7 +53,9 @@ class _HostLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, options: dict[str, Any]) -> Tensor:
         call = prepare(logits.detach(), targets, **options)
-        ctx.save_for_backward(logits, targets)
+        # All of them, so that torch notices what is written between forward and backward.
+        others = [options[name] for name in _TENSORS if isinstance(options.get(name), Tensor)]
+        ctx.save_for_backward(logits, targets, *others)
         ctx.options = options
         ctx.call = call.without_logits()
         result: Tensor = loss_of(call)
@@ -56,7 +63,7 @@ class _HostLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        logits, targets = ctx.saved_tensors
+        logits, targets, *_ = ctx.saved_tensors
         if torch.is_grad_enabled() or arrays.is_traced(grad):
             # Someone wants to differentiate the gradient: only the general function has one that can be.
             with torch.enable_grad():
@@ -88,10 +95,13 @@ class _Losses(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:5])
         ctx.save_for_forward(*inputs[:5])
+        ctx.set_materialize_grads(False)
         ctx.call = inputs[5]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Any, ...]:
+        if grad is None:
+            return (None,) * 6
         call: Call = ctx.call.with_arrays(*ctx.saved_tensors)
         d = None
         if ctx.needs_input_grad[0]:
@@ -207,7 +217,8 @@ def cross_entropy(
         return F.cross_entropy(
             input, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
         )
-    widened = torch.is_autocast_enabled(input.device.type) and input.dtype.itemsize == 2
+    place = input.device.type
+    widened = input.dtype.itemsize == 2 and torch.amp.is_autocast_available(place) and torch.is_autocast_enabled(place)
     dtype = torch.float32 if widened else input.dtype
     soft = target.is_floating_point()
     classes_last = input.movedim(1, -1) if input.ndim > 2 else input
@@ -236,7 +247,9 @@ def _is_served(
     label_smoothing: float,
 ) -> bool:
     """Whether the loss is computed here. Anything unusual, and whatever PyTorch refuses, is left to PyTorch."""
-    if not (isinstance(input, Tensor) and isinstance(target, Tensor)) or input.layout != torch.strided:
+    if not (isinstance(input, Tensor) and isinstance(target, Tensor)) or not (is_dense(input) and is_dense(target)):
+        return False
+    if has_torch_function((input, target, weight)) or torch.jit.is_tracing():
         return False
     if arrays.dtype_name(input.dtype) not in arrays.FLOATS or input.ndim == 0 or target.device != input.device:
         return False
@@ -250,13 +263,14 @@ def _is_served(
     classes = input.shape[1 if input.ndim > 1 else 0]
     if weight is not None:
         fits = isinstance(weight, Tensor) and weight.shape == (classes,) and weight.dtype == input.dtype
-        if not fits or weight.device != input.device or weight.requires_grad:
+        if not fits or weight.device != input.device or weight.requires_grad or not is_dense(weight):
             return False
     return (
         classes > 0
         and isinstance(ignore_index, int)
         and reduction in ("mean", "sum", "none")
         and isinstance(label_smoothing, (int, float))
+        and not isinstance(label_smoothing, bool)
         and 0.0 <= label_smoothing <= 1.0
     )
 

@@ -143,7 +143,6 @@ def _tiles(rows: Rows, losses: Array, scale: Array | float, out: Memory | None, 
     logits: Memory = rows.logits
     v = logits.data.shape[1]
     scratch = np.empty((1, TILE), losses.dtype)
-    unit = statistics.unit_of(v)
     edges = [(a, min(a + TILE, v)) for a in range(0, v, TILE)]
     with np.errstate(all="ignore"):
         for i in range(start, stop):
@@ -158,9 +157,9 @@ def _tiles(rows: Rows, losses: Array, scale: Array | float, out: Memory | None, 
             for a, b in edges:
                 memory = scratch[:, : b - a]
                 x = logits.load(block, slice(a, b), memory)
-                pieces.append(block_of.statistics_of_piece(xp, x, a, row, unit, memory))
-            found = statistics.merge(xp, pieces, unit)
-            result = block_of.outcome(xp, found, row, of_rows(scale, i, i + 1), unit)
+                pieces.append(block_of.statistics_of_piece(xp, x, a, row, memory))
+            found = statistics.merge(xp, pieces)
+            result = block_of.outcome(xp, found, row, of_rows(scale, i, i + 1))
             losses[block] = result.loss
             if out is None:
                 continue

@@ -72,17 +72,16 @@ def _outcome(
     xp: Namespace, rows: Rows, scale: Array | float | None, out: Array | None
 ) -> tuple[objective.Outcome, Array, Array, statistics.Masses | None]:
     x, u, coefficients = rows.logits, rows.class_weights, rows.coefficients
-    unit = statistics.unit_of(x.shape[1])
     if rows.soft is None:
         t = rows.targets
         masses = objective.class_masses(xp, x, u, coefficients) if coefficients.spread else None
-        found, e = statistics.of_rows(xp, x, t, masses=masses, unit=unit, out=out)
-        return outcome(xp, found, rows, scale, unit), e, t, masses
+        found, e = statistics.of_rows(xp, x, t, masses=masses, out=out)
+        return outcome(xp, found, rows, scale), e, t, masses
     # Any class may be kept apart from the sum of exponentials; the likeliest one leaves the smallest sum.
     t = xp.argmax(x, axis=1)
     masses = objective.soft_masses(xp, x, rows.soft, u, coefficients)
-    found, e = statistics.of_rows(xp, x, t, masses=masses, unit=unit, out=out)
-    distribution, share = objective.soft_distribution(xp, found, masses, t, unit)
+    found, e = statistics.of_rows(xp, x, t, masses=masses, out=out)
+    distribution, share = objective.soft_distribution(xp, found, masses, t)
     return objective.outcome(xp, found, distribution, share, rows.weight, scale, coefficients), e, t, masses
 
 
@@ -113,20 +112,18 @@ def _piece(xp: Namespace, x: Array, start: int, rows: Rows) -> tuple[Array, Arra
     return xp.where(held, local, 0), held, masses
 
 
-def statistics_of_piece(
-    xp: Namespace, x: Array, start: int, rows: Rows, unit: float, out: Array
-) -> statistics.RowStatistics:
+def statistics_of_piece(xp: Namespace, x: Array, start: int, rows: Rows, out: Array) -> statistics.RowStatistics:
     """The statistics of the columns from `start`, which `x` holds, of rows with hard targets. out: scratch memory."""
     t, held, masses = _piece(xp, x, start, rows)
-    return statistics.of_rows(xp, x, t, held=held, masses=masses, unit=unit, out=out)[0]
+    return statistics.of_rows(xp, x, t, held=held, masses=masses, out=out)[0]
 
 
 def outcome(
-    xp: Namespace, found: statistics.RowStatistics, rows: Rows, scale: Array | float | None, unit: float
+    xp: Namespace, found: statistics.RowStatistics, rows: Rows, scale: Array | float | None
 ) -> objective.Outcome:
     """The losses and the gradient's numbers of rows with hard targets, from their merged statistics."""
     own = 1.0 if rows.class_weights is None else xp.take(rows.class_weights, rows.targets, axis=0)
-    distribution, share = objective.hard_distribution(xp, found, own, rows.coefficients, unit)
+    distribution, share = objective.hard_distribution(xp, found, own, rows.coefficients)
     return objective.outcome(xp, found, distribution, share, rows.weight, scale, rows.coefficients)
 
 

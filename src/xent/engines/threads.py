@@ -6,6 +6,7 @@ makes a pool of its own; a call from one of the pool's threads runs where it is,
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import deque
@@ -54,8 +55,11 @@ def split(work: Callable[[int, int], None], n: int, threads: int) -> None:
     # More parts than threads, taken as they become free: a core that other processes slow down takes fewer.
     count_of_parts = min(n, 4 * threads)
     parts = deque(pairwise(n * i // count_of_parts for i in range(count_of_parts + 1)))
-    pool = _shared(threads - 1)
-    helpers = [pool.submit(_help, work, parts) for _ in range(threads - 1)]
+    helpers = []
+    # An interpreter that is on its way out starts no threads, but still answers calls from those that it has.
+    with contextlib.suppress(RuntimeError):
+        pool = _shared(threads - 1)
+        helpers += [pool.submit(_help, work, parts) for _ in range(threads - 1)]
     try:
         _drain(work, parts)
     finally:
