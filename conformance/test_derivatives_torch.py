@@ -251,6 +251,47 @@ def test_D1_the_graph_reaches_parameters(place, subject):
     assert layer.weight.grad.dtype == layer.weight.dtype
 
 
+@pytest.mark.clause("D1", "A2")
+@pytest.mark.places(backends=TORCH, modes=(Mode.EAGER,), dtypes=("float32",))
+def test_D1_what_is_written_in_between_is_noticed(place, subject):
+    logits, targets = cases.random((6,), 5)
+    for changed in ("logits", "class_weights", "weights"):
+        x, t = place.put(logits, place.dtype) * 1, place.put(targets)
+        given = {"class_weights": place.put(np.ones(5), place.dtype), "weights": place.put(np.ones(6), place.dtype)}
+        leaf = x.requires_grad_()
+        y = leaf * 1
+        loss = subject.loss(y, t, **given)
+        {"logits": y.detach(), **given}[changed].mul_(2)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+    y = leaf * 1
+    squares = (y**2).sum()
+    subject.loss_and_grad(y.detach(), t, out=y.detach())
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        squares.backward()
+
+
+@pytest.mark.clause("D1", "R2")
+@pytest.mark.places(backends=TORCH, modes=(Mode.EAGER,), dtypes=("float64",))
+def test_D1_with_respect_to_the_denominator(place, subject):
+    torch = place.backend.torch
+    x, t = (place.put(a) for a in cases.random((6,), 5))
+    denominator = place.put(np.asarray(3.0)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda d: subject.loss(x, t, denominator=d), (denominator,))
+
+
+@pytest.mark.clause("D1")
+@pytest.mark.places(backends=TORCH, modes=(Mode.EAGER,), dtypes=("float32",))
+def test_D1_traced_to_a_graph_it_is_not_a_constant(place, subject):
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    (x, t), (y, u) = ([place.put(a) for a in cases.random((6,), 5, seed=seed)] for seed in (1, 2))
+    # make_fx wants a value for every parameter, options too.
+    graph = make_fx(lambda x, t: subject.loss(x, t))(x.float(), t)  # noqa: PLW0108
+    got, expected = graph(y.float(), u), subject.loss(y.float(), u)
+    np.testing.assert_allclose(place.to_numpy(got), place.to_numpy(expected), rtol=1e-6)
+
+
 @pytest.fixture
 def fresh_compiler(place, tmp_path_factory, monkeypatch):
     """A compiler that has seen nothing, with its caches outside the project."""
@@ -262,13 +303,26 @@ def fresh_compiler(place, tmp_path_factory, monkeypatch):
     torch.compiler.reset()
 
 
-def _compiled(torch, function, backend, x, t, **options):
+def _compiled(torch, function, backend, x, t, dynamic=None, **options):
     """Loss and gradient through the compiled function, compared with nothing yet."""
-    compiled = torch.compile(partial(function, **options), fullgraph=True, backend=backend)
+    compiled = torch.compile(partial(function, **options), fullgraph=True, backend=backend, dynamic=dynamic)
     x = x.detach().requires_grad_()
     loss = compiled(x, t)
     (loss if loss.ndim == 0 else loss.sum()).backward()
     return loss.detach(), x.grad
+
+
+@pytest.mark.clause("D1")
+@pytest.mark.places(backends=TORCH, modes=(Mode.EAGER,), dtypes=("float32",))
+@pytest.mark.filterwarnings("ignore")  # the compiler's own, which differ from version to version
+def test_D1_compile_for_any_shape(place, subject, fresh_compiler):
+    logits, targets = _problem()
+    x, t = place.put(logits, place.dtype), place.put(targets)
+    for options in ({}, {"label_smoothing": 0.1, "z_loss": 1e-3}):
+        loss, d_logits = _compiled(fresh_compiler, subject.loss, "aot_eager", x, t, dynamic=True, **options)
+        exact_loss, exact = oracle.cross_entropy(place.round(logits), targets, **options)
+        units.check(place.to_numpy(loss), exact_loss, place.compute_dtype)
+        units.check(place.to_numpy(d_logits), exact, place.compute_dtype)
 
 
 @pytest.mark.clause("D1")

@@ -77,6 +77,6 @@ def test_A10_extra_memory(place, scenario, pytestconfig):
 @pytest.mark.clause("A10")
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 @pytest.mark.places(backends=("numpy", "torch"), modes=(Mode.EAGER,), dtypes=("float32",))
-def test_A10_the_measurement_sees_a_copy(place):
-    measured = _peaks(place.backend.name)["copy"]
+def test_A10_the_measurement_sees_a_copy(place, pytestconfig):
+    measured = _peaks(place.backend.name, pytestconfig.getoption("--subject"))["copy"]
     assert measured["extra"] >= 0.9 * measured["logits"]

@@ -150,6 +150,11 @@ def _tracing_modes() -> tuple[Any, ...]:
     return modes.PROXY, modes.FAKE
 
 
+def is_recorded_as_script() -> bool:
+    """Whether torch.jit.trace is running, which records operators and no Python."""
+    return bool(sys.modules["torch"].jit.is_tracing())
+
+
 def is_readable(x: Array) -> bool:
     """Whether Python may look at the values of `x` now."""
     return type(x) is np.ndarray or not (is_lazy(x) or is_traced(x))

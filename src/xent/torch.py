@@ -249,7 +249,7 @@ def _is_served(
     """Whether the loss is computed here. Anything unusual, and whatever PyTorch refuses, is left to PyTorch."""
     if not (isinstance(input, Tensor) and isinstance(target, Tensor)) or not (is_dense(input) and is_dense(target)):
         return False
-    if has_torch_function((input, target, weight)) or torch.jit.is_tracing():
+    if has_torch_function((input, target, weight)) or arrays.is_recorded_as_script():
         return False
     if arrays.dtype_name(input.dtype) not in arrays.FLOATS or input.ndim == 0 or target.device != input.device:
         return False
