@@ -113,7 +113,9 @@ def _blocks(rows: Rows, losses: Array, scale: Array | float, out: Memory | None,
     xp = namespace(losses)
     logits: Memory = rows.logits
     v = logits.data.shape[1]
-    height = max(1, min(stop - start, HOST_BLOCK // (v * losses.itemsize)))
+    # The explicit algorithm makes many temporaries of a block's size.
+    size = HOST_BLOCK // 4 if rows.coefficients.floor else HOST_BLOCK
+    height = max(1, min(stop - start, size // (v * losses.itemsize)))
     scratch = np.empty((height, v), losses.dtype)
     columns = slice(None)
     with np.errstate(all="ignore"):
