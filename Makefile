@@ -29,7 +29,7 @@ bench: .venv/installed  ## speed and memory against the peers, side by side
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 
 accuracy: .venv/installed  ## the accuracy table of the README, against the 60-digit oracle
-	$(BIN)/python -m conformance.accuracy
+	$(BIN)/python -m xent_conformance.accuracy
 
 clean:  ## remove .venv and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

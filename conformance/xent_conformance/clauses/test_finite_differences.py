@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from conformance import cases
-from conformance.backends import DIRECT, Mode
+from xent_conformance import cases
+from xent_conformance.backends import DIRECT, Mode
 
 STEP = 1e-4
 

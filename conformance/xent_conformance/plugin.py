@@ -9,8 +9,8 @@ import os
 
 import pytest
 
-from conformance import backends, places, units
-from conformance import subject as subjects
+from xent_conformance import backends, places, units
+from xent_conformance import subject as subjects
 
 
 def pytest_addoption(parser):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from conformance import agree, backends, cases
-from conformance.backends import DIRECT, Mode
-from conformance.bad_calls import BAD_CALLS, LOGITS, SOFT, TARGETS
+from xent_conformance import agree, backends, cases
+from xent_conformance.backends import DIRECT, Mode
+from xent_conformance.bad_calls import BAD_CALLS, LOGITS, SOFT, TARGETS
 
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 READABLE = (Mode.EAGER, Mode.READONLY, Mode.STRIDED, Mode.STRICTEST)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import Any, Protocol
 
-DEFAULT = "conformance.subjects_xent:subject"
+DEFAULT = "xent_conformance.subjects_xent:subject"
 
 
 class LossObject(Protocol):

@@ -12,8 +12,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from conformance import cases, units
-from conformance.backends import DIRECT, Mode
+from xent_conformance import cases, units
+from xent_conformance.backends import DIRECT, Mode
 
 WAITING = (
     "__bool__",

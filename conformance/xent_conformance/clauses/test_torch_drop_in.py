@@ -15,8 +15,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from conformance import cases, units
-from conformance.backends import Mode
+from xent_conformance import cases, units
+from xent_conformance.backends import Mode
 
 pytestmark = [
     pytest.mark.clause("D2"),

@@ -8,8 +8,8 @@ import weakref
 import numpy as np
 import pytest
 
-from conformance import cases
-from conformance.backends import DIRECT, NOT_DOUBLED, Mode
+from xent_conformance import cases
+from xent_conformance.backends import DIRECT, NOT_DOUBLED, Mode
 
 WRITABLE = ("numpy", "torch", "torch-cuda", "cupy")
 

@@ -1,6 +1,6 @@
 """Other people's cross-entropies as subjects, for the accuracy table and to see the suite's tests fail.
 
-    pytest conformance --subject conformance.subjects_peers:torch_functional
+    pytest conformance --subject xent_conformance.subjects_peers:torch_functional
 
 Options that a peer lacks raise NotImplementedError; `smoothing` means its own convention, epsilon / V on every class.
 """

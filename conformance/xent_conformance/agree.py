@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from conformance import oracle, units
-from conformance.places import Place
-from conformance.subject import Subject
+from xent_conformance import oracle, units
+from xent_conformance.places import Place
+from xent_conformance.subject import Subject
 
 
 def with_oracle(

@@ -1,6 +1,6 @@
 """Clauses A7 and A10: more logits than a 32-bit index can count, and no memory but what the contract allows.
 
-Peaks are those of the whole process, measured in a fresh one: see `conformance.peak_memory`.
+Peaks are those of the whole process, measured in a fresh one: see `xent_conformance.peak_memory`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from functools import cache
 import numpy as np
 import pytest
 
-from conformance import cases
-from conformance.backends import Mode
+from xent_conformance import cases
+from xent_conformance.backends import Mode
 
 MIB = 1 << 20
 BLOCK = 8 * MIB
@@ -44,7 +44,7 @@ def test_A7_more_logits_than_32_bits_count(place, subject):
 @cache
 def _peaks(library: str, subject: str) -> dict[str, dict[str, int]]:
     done = subprocess.run(
-        [sys.executable, "-m", "conformance.peak_memory", library, subject],
+        [sys.executable, "-m", "xent_conformance.peak_memory", library, subject],
         capture_output=True,
         text=True,
         timeout=300,

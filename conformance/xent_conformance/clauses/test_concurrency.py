@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from conformance import cases
-from conformance.backends import Mode
+from xent_conformance import cases
+from xent_conformance.backends import Mode
 
 CALLERS = 8
 

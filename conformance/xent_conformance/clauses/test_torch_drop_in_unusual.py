@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from conformance.backends import Mode
-from conformance.test_torch_drop_in import _inputs as inputs
+from xent_conformance.backends import Mode
+from xent_conformance.clauses.test_torch_drop_in import _inputs as inputs
 
 pytestmark = pytest.mark.clause("D2")
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from conformance import agree, cases
-from conformance.backends import DIRECT, HALF, NOT_DOUBLED, Mode
+from xent_conformance import agree, cases
+from xent_conformance.backends import DIRECT, HALF, NOT_DOUBLED, Mode
 
 IN_MEMORY = ("numpy", "torch", "torch-cuda", "cupy", "array-api-strict")
 """Backends whose arrays can be written."""

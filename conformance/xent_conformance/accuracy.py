@@ -1,4 +1,4 @@
-"""The accuracy table of the README: `python -m conformance.accuracy`.
+"""The accuracy table of the README: `python -m xent_conformance.accuracy`.
 
 Loss and target gradient in float32 of a target that is ahead of seven equal logits: exactly, by the subject on every
 backend that is installed, and by the peers, each with its relative error.
@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-from conformance import backends, oracle, places, subject, subjects_peers
+from xent_conformance import backends, oracle, places, subject, subjects_peers
 
 GAPS = (5, 10, 17, 20, 30, 80)
 V = 8
@@ -66,7 +66,7 @@ def table(title: str, exact: np.ndarray, rows: list[tuple[str, np.ndarray]]) -> 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print both tables."""
-    parser = argparse.ArgumentParser(prog="python -m conformance.accuracy", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m xent_conformance.accuracy", description=__doc__)
     parser.add_argument(
         "--subject", default=subject.DEFAULT, metavar="MODULE:ATTRIBUTE", help="the implementation to measure"
     )

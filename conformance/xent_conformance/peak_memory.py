@@ -1,4 +1,4 @@
-"""What calls cost in memory, as JSON: python -m conformance.peak_memory LIBRARY [MODULE:ATTRIBUTE of the subject]
+"""What calls cost in memory, as JSON: python -m xent_conformance.peak_memory LIBRARY [MODULE:ATTRIBUTE of the subject]
 
 For each scenario: the bytes by which the process grew at most during the call ("extra"), the size of the logits, and
 the gradient that the call returns ("gradient", 0 where none is or where it goes into memory that was there).
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance import subject as subjects
+from xent_conformance import subject as subjects
 
 SHAPES = {"tokens": (1040, 50257), "classes": (52, 1_000_000)}
 

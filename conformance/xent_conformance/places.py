@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.backends import BACKENDS, FLOATS, HALF, Backend, Mode
+from xent_conformance.backends import BACKENDS, FLOATS, HALF, Backend, Mode
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from mpmath import mp, mpf
 
-from conformance.units import Exact, allowance
+from xent_conformance.units import Exact, allowance
 
 mp.dps = 60
 CLIP = mpf(1e-10)

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from conformance import agree, oracle, units
-from conformance.backends import HALF, Mode
+from xent_conformance import agree, oracle, units
+from xent_conformance.backends import HALF, Mode
 
 DIRECT = (Mode.EAGER, Mode.READONLY, Mode.STRIDED, Mode.LAZY, Mode.STRICTEST)
 """Modes that compile nothing by shape."""

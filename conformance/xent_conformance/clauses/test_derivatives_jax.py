@@ -10,8 +10,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from conformance import cases, oracle, units
-from conformance.backends import Mode
+from xent_conformance import cases, oracle, units
+from xent_conformance.backends import Mode
 
 OPTIONS = [
     {},

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from conformance import agree, cases, oracle, units
-from conformance.backends import DIRECT, NOT_DOUBLED, Mode
+from xent_conformance import agree, cases, oracle, units
+from xent_conformance.backends import DIRECT, NOT_DOUBLED, Mode
 
 MILLION = 1_000_003
 

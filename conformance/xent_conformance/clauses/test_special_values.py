@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from conformance import agree, cases, oracle, units
-from conformance.backends import NOT_DOUBLED
+from xent_conformance import agree, cases, oracle, units
+from xent_conformance.backends import NOT_DOUBLED
 
 CLASS_WEIGHTS = np.array([1.0, 0.5, 2.0, 0.25])
 OPTIONS = {

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from conformance import agree, cases, oracle, units
-from conformance.backends import DIRECT, HALF, NOT_DOUBLED, Mode
+from xent_conformance import agree, cases, oracle, units
+from xent_conformance.backends import DIRECT, HALF, NOT_DOUBLED, Mode
 
 
 @pytest.mark.clause("V1")
