@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The pinned versions keep torch to its CPU build where this project is tested; users are not bound by them.
 CONSTRAINTS := .ci/constraints.txt
 
-.PHONY: help demo test lint bench accuracy clean
+.PHONY: help demo test lint bench accuracy scoreboard vectors clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -30,6 +30,16 @@ bench: .venv/installed  ## speed and memory against the peers, side by side
 
 accuracy: .venv/installed  ## the accuracy table of the README, against the 60-digit oracle
 	$(BIN)/python -m xent_conformance.accuracy
+
+.venv/peers: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev,peers]'
+	@touch $@
+
+scoreboard: .venv/peers  ## other people's cross-entropies against the contract: docs/scoreboard.md
+	$(BIN)/python -m xent_conformance.scoreboard
+
+vectors: .venv/installed  ## inputs and 40-digit results as JSON, for other languages: conformance/vectors
+	$(BIN)/python -m xent_conformance.vectors --write conformance/vectors
 
 clean:  ## remove .venv and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -1,7 +1,6 @@
 """The CPU benchmarks: that they run at a tiny size, and what the table says."""
 
 import pytest
-
 from benchmarks.contenders import COPY, TORCH
 from benchmarks.problem import Problem
 from benchmarks.questions import QUESTIONS

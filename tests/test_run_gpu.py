@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from benchmarks import evidence, gpu, gpu_contenders
 from benchmarks.gpu_library import NumPy
 

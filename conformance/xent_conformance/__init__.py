@@ -1,23 +1,15 @@
-"""The conformance suite: the contract of docs/specification.md, checked on every backend, device, dtype and mode.
+"""The conformance suite: the contract of docs/specification.md, asked of any cross-entropy on every backend.
 
-    pytest conformance                                   every backend that is installed
-    pytest conformance --backend numpy --backend torch   these only
-    pytest conformance --subject package.module:subject  somebody else's cross-entropy
+    xent conform package.module:function --backend numpy torch       the product: a matrix, reports, an exit code
+    pytest conformance --backend numpy --subject file.py:function    the same cases under pytest
 
-The rooms: `oracle` (60-digit reference values), `units` (errors in the contract's units), `backends` (array libraries
-and the ways to hand arrays over), `places` (the matrix), `subject` (how the suite sees an implementation), `cases`
-(inputs). A test knows an implementation only through its subject, an array library only through its place, and takes
-two fixtures:
-
-    def test_V1_something(place, subject):
-        logits = place.round(values)                                   # the exact values that the dtype holds
-        loss, d_logits = place.evaluate(subject.loss_and_grad, logits, targets, reduction="none")    # NumPy in and out
-        exact_loss, exact_gradient = oracle.cross_entropy(logits, targets, reduction="none")
-        units.check(loss, exact_loss, place.compute_dtype)
-        units.check(d_logits, exact_gradient, place.compute_dtype, stored=place.dtype)
-
-`@pytest.mark.places(dtypes=..., modes=..., backends=..., sparse=True)` narrows the matrix for one test (see
-`places.places`); `@pytest.mark.clause("V1")` and the function's name say what it checks. Tests whose body is
-nothing but "the subject agrees with the oracle on these arrays and options" call `agree.with_oracle(place, subject,
-logits, targets, **options)`.
+The rooms: `subject` and `adapter` (what stands under test, and how it is asked), `backends` and `places` (array
+libraries, and the matrix backend x dtype x mode), `oracle` and `units` (60-digit values, errors in the contract's
+units), `clauses` (the tests), `worker` and `run` (who runs them, and outlives what they do), `results` and its
+reports. A test knows an implementation only through its subject, an array library only through its place; its fixtures
+are told in `clauses`.
 """
+
+from xent_conformance.subject import Adapter, DoesNotApply
+
+__all__ = ["Adapter", "DoesNotApply"]

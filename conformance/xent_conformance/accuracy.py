@@ -11,10 +11,14 @@ import sys
 
 import numpy as np
 
-from xent_conformance import backends, oracle, places, subject, subjects_peers
+from xent_conformance import backends, oracle, places, probe, subject
+from xent_conformance.adapter import UnderTest
+from xent_conformance.peers import PEERS
 
 GAPS = (5, 10, 17, 20, 30, 80)
 V = 8
+COMPARED = {"torch": "xent_conformance.peers.torch:functional", "jax": "xent_conformance.peers.optax:integer"}
+"""The peers of the table, by the backend where each is asked."""
 
 
 def inputs() -> tuple[np.ndarray, np.ndarray]:
@@ -24,24 +28,25 @@ def inputs() -> tuple[np.ndarray, np.ndarray]:
     return logits, np.zeros(len(GAPS), dtype=np.int64)
 
 
-def measured(of: subject.Subject, backend: backends.Backend) -> tuple[np.ndarray, np.ndarray]:
+def measured(of: UnderTest, backend: backends.Backend) -> tuple[np.ndarray, np.ndarray]:
     """The losses and the gradients of the targets, by a subject on a backend."""
+    of.begin(probe.examine(of, backend), "V1")
     place = places.Place(backend, "float32", backends.Mode.LAZY if backend.name == "dask" else backends.Mode.EAGER)
     loss, d_logits = place.evaluate(of.loss_and_grad, *inputs(), reduction="none")
     return loss, d_logits[:, 0]
 
 
-def implementations(under_test: subject.Subject) -> list[tuple[str, subject.Subject, backends.Backend]]:
+def implementations(under_test: UnderTest) -> list[tuple[str, UnderTest, backends.Backend]]:
     """What the table compares: the subject everywhere, then the peers that are installed."""
     usable = [backend for backend in map(backends.load, backends.BACKENDS) if not isinstance(backend, str)]
     label = under_test.name.split()[0]
     rows = [(f"`{label}`, {backend.name}", under_test, backend) for backend in usable]
-    for peer, home in ((subjects_peers.torch_functional, "torch"), (subjects_peers.optax, "jax")):
-        try:
-            __import__({"jax": "optax"}.get(home, home))
-        except ImportError:
-            continue
-        rows += [(f"`{peer.name}`", peer, backend) for backend in usable if backend.name == home]
+    installed = {peer.spec for peer in PEERS if peer.version is not None}
+    for backend in usable:
+        spec = COMPARED.get(backend.name)
+        if spec in installed:
+            peer = subject.load(spec)
+            rows.append((f"`{peer.name}`", peer, backend))
     return [(name, of, backend) for name, of, backend in rows if of.backends is None or backend.name in of.backends]
 
 

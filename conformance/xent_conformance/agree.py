@@ -1,27 +1,134 @@
-"""The commonest assertion of the suite: loss and gradient of the subject are the oracle's."""
+"""The commonest assertions of the suite: the subject's loss and gradient are the oracle's.
+
+    loss, d_logits = agree.with_oracle(place, subject, logits, targets, **options)     calls and checks both
+    loss, d_logits = agree.both(place, subject, logits, targets, **options)            calls, checks nothing
+    agree.loss(place, loss, exact), agree.gradient(place, d_logits, exact)             check one
+    agree.alike(place, first, second)                                                  two right answers to one question
+    agree.each(requests, check)                                                        checks those that apply
+    error = agree.refusal(call, IndexError)                                            the call is refused, and so
+
+A subject without a gradient has its loss checked all the same; its gradient is `NO_GRADIENT`, and a test that looks at
+it does not apply.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+import pytest
 
 from xent_conformance import oracle, units
+from xent_conformance.adapter import UnderTest
 from xent_conformance.places import Place
-from xent_conformance.subject import Subject
+from xent_conformance.subject import DoesNotApply
+
+OF_THE_GRADIENT = ("grad_output", "out")
+"""Options that the loss alone does not have."""
+
+
+def _missing(*_args: Any, **_kwargs: Any) -> Any:
+    raise DoesNotApply("a gradient", gradient=True)
+
+
+class NoGradient:
+    """What stands where a gradient would: to look at it is to ask what does not apply."""
+
+    __slots__ = ()
+    __array__ = __array_ufunc__ = __array_function__ = __getitem__ = __iter__ = __len__ = __bool__ = _missing
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __neg__ = __abs__ = _missing
+    __hash__ = None  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> Any:
+        """No attribute of an array; those that Python and pytest look for are not asked by a test."""
+        if name.startswith(("_", "pytest")):
+            raise AttributeError(name)
+        return _missing()
+
+
+NO_GRADIENT: Any = NoGradient()
+
+
+def both(place: Place, subject: UnderTest, logits: np.ndarray, targets: np.ndarray, **options: Any) -> tuple[Any, Any]:
+    """Loss and gradient as NumPy arrays; the loss and NO_GRADIENT where the subject has no gradient at all."""
+    try:
+        loss, d_logits = place.evaluate(subject.loss_and_grad, logits, targets, **options)
+    except DoesNotApply as missing:
+        if not missing.gradient:
+            raise
+    else:
+        return loss, d_logits
+    forward = {name: value for name, value in options.items() if name not in OF_THE_GRADIENT}
+    return place.evaluate(subject.loss, logits, targets, **forward), NO_GRADIENT
+
+
+def loss(place: Place, given: np.ndarray, exact: units.Exact) -> None:
+    """Assert that the loss is within what the contract allows."""
+    units.check(given, exact, place.compute_dtype, what="loss")
+
+
+def gradient(place: Place, given: Any, exact: units.Exact) -> None:
+    """Assert that the gradient, if there is one, is within what the contract allows."""
+    if given is not NO_GRADIENT:
+        units.check(given, exact, place.compute_dtype, stored=place.dtype, what="d_logits")
 
 
 def with_oracle(
-    place: Place, subject: Subject, logits: np.ndarray, targets: np.ndarray, **options: Any
-) -> tuple[np.ndarray, np.ndarray]:
+    place: Place, subject: UnderTest, logits: np.ndarray, targets: np.ndarray, **options: Any
+) -> tuple[Any, Any]:
     """Check loss and gradient against the oracle for the values that the place's dtype holds; give both back.
 
     Weights among the options must be exact in float32, soft targets are rounded with the logits.
     """
     logits = place.round(logits)
     targets = place.round(targets) if targets.dtype.kind == "f" else targets
+    given, d_logits = both(place, subject, logits, targets, **options)
     exact_loss, exact_gradient = oracle.cross_entropy(logits, targets, **options)
-    loss, d_logits = place.evaluate(subject.loss_and_grad, logits, targets, **options)
-    units.check(loss, exact_loss, place.compute_dtype)
-    units.check(d_logits, exact_gradient, place.compute_dtype, stored=place.dtype)
-    return loss, d_logits
+    loss(place, given, exact_loss)
+    gradient(place, d_logits, exact_gradient)
+    return given, d_logits
+
+
+def to_begin_with(place: Place, subject: UnderTest, logits: np.ndarray, targets: np.ndarray, **options: Any) -> None:
+    """What comes of a result on the way to other derivatives can only be asked where the result itself is right."""
+    try:
+        with_oracle(place, subject, logits, targets, **options)
+    except units.Disagreement:
+        raise DoesNotApply("a right loss and gradient to begin with") from None
+
+
+def alike(place: Place, first: Any, second: Any) -> None:
+    """Assert that two arrays may both be right answers to one question: a few roundings apart, where not equal."""
+    a, b = (np.asarray(array, dtype=np.float64) for array in (first, second))
+    eps = units.EPS[place.dtype]
+    largest = np.abs(b[np.isfinite(b)]).max(initial=0.0)
+    np.testing.assert_allclose(a, b, rtol=16 * eps, atol=16 * eps * largest)
+
+
+def each(requests: Iterable[dict[str, Any]], check: Callable[[dict[str, Any]], Any]) -> None:
+    """Check every request that applies to the subject; where none does, neither does the test."""
+    missing, asked = None, False
+    for request in requests:
+        try:
+            check(request)
+        except DoesNotApply as lack:
+            missing = missing or lack
+        else:
+            asked = True
+    if missing is not None and not asked:
+        raise missing
+
+
+def refusal(call: Callable[[], Any], *kinds: type[Exception]) -> Exception:
+    """The error by which the call is refused; it is one of the kinds."""
+    accepted = " or ".join(kind.__name__ for kind in kinds)
+    try:
+        call()
+    except DoesNotApply:
+        raise
+    except Exception as error:
+        if isinstance(error, kinds):
+            return error
+        raise AssertionError(f"{type(error).__name__}, where the contract has {accepted}: {error}") from error
+    pytest.fail(f"accepted, where the contract has {accepted}")

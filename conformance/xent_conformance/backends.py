@@ -102,7 +102,7 @@ class _NumPyLike(Backend):
     """NumPy and CuPy: the same strides and the same names."""
 
     dtypes = ("float64", "float32", "float16")
-    modes = (Mode.EAGER, Mode.STRIDED, Mode.BROADCAST)
+    modes: tuple[Mode, ...] = (Mode.EAGER, Mode.STRIDED, Mode.BROADCAST)
     xp: Any
 
     def asarray(self, values, dtype):

@@ -13,11 +13,14 @@ or +inf, or with nothing but -inf, is NaN; 0 * inf is 0; a clipped term of algor
 
 The error allowed to a value is V1's, added over the terms of its definition: a term of the sums above by its own size,
 lse by |max| + log Z, from which it is made. The plain hard-target gradient has a single term in every entry.
+
+With `digits=40` both results are `Written`: the same, and the numbers in 40 significant digits besides.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -29,8 +32,17 @@ from xent_conformance.units import Exact, allowance
 
 mp.dps = 60
 CLIP = mpf(1e-10)
+LARGEST = sys.float_info.max
 NAN = mpf("nan")
 INFINITY = mpf("inf")
+TINY = mpf("1e-400")
+
+
+@dataclass(frozen=True)
+class Written(Exact):
+    """Reference values that are written down as well; zeros at the end of a number are left out."""
+
+    digits: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -49,8 +61,8 @@ class Row:
 
     loss: Any
     loss_allowed: float
-    gradient: list
-    gradient_allowed: list
+    gradient: list[Any]
+    gradient_allowed: list[Any]
     group_of_class: np.ndarray
 
 
@@ -63,7 +75,7 @@ def _surprise(others: Any, own: Any) -> Any:
     return mp.log1p(others / own) if own else INFINITY
 
 
-def _spread(own: list, finite: list, counts: list, hard: bool, options: Options) -> list:
+def _spread(own: list[Any], finite: list[Any], counts: list[Any], hard: bool, options: Options) -> list[Any]:
     """The smoothed target distribution, per group; `own` is the distribution as given."""
     epsilon = mpf(options.label_smoothing)
     if epsilon == 0:
@@ -86,7 +98,7 @@ def _row(logits: bytes, own: bytes | int, class_weights: bytes | None, options: 
     x = np.frombuffer(logits)
     V = x.size
     hard = isinstance(own, int)
-    given = (np.arange(V) == own).astype(np.float64) if hard else np.frombuffer(own)
+    given = (np.arange(V) == own).astype(np.float64) if isinstance(own, int) else np.frombuffer(own)
     u = np.ones(V) if class_weights is None else np.frombuffer(class_weights)
     if np.isnan(x).any() or np.isposinf(x).any() or np.isneginf(x).all():
         return Row(NAN, 0.0, [NAN], [0.0], np.zeros(V, dtype=np.intp))
@@ -153,10 +165,23 @@ def _row(logits: bytes, own: bytes | int, class_weights: bytes | None, options: 
     return Row(loss, allowed, gradient, gradient_allowed, group_of_class)
 
 
-def _exact(numbers: list, allowed: list, shape: tuple[int, ...]) -> Exact:
+def _exact(numbers: list[Any], allowed: list[Any], shape: tuple[int, ...]) -> Exact:
     high = [float(number) for number in numbers]
     low = [float(number - h) if math.isfinite(h) else 0.0 for number, h in zip(numbers, high, strict=True)]
-    return Exact(*(np.array(part, dtype=np.float64).reshape(shape) for part in (high, low, allowed)))
+    # An allowance past the dtype would allow anything; times eps it is what it should be.
+    finite = [min(allowance, LARGEST) for allowance in allowed]
+    return Exact(*(np.array(part, dtype=np.float64).reshape(shape) for part in (high, low, finite)))
+
+
+def written(number: Any, digits: int) -> str:
+    """A number in so many significant digits: 0.0 where no float is near to it, and nan, inf, -inf."""
+    if not mp.isfinite(number):
+        return str(float(number))
+    return mp.nstr(number if abs(number) > TINY else mpf(0), digits, min_fixed=-5, max_fixed=digits)
+
+
+def _as_written(numbers: list[Any], digits: int) -> np.ndarray:
+    return np.array([written(number, digits) for number in numbers], dtype=object)
 
 
 def cross_entropy(
@@ -173,6 +198,7 @@ def cross_entropy(
     smoothing: str = "others",
     z_loss: float = 0.0,
     algorithm: str = "stable",
+    digits: int = 0,
 ) -> tuple[Exact, Exact]:
     """The loss and its gradient with respect to the logits."""
     logits = np.ascontiguousarray(logits, dtype=np.float64)
@@ -183,10 +209,8 @@ def cross_entropy(
     options = Options(label_smoothing, smoothing, z_loss, algorithm)
     rows = logits.reshape(-1, V)
     given = targets.reshape(-1).tolist() if hard else list(np.asarray(targets, dtype=np.float64).reshape(-1, V))
-    token_weights = (
-        np.ones(tokens) if weights is None else np.broadcast_to(np.asarray(weights, dtype=np.float64), tokens)
-    )
-    token_weights = token_weights.reshape(-1).tolist()
+    spread = np.broadcast_to(np.asarray(1.0 if weights is None else weights, dtype=np.float64), tokens)
+    token_weights = spread.reshape(-1).tolist()
     u = None if class_weights is None else np.ascontiguousarray(class_weights, dtype=np.float64)
 
     counted, divisors, found = [], [], []
@@ -210,6 +234,7 @@ def cross_entropy(
     )
     losses, losses_allowed = [], []
     high, low, allowed = (np.zeros(rows.shape) for _ in range(3))
+    texts = np.full(rows.shape, "0.0", dtype=object) if digits else None
     for group, divisor, scale in zip(groups, divisor_of, upstream.reshape(-1).tolist(), strict=True):
         loss, loss_allowed = mpf(0), 0.0
         for i in group:
@@ -219,18 +244,27 @@ def cross_entropy(
             loss += mpf(token_weights[i]) * row.loss / divisor
             loss_allowed += abs(token_weights[i] / float(divisor)) * row.loss_allowed
             factor = mpf(token_weights[i]) * mpf(scale) / divisor
+            numbers = [factor * entry for entry in row.gradient]
             entries = _exact(
-                [factor * entry for entry in row.gradient],
+                numbers,
                 [abs(float(factor)) * entry for entry in row.gradient_allowed],
                 (len(row.gradient),),
             )
             high[i], low[i], allowed[i] = (
                 part[row.group_of_class] for part in (entries.high, entries.low, entries.allowed)
             )
+            if texts is not None:
+                texts[i] = _as_written(numbers, digits)[row.group_of_class]
         losses.append(loss)
         losses_allowed.append(loss_allowed)
     gradient = Exact(*(part.reshape(logits.shape) for part in (high, low, allowed)))
-    return _exact(losses, losses_allowed, shape), gradient
+    loss_values = _exact(losses, losses_allowed, shape)
+    if texts is None:
+        return loss_values, gradient
+    return (
+        Written(**vars(loss_values), digits=_as_written(losses, digits).reshape(shape)),
+        Written(**vars(gradient), digits=texts.reshape(logits.shape)),
+    )
 
 
 def _groups(reduction: str, tokens: tuple[int, ...]) -> tuple[list[range], tuple[int, ...]]:
@@ -244,7 +278,7 @@ def _groups(reduction: str, tokens: tuple[int, ...]) -> tuple[list[range], tuple
     return [range(count)], ()
 
 
-def _divisor(reduction: str, denominator: Any, group: range, counted: list, divisors: list) -> Any:
+def _divisor(reduction: str, denominator: Any, group: range, counted: list[Any], divisors: list[Any]) -> Any:
     """What the sum over the group is divided by; 1 where nothing is counted, since the sum is 0 then."""
     if reduction in ("none", "sum") or not any(counted[i] for i in group):
         return mpf(1)

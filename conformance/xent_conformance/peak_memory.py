@@ -1,109 +1,112 @@
-"""What calls cost in memory, as JSON: python -m xent_conformance.peak_memory LIBRARY [MODULE:ATTRIBUTE of the subject]
+"""What calls cost in memory, as JSON: python -m xent_conformance.peak_memory BACKEND DTYPE SHAPE SUBJECT
 
-For each scenario: the bytes by which the process grew at most during the call ("extra"), the size of the logits, and
-the gradient that the call returns ("gradient", 0 where none is or where it goes into memory that was there).
-The kernel's high-water mark of the resident set is reset before each call; Linux only.
+For each scenario the bytes by which the process grew at most during the call ("extra"), and the gradient that the call
+returns ("gradient", 0 where none is or where it goes into memory that was there); or why there are none ("lacks",
+"raised"). The kernel's high-water mark of the resident set is reset before each call; Linux only.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from xent_conformance import subject as subjects
+from xent_conformance import backends, confined, probe, subject
+from xent_conformance.adapter import UnderTest
 
-SHAPES = {"tokens": (1040, 50257), "classes": (52, 1_000_000)}
+SHAPES = {"tokens": (260, 50257), "classes": (13, 1_000_000)}
+HALF = {"numpy": "float16", "torch": "bfloat16"}
+MAIN = ("loss", "smoothed", "weighted", "gradient", "in-place", "object")
+"""The scenarios of every dtype and shape."""
+SLOWER = ("soft", "explicit", "soft-in-place", "explicit-in-place", "transposed")
+"""Those of float32 and many tokens."""
 
 
-def _resident(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return 1024 * int(line.split()[1])
-    raise RuntimeError(f"/proc/self/status has no {field}")
-
-
-def _growth(call: Any) -> int:
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _resident("VmRSS")
+def _growth(call: Callable[[], Any]) -> int:
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    before = confined.status("VmRSS")
     result = call()
-    extra = _resident("VmHWM") - before
+    extra = confined.status("VmHWM") - before
     del result
     return extra
 
 
-def _arrays(library: str, shape: tuple[int, int], half: bool) -> tuple[Any, Any, Any]:
-    """Logits that are resident, made without temporaries; targets; what makes a small NumPy array the library's."""
-    N, V = shape
-    rng = np.random.default_rng(1)
-    row, targets = rng.standard_normal(V).astype(np.float32), rng.integers(0, V, N)
-    if library == "torch":
-        import torch
-
-        x = torch.empty(N, V, dtype=torch.bfloat16 if half else torch.float32)
+def _logits(backend: backends.Backend, dtype: str, shape: tuple[int, int]) -> Any:
+    """Logits that are resident, made without temporaries."""
+    row = np.random.default_rng(1).standard_normal(shape[1]).astype(np.float32)
+    if backend.name == "torch":
+        torch: Any = backend.torch  # type: ignore[attr-defined]
+        x = torch.empty(shape, dtype=getattr(torch, dtype))
         x[...] = torch.from_numpy(row)
-        return x, torch.from_numpy(targets), torch.from_numpy
-    x = np.empty((N, V), np.float16 if half else np.float32)
+        return x
+    x = np.empty(shape, dtype)
     x[...] = row
-    return x, targets, np.asarray
+    return x
 
 
-def _scenarios(subject: Any, x: Any, t: Any, small: Any, plain: bool) -> dict[str, tuple[Any, bool]]:
-    """Name -> (call, whether it returns a gradient of its own); calls that write into the logits come last."""
+def _scenarios(of: UnderTest, x: Any, t: Any, small: Callable[[np.ndarray], Any]) -> dict[str, Callable[[], Any]]:
+    """The calls; those that write into the logits come last."""
     N, V = x.shape
-    weights = {
-        "weights": small(np.ones(N, np.float32)),
-        "class_weights": small(np.ones(V, np.float32)),
-        "ignore_index": 0,
-    }
 
-    def through_an_object():
-        loss_fn = subject.loss_object(ignore_index=0)
+    def through_an_object() -> Any:
+        loss_fn = of.loss_object(ignore_index=0)
         loss_fn.forward(x, t)
         return loss_fn.backward()
 
-    scenarios = {
-        "loss": (lambda: subject.loss(x, t), False),
-        "smoothed": (lambda: subject.loss(x, t, label_smoothing=0.1), False),
-        "weighted": (lambda: subject.loss(x, t, **weights), False),
-        "gradient": (lambda: subject.loss_and_grad(x, t), True),
-        "object": (through_an_object, True),
+    weights = {"weights": small(np.ones(N, np.float32)), "class_weights": small(np.ones(V, np.float32))}
+    # These are slower; half of the rows is still several times what a call may take.
+    y, u, soft = x[: N // 2], t[: N // 2], x[N // 2 : 2 * (N // 2)]
+    return {
+        "loss": lambda: of.loss(x, t),
+        "smoothed": lambda: of.loss(x, t, label_smoothing=0.1),
+        "weighted": lambda: of.loss(x, t, ignore_index=0, **weights),
+        "gradient": lambda: of.loss_and_grad(x, t),
+        "object": through_an_object,
+        "soft": lambda: of.loss(y, soft),
+        "explicit": lambda: of.loss(y, u, algorithm="explicit"),
+        "transposed": lambda: of.loss(y.T, small(np.zeros(V, np.int64))),
+        "explicit-in-place": lambda: of.loss_and_grad(y, u, out=y, algorithm="explicit"),
+        "soft-in-place": lambda: of.loss_and_grad(y, soft, out=y),
+        "in-place": lambda: of.loss_and_grad(x, t, out=x),
     }
-    if plain:
-        # These are slower; a fifth of the rows is still several times what a call may take.
-        y, u, soft = x[: N // 5], t[: N // 5], x[N // 5 : 2 * (N // 5)]
-        scenarios |= {
-            "soft": (lambda: subject.loss(y, soft), False),
-            "explicit": (lambda: subject.loss(y, u, algorithm="explicit"), False),
-            "transposed": (lambda: subject.loss(y.T, small(np.zeros(V, np.int64))), False),
-            "explicit-in-place": (lambda: subject.loss_and_grad(y, u, out=y, algorithm="explicit"), False),
-            "soft-in-place": (lambda: subject.loss_and_grad(y, soft, out=y), False),
-        }
-    scenarios["in-place"] = (lambda: subject.loss_and_grad(x, t, out=x), False)
-    return scenarios
 
 
-def main(library: str, path: str = subjects.DEFAULT) -> None:
+def _measured(call: Callable[[], Any], returned: int) -> dict[str, Any]:
+    try:
+        return {"extra": _growth(call), "gradient": returned}
+    except NotImplementedError as lack:
+        return {"lacks": str(lack)}
+    except Exception as error:
+        return {"raised": f"{type(error).__name__}: {error}"[:1000]}
+
+
+def main(name: str, dtype: str, shape: str, spec: str) -> None:
     """Print every scenario's peak."""
-    subject = subjects.load(path)
-    found = {}
-    for half in (False, True):
-        for name, shape in SHAPES.items():
-            x, t, small = _arrays(library, shape, half)
-            plain = name == "tokens" and not half
-            size = x.nbytes
-            few = slice(0, 8)
-            subject.loss_and_grad(x[few], t[few])  # threads, caches and imports are not what is measured
-            if plain:
-                found["copy"] = {"extra": _growth(lambda x=x: x + 1), "logits": size, "gradient": 0}
-            for what, (call, returns) in _scenarios(subject, x, t, small, plain).items():
-                key = f"{'half' if half else 'float32'}-{name}-{what}"
-                found[key] = {"extra": _growth(call), "logits": size, "gradient": size if returns else 0}
-            del x, t, call
-    print(json.dumps(found, indent=1))
+    backend = backends.load(name)
+    assert not isinstance(backend, str), backend
+    of = subject.load(spec)
+    of.begin(probe.examine(of, backend), "A10")
+    kind = HALF[name] if dtype == "half" else dtype
+    N, V = SHAPES[shape]
+    x = _logits(backend, kind, (N if dtype == "float32" else N // 2, V))  # NumPy's half precision is slow
+    t = backend.asarray(np.random.default_rng(2).integers(0, x.shape[1], x.shape[0]), "int64")
+    size = x.nbytes
+    found: dict[str, Any] = {"copy": {"extra": _growth(lambda: x + 1), "logits": size}}
+    if kind not in of.traits.dtypes:
+        print(json.dumps(found | {what: {"lacks": f"logits of {kind}"} for what in MAIN}))
+        return
+    confined.limit()
+    for first in (of.loss_and_grad, of.loss):  # threads, caches and imports are not what is measured
+        _measured(lambda first=first: first(x[:8], t[:8]), 0)
+    wanted = MAIN + SLOWER if (dtype, shape) == ("float32", "tokens") else MAIN
+    for what, call in _scenarios(of, x, t, lambda values: backend.asarray(values, str(values.dtype))).items():
+        if what in wanted:
+            found[what] = _measured(call, size if what in ("gradient", "object") else 0)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""The suite's switches: which backends, which subject, what was covered, how far off the worst result was.
+"""The suite as a pytest plugin: which backends, which subject, what was covered, how far off the worst result was.
 
-The fixture `place` runs a test on every cell of the matrix backend x dtype x mode, narrowed by `@pytest.mark.places`.
+The fixture `place` runs a test on every cell of the matrix backend x dtype x mode, narrowed by `@pytest.mark.places`;
+the fixture `subject` is the implementation under test. For the package's own subject a case that does not apply, or
+that asks nothing, is a failure: nothing of the contract may be left out silently.
 """
 
 from __future__ import annotations
@@ -9,8 +11,22 @@ import os
 
 import pytest
 
-from xent_conformance import backends, places, units
+from xent_conformance import adapter, backends, contract, evidence, places, probe, units
 from xent_conformance import subject as subjects
+
+SUBJECT = pytest.StashKey[adapter.UnderTest]()
+TRAITS = pytest.StashKey[dict[str, adapter.Traits]]()
+SHRINKS = pytest.StashKey[bool]()
+"""Whether small failing inputs are looked for."""
+SHOWN = pytest.StashKey[set[tuple[str, str, str]]]()
+"""The cells of which a small failing input has been found."""
+DRIVEN = pytest.StashKey[bool]()
+"""Whether a parent process drives the session, for its own reports (see `worker`)."""
+MARKERS = (
+    "clause(*names): the clauses of docs/specification.md that this test checks",
+    "places(dtypes=, modes=, backends=, sparse=, when=): the part of the conformance matrix that this test is for",
+    "elsewhere: the test asks the subject in another process",
+)
 
 
 def pytest_addoption(parser):
@@ -18,20 +34,23 @@ def pytest_addoption(parser):
     group.addoption(
         "--backend", action="append", choices=list(backends.BACKENDS), help="a backend to test (repeatable)"
     )
+    group.addoption("--clause", action="append", metavar="V1", help="a clause to test (repeatable)")
     group.addoption(
         "--subject", default=subjects.DEFAULT, metavar="MODULE:ATTRIBUTE", help="the implementation under test"
     )
 
 
 def pytest_configure(config):
-    config.addinivalue_line(
-        "markers",
-        "places(dtypes=, modes=, backends=, sparse=): the part of the conformance matrix that this test is for",
-    )
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+    config.stash[DRIVEN] = False
     try:
-        _subject(config)
-    except (ValueError, ImportError, AttributeError) as error:
+        set_subject(config, config.getoption("--subject"))
+    except subjects.SubjectError as error:
         raise pytest.UsageError(f"--subject: {error}") from None
+    for clause in config.getoption("--clause") or ():
+        if clause not in contract.clauses():
+            raise pytest.UsageError(f"no clause is called {clause!r}; there are {', '.join(contract.clauses())}")
     asked = config.getoption("--backend", None) or []
     required = [name.strip() for name in os.environ.get("XENT_REQUIRE_BACKENDS", "").split(",") if name.strip()]
     for name in dict.fromkeys([*asked, *required]):
@@ -42,19 +61,45 @@ def pytest_configure(config):
             raise pytest.UsageError(f"backend {name} is required, but {problem}")
 
 
-def _subject(config):
-    return subjects.load(config.getoption("--subject", None) or subjects.DEFAULT)
+def set_subject(config, spec):
+    """Put another implementation under test."""
+    config.stash[SUBJECT] = subjects.load(spec)
+    config.stash[TRAITS] = {}
+    config.stash[SHOWN] = set()
+    return config.stash[SUBJECT]
+
+
+def under_test(config):
+    """The implementation under test."""
+    return config.stash[SUBJECT]
+
+
+def set_traits(config, traits):
+    """Say what is known of the implementation on some backends, so that it is not tried again."""
+    config.stash[TRAITS].update(traits)
+
+
+def traits_on(config, backend):
+    """The implementation's traits on the backend."""
+    known = config.stash[TRAITS]
+    if backend.name not in known:
+        known[backend.name] = probe.examine(under_test(config), backend)
+    return known[backend.name]
+
+
+def _is_our_own(config):
+    return config.getoption("--subject") == subjects.DEFAULT and not config.stash[DRIVEN]
 
 
 def _selected(config):
     names = config.getoption("--backend", None) or list(backends.BACKENDS)
     loaded = [backends.load(name) for name in names]
-    taken = _subject(config).backends
-    return [backend for backend in loaded if not isinstance(backend, str) and (taken is None or backend.name in taken)]
+    return [backend for backend in loaded if not isinstance(backend, str)]
 
 
 def pytest_report_header(config):
-    lines = [f"conformance of {_subject(config).name}"]
+    subject = under_test(config)
+    lines = [f"conformance of {subject.name} {subject.version or ''}".rstrip()]
     selected = _selected(config)
     for backend in selected:
         modes = ", ".join(mode.value for mode in backend.modes)
@@ -71,20 +116,47 @@ def pytest_generate_tests(metafunc):
     if "place" not in metafunc.fixturenames:
         return
     marker = metafunc.definition.get_closest_marker("places")
-    cells = places.places(_selected(metafunc.config), marker.kwargs if marker else None)
-    metafunc.parametrize("place", cells or [None], ids=[str(cell) for cell in cells] or ["nowhere"], indirect=True)
+    narrowed = {name: value for name, value in (marker.kwargs if marker else {}).items() if name != "when"}
+    cells = places.places(_selected(metafunc.config), narrowed)
+    if cells:
+        metafunc.parametrize("place", cells, ids=map(str, cells), indirect=True)
+    else:
+        metafunc.parametrize("place", [None], ids=["nowhere"], indirect=True)
 
 
 def pytest_collection_modifyitems(config, items):
-    """A test whose places are not among the selected backends is deselected, never skipped."""
-    elsewhere = [item for item in items if _place_of(item, default=0) is None]
+    """A case that is not among the selected backends or clauses, or that does not exist, is deselected."""
+    clauses = config.getoption("--clause")
+    elsewhere = {item for item in items if not _is_a_case(item) or (clauses and not _is_of(item, clauses))}
     if elsewhere:
         items[:] = [item for item in items if item not in elsewhere]
-        config.hook.pytest_deselected(items=elsewhere)
+        config.hook.pytest_deselected(items=list(elsewhere))
 
 
-def _place_of(item, default=None):
-    return item.callspec.params.get("place", default) if hasattr(item, "callspec") else default
+def _is_a_case(item):
+    if not hasattr(item, "callspec") or "place" not in item.callspec.params:
+        return True
+    others = {name: value for name, value in item.callspec.params.items() if name != "place"}
+    place = item.callspec.params["place"]
+    marker = item.get_closest_marker("places")
+    when = marker.kwargs.get("when") if marker else None
+    return place is not None and (when is None or bool(when(place, **others)))
+
+
+def _is_of(item, clauses):
+    return _clause(item) in clauses
+
+
+def _clause(item):
+    """The clause of a test of the suite; the package's own tests, which may ask for a place too, are of none."""
+    try:
+        return contract.clause_of(item.originalname)
+    except (AttributeError, ValueError):
+        return ""
+
+
+def _place_of(item):
+    return item.callspec.params.get("place") if hasattr(item, "callspec") else None
 
 
 @pytest.fixture
@@ -94,23 +166,55 @@ def place(request):
         yield request.param
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def subject(request):
     """The implementation under test."""
-    return _subject(request.config)
+    return under_test(request.config)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
-    """An option that a foreign subject lacks skips the test; the worst error goes into the report."""
-    units.worst_seen.clear()
-    try:
+    """What does not apply is skipped, a failing input made small, the worst error noted for the report."""
+    where = _place_of(item)
+    if where is None:
         return (yield)
+    config = item.config
+    known = under_test(config)
+    traits = traits_on(config, where.backend)
+    if where.dtype not in traits.dtypes:
+        _does_not_apply(item, f"{where.dtype}: {traits.refusal or 'the subject does not take it'}")
+    clause = _clause(item)
+    known.begin(traits, clause)
+    units.worst_seen.clear()
+    evidence.forget()
+    try:
+        result = yield
+        if clause and not known.calls and item.get_closest_marker("elsewhere") is None:
+            raise NotImplementedError("nothing was asked")
     except NotImplementedError as missing:
-        pytest.skip(f"the subject lacks it: {missing}")
+        _does_not_apply(item, str(missing) or "it raised NotImplementedError")
+    except Exception as error:
+        if config.stash[DRIVEN]:
+            from xent_conformance import failures
+
+            # A cell shows one failing input: to look for small ones in every failing case would take minutes.
+            cell = (clause, where.backend.name, where.dtype)
+            small = config.stash[SHRINKS] and cell not in config.stash[SHOWN]
+            told = failures.told(error, item.name, where, known, small=small)
+            if told.shrunk:
+                config.stash[SHOWN].add(cell)
+            item.user_properties.append(("failure", told))
+        raise
     finally:
-        if units.worst_seen and _place_of(item):
-            item.user_properties.append(("worst_error", (str(_place_of(item)), max(units.worst_seen))))
+        if units.worst_seen:
+            item.user_properties.append(("worst_error", (str(where), max(units.worst_seen))))
+    return result
+
+
+def _does_not_apply(item, reason):
+    if _is_our_own(item.config):
+        pytest.fail(f"a case of our own subject does not apply: {reason}", pytrace=False)
+    pytest.skip(reason)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -6,7 +6,7 @@ over the terms of a result's definition; `Exact` carries the sum beside the valu
 may be off by half a unit in the last place of the stored dtype besides. Results below 1e-30 (float64: 1e-300) need
 only be as small.
 
-    check(got, exact, dtype, stored=None)    asserts it, says where it fails, and notes the worst error for the report
+    check(got, exact, dtype, stored=None)    asserts it, or raises a `Disagreement`, and notes the worst for the report
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+
+from xent_conformance.evidence import Disagreement
 
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 SMALLEST = {"float64": 2.0**-1074, "float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133}
@@ -81,8 +83,8 @@ def errors(got: np.ndarray, exact: Exact, dtype: str, stored: str | None = None)
     return np.where(finite & np.isfinite(got), fraction, np.where(same, 0.0, np.inf))
 
 
-def check(got: np.ndarray, exact: Exact, dtype: str, stored: str | None = None) -> None:
-    """Assert that every error is within what the contract allows."""
+def check(got: np.ndarray, exact: Exact, dtype: str, stored: str | None = None, what: str = "loss") -> None:
+    """Assert that every error is within what the contract allows; `what` is "loss" or "d_logits"."""
     fractions = errors(got, exact, dtype, stored)
     if fractions.size == 0:
         return
@@ -90,8 +92,14 @@ def check(got: np.ndarray, exact: Exact, dtype: str, stored: str | None = None) 
     worst_seen.append(worst)
     if worst > 1:
         where = np.unravel_index(int(fractions.argmax()), fractions.shape)
-        raise AssertionError(
-            f"{int((fractions > 1).sum())} of {fractions.size} values are off by more than allowed, the worst by "
-            f"{worst:.3g} times the allowed error, at {tuple(map(int, where))}: "
-            f"{np.asarray(got)[where]!r}, exactly {exact.high[where]!r}"
+        index = tuple(map(int, where))
+        given, expected = float(np.asarray(got)[where]), float(exact.high[where])
+        raise Disagreement(
+            f"{what}: {int((fractions > 1).sum())} of {fractions.size} values are off by more than allowed, the worst "
+            f"by {worst:.3g} times the allowed error, at {index}: {given!r}, exactly {expected!r}",
+            what=what,
+            index=index,
+            expected=expected,
+            given=given,
+            error=worst,
         )

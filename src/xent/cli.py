@@ -12,6 +12,8 @@ import xent
 from xent import machine
 from xent.train import command
 from xent.train.loop import Settings
+from xent_conformance import command as conformance
+from xent_conformance import parity_command as parity
 
 
 class _Parser(argparse.ArgumentParser):
@@ -61,11 +63,17 @@ def _parser() -> argparse.ArgumentParser:
         "--picture", type=Path, default=Path("loss.png"), metavar="FILE", help="the loss curves (default: %(default)s)"
     )
     train.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+
+    conform = commands.add_parser("conform", help="test any cross-entropy against the contract, clause by clause")
+    conformance.configure(conform)
+
+    compare = commands.add_parser("parity", help="the same inputs on several backends, and on an earlier run's")
+    parity.configure(compare)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, or 2 for a mistake of the user."""
+    """Run one command; the exit code is 0, 1 where what was asked to hold does not, 2 for a mistake of the user."""
     parser = _parser()
     given = parser.parse_args(arguments)
     try:
@@ -76,9 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif given.command == "train":
             settings = Settings(steps=given.steps, seed=given.seed, vocabulary=given.vocabulary)
             command.run(given.text, given.backend, settings, given.picture, given.json)
+        elif given.command == "conform":
+            return conformance.run(given)
+        elif given.command == "parity":
+            return parity.run(given)
         else:
-            parser.error("no command given; accepted: info, train (see xent --help)")
-    except machine.UsageError as error:
+            parser.error("no command given; accepted: info, train, conform, parity (see xent --help)")
+    except (machine.UsageError, conformance.UsageError) as error:
         print(f"xent: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -8,7 +8,7 @@ import weakref
 import numpy as np
 import pytest
 
-from xent_conformance import cases
+from xent_conformance import agree, cases
 from xent_conformance.backends import DIRECT, NOT_DOUBLED, Mode
 
 WRITABLE = ("numpy", "torch", "torch-cuda", "cupy")
@@ -17,10 +17,9 @@ WRITABLE = ("numpy", "torch", "torch-cuda", "cupy")
 @pytest.mark.clause("A9")
 @pytest.mark.places(modes=DIRECT, dtypes=("float32",))
 def test_A9_backward_before_forward(place, subject):
-    with pytest.raises(RuntimeError, match=r"backward\(\).*forward"):
-        subject.loss_object().backward()
-    with pytest.raises(RuntimeError, match=r"backward\(\).*forward"):
-        subject.loss_object(reduction="none").backward(place.put(np.ones(3), "float32"))
+    g = place.put(np.ones(3), "float32")
+    agree.refusal(lambda: subject.loss_object().backward(), RuntimeError)
+    agree.refusal(lambda: subject.loss_object(reduction="none").backward(g), RuntimeError)
 
 
 @pytest.mark.clause("A9")
@@ -39,10 +38,12 @@ def test_A9_backward_gives_the_same_answer_again(place, subject, options):
         loss = loss_fn.forward(x, t)
         results = [loss_fn.backward(), loss_fn.backward(g), loss_fn.backward(), loss_fn.backward(g)]
         expected = [subject.loss_and_grad(x, t, **options), subject.loss_and_grad(x, t, grad_output=g, **options)]
-    np.testing.assert_array_equal(place.to_numpy(loss), place.to_numpy(expected[0][0]))
+    agree.alike(place, place.to_numpy(loss), place.to_numpy(expected[0][0]))
     for got, (_, exact) in zip(results, [*expected, *expected], strict=True):
         assert place.backend.owns(got)
-        np.testing.assert_array_equal(place.to_numpy(got), place.to_numpy(exact))
+        agree.alike(place, place.to_numpy(got), place.to_numpy(exact))
+    for first, again in (results[::2], results[1::2]):
+        np.testing.assert_array_equal(place.to_numpy(first), place.to_numpy(again))
 
 
 @pytest.mark.clause("A9")
@@ -54,8 +55,8 @@ def test_A9_calling_the_object_is_forward(place, subject):
     with place.backend.during_call():
         first, second = loss_fn(x, t, w), loss_fn.forward(x, t, weights=w)
         d_logits, exact = loss_fn.backward(), subject.loss_and_grad(x, t, weights=w)
-    np.testing.assert_array_equal(place.to_numpy(first), place.to_numpy(second))
-    np.testing.assert_array_equal(place.to_numpy(d_logits), place.to_numpy(exact[1]))
+    agree.alike(place, place.to_numpy(first), place.to_numpy(second))
+    agree.alike(place, place.to_numpy(d_logits), place.to_numpy(exact[1]))
 
 
 @pytest.mark.clause("A9")
@@ -68,7 +69,7 @@ def test_A9_the_last_forward_counts(place, subject):
             x, t = place.put(logits, place.dtype), place.put(targets)
             loss_fn.forward(x, t)
         d_logits, exact = loss_fn.backward(), subject.loss_and_grad(x, t, reduction="sum")
-    np.testing.assert_array_equal(place.to_numpy(d_logits), place.to_numpy(exact[1]))
+    agree.alike(place, place.to_numpy(d_logits), place.to_numpy(exact[1]))
 
 
 @pytest.mark.clause("A9")
@@ -78,10 +79,8 @@ def test_A9_a_failed_forward_leaves_nothing_to_go_back_from(place, subject):
     loss_fn = subject.loss_object()
     with place.backend.during_call():
         loss_fn.forward(x, t)
-        with pytest.raises(ValueError, match="targets"):
-            loss_fn.forward(x, t[:, :2])
-    with pytest.raises(RuntimeError, match=r"backward\(\).*forward"):
-        loss_fn.backward()
+        agree.refusal(lambda: loss_fn.forward(x, t[:, :2]), Exception)
+    agree.refusal(loss_fn.backward, RuntimeError)
 
 
 @pytest.mark.clause("A9")
@@ -113,4 +112,4 @@ def test_A9_references_not_copies(place, subject):
     loss_fn.forward(x, t)
     x[...] = place.put(cases.random((2, 3), 5, seed=5)[0], place.dtype)
     exact = subject.loss_and_grad(x, t)[1]
-    np.testing.assert_array_equal(place.to_numpy(loss_fn.backward()), place.to_numpy(exact))
+    agree.alike(place, place.to_numpy(loss_fn.backward()), place.to_numpy(exact))

@@ -1,0 +1,90 @@
+"""Faults that need a framework: `xent` itself, broken where torch or array-api-strict takes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import xent
+from xent_conformance.subjects_xent import Xent
+
+
+class _Torch(Xent):
+    """Not a fault by itself: only what torch alone shows is asked, and of one dtype."""
+
+    backends = ("torch",)
+    dtypes = ("float64",)
+
+    def loss(self, logits: Any, targets: Any, **options: Any) -> Any:
+        return xent.cross_entropy(logits, targets, **options)
+
+    def loss_and_grad(self, logits: Any, targets: Any, **options: Any) -> Any:
+        return xent.cross_entropy_and_grad(logits, targets, **options)
+
+
+class OffTheGraph(_Torch):
+    """The loss comes back without its graph."""
+
+    def loss(self, logits, targets, **options):
+        return super().loss(logits.detach(), targets, **options)
+
+
+class NoSecondDerivative(_Torch):
+    """The gradient is a constant to whatever is differentiated next."""
+
+    def loss(self, logits, targets, **options):
+        here = logits.detach()
+        loss, slope = super().loss_and_grad(here, targets, **options)
+        step = (slope * (logits - here)).sum(-1)
+        for _ in range(step.ndim - loss.ndim):
+            step = step.sum(-1)
+        return loss + step
+
+
+class LooksAtEveryLogit(_Torch):
+    """Whether all logits are numbers is read back in every call."""
+
+    def loss(self, logits, targets, **options):
+        if not logits.isfinite().all().item():
+            options = {**options}
+        return super().loss(logits, targets, **options)
+
+
+class LossOnTheHost(_Torch):
+    """The loss comes back as an array of NumPy."""
+
+    def loss(self, logits, targets, **options):
+        return super().loss(logits, targets, **options).detach().numpy()
+
+
+class MeanOverNothingIsZero(_Torch):
+    """What stands for PyTorch's function has the contract's mean over nothing but ignored targets, not PyTorch's."""
+
+    @property
+    def drop_in(self) -> Any:
+        import torch
+
+        from xent.torch import cross_entropy
+
+        def dropped_in(*arguments: Any, **options: Any) -> Any:
+            return torch.nan_to_num(cross_entropy(*arguments, **options))
+
+        return dropped_in
+
+
+class BooleanIndexing(Xent):
+    """Ignored tokens are taken out by a mask, whose result has a shape that depends on data."""
+
+    backends = ("array-api-strict",)
+
+    def loss(self, logits: Any, targets: Any, **options: Any) -> Any:
+        ignored = options.get("ignore_index")
+        if ignored is not None and options.get("reduction", "mean") == "mean" and "weights" not in options:
+            kept = targets != ignored
+            logits, targets = logits[kept], targets[kept]
+        return xent.cross_entropy(logits, targets, **options)
+
+    def loss_and_grad(self, logits: Any, targets: Any, **options: Any) -> Any:
+        gradient = xent.cross_entropy_and_grad(logits, targets, **options)[1]
+        options.pop("grad_output", None)
+        options.pop("out", None)
+        return self.loss(logits, targets, **options), gradient

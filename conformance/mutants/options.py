@@ -1,0 +1,111 @@
+"""Faults in what the options mean: label smoothing, class weights, z-loss."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from xent_conformance.reference import Reference
+
+
+class TargetSmoothedTwice(Reference):
+    """With smoothing="others" the target gets a share of what it gave away, too."""
+
+    def smoothed(self, call, q, finite, rows):
+        smoothed = super().smoothed(call, q, finite, rows)
+        if call.smoothing == "uniform":
+            return smoothed
+        return smoothed + np.where(finite, call.label_smoothing * q / np.maximum(rows.finite - 1, 1), 0.0)
+
+
+class ShareOfAllUnderOthers(Reference):
+    """With smoothing="others" the other classes get epsilon / V each, and a part of it is lost."""
+
+    def smoothed(self, call, q, finite, rows):
+        if call.smoothing == "uniform":
+            return super().smoothed(call, q, finite, rows)
+        epsilon = call.label_smoothing
+        return (1 - epsilon) * q + np.where(finite, epsilon * (rows.kept + rows.lost - q) / rows.finite, 0.0)
+
+
+class ConventionsSwapped(Reference):
+    """ "others" smooths as "uniform" does, and the other way round."""
+
+    def smoothed(self, call, q, finite, rows):
+        swapped = {"others": "uniform", "uniform": "others"}[call.smoothing]
+        return super().smoothed(replace(call, smoothing=swapped), q, finite, rows)
+
+
+class MinusInfinityShares(Reference):
+    """Classes at -inf get a share of epsilon: the loss is infinite."""
+
+    def smoothed(self, call, q, finite, rows):
+        everything = replace(rows, finite=np.full(rows.finite.shape, float(call.V)), kept=rows.kept + rows.lost)
+        return super().smoothed(call, q, np.ones(finite.shape, dtype=bool), replace(everything, lost=0 * rows.lost))
+
+
+class MinusInfinityDivides(Reference):
+    """Classes at -inf get no share of epsilon, and are counted among those that it is divided by."""
+
+    def smoothed(self, call, q, finite, rows):
+        return super().smoothed(call, q, finite, replace(rows, finite=np.full(rows.finite.shape, float(call.V))))
+
+
+class OneClassHasNoOthers(Reference):
+    """epsilon / (V - 1) of a single class is a division by 0."""
+
+    def smoothed(self, call, q, finite, rows):
+        smoothed = super().smoothed(call, q, finite, rows)
+        return smoothed + 0.0 / (rows.finite - 1) if call.smoothing == "others" else smoothed
+
+
+class ClassWeightsOfTheTargetAlone(Reference):
+    """A row is multiplied by the class weight of its target, its smoothed terms, too."""
+
+    def pull(self, call, w, given, rows, columns):
+        if not call.hard or call.class_weights is None:
+            return super().pull(call, w, given, rows, columns)
+        plain = super().pull(replace(call, class_weights=None), w, given, rows, columns)
+        return plain * self.wide(call.class_weights[given])
+
+
+class SmoothedTermsNotWeighted(Reference):
+    """Class weights multiply the target's term alone; the smoothed terms go without."""
+
+    def pull(self, call, w, given, rows, columns):
+        weighted = super().pull(call, w, given, rows, columns)
+        if call.class_weights is None or not call.label_smoothing:
+            return weighted
+        plain = super().pull(replace(call, class_weights=None), w, given, rows, columns)
+        return np.where(self.given(call, given, columns) > 0, weighted, plain)
+
+
+class ZLossNotWeighted(Reference):
+    """z-loss goes without the token weights."""
+
+    def walk(self, call, tokens, d_logits=None, scale=None):
+        if not call.z_loss or call.weights is None:
+            return super().walk(call, tokens, d_logits, scale)
+        losses = super().walk(replace(call, z_loss=0.0), tokens, d_logits, scale)
+        plain = replace(tokens, weights=np.ones(call.tokens))
+        return losses + super().walk(call, plain) - super().walk(replace(call, z_loss=0.0), plain)
+
+
+class ZLossOfTheLogSum(Reference):
+    """z-loss is the square of log Z after the shift, not of the logits' own log-sum-exp."""
+
+    def z_losses(self, call, rows):
+        return call.z_loss * self.log_z(rows) ** 2 if call.z_loss else 0.0
+
+
+class ZLossOfIgnoredTokens(Reference):
+    """Ignored tokens have no cross-entropy, and a z-loss all the same."""
+
+    def walk(self, call, tokens, d_logits=None, scale=None):
+        losses = super().walk(call, tokens, d_logits, scale)
+        if not call.z_loss:
+            return losses
+        everywhere = replace(tokens, counted=np.ones(call.tokens, dtype=bool))
+        square = super().walk(call, everywhere) - super().walk(replace(call, z_loss=0.0), everywhere)
+        return np.where(tokens.counted, losses, square)

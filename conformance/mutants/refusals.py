@@ -1,0 +1,69 @@
+"""Faults in what is refused, and how."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from xent_conformance.reference import Reference
+
+
+class NoReasons(Reference):
+    """Errors are of the right type and say nothing."""
+
+    def validate(self, call):
+        try:
+            super().validate(call)
+        except (TypeError, ValueError) as error:
+            raise type(error)("invalid argument") from None
+
+
+class Assertions(Reference):
+    """What is refused fails an assertion: another type, and nothing at all under -O."""
+
+    def validate(self, call):
+        try:
+            super().validate(call)
+        except (TypeError, ValueError) as error:
+            raise AssertionError(str(error)) from None
+
+
+class AnyReduction(Reference):
+    """A reduction that there is not is taken for the mean."""
+
+    def loss(self, logits, targets, **options):
+        known = options.get("reduction", "mean") in ("none", "sequence", "mean", "sum")
+        return super().loss(logits, targets, **(options if known else {**options, "reduction": "mean"}))
+
+
+class ClassWeightsBroadcast(Reference):
+    """Class weights of one element hold for every class."""
+
+    def loss(self, logits, targets, **options):
+        weights = options.get("class_weights")
+        if isinstance(weights, np.ndarray) and weights.shape == (1,):
+            options["class_weights"] = np.repeat(weights, np.shape(logits)[-1])
+        return super().loss(logits, targets, **options)
+
+
+class TargetsReshaped(Reference):
+    """Targets of another shape and as many elements are reshaped."""
+
+    def validate(self, call):
+        targets = call.targets
+        are_arrays = isinstance(targets, np.ndarray) and isinstance(call.logits, np.ndarray) and call.logits.ndim
+        if are_arrays and targets.dtype.kind in "iu" and targets.size == np.prod(call.tokens):
+            call = replace(call, targets=targets.reshape(call.tokens))
+        super().validate(call)
+
+    def tokens(self, call):
+        return super().tokens(replace(call, targets=call.targets.reshape(call.tokens)) if call.hard else call)
+
+
+class SmoothingPastOne(Reference):
+    """A label smoothing of any size is taken."""
+
+    def validate(self, call):
+        number = isinstance(call.label_smoothing, float)
+        super().validate(replace(call, label_smoothing=0.0) if number else call)

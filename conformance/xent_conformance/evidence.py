@@ -1,0 +1,64 @@
+"""What a failure has to show: the call that was made last, and where its result is not what it should be.
+
+`Place.call` records every call, so that a test that fails by a plain assertion still has its input. `units.check`
+raises `Disagreement`, which carries the input, the entry that is off by most, and what it should be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the implementation, in NumPy arrays."""
+
+    logits: np.ndarray
+    targets: np.ndarray
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class WrongTypeError(AssertionError):
+    """The implementation gave something that is not an array of the place's library and device."""
+
+
+class Disagreement(AssertionError):  # noqa: N818 - a finding, not an error of the suite
+    """A value that is further from the exact one than the contract allows."""
+
+    def __init__(
+        self, message: str, *, what: str, index: tuple[int, ...], expected: float, given: float, error: float
+    ) -> None:
+        """`error` counts what is allowed: 1 is the limit. The input is that of the last call."""
+        super().__init__(message)
+        self.what = what
+        self.index = index
+        self.expected = expected
+        self.given = given
+        self.error = error
+        call = last_call()
+        self.logits = None if call is None else call.logits
+        self.targets = None if call is None else call.targets
+        self.options: dict[str, Any] = {} if call is None else dict(call.options)
+
+
+_last: Call | None = None
+
+
+def record_call(logits: Any, targets: Any, options: dict[str, Any] | None = None) -> None:
+    """Say what the implementation is called with. A test that calls it by itself says so by itself."""
+    global _last  # noqa: PLW0603 - one test runs at a time
+    _last = Call(np.asarray(logits), np.asarray(targets), dict(options or {}))
+
+
+def last_call() -> Call | None:
+    """The call that was recorded last, since `forget`."""
+    return _last
+
+
+def forget() -> None:
+    """A new test begins."""
+    global _last  # noqa: PLW0603
+    _last = None

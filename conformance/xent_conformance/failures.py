@@ -1,0 +1,51 @@
+"""A failing case as the report tells it: what kind of failure, the smallest input that shows it, expected and given."""
+
+from __future__ import annotations
+
+import pytest
+
+from xent_conformance import evidence, results, shrink
+from xent_conformance.adapter import UnderTest
+from xent_conformance.places import Place
+
+SECONDS = 2.0
+"""How long a failing input may be made smaller."""
+
+
+def told(error: BaseException, case: str, place: Place, subject: UnderTest, small: bool) -> results.Failure:
+    """The failure behind the error that a case raised; `small` says whether to look for a smaller input."""
+    where = {"dtype": place.dtype, "mode": place.mode.value}
+    if isinstance(error, evidence.Disagreement):
+        smaller = shrink.smallest(place, subject, error, seconds=SECONDS) if small else error
+        return results.Failure(
+            case=case,
+            kind="disagrees",
+            message=_short(str(smaller)),
+            shrunk=smaller is not error,
+            input=results.described(smaller.logits, smaller.targets, smaller.options, **where),
+            what=smaller.what,
+            expected=smaller.expected,
+            given=smaller.given,
+            error=smaller.error,
+        )
+    last = evidence.last_call()
+    known = None if last is None else results.described(last.logits, last.targets, last.options, **where)
+    return results.Failure(case=case, kind=_kind(error), message=_short(_words(error)), input=known)
+
+
+def _kind(error: BaseException) -> str:
+    if isinstance(error, evidence.WrongTypeError):
+        return "wrong type"
+    if isinstance(error, pytest.fail.Exception):
+        return "not refused"
+    return "disagrees" if isinstance(error, AssertionError) else "raises"
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, AssertionError | pytest.fail.Exception):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 1500 else text[:1500] + " …"

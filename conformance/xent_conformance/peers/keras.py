@@ -1,0 +1,48 @@
+"""`keras.losses.SparseCategoricalCrossentropy(from_logits=True)`, computed in the dtype of the logits.
+
+Keras reads its backend from the environment when it is first imported, so `KERAS_BACKEND` is set before that: to jax,
+unless it is there already. `KERAS_BACKEND=torch xent conform xent_conformance.peers.keras:sparse` asks the other one.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+from xent_conformance.peers.soft import refuse_soft
+from xent_conformance.subject import Adapter, DoesNotApply
+
+BACKEND = os.environ.get("KERAS_BACKEND", "jax")
+REDUCTIONS = {"mean": "mean_with_sample_weight", "sum": "sum", "none": "none"}
+"""The contract's mean divides by the weights of the tokens that count."""
+
+
+@cache
+def _keras():
+    os.environ["KERAS_BACKEND"] = BACKEND
+    import keras
+
+    return keras
+
+
+class Sparse(Adapter):
+    """`keras.losses.SparseCategoricalCrossentropy`."""
+
+    name = "keras.losses.SparseCategoricalCrossentropy"
+    package = "keras"
+    backends = ("torch", "torch-cuda") if BACKEND == "torch" else ("jax",)
+
+    def loss(self, logits, targets, *, weights=None, ignore_index=None, reduction="mean"):
+        if reduction == "sequence":
+            raise DoesNotApply("reduction='sequence'")
+        refuse_soft(logits, targets)
+        loss = _keras().losses.SparseCategoricalCrossentropy(
+            from_logits=True,
+            ignore_class=ignore_index,
+            reduction=REDUCTIONS.get(reduction, reduction),
+            dtype=str(getattr(logits, "dtype", "float32")).removeprefix("torch."),
+        )
+        return loss(targets, logits, sample_weight=weights)
+
+
+sparse = Sparse()

@@ -1,0 +1,39 @@
+"""Optax: `softmax_cross_entropy_with_integer_labels`, and `softmax_cross_entropy` of one-hot or soft labels."""
+
+from __future__ import annotations
+
+from xent_conformance.peers.soft import is_soft, refuse_soft
+from xent_conformance.subject import Adapter
+
+
+class Integer(Adapter):
+    """`optax.softmax_cross_entropy_with_integer_labels`."""
+
+    name = "optax.softmax_cross_entropy_with_integer_labels"
+    package = "optax"
+    backends = ("jax",)
+
+    def loss(self, logits, targets):
+        import optax
+
+        refuse_soft(logits, targets)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+
+
+class Dense(Adapter):
+    """`optax.softmax_cross_entropy`; hard targets are made one-hot, as its users do."""
+
+    name = "optax.softmax_cross_entropy"
+    package = "optax"
+    backends = ("jax",)
+
+    def loss(self, logits, targets):
+        import jax
+        import optax
+
+        hard = not is_soft(logits, targets)
+        labels = jax.nn.one_hot(targets, logits.shape[-1], dtype=logits.dtype) if hard else targets
+        return optax.softmax_cross_entropy(logits, labels)
+
+
+integer, dense = Integer(), Dense()

@@ -1,0 +1,120 @@
+"""What an implementation takes, found by trying a few small calls on a backend.
+
+Trying answers only what cannot be read from a signature or an adapter: which dtypes it refuses, whether it takes
+(N, V) logits alone, which reduction or smoothing it has where it has no option for them, whether a gradient can be had.
+What is refused is said in a note, with the error, so that nobody mistakes "does not apply" for "holds".
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from xent_conformance import oracle
+from xent_conformance.adapter import Traits, UnderTest
+from xent_conformance.backends import Backend
+from xent_conformance.subject import DoesNotApply
+
+LOGITS = np.array([[0.5, -1.0, 2.0, 0.0, 1.0], [1.5, 0.25, -0.5, 3.0, -2.0], [0.0, 1.0, 0.0, -1.0, 0.5]])
+TARGETS = np.array([2, 0, 4])
+
+
+def examine(under_test: UnderTest, backend: Backend) -> Traits:
+    """The traits of the implementation on the backend."""
+    if under_test.backends is not None and backend.name not in under_test.backends:
+        return Traits(dtypes=(), refusal="its adapter does not name this backend", tried=False)
+    traits = Traits(flat=bool(under_test.flat))
+    taken, refused = [], {}
+    for dtype in backend.dtypes:
+        if under_test.dtypes is not None and dtype not in under_test.dtypes:
+            continue
+        try:
+            _call(under_test, backend, dtype)
+        except Exception as error:  # whatever it raises is its way to refuse
+            refused[dtype] = _short(error)
+        else:
+            taken.append(dtype)
+    if not taken:
+        reasons = list(dict.fromkeys(refused.values())) or ["no dtype of it is taken"]
+        return replace(traits, dtypes=(), refusal="; ".join(reasons))
+    notes = [f"does not take {dtype}: {reason}" for dtype, reason in refused.items()]
+    exact = next((dtype for dtype in ("float32", "float64") if dtype in taken), taken[0])
+
+    fixed: dict[str, Any] = {}
+    if not under_test.takes("reduction") and "reduction" not in under_test.fixed:
+        fixed["reduction"] = _reduction(under_test, backend, exact)
+        notes.append(f"always reduces by {fixed['reduction']!r}")
+    if under_test.takes("label_smoothing") and not (under_test.takes("smoothing") or "smoothing" in under_test.fixed):
+        fixed["smoothing"] = _smoothing(under_test, backend, exact)
+        notes.append(f"always smooths by {fixed['smoothing']!r}")
+    traits = replace(traits, dtypes=tuple(taken), fixed=fixed)
+
+    if under_test.flat is None and (reason := _error(under_test, backend, exact, LOGITS[None], TARGETS[None])):
+        traits = replace(traits, flat=True)
+        notes.append(f"takes logits of shape (N, V) alone, others are flattened for it: {reason}")
+    if reason := _error(under_test, backend, exact, LOGITS, TARGETS.astype(np.int32)):
+        traits = replace(traits, int64_only=True)
+        notes.append(f"takes targets of int64 alone: {reason}")
+    if reason := _no_gradient(under_test, backend, exact, traits):
+        notes.append(f"gives no gradient, values alone are checked: {reason}")
+    return replace(traits, gradient=reason is None, notes=tuple(notes))
+
+
+def _call(under_test: UnderTest, backend: Backend, dtype: str, logits: Any = LOGITS, targets: Any = TARGETS) -> Any:
+    result = under_test.plainly(backend.asarray(logits, dtype), backend.asarray(targets, str(targets.dtype)))
+    loss = result[0] if isinstance(result, tuple) else result
+    if not backend.owns(loss):
+        kind = f"{type(loss).__module__}.{type(loss).__qualname__}"
+        raise TypeError(f"it returned {kind}, not an array of {backend.name}")
+    return loss
+
+
+def _error(under_test: UnderTest, backend: Backend, dtype: str, logits: Any, targets: Any) -> str | None:
+    try:
+        _call(under_test, backend, dtype, logits, targets)
+    except Exception as error:
+        return _short(error)
+    return None
+
+
+def _reduction(under_test: UnderTest, backend: Backend, dtype: str) -> str:
+    loss = backend.to_numpy(_call(under_test, backend, dtype))
+    if loss.ndim:
+        return "none"
+    total, _ = oracle.cross_entropy(LOGITS, TARGETS, reduction="sum")
+    return "sum" if abs(float(loss) - float(total.high)) < 0.1 else "mean"
+
+
+def _smoothing(under_test: UnderTest, backend: Backend, dtype: str) -> str:
+    arrays = backend.asarray(LOGITS[:1], dtype), backend.asarray(TARGETS[:1], "int64")
+    try:
+        result = under_test.plainly(*arrays, label_smoothing=0.5)
+        loss = np.ravel(backend.to_numpy(result[0] if isinstance(result, tuple) else result))
+        distance = {}
+        for smoothing in ("others", "uniform"):
+            exact, _ = oracle.cross_entropy(LOGITS[:1], TARGETS[:1], label_smoothing=0.5, smoothing=smoothing)
+            distance[smoothing] = abs(float(loss[0]) - float(exact.high))
+    except Exception:  # the tests will say what is wrong with it
+        return "others"
+    return min(distance, key=lambda name: (math.isnan(distance[name]), distance[name]))
+
+
+def _no_gradient(under_test: UnderTest, backend: Backend, dtype: str, traits: Traits) -> str | None:
+    """Why there is no gradient; None where there is, or where what is wrong with it is for the tests to say."""
+    under_test.begin(traits, "V1")
+    fixed = {**traits.fixed, **under_test.fixed}  # what it always does is what it can be asked for
+    try:
+        under_test.loss_and_grad(backend.asarray(LOGITS, dtype), backend.asarray(TARGETS, "int64"), **fixed)
+    except DoesNotApply as error:
+        return str(error) if error.gradient else None
+    except Exception as error:
+        return None if under_test.gives_pairs else _short(error)
+    return None
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}{'…' if len(text) > 200 else ''}"

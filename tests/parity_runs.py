@@ -1,0 +1,35 @@
+"""What the tests of `xent parity` share: running it on a subject of `subjects/disagreeing.py`, reading its report."""
+
+import argparse
+import json
+from pathlib import Path
+
+from xent_conformance import parity_command
+
+SUBJECTS = Path(__file__).parent / "subjects" / "disagreeing.py"
+TWO = ("--backend", "numpy", "array-api-strict")
+
+
+def parity_of(name, *arguments, backends=TWO):
+    """Run the command on one of the subjects; the exit code."""
+    parser = argparse.ArgumentParser()
+    parity_command.configure(parser)
+    subject = () if name is None else ("--subject", f"{SUBJECTS}:{name}")
+    return parity_command.run(parser.parse_args([*subject, *backends, *map(str, arguments)]))
+
+
+def edited(path, edit):
+    """The JSON after a change."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    edit(data)
+    path.write_text(json.dumps(data), encoding="utf-8")
+    return path
+
+
+def fails(capsys, code, *words):
+    """The run failed, and its report has the words."""
+    printed = capsys.readouterr().out
+    assert code == 1
+    for word in words:
+        assert word in printed
+    return printed

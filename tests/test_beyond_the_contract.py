@@ -1,0 +1,100 @@
+"""What `xent` keeps where the contract leaves room: the same bits, not only the same digits; tensors without values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import xent
+from xent_conformance import backends, cases
+from xent_conformance.backends import Mode
+from xent_conformance.places import Place
+
+IN_MEMORY = [name for name in ("numpy", "torch", "array-api-strict") if not isinstance(backends.load(name), str)]
+OPTIONS = [
+    {},
+    {"class_weights": np.array([1.0, 0.5, 2.0, 0.25, 1.5]), "label_smoothing": 0.125},
+    {"ignore_index": 2, "z_loss": 0.0625},
+    {"algorithm": "explicit"},
+]
+
+
+def _place(name, dtype="float32", mode=Mode.EAGER):
+    return Place(backends.load(name), dtype, mode)
+
+
+def _bits(place, arrays):
+    return [np.array(place.to_numpy(array)) for array in arrays]
+
+
+def _same(first, second):
+    for a, b in zip(first, second, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def _made(place, options):
+    return {
+        name: place.put(value, place.compute_dtype) if isinstance(value, np.ndarray) else value
+        for name, value in options.items()
+    }
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("name", IN_MEMORY)
+def test_out_comes_back_itself_with_the_same_bits(name, options):
+    place = _place(name)
+    logits, targets = cases.random((2, 3), 5)
+    options, t = _made(place, options), place.put(targets)
+    expected = _bits(place, xent.cross_entropy_and_grad(place.put(logits, "float32"), t, **options))
+    x = place.put(logits, "float32")
+    result = xent.cross_entropy_and_grad(x, t, out=x, **options)
+    assert result[1] is x
+    _same(_bits(place, result), expected)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+def test_how_an_array_lies_changes_no_bit(name, options):
+    if isinstance(backends.load(name), str):
+        pytest.skip(backends.load(name))
+    eager, strided = _place(name), _place(name, mode=Mode.STRIDED)
+    logits, targets = cases.random((2, 3, 4), 5)
+    results = [
+        _bits(
+            place,
+            xent.cross_entropy_and_grad(place.put(logits, "float32"), place.put(targets), **_made(place, options)),
+        )
+        for place in (eager, strided)
+    ]
+    _same(*results)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize(("name", "dtype"), [("numpy", "float16"), ("torch", "float16"), ("torch", "bfloat16")])
+def test_half_precision_gives_the_bits_of_the_widened_logits(name, dtype, options):
+    if isinstance(backends.load(name), str):
+        pytest.skip(backends.load(name))
+    place = _place(name, dtype)
+    logits, targets = cases.random((2, 3), 5)
+    logits, t, options = place.round(logits), place.put(targets), _made(place, options)
+    loss, d_logits = _bits(place, xent.cross_entropy_and_grad(place.put(logits, dtype), t, **options))
+    wide_loss, wide = _bits(place, xent.cross_entropy_and_grad(place.put(logits, "float32"), t, **options))
+    _same([loss, d_logits.astype(np.float64)], [wide_loss, place.round(wide)])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"ignore_index": 2, "label_smoothing": 0.1}, {"algorithm": "explicit"}], ids=str
+)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_tensors_without_values_will_do(dtype, options):
+    torch = pytest.importorskip("torch")
+    x = torch.empty(2, 3, 5, dtype=getattr(torch, dtype), device="meta")
+    loss, d_logits = xent.cross_entropy_and_grad(x, torch.empty(2, 3, dtype=torch.int64, device="meta"), **options)
+    assert (loss.device.type, d_logits.device.type) == ("meta", "meta")
+    assert (loss.shape, d_logits.shape, d_logits.dtype) == ((), x.shape, x.dtype)
+
+
+def test_the_perplexity_of_a_number_is_a_number():
+    for loss in (0.0, 1.5, 1e6, float("inf"), float("nan")):
+        assert type(xent.perplexity(loss)) is float

@@ -1,0 +1,213 @@
+"""`xent conform`: the matrix, the exit codes, the files; what hangs, crashes or is interrupted loses nothing else."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from xent import cli
+from xent_conformance import contract, junit, table
+from xent_conformance.run import Run, Settings
+
+SMALL = Path(__file__).parent / "subjects" / "small.py"
+
+
+def run(*names, listener=None, **settings):
+    """A run over subjects of small.py, on NumPy."""
+    specs = [name if ":" in name else f"{SMALL}:{name}" for name in names]
+    return Run(specs, Settings(**{"backends": ("numpy",), "workers": 1, **settings}), listener).execute()
+
+
+def outcomes(result):
+    return {case.id.partition("::")[2]: case for case in result.cases}
+
+
+def test_every_clause_has_a_text_and_a_group():
+    clauses = contract.clauses()
+    assert list(clauses)[:2] == ["V1", "V2"]
+    assert len(clauses) == 11 + 6 + 6 + 11 + 2
+    assert all(len(text) > 20 and clause[0] in contract.GROUPS for clause, text in clauses.items())
+    assert "60-digit oracle" in clauses["V1"]
+    assert clauses["V8"].count("\n- ") == 4
+
+
+def test_hangs_and_crashes_fail_their_case_alone():
+    results = run("ending_badly", cases=("test_V1_vocabulary_sizes", "test_V1_confident_targets"), time_limit=10.0)
+    [found] = results.subjects
+    cases = outcomes(found)
+    assert results.complete
+    assert cases["test_V1_confident_targets[numpy-float64-eager]"].outcome == "holds"
+    assert cases["test_V1_vocabulary_sizes[numpy-float32-eager-300]"].outcome in ("holds", "fails")
+    sizes = {V: [c for name, c in cases.items() if f"-{V}]" in name and "sizes" in name] for V in (2, 17, 300)}
+    kinds = {V: [case.kind for case in of] for V, of in sizes.items()}
+    assert set(kinds[2]) <= {"raises", "not tried"}
+    assert all("two classes" in case.message for case in sizes[2] if case.kind == "raises")
+    # Two cases of one test end badly; then its others are not tried.
+    assert sum(kind in ("crashes", "hangs") for of in kinds.values() for kind in of) == 2
+    assert all("signal 6" in case.message for case in sizes[17] if case.kind == "crashes")
+    assert results.fails
+
+
+def test_a_hang_is_named_with_the_limit():
+    [found] = run("sleeping", cases=("test_R5_a_row_depends_on_itself_alone",), time_limit=2.0).subjects
+    hanging = [case for case in found.cases if case.kind == "hangs"]
+    assert hanging
+    assert all(case.message == "no answer within 2 seconds" for case in hanging)
+    assert any(case.outcome == "holds" for case in found.cases)
+
+
+def test_what_does_not_apply_never_holds():
+    names = ("test_V10_explicit_softmax_clip_log", "test_V11_perplexity", "test_R1_shapes")
+    [found] = run("losses", cases=names).subjects
+    cells = {(cell["clause"], cell["dtype"]): cell for cell in found.cells()}
+    assert cells["V10", "float64"]["status"] == "does not apply"
+    assert cells["V10", "float64"]["held"] == 0
+    assert "algorithm='explicit'" in cells["V10", "float64"]["lacks"]
+    assert "perplexity" in cells["V11", "float32"]["lacks"]
+    assert "reduction='sum'" in cells["R1", "float32"]["lacks"]
+    [found] = run("Renamed", cases=("test_V1_confident_targets",)).subjects
+    assert {cell["dtype"]: cell["status"] for cell in found.cells()} == {
+        "float64": "holds",
+        "float32": "does not apply",
+        "float16": "does not apply",
+    }
+
+
+def test_the_wrong_type_is_named():
+    [found] = run("of_python", cases=("test_R1_shapes",)).subjects
+    assert "wrong type" in {case.kind for case in found.cases if case.outcome == "fails"}
+
+
+def test_a_failing_cell_shows_its_smallest_input():
+    results = run("textbook", cases=("test_V1_confident_targets",))
+    [found] = results.subjects
+    [cell] = [cell for cell in found.cells() if cell["dtype"] == "float32"]
+    failure = cell["failure"]
+    assert failure["kind"] == "disagrees"
+    assert failure["shrunk"]
+    assert failure["what"] == "loss"
+    assert failure["error"] > 1
+    assert failure["input"]["shape"][0] == 1
+    assert failure["input"]["shape"][1] <= 3
+    assert failure["expected"] != failure["given"]
+    printed = table.text(results)
+    assert "FAILS" in printed
+    assert "expected" in printed
+
+
+def test_same_seed_same_cases():
+    first, second, other = (run("losses", cases=("test_V3_*",), seed=seed) for seed in (5, 5, 6))
+
+    def told(results):
+        return [(case.id, case.outcome, case.worst) for case in results.subjects[0].cases]
+
+    assert told(first) == told(second)
+    assert [case[0] for case in told(first)] == [case[0] for case in told(other)]
+    assert told(first) != told(other)
+
+
+def test_several_subjects_in_one_run():
+    results = run("textbook", "Renamed", cases=("test_V2_never_negative",), workers=2)
+    assert [subject.name for subject in results.subjects] == [f"{SMALL}:textbook", "renamed"]
+    assert results.subjects[0].fails
+    assert not results.subjects[1].fails
+
+
+def test_curves_come_with_a_full_run_only():
+    [found] = run("Renamed", clauses=("V2",)).subjects
+    assert found.curves == []
+
+
+def test_the_command_writes_every_file(tmp_path, capsys):
+    files = {name: tmp_path / f"report.{name}" for name in ("json", "html", "junit")}
+    arguments = ["conform", f"{SMALL}:Renamed", "--backend", "numpy", "--clause", "V2", "S2", "--seed", "3"]
+    for name, path in files.items():
+        arguments += [f"--{name}", str(path)]
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "seed 3" in printed
+    assert "renamed: holds" in printed
+    document = json.loads(files["json"].read_text(), parse_constant=pytest.fail)
+    assert document["format"] == "xent-conformance/1"
+    assert document["complete"]
+    assert document["clauses_asked"] == ["V2", "S2"]
+    [subject] = document["subjects"]
+    assert {cell["clause"] for cell in subject["cells"]} == {"V2", "S2"}
+    assert "<!doctype html>" in files["html"].read_text().lower()
+    suites = ElementTree.parse(files["junit"]).getroot()
+    assert sum(int(suite.get("tests")) for suite in suites) == len(subject["cases"])
+
+
+def test_junit_tells_failures_and_what_does_not_apply():
+    results = run("textbook", cases=("test_V1_confident_targets", "test_R1_shapes"))
+    suites = ElementTree.fromstring(junit.document(results))
+    [suite] = suites
+    cases = [case.outcome for case in results.subjects[0].cases]
+    assert int(suite.get("failures")) == cases.count("fails") == len(suite.findall("testcase/failure"))
+    assert int(suite.get("skipped")) == cases.count("does not apply") == len(suite.findall("testcase/skipped"))
+    assert cases.count("fails") > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([f"{SMALL}:textbook", "--backend", "numpy", "--case", "test_V1_confident*"], 1, ""),
+        (
+            [f"{SMALL}:Renamed", "--backend", "numpy", "--case", "test_V1_nothing"],
+            2,
+            "no case is called test_V1_nothing",
+        ),
+        ([f"{SMALL}:Renamed", "--backend", "numpy", "--clause", "V11"], 2, "nothing that was asked applies"),
+        ([f"{SMALL}:Renamed", "--backend", "theano"], 2, "unknown backend 'theano'; accepted: numpy, torch"),
+        ([f"{SMALL}:Renamed", "--clause", "V0"], 2, "unknown clause 'V0'; accepted: V1, V2"),
+        ([f"{SMALL}:nothing", "--backend", "numpy"], 2, "there is no 'nothing'"),
+        ([f"{SMALL}:refusing", "--clause", "V1"], 2, "takes arrays of no backend"),
+        ([f"{SMALL}:Renamed", "--backend", "array-api-strict", "--clause", "V1"], 2, "does not name this backend"),
+        ([f"{SMALL}:Renamed", "--json", "no/where.json"], 2, "cannot write no/where.json"),
+        ([f"{SMALL}:Renamed", "--time-limit", "0"], 2, "'0' is not a number of seconds above 0"),
+        ([f"{SMALL}:Renamed", "--seed", "-1"], 2, "'-1' is not a whole number"),
+        ([], 2, "required: SUBJECT"),
+    ],
+    ids=lambda value: "" if isinstance(value, int) else None,
+)
+def test_exit_codes(capsys, arguments, code, message):
+    try:
+        found = cli.main(["conform", *arguments])
+    except SystemExit as stopped:
+        found = stopped.code
+    captured = capsys.readouterr()
+    assert found == code, captured.err
+    assert message in captured.err
+    assert captured.err.count("\n") <= 1
+
+
+def test_a_refusal_of_a_backend_that_was_asked_for_is_a_failure():
+    [found] = run("refusing", cases=("test_V2_never_negative",)).subjects
+    assert {case.outcome for case in found.cases if case.dtype != "float16"} >= {"fails"}
+    assert all("never" in case.message for case in found.cases if case.outcome == "fails")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_an_interrupted_run_leaves_what_it_finished(tmp_path):
+    file = tmp_path / "report.json"
+    command = [sys.executable, "-m", "xent.cli", "conform", "xent_conformance.subjects_xent:subject"]
+    command += ["--backend", "numpy", "--json", str(file), "--workers", "1"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 90
+    while not (file.exists() and file.stat().st_size > 40_000) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    document = json.loads(file.read_text())
+    assert not document["complete"]
+    assert len(document["subjects"][0]["cases"]) > 5
+    assert "interrupted" in printed

@@ -1,0 +1,157 @@
+"""How an implementation is asked: by its signature, by its adapter, by trying; with help, and without."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import xent
+from xent_conformance import backends, probe, subject
+from xent_conformance.subject import DoesNotApply, SubjectError
+
+SMALL = Path(__file__).parent / "subjects" / "small.py"
+X = np.array([[0.5, -1.0, 2.0], [1.0, 0.0, 0.25]])
+T = np.array([2, 0])
+
+
+def load(name, backend="numpy", clause="V1"):
+    """The subject, tried on the backend, as a test of that clause finds it."""
+    found = subject.load(f"{SMALL}:{name}")
+    traits = probe.examine(found, backends.load(backend))
+    found.begin(traits, clause)
+    return found, traits
+
+
+def test_a_mean_of_rows_is_taken_row_by_row():
+    found, traits = load("textbook")
+    assert traits.fixed == {"reduction": "mean"}
+    assert traits.flat
+    assert not traits.gradient
+    np.testing.assert_allclose(found.loss(X, T, reduction="none"), xent.cross_entropy(X, T, reduction="none"))
+    assert found.loss(X, T, reduction="none").shape == (2,)
+    for options in ({"reduction": "sum"}, {"reduction": "sequence"}, {"label_smoothing": 0.1}, {"weights": np.ones(2)}):
+        with pytest.raises(DoesNotApply, match=next(iter(options))):
+            found.loss(X, T, **options)
+    with pytest.raises(DoesNotApply, match="gradient") as caught:
+        found.loss_and_grad(X, T)
+    assert caught.value.gradient
+
+
+def test_rows_are_not_taken_one_by_one_where_the_reduction_is_the_question():
+    found, _ = load("textbook", clause="R1")
+    with pytest.raises(DoesNotApply, match="reduction='none'"):
+        found.loss(X, T, reduction="none")
+    assert found.loss(X, T) == pytest.approx(float(xent.cross_entropy(X, T)))
+
+
+def test_logits_of_more_axes_are_flattened_but_not_where_that_is_the_question():
+    found, _ = load("textbook")
+    x, t = np.stack([X, X + 1])[None], np.stack([T, T[::-1]])[None]
+    np.testing.assert_allclose(found.loss(x, t, reduction="none"), xent.cross_entropy(x, t, reduction="none"))
+    assert found.loss(x, t) == pytest.approx(float(xent.cross_entropy(x, t)))
+    with found.unassisted(), pytest.raises(DoesNotApply, match=r"\(N, V\)"):
+        found.loss(x, t)
+
+
+def test_losses_without_a_reduction():
+    found, traits = load("losses")
+    assert traits.fixed == {"reduction": "none"}
+    loss, d_logits = found.loss_and_grad(X, T, reduction="none", ignore_index=0)
+    assert loss.tolist()[1] == 0
+    assert d_logits.shape == X.shape
+    with pytest.raises(DoesNotApply, match="reduction='mean'"):
+        found.loss(X, T)
+
+
+def test_a_smoothing_that_has_no_name_is_found_by_trying():
+    found, traits = load("smoothed")
+    assert traits.fixed == {"smoothing": "uniform"}
+    given = {"label_smoothing": 0.25, "smoothing": "uniform"}
+    np.testing.assert_allclose(found.loss(X, T, **given), xent.cross_entropy(X, T, **given))
+    with pytest.raises(DoesNotApply, match="smoothing='others'"):
+        found.loss(X, T, label_smoothing=0.25)
+    # Its own default reduction is another than the contract's, which is therefore said.
+    assert found.loss(X, T).shape == ()
+
+
+def test_gradients_come_from_autograd():
+    found, traits = load("on_tensors", "torch")
+    assert traits.gradient
+    assert traits.int64_only
+    assert traits.flat
+    torch = pytest.importorskip("torch")
+    x, t = torch.tensor(X), torch.tensor(T)
+    loss, d_logits = found.loss_and_grad(x, t.to(torch.int32), grad_output=torch.tensor(0.5, dtype=torch.float64))
+    expected = xent.cross_entropy_and_grad(X, T, grad_output=np.asarray(0.5))
+    assert not loss.requires_grad
+    np.testing.assert_allclose(d_logits, expected[1])
+    rows, d_rows = found.loss_and_grad(x, t, reduction="none")
+    np.testing.assert_allclose(rows, xent.cross_entropy(X, T, reduction="none"))
+    assert d_rows.shape == x.shape
+    with found.unassisted(), pytest.raises(RuntimeError, match="Int"):
+        found.loss(x, t.to(torch.int32))
+
+
+def test_a_gradient_of_its_own_is_not_on_the_graph():
+    torch = pytest.importorskip("torch")
+    found, _ = load("losses", "torch")
+    with pytest.raises(DoesNotApply, match="autograd"):
+        found.loss(torch.tensor(X, requires_grad=True), torch.tensor(T), reduction="none")
+
+
+def test_an_adapter_says_what_it_takes():
+    found, traits = load("Renamed")
+    assert (found.name, found.backends, traits.dtypes) == ("renamed", ("numpy",), ("float64",))
+    assert found.version == np.__version__
+    assert probe.examine(found, backends.load("array-api-strict")).refusal == "its adapter does not name this backend"
+    options = {"class_weights": np.ones(3)}
+    assert found.loss(X, T, **options) == xent.cross_entropy(X, T, **options)
+    with pytest.raises(DoesNotApply, match="class_weights"):
+        found.loss_and_grad(X, T, **options)
+    for name in ("loss_object", "perplexity", "shift", "threads"):
+        with pytest.raises(DoesNotApply):
+            getattr(found, name)(*([X, T] if name == "shift" else [] if name == "loss_object" else [1]))
+    with pytest.raises(DoesNotApply, match="PyTorch"):
+        found.drop_in  # noqa: B018
+
+
+def test_what_the_contract_does_not_know_is_handed_over():
+    found, _ = load("Renamed")
+    with pytest.raises(TypeError, match="label_smooth"):
+        found.loss(X, T, label_smooth=0.1)
+    # The contract's defaults, said aloud, ask for nothing.
+    assert found.loss(X, T, label_smoothing=0.0, smoothing="others", check_targets=True, engine="auto") > 0
+    with pytest.raises(DoesNotApply, match="check_targets"):
+        found.loss(X, T, check_targets=False)
+
+
+def test_a_refusal_says_why():
+    _, traits = load("refusing")
+    assert traits.refusal == "ValueError: never"
+    _, traits = load("textbook", "jax")
+    assert "it returned numpy.float" in traits.refusal
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("xent", "MODULE:ATTRIBUTE"),
+        (":x", "MODULE:ATTRIBUTE"),
+        ("nowhere.py:x", "there is no file nowhere.py"),
+        ("no_such_module:x", "no module 'no_such_module'"),
+        ("xent:nothing", "there is no 'nothing' in xent"),
+        ("numpy:pi", "numpy:pi is float; accepted: a function, or an object with a method 'loss'"),
+    ],
+)
+def test_no_subject(spec, message):
+    with pytest.raises(SubjectError, match=message):
+        subject.load(spec)
+
+
+def test_a_file_that_cannot_be_imported(tmp_path):
+    (tmp_path / "broken.py").write_text("import nowhere_to_be_found\n")
+    (tmp_path / "worse.py").write_text("1 / 0\n")
+    with pytest.raises(SubjectError, match="nowhere_to_be_found"):
+        subject.load(f"{tmp_path / 'broken.py'}:x")
+    with pytest.raises(SubjectError, match="ZeroDivisionError"):
+        subject.load(f"{tmp_path / 'worse.py'}:x")

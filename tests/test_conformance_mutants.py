@@ -1,0 +1,76 @@
+"""The suite finds faults and invents none: every mutant is killed by its clause, the clean implementation by no clause.
+
+`pytest tests/test_conformance_mutants.py -s` tells the test that killed each mutant, and what it said.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import deque
+
+import pytest
+from conformance.mutants import catalogue
+
+from xent_conformance import contract
+from xent_conformance.results import FAILS, HOLDS, NOT
+from xent_conformance.run import Run, Settings
+
+CLEAN = "xent_conformance.reference:subject"
+BACKENDS = {"frameworks": ("torch", "array-api-strict")}
+SEEN = ("disagrees", "refused", "raises", "wrong type")
+"""Kinds of failures that are about what came back; a mutant that hangs or crashes is killed by nothing."""
+
+
+class _Trial(Run):
+    """A run that asks every mutant about the clause that is expected to kill it, and no more than it takes."""
+
+    def __init__(self, mutants: list[catalogue.Mutant], backends: tuple[str, ...]) -> None:
+        self.clause_of = {mutant.spec: mutant.clause for mutant in mutants}
+        clauses = tuple(sorted(set(self.clause_of.values())))
+        settings = Settings(backends, clauses, first_failure=True, curves=False, workers=1, time_limit=120.0)
+        super().__init__(list(self.clause_of), settings)
+
+    def _plan(self) -> None:
+        super()._plan()
+        self._queue = deque(
+            job for job in self._queue if job.case and job.case["clause"] == self.clause_of[job.subject.result.spec]
+        )
+
+
+@pytest.mark.parametrize("file", catalogue.KILLED_BY)
+def test_every_mutant_is_killed_by_its_clause(file):
+    mutants = list(catalogue.mutants(file))
+    results = _Trial(mutants, BACKENDS.get(file, ("numpy",))).execute()
+    killed = {}
+    for mutant, subject in zip(mutants, results.subjects, strict=True):
+        case = next((case for case in subject.cases if case.outcome == FAILS), None)
+        killed[mutant.name] = "no clause" if case is None else case.clause if case.kind in SEEN else case.kind
+        if case is not None:
+            said = " ".join(case.message.split())
+            print(f"{mutant.name}: {mutant.fault}\n    {case.clause} {case.id.partition('::')[2]}: {said[:160]}")
+    assert killed == {mutant.name: mutant.clause for mutant in mutants}
+
+
+def test_the_table_has_every_mutant_and_its_fault():
+    files = {path.stem for path in catalogue.HERE.glob("*.py")} - {"catalogue"}
+    assert files == set(catalogue.KILLED_BY)
+    for file, table in catalogue.KILLED_BY.items():
+        body = ast.parse((catalogue.HERE / f"{file}.py").read_text(encoding="utf-8")).body
+        names = [node.name for node in body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+        assert names == list(table)
+        assert all(mutant.fault.endswith(".") for mutant in catalogue.mutants(file))
+    assert sum(map(len, catalogue.KILLED_BY.values())) >= 40
+
+
+def test_every_clause_kills_a_mutant():
+    assert {clause for table in catalogue.KILLED_BY.values() for clause in table.values()} == set(contract.clauses())
+
+
+def test_the_clean_implementation_passes_all_that_applies():
+    results = Run([CLEAN], Settings(("numpy",), curves=False, workers=1, time_limit=120.0)).execute()
+    cases = results.subjects[0].cases
+    assert [f"{case.id}: {case.message}" for case in cases if case.outcome == FAILS] == []
+    assert {case.message for case in cases if case.outcome == NOT} == {"a number of threads"}
+    on_numpy = {case.clause for case in cases if case.outcome == HOLDS}
+    # Nothing waits for a device on NumPy, no graph goes through it, and array-api-strict is another library.
+    assert set(contract.clauses()) - on_numpy <= {"A6", "A11", "D1", "D2"}

@@ -1,0 +1,167 @@
+"""`xent parity`: what it compares, what it calls different, what is a mistake of the user."""
+
+import json
+
+import pytest
+
+from tests.parity_runs import SUBJECTS, TWO, fails, parity_of
+from xent import cli
+from xent_conformance import backends, parity, parity_command
+from xent_conformance.parity_cases import CASES
+
+
+def test_xent_agrees_with_itself(capsys):
+    assert parity_of(None, backends=("--backend", "numpy", "torch", "array-api-strict")) == 0
+    printed = capsys.readouterr().out
+    for name in CASES:
+        assert f"\n{name} " in printed
+    assert "errors: " in printed
+    assert "the same type and text" in printed
+    assert "xent: parity holds." in printed
+
+
+def test_a_difference_over_what_is_allowed_fails(capsys):
+    printed = fails(
+        capsys, parity_of("far", "--case", "plain"), "plain float32 loss: numpy and array-api-strict differ"
+    )
+    line = next(line for line in printed.splitlines() if "plain float32 loss" in line)
+    first, second = (float(word) for word in line.rpartition("allowed: ")[2].partition(",")[0].split(" and "))
+    assert second / first == pytest.approx(1 + 2.0**-10)
+    assert "d_logits" not in printed.partition("What fails:")[2].replace(line, "").partition("Largest")[0]
+
+
+def test_a_difference_within_what_is_allowed_is_told_in_eps(capsys, tmp_path):
+    path = tmp_path / "near.json"
+    assert parity_of("near", "--case", "plain", "--dtype", "float32", "--json", path) == 0
+    [case] = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    assert case["largest"]["loss"]["eps"] == pytest.approx(4, abs=0.6)
+    assert case["largest"]["loss"]["fraction"] == pytest.approx(0.5, abs=0.1)
+    assert case["largest"]["loss"]["between"] == ["numpy", "array-api-strict"]
+    assert case["largest"]["d_logits"]["eps"] == 0
+    assert "loss, numpy and array-api-strict." in capsys.readouterr().out
+
+
+def test_the_limit_is_what_is_allowed_to_two(capsys):
+    picked = ("--case", "plain", "--dtype", "float32")
+    assert parity_of("near", *picked) == 0
+    fails(capsys, parity_of("over", *picked), "plain float32 loss: numpy and array-api-strict differ by")
+
+
+def test_results_are_kept_whatever_happens_to_the_array():
+    assert parity_of("reusing", "--case", "plain", "explicit") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "case", "words"),
+    [
+        ("nan_elsewhere", "special", "numpy and array-api-strict are not the same"),
+        ("raising", "plain-V2", "not the same: values, ZeroDivisionError: two classes"),
+        ("raising_differently", "plain-V2", "not the same: ValueError: two, ZeroDivisionError: two"),
+        ("other_shape", "plain", "shapes (8,) and (8, 1)"),
+        ("other_dtype", "plain", "plain float32 loss: numpy and array-api-strict are not the same: dtypes float64 and"),
+        ("of_python", "sum", "WrongTypeError: builtins.float came back, not an array of array-api-strict"),
+    ],
+)
+def test_what_is_not_a_number_of_eps_fails(capsys, name, case, words):
+    fails(capsys, parity_of(name, "--case", case), words)
+
+
+def test_the_same_error_everywhere_is_parity(capsys):
+    assert parity_of("raising_everywhere", "--case", "plain", "plain-V2") == 0
+    assert "plain-V2             raises" in capsys.readouterr().out
+
+
+def test_what_a_subject_lacks_is_not_compared(capsys):
+    assert parity_of("loss_alone", "--case", "plain", "z-loss", "--dtype", "float64") == 0
+    assert "z-loss               no\n" in capsys.readouterr().out
+    with pytest.raises(parity_command.UsageError, match="nothing could be compared"):
+        parity_of("loss_alone", "--case", "z-loss")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("other_text", "errors reduction-word: numpy: ValueError: "),
+        ("other_text", "; array-api-strict: ValueError: strictly: "),
+        ("accepting", "; array-api-strict: accepted"),
+    ],
+)
+def test_errors_differ_by_type_text_or_absence(capsys, name, words):
+    fails(capsys, parity_of(name, "--case", "errors"), words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--backend", "tensorflow"), "unknown backend 'tensorflow'; accepted: numpy, torch"),
+        (("--backend", "numpy"), "numpy alone has nothing to be compared with; accepted: two backends, or --baseline"),
+        ((*TWO, "--case", "plane"), "no case is called 'plane'; accepted: plain, plain-V1"),
+        ((*TWO, "--dtype", "float8"), "unknown dtype 'float8'; accepted: float64"),
+        ((*TWO, "--dtype", "float16"), "float16 cannot be compared: of the backends, numpy has it; accepted: float64"),
+        ((*TWO, "--dtype", "bfloat16"), "bfloat16 cannot be compared: of the backends, none has it"),
+        ((*TWO, "--json", "no/such/file.json"), "cannot write no/such/file.json: there is no directory no/such"),
+        ((*TWO, "--html", "."), "cannot write .: it is a directory"),
+        ((*TWO, "--subject", "nowhere:loss"), "there is no module 'nowhere'"),
+        ((*TWO, "--baseline", "missing.json"), "cannot read missing.json: No such file or directory"),
+        (("--results", "missing.json"), "cannot read missing.json: No such file or directory"),
+        (("--results", "missing.json", "--seed", "1"), "--results has a subject and a seed of its own"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_mistake_is_one_line(monkeypatch, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(parity_command.UsageError) as caught:
+        parity_of(None, *arguments, backends=())
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_backend_that_is_not_here_says_why(monkeypatch):
+    load = backends.load
+    monkeypatch.setattr(backends, "load", lambda name: "not installed: jax" if name == "jax" else load(name))
+    with pytest.raises(parity_command.UsageError, match="backend jax: not installed: jax"):
+        parity_of("same", backends=("--backend", "numpy", "jax"))
+
+
+def test_a_backend_that_the_subject_refuses_says_why(capsys):
+    with pytest.raises(parity_command.UsageError, match=r"backend array-api-strict: .* does not take its arrays: Attr"):
+        parity_of("numpy_alone", "--case", "plain")
+
+
+def test_backends_that_are_not_here_are_listed_where_none_is_named(capsys, monkeypatch):
+    load = backends.load
+    here = ("numpy", "array-api-strict")
+    monkeypatch.setattr(backends, "load", lambda name: load(name) if name in here else "not installed")
+    assert parity_of("same", "--case", "plain", backends=()) == 0
+    assert "torch: not covered: not installed" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_writes_nothing(monkeypatch, tmp_path):
+    def interrupted(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parity, "ask_all", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        parity_of("same", "--json", tmp_path / "new.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_through_the_command_line(capsys, monkeypatch):
+    assert cli.main(["parity", *TWO, "--case", "plain"]) == 0
+    assert cli.main(["parity", "--subject", f"{SUBJECTS}:far", *TWO, "--case", "plain"]) == 1
+    capsys.readouterr()
+    assert cli.main(["parity", "--backend", "numpy"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("xent: numpy alone")
+    assert captured.err.count("\n") == 1
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["parity", "--slack", "-1"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "xent parity: argument --slack: '-1' is not a number of at least 0\n"
+
+    def interrupted(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parity, "ask_all", interrupted)
+    assert cli.main(["parity", *TWO]) == 130

@@ -1,0 +1,221 @@
+"""`xent parity --baseline`: what the JSON keeps, what is a regression, what is no baseline."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.parity_runs import TWO, edited, fails, parity_of
+from xent_conformance import backends, parity, parity_cases, parity_command, parity_file, units
+from xent_conformance.parity_cases import CASES
+
+
+@pytest.fixture
+def baseline(tmp_path, capsys):
+    """A run of xent on NumPy and array-api-strict."""
+    path = tmp_path / "baseline.json"
+    assert parity_of("same", "--case", "plain", "z-loss", "errors", "--json", path) == 0
+    capsys.readouterr()
+    return path
+
+
+def test_the_json_holds_the_results_bit_for_bit(baseline):
+    results = parity_file.read(baseline)
+    assert [(asked.case, asked.dtype) for asked in results.asked] == [
+        (case, dtype) for case in ("plain", "z-loss") for dtype in ("float64", "float32")
+    ]
+    for asked in results.asked:
+        problem = CASES[asked.case].problem(asked.dtype, 0)
+        assert asked.fingerprint == problem.fingerprint
+        for answer in asked.answers.values():
+            loss, d_logits = answer.values["loss"], answer.values["d_logits"]
+            assert (loss.dtype, str(loss.values.dtype)) == (asked.dtype, asked.dtype)
+            assert loss.values.shape == problem.targets.shape
+            fractions = units.errors(d_logits.values, problem.exact["d_logits"], asked.dtype)
+            assert fractions.max() <= 1
+            assert d_logits.values.any()
+
+
+def test_infinities_nan_and_half_precision_survive_the_file(tmp_path):
+    values = np.array([[1.5, -0.0, np.inf], [-np.inf, np.nan, 2.0**-133]], dtype=np.float32)
+    for dtype, array in (("bfloat16", values), ("float16", values.astype(np.float16)), ("float32", values[:0])):
+        given = parity.Array(dtype, array)
+        back = parity_file._decoded(json.loads(json.dumps(parity_file._array(given))))
+        assert back.dtype == dtype
+        assert back.values.shape == array.shape
+        assert back.values.tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("asked", [TWO, ("--backend", "numpy")], ids=["two", "one"])
+def test_the_same_results_again_hold(capsys, baseline, asked):
+    assert parity_of("same", "--baseline", baseline, "--case", "plain", "z-loss", "errors", backends=asked) == 0
+    printed = capsys.readouterr().out
+    assert f"Largest difference to the baseline of {json.loads(baseline.read_text())['created']}" in printed
+    assert ("not asked now: array-api-strict" in printed) == (len(asked) == 2)
+
+
+def test_each_backend_is_compared_with_each_of_the_baseline(capsys, baseline):
+    only = ("--backend", "array-api-strict")
+    words = "plain float32 loss: array-api-strict and numpy of the baseline differ by"
+    fails(capsys, parity_of("far", "--baseline", baseline, "--case", "plain", backends=only), words)
+
+
+def test_a_difference_that_grew_fails_by_slack(capsys, baseline):
+    picked = ("--case", "plain", "--dtype", "float32", "--baseline", baseline)
+    words = ("plain float32 loss: numpy and array-api-strict differ by 4", "eps, in the baseline by 0: ")
+    fails(capsys, parity_of("near", *picked), *words)
+    assert parity_of("near", *picked, "--slack", "5") == 0
+
+
+def test_a_case_that_is_gone_fails(capsys, baseline):
+    picked = ("--baseline", baseline, "--case", "plain", "z-loss")
+    words = "z-loss float32: numpy has no loss and no d_logits any more: the subject lacks z_loss"
+    fails(capsys, parity_of("lacking", *picked), words)
+    assert parity_of("lacking", "--baseline", baseline, "--case", "plain") == 0
+
+
+def test_a_case_that_the_suite_has_no_more_fails_unless_others_are_picked(capsys, monkeypatch, baseline):
+    names = tuple(name for name in parity.NAMES if name in ("plain", "errors"))
+    monkeypatch.setattr(parity, "NAMES", names)
+    fails(capsys, parity_of("same", "--baseline", baseline), "z-loss float64: numpy has no loss", "it was not asked")
+    assert parity_of("same", "--baseline", baseline, "--case", "plain") == 0
+
+
+def test_a_dtype_that_is_gone_fails_unless_another_is_picked(capsys, baseline):
+    picked = ("--baseline", baseline, "--case", "plain")
+    fails(capsys, parity_of("float64_alone", *picked), "plain float32: numpy has no loss and no d_logits any more")
+    assert parity_of("float64_alone", *picked, "--dtype", "float64") == 0
+
+
+def test_a_backend_that_is_not_asked_is_not_missed(capsys, baseline):
+    def only_strict(data):
+        for case in data["cases"]:
+            del case["answers"]["numpy"]
+
+    edited(baseline, only_strict)
+    assert parity_of("same", "--baseline", baseline, "--case", "plain", backends=("--backend", "numpy")) == 0
+
+
+def test_a_dtype_of_one_backend_is_compared_with_the_baseline(capsys, tmp_path):
+    path = tmp_path / "torch.json"
+    one = ("--backend", "torch")
+    with pytest.raises(parity_command.UsageError, match="torch alone has nothing to be compared with"):
+        parity_of("same", backends=one)
+    assert parity_of("same", "--case", "plain", "--json", path, backends=("--backend", "torch", "numpy")) == 0
+    cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    assert [case["dtype"] for case in cases] == ["float64", "float32", "float16"]
+    edited(path, lambda data: data["cases"].append({**data["cases"][0], "dtype": "bfloat16", "answers": {}}))
+    capsys.readouterr()
+    words = "plain bfloat16: cannot be compared: the baseline had other inputs"
+    fails(capsys, parity_of("same", "--case", "plain", "--baseline", path, backends=one), words)
+
+
+def test_other_inputs_under_the_same_name_are_incomparable(capsys, monkeypatch, baseline):
+    def other(draw):
+        logits, targets, options = CASES["z-loss"].make(draw)
+        return 2 * logits, targets, options
+
+    changed = parity_cases.Case("plain", "ten other classes", other)
+    monkeypatch.setitem(parity_cases.CASES, "plain", changed)
+    code = parity_of("same", "--baseline", baseline, "--case", "plain")
+    fails(capsys, code, "plain float32: cannot be compared: the baseline had other inputs")
+
+
+def test_an_error_that_changed_fails(capsys, baseline):
+    def change(data):
+        for refusal in data["errors"]["logits-list"].values():
+            refusal[1] = "logits must not be a list"
+        data["errors"]["invented"] = {"numpy": ["TypeError", "never"]}
+
+    edited(baseline, change)
+    code = parity_of("same", "--baseline", baseline, "--case", "errors")
+    words = "numpy of the baseline, array-api-strict of the baseline: TypeError: logits must not be a list"
+    printed = fails(capsys, code, words, "errors invented: refused in the baseline, not any more")
+    assert "2 differ" in printed
+    assert parity_of("same", "--baseline", baseline, "--case", "plain") == 0
+
+
+def test_results_of_a_file_are_compared_without_asking(capsys, monkeypatch, tmp_path, baseline):
+    path = tmp_path / "far.json"
+    assert parity_of("far", "--case", "plain", "--json", path) == 1
+    monkeypatch.setattr(backends, "load", pytest.fail)
+    capsys.readouterr()
+    picked = ("--case", "plain", "--baseline", baseline)
+    code = parity_of(None, "--results", path, *picked, backends=())
+    fails(capsys, code, "array-api-strict and numpy of the baseline differ", "numpy and array-api-strict differ")
+    assert parity_of(None, "--results", path, *picked, backends=("--backend", "numpy")) == 0
+    assert parity_of(None, "--results", baseline, "--baseline", baseline, backends=()) == 0
+
+
+def test_a_dtype_that_no_other_backend_had_is_not_missed_in_results_of_a_file(capsys, tmp_path):
+    both, fewer = tmp_path / "both.json", tmp_path / "fewer.json"
+    assert parity_of("same", "--case", "plain", "--json", both, backends=("--backend", "numpy", "torch")) == 0
+    assert parity_of("same", "--case", "plain", "--json", fewer) == 0
+    capsys.readouterr()
+    assert parity_of(None, "--results", fewer, "--baseline", both, backends=()) == 0
+    assert "Note: in the baseline, not asked now: torch, float16.\n" in capsys.readouterr().out
+    edited(fewer, lambda data: data["backends"]["numpy"].update(dtypes=["float64", "float32"]))
+    code = parity_of(None, "--results", fewer, "--baseline", both, backends=())
+    fails(capsys, code, "plain float16: numpy has no loss and no d_logits any more: it was not asked")
+
+
+def test_results_of_other_inputs_fail(capsys, baseline):
+    edited(baseline, lambda data: data["cases"][0].update(inputs="0" * 32))
+    words = "plain float64: cannot be compared: this version of the suite has other inputs"
+    fails(capsys, parity_of(None, "--results", baseline, backends=()), words)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is not JSON: "),
+        ("[" * 100_000, "is not JSON: "),
+        ("[1, 2]", "its format is None; accepted: 'xent-parity/1'"),
+        ('{"format": "xent-parity/2"}', "its format is 'xent-parity/2'; accepted: 'xent-parity/1'"),
+        ('{"format": "xent-conformance/1"}', "its format is 'xent-conformance/1'; accepted: "),
+        ('{"format": "xent-parity/1"}', "is damaged: KeyError: "),
+        (b"\xff\xfe\x00", "is not text"),
+    ],
+    ids=["empty", "deep", "list", "version", "other", "hollow", "binary"],
+)
+def test_a_file_of_something_else_is_one_line(tmp_path, text, message):
+    path = tmp_path / "baseline.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(parity_command.UsageError) as caught:
+        parity_of("same", "--baseline", path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda case: case["answers"]["numpy"]["loss"].update(bytes="AAAA"),
+        lambda case: case["answers"]["numpy"]["loss"].update(bytes="?"),
+        lambda case: case["answers"]["numpy"]["loss"].update(shape=[2]),
+        lambda case: case["answers"]["numpy"]["loss"].update(shape=[2**40]),
+        lambda case: case["answers"]["numpy"]["loss"].update(shape=[2**80]),
+        lambda case: case["answers"]["numpy"]["loss"].update(shape=[9]),
+        lambda case: case["answers"]["numpy"]["loss"].update(shape=[-1]),
+        lambda case: case["answers"]["numpy"]["loss"].update(dtype="object"),
+        lambda case: case["answers"].update(numpy=[1]),
+        lambda case: case.update(dtype="float8"),
+        lambda case: case.update(case=["plain"]),
+        lambda case: case.update(inputs=None),
+        lambda case: case.update(answers=None),
+    ],
+)
+def test_a_damaged_file_is_one_line(baseline, damage):
+    edited(baseline, lambda data: damage(data["cases"][0]))
+    with pytest.raises(parity_command.UsageError, match="is damaged: ") as caught:
+        parity_of("same", "--baseline", baseline)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_baselines_seed_is_taken_and_no_other(capsys, tmp_path):
+    path, again = tmp_path / "seven.json", tmp_path / "again.json"
+    assert parity_of("same", "--case", "plain", "--seed", "7", "--json", path) == 0
+    assert parity_of("same", "--case", "plain", "--baseline", path, "--json", again) == 0
+    assert json.loads(again.read_text(encoding="utf-8"))["seed"] == 7
+    with pytest.raises(parity_command.UsageError, match="the baseline has seed 7, not 0"):
+        parity_of("same", "--case", "plain", "--baseline", path, "--seed", "0")
