@@ -1,4 +1,4 @@
-"""The words of every refusal of `xent`, on every backend the same. The suite asks of others only what a text must name."""
+"""The words of every refusal of `xent`, the same on every backend. Of others the suite asks what a text must name."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-
 from tests.parity_runs import SUBJECTS, TWO, fails, parity_of
+
 from xent import cli
 from xent_conformance import backends, parity, parity_command
 from xent_conformance.parity_cases import CASES

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-
 from tests.parity_runs import TWO, edited, fails, parity_of
+
 from xent_conformance import backends, parity, parity_cases, parity_command, parity_file, units
 from xent_conformance.parity_cases import CASES
 

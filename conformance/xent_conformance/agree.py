@@ -21,6 +21,7 @@ import pytest
 
 from xent_conformance import oracle, units
 from xent_conformance.adapter import UnderTest
+from xent_conformance.evidence import Disagreement
 from xent_conformance.places import Place
 from xent_conformance.subject import DoesNotApply
 
@@ -94,7 +95,7 @@ def to_begin_with(place: Place, subject: UnderTest, logits: np.ndarray, targets:
     """What comes of a result on the way to other derivatives can only be asked where the result itself is right."""
     try:
         with_oracle(place, subject, logits, targets, **options)
-    except units.Disagreement:
+    except Disagreement:
         raise DoesNotApply("a right loss and gradient to begin with") from None
 
 

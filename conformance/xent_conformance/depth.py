@@ -76,8 +76,8 @@ def examples(
             run = hypothesis.seed(zlib.crc32(body.__name__.encode()) + SEED)(run)
             settings = hypothesis.settings(_SETTINGS, max_examples=number(count, place.backend.slow))
             settings(run)()
-            if lacks and all(lacks):
-                raise lacks[0]
+            if lacks and (lack := lacks[0]) is not None and all(lacks):
+                raise lack
 
         test.__name__ = test.__qualname__ = body.__name__
         test.__module__, test.__doc__ = body.__module__, body.__doc__

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def main(name: str, dtype: str, shape: str, spec: str) -> None:
         return
     confined.limit()
     for first in (of.loss_and_grad, of.loss):  # threads, caches and imports are not what is measured
-        _measured(lambda first=first: first(x[:8], t[:8]), 0)
+        _measured(partial(first, x[:8], t[:8]), 0)
     wanted = MAIN + SLOWER if (dtype, shape) == ("float32", "tokens") else MAIN
     for what, call in _scenarios(of, x, t, lambda values: backend.asarray(values, str(values.dtype))).items():
         if what in wanted:

@@ -178,6 +178,7 @@ class Reference(RowLosses, Adapter):
         """What the loss is divided by, in its shape."""
         if call.reduction in ("none", "sum"):
             return np.ones(self.shape(call))
+        divisor: Any
         number = self.over_tokens(call, tokens.counted)
         if call.denominator is None:
             divisor = self.over_tokens(call, np.where(tokens.counted, tokens.total, 0.0))

@@ -42,7 +42,7 @@ class Input:
         changes = {}
         if self.options.get("weights") is not None:
             changes["weights"] = np.broadcast_to(self.options["weights"], tokens).reshape(-1)
-        if np.ndim(self.options.get("grad_output")):
+        if np.ndim(self.options.get("grad_output", 0)):
             changes["grad_output"] = np.reshape(self.options["grad_output"], -1)
         targets = self.targets.reshape(-1, V) if soft else self.targets.reshape(-1)
         return Input(self.logits.reshape(-1, V), targets, {**self.options, **changes})
@@ -51,7 +51,7 @@ class Input:
         """Some rows of a two-dimensional input."""
         kept = list(rows)
         changes = {
-            name: self.options[name][kept] for name in ("weights", "grad_output") if np.ndim(self.options.get(name))
+            name: self.options[name][kept] for name in ("weights", "grad_output") if np.ndim(self.options.get(name, 0))
         }
         return Input(self.logits[kept], self.targets[kept], {**self.options, **changes})
 
@@ -73,8 +73,9 @@ class Input:
     @property
     def named(self) -> set[int]:
         """The classes that something names by its number."""
-        hard = set() if self.targets.dtype.kind == "f" else set(self.targets.tolist())
-        return hard | {self.options.get("ignore_index")} - {None}
+        hard: set[int] = set() if self.targets.dtype.kind == "f" else set(self.targets.tolist())
+        ignored = self.options.get("ignore_index")
+        return hard if ignored is None else hard | {ignored}
 
 
 class _Search:
@@ -95,7 +96,7 @@ class _Search:
         except Disagreement as found:
             if found.what == self.found.what:
                 self.found = found
-                self.input = Input(found.logits, found.targets, dict(smaller.options))
+                self.input = Input(np.asarray(found.logits), np.asarray(found.targets), dict(smaller.options))
                 return True
         except Exception:  # another failure, or the options do not go together: not this one
             return False
@@ -134,7 +135,7 @@ def _smallest(place: Place, subject: UnderTest, disagreement: Disagreement, seco
 
 def _row(disagreement: Disagreement) -> int | None:
     """The row that fails, where the disagreement says it."""
-    tokens = np.shape(disagreement.logits)[:-1]
+    tokens = np.asarray(disagreement.logits).shape[:-1]
     index = disagreement.index[: len(tokens)]
     return int(np.ravel_multi_index(index, tokens)) if len(index) == len(tokens) and tokens else None
 

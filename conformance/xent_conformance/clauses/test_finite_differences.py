@@ -38,7 +38,13 @@ def _check(place, subject, logits, targets, direction, options):
 
 
 @pytest.mark.clause("V5")
-@pytest.mark.places(dtypes=("float64",), modes=DIRECT)
+@pytest.mark.places(
+    dtypes=("float64",),
+    modes=DIRECT,
+    when=lambda place, reduction, algorithm, soft: (
+        not depth.spares(place) or algorithm == "stable" or reduction == "mean"
+    ),
+)
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean", "sequence"])
 @pytest.mark.parametrize("algorithm", ["stable", "explicit"])
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])

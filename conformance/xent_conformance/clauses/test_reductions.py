@@ -12,6 +12,8 @@ MILLION = 1_000_003
 
 
 def _has_sequences(place, tokens, reduction):
+    if depth.spares(place) and tokens in ((), (2, 1, 3)):
+        return False
     return reduction != "sequence" or len(tokens) > 0
 
 
@@ -34,7 +36,11 @@ def test_R1_mean_is_the_default(place, subject):
 
 
 @pytest.mark.clause("R2")
-@pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
+@pytest.mark.places(
+    modes=NOT_DOUBLED,
+    sparse=True,
+    when=lambda place, reduction, soft, denominator: not depth.spares(place) or not soft or denominator is None,
+)
 @pytest.mark.parametrize("reduction", ["mean", "sequence"])
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("denominator", [None, "tokens", 7, np.asarray(2.5)], ids=repr)
@@ -52,7 +58,11 @@ def test_R2_denominators(place, subject, reduction, soft, denominator):
 
 
 @pytest.mark.clause("R2")
-@pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
+@pytest.mark.places(
+    modes=NOT_DOUBLED,
+    sparse=True,
+    when=lambda place, options, denominator: not depth.spares(place) or denominator is None or "weights" in options,
+)
 @pytest.mark.parametrize(
     "options",
     [
@@ -233,7 +243,11 @@ def test_R6_grad_output_may_be_a_number(place, subject, reduction):
 
 
 @pytest.mark.clause("R6", "V7", "V8", "V9", "V10", "R2")
-@pytest.mark.places(modes=(*DIRECT, Mode.TRACED), dtypes=("float32",))
+@pytest.mark.places(
+    modes=(*DIRECT, Mode.TRACED),
+    dtypes=("float32",),
+    when=lambda place, soft, algorithm: not depth.spares(place) or algorithm == "stable",
+)
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("algorithm", ["stable", "explicit"])
 def test_R6_with_other_options(place, subject, soft, algorithm):

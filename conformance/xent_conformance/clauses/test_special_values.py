@@ -34,9 +34,9 @@ SOME = np.array([0.5, -1.0, 2.0, 1.25])
 
 def _is_asked(place, options, ignored=-100):
     """On a slow backend only with no option and with all of them."""
-    return not depth.spares(place) or (
-        options in (OPTIONS["plain"], OPTIONS["all"]) and (ignored == -100 or not options)
-    )
+    if not depth.spares(place):
+        return True
+    return options in (OPTIONS["plain"], OPTIONS["all"]) and (ignored == -100 or not options)
 
 
 def _with_special(kinds, positions=range(1, WIDE + 1)):

@@ -111,7 +111,7 @@ def test_A4_where_nothing_is_read_the_row_is_nan(place, subject, options, value)
 
 
 @pytest.mark.clause("A4")
-@pytest.mark.places(modes=UNREADABLE)
+@pytest.mark.places(modes=UNREADABLE, sparse=True)
 @pytest.mark.parametrize(
     "options",
     [{}, {"ignore_index": 1}, {"ignore_index": -100}, {"label_smoothing": 0.25}],
