@@ -25,6 +25,10 @@ class WrongTypeError(AssertionError):
     """The implementation gave something that is not an array of the place's library and device."""
 
 
+class NotRefusedError(AssertionError):
+    """The implementation took what the contract refuses."""
+
+
 class Disagreement(AssertionError):  # noqa: N818 - a finding, not an error of the suite
     """A value that is further from the exact one than the contract allows."""
 

@@ -152,8 +152,8 @@ def _fewer_rows(search: _Search, many: bool) -> None:
 
 
 def _fewer_options(search: _Search) -> None:
-    for name in list(search.input.options):
-        if search.input.options[name] != "none" if isinstance(search.input.options[name], str) else True:
+    for name, value in list(search.input.options.items()):
+        if not (isinstance(value, str) and value == "none"):
             search.take(search.input.with_options(**{name: None}))
 
 
@@ -162,7 +162,7 @@ def _thin(search: _Search, count: int, needed: set[int], cut: Callable[[Input, S
     start, kept, size = search.input, list(range(count)), count // 2
     while size:
         at = 0
-        while at < len(kept):
+        while at < len(kept) and time.monotonic() <= search.deadline:
             rest = kept[:at] + [i for i in kept[at : at + size] if i in needed] + kept[at + size :]
             if rest and len(rest) < len(kept) and search.take(cut(start, rest)):
                 kept = rest

@@ -97,7 +97,7 @@ def test_A3_values_past_a_signed_integer_do_not_wrap(place, subject, dtype, valu
     options = {} if ignored is None else {"ignore_index": ignored}
     logits, targets = place.put(LOGITS, place.dtype), place.put(_one_bad(dtype, value))
     with subject.unassisted():
-        agree.refusal(lambda: subject.loss(logits, targets, **options), IndexError)
+        agree.refusal(lambda: subject.loss(logits, targets, **options), Exception)  # which error: A4
 
 
 @pytest.mark.clause("A3", "A4")

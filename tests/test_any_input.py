@@ -1,0 +1,81 @@
+"""All that the clauses ask one by one, together: any shape, dtype, options and special values give the oracle's values.
+
+The suite keeps clauses apart, so that a report says which one fails. Here only `xent` is asked, and whatever fails is
+a fault of its own.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from xent_conformance import agree, backends, depth, subject
+from xent_conformance.backends import Mode
+from xent_conformance.drawn import EXACT, SPECIAL, WEIGHT, filled
+from xent_conformance.places import Place
+
+DIRECT = (Mode.EAGER, Mode.READONLY, Mode.STRIDED, Mode.LAZY, Mode.STRICTEST)
+PLACES = [
+    Place(backend, dtype, mode)
+    for backend in map(backends.load, ("numpy", "torch", "jax", "dask", "array-api-strict"))
+    if not isinstance(backend, str)
+    for dtype in backend.dtypes
+    for mode in backend.modes
+    if mode in DIRECT and (dtype == "float32" or (mode is backend.modes[0] and not backend.slow))
+]
+
+
+@st.composite
+def problems(draw):
+    """Logits and targets: any shape of up to three token axes, finite or not, hard or soft."""
+    tokens, V = tuple(draw(st.lists(st.integers(0, 3), max_size=3))), draw(st.integers(1, 6))
+    elements = st.one_of(EXACT, EXACT, EXACT, SPECIAL) if draw(st.booleans()) else EXACT
+    logits = filled(draw, (*tokens, V), elements)
+    if draw(st.booleans()):
+        return logits, filled(draw, (*tokens, V), st.sampled_from([0.0, 0.0, 0.125, 0.5, 1.0]))
+    size = math.prod(tokens)
+    dtype = draw(st.sampled_from(["int64", "int32", "uint8", "int8"]))
+    targets = draw(st.lists(st.integers(0, V - 1), min_size=size, max_size=size))
+    return logits, np.array(targets, dtype=dtype).reshape(tokens)
+
+
+@st.composite
+def options_for(draw, logits, targets):
+    """A combination that the contract allows."""
+    tokens, V = logits.shape[:-1], logits.shape[-1]
+    soft = targets.dtype.kind == "f"
+    reduction = draw(st.sampled_from(["none", "sum", "mean", "sequence"] if tokens else ["none", "sum", "mean"]))
+    options = {"reduction": reduction, "algorithm": draw(st.sampled_from(["stable", "stable", "explicit"]))}
+    if draw(st.booleans()):
+        kept = draw(st.integers(0, len(tokens)))
+        options["weights"] = filled(draw, tuple(draw(st.sampled_from([n, 1])) for n in tokens[kept:]), WEIGHT)
+    if draw(st.booleans()):
+        options["class_weights"] = filled(draw, (V,), WEIGHT)
+    if not soft and draw(st.booleans()):
+        options["ignore_index"] = draw(st.one_of(st.integers(0, V - 1), st.sampled_from([-100, -1, V, 2**40])))
+    if draw(st.booleans()):
+        options["label_smoothing"] = draw(st.sampled_from([0.0, 0.125, 0.5]))
+        options["smoothing"] = draw(st.sampled_from(["others", "uniform"]))
+    if draw(st.booleans()):
+        options["z_loss"] = draw(st.sampled_from([0.0, 0.0625, 1.0]))
+    if reduction in ("mean", "sequence"):
+        options["denominator"] = draw(st.sampled_from([None, "tokens", 2, 0.5]))
+    shape = {"none": tokens, "sequence": tokens[:-1]}.get(reduction, ())
+    options["grad_output"] = filled(draw, shape, st.sampled_from([0.5, 1.0, 1.5]))
+    return options
+
+
+@depth.examples(problems(), st.data(), count=80)
+def _any_input_with_any_options(place, subject, problem, data):
+    logits, targets = problem
+    options = data.draw(options_for(logits, targets))
+    agree.with_oracle(place, subject, logits, targets, **options)
+
+
+@pytest.mark.parametrize("where", PLACES, ids=str)
+def test_any_input_with_any_options(where):
+    with where.backend.context(where.mode):
+        _any_input_with_any_options(where, subject.load(subject.DEFAULT))
