@@ -72,7 +72,7 @@ def options_for(draw, logits, targets):
 def _any_input_with_any_options(place, subject, problem, data):
     logits, targets = problem
     options = data.draw(options_for(logits, targets))
-    agree.with_oracle(place, subject, logits, targets, **options)
+    agree.with_oracle(place, subject, logits, targets, precise=True, **options)
 
 
 @pytest.mark.parametrize("where", PLACES, ids=str)

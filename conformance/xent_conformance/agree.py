@@ -5,21 +5,25 @@
     agree.loss(place, loss, exact), agree.gradient(place, d_logits, exact)             check one
     agree.alike(place, first, second)                                                  two right answers to one question
     agree.each(requests, check)                                                        checks those that apply
+    agree.serves_soft(place, subject)                                                  or the test does not apply
     error = agree.refusal(call, IndexError)                                            the call is refused, and so
 
 A subject without a gradient has its loss checked all the same; its gradient is `NO_GRADIENT`, and a test that looks at
-it does not apply.
+it does not apply. In half precision, values need only be right in that precision unless they are asked to be `precise`:
+that a loss has the digits of float32 is a question of V1, A1 and R4, and one that half of the world answers with no.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from xent_conformance import oracle, units
 from xent_conformance.adapter import UnderTest
+from xent_conformance.backends import HALF
 from xent_conformance.evidence import Disagreement, NotRefusedError
 from xent_conformance.places import Place
 from xent_conformance.subject import DoesNotApply
@@ -63,19 +67,32 @@ def both(place: Place, subject: UnderTest, logits: np.ndarray, targets: np.ndarr
     return place.evaluate(subject.loss, logits, targets, **forward), NO_GRADIENT
 
 
-def loss(place: Place, given: np.ndarray, exact: units.Exact) -> None:
+def _in_its_precision(place: Place, exact: units.Exact, stored: bool) -> units.Exact:
+    """What may be expected of arithmetic in the dtype of the logits; `stored`: a rounding to it is allowed already."""
+    if place.dtype not in HALF:
+        return exact
+    eps = units.EPS[place.compute_dtype]
+    rounding = 0.0 if stored else units.half_ulp(exact.high, place.dtype) / eps
+    some = exact.allowed > 0
+    allowed = np.where(some, exact.allowed * (units.EPS[place.dtype] / eps) + rounding, 0.0)
+    return units.Exact(exact.high, exact.low, allowed)
+
+
+def loss(place: Place, given: np.ndarray, exact: units.Exact, *, precise: bool = False) -> None:
     """Assert that the loss is within what the contract allows."""
+    exact = exact if precise else _in_its_precision(place, exact, stored=False)
     units.check(given, exact, place.compute_dtype, what="loss")
 
 
-def gradient(place: Place, given: Any, exact: units.Exact) -> None:
+def gradient(place: Place, given: Any, exact: units.Exact, *, precise: bool = False) -> None:
     """Assert that the gradient, if there is one, is within what the contract allows."""
     if given is not NO_GRADIENT:
+        exact = exact if precise else _in_its_precision(place, exact, stored=True)
         units.check(given, exact, place.compute_dtype, stored=place.dtype, what="d_logits")
 
 
 def with_oracle(
-    place: Place, subject: UnderTest, logits: np.ndarray, targets: np.ndarray, **options: Any
+    place: Place, subject: UnderTest, logits: np.ndarray, targets: np.ndarray, *, precise: bool = False, **options: Any
 ) -> tuple[Any, Any]:
     """Check loss and gradient against the oracle for the values that the place's dtype holds; give both back.
 
@@ -85,8 +102,8 @@ def with_oracle(
     targets = place.round(targets) if targets.dtype.kind == "f" else targets
     given, d_logits = both(place, subject, logits, targets, **options)
     exact_loss, exact_gradient = oracle.cross_entropy(logits, targets, **options)
-    loss(place, given, exact_loss)
-    gradient(place, d_logits, exact_gradient)
+    loss(place, given, exact_loss, precise=precise)
+    gradient(place, d_logits, exact_gradient, precise=precise)
     return given, d_logits
 
 
@@ -96,6 +113,32 @@ def to_begin_with(place: Place, subject: UnderTest, logits: np.ndarray, targets:
         with_oracle(place, subject, logits, targets, **options)
     except Disagreement:
         raise DoesNotApply("a right loss and gradient to begin with") from None
+
+
+_soft_is_served: dict[tuple[UnderTest, Any, str], bool] = {}
+
+
+def serves_soft(place: Place, subject: UnderTest, soft: bool = True) -> None:
+    """What else there is to soft targets can only be asked where they are taken at all, which is V7's question."""
+    key = (subject, place.backend, place.dtype)
+    if not soft:
+        return
+    if key not in _soft_is_served:
+        _soft_is_served[key] = _takes_soft(replace(place, mode=place.backend.modes[0]), subject)
+    if not _soft_is_served[key]:
+        raise DoesNotApply("soft targets")
+
+
+def _takes_soft(place: Place, subject: UnderTest) -> bool:
+    for reduction in ("mean", "sum", "none"):
+        try:
+            place.evaluate(subject.loss, np.zeros((2, 3)), np.full((2, 3), 0.25), reduction=reduction)
+        except DoesNotApply:  # that reduction, perhaps
+            continue
+        except Exception:
+            return False
+        return True
+    return False
 
 
 def alike(place: Place, first: Any, second: Any) -> None:

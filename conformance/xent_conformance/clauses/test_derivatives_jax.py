@@ -100,6 +100,7 @@ def test_D1_every_path_gives_the_contracts_gradient(place, subject, path, gaps):
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("options", OPTIONS, ids=IDS)
 def test_D1_grad_with_every_option(place, subject, options, soft):
+    agree.serves_soft(place, subject, soft)
     logits, targets = _problem(soft)
     agree.to_begin_with(place, subject, logits, targets, **options)
     _, exact = oracle.cross_entropy(logits, targets, **options)
@@ -113,6 +114,7 @@ def test_D1_grad_with_every_option(place, subject, options, soft):
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("options", OPTIONS, ids=IDS)
 def test_D1_first_and_second_derivatives_are_differences(place, subject, options, soft):
+    agree.serves_soft(place, subject, soft)
     from jax.test_util import check_grads
 
     logits, targets = _problem(soft)
@@ -135,6 +137,7 @@ def test_D1_first_and_second_derivatives_are_differences(place, subject, options
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.125}], ids=["mean", "smoothed"])
 def test_D1_with_respect_to_other_inputs(place, subject, of, options, soft):
+    agree.serves_soft(place, subject, soft)
     from jax.test_util import check_grads
 
     logits, targets = _problem(soft)

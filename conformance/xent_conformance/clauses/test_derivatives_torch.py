@@ -115,6 +115,7 @@ def test_D1_every_path_gives_the_contracts_gradient(place, subject, path, gaps):
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("options", OPTIONS, ids=IDS)
 def test_D1_backward_with_every_option(place, subject, options, soft):
+    agree.serves_soft(place, subject, soft)
     torch = place.backend.torch
     logits, targets = problem(soft)
     shape = {"none": (2, 3), "sequence": (2,)}.get(options.get("reduction"), ())
@@ -136,6 +137,7 @@ def test_D1_backward_with_every_option(place, subject, options, soft):
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("options", OPTIONS, ids=IDS)
 def test_D1_first_and_second_derivatives_are_differences(place, subject, options, soft):
+    agree.serves_soft(place, subject, soft)
     torch = place.backend.torch
     logits, targets = problem(soft)
     t = place.put(targets, place.dtype if soft else None)
@@ -157,6 +159,7 @@ def test_D1_first_and_second_derivatives_are_differences(place, subject, options
 @pytest.mark.parametrize("reduction", ["none", "sequence", "mean", "sum"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.125])
 def test_D1_with_respect_to_other_inputs(place, subject, of, reduction, soft, smoothing):
+    agree.serves_soft(place, subject, soft)
     torch = place.backend.torch
     logits, targets = problem(soft)
     x, t = place.put(logits, place.dtype), place.put(targets)

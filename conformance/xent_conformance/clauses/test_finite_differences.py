@@ -49,6 +49,7 @@ def _check(place, subject, logits, targets, direction, options):
 @pytest.mark.parametrize("algorithm", ["stable", "explicit"])
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 def test_V5_every_combination_of_options(place, subject, soft, algorithm, reduction):
+    agree.serves_soft(place, subject, soft)
     logits, targets = _logits_and_targets(soft)
     every = list(cases.combinations(soft, algorithm, reduction))
     if not depth.THOROUGH and place.backend.name != "numpy":
@@ -67,6 +68,7 @@ def test_V5_every_combination_of_options(place, subject, soft, algorithm, reduct
 @pytest.mark.parametrize("algorithm", ["stable", "explicit"])
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 def test_V5_every_entry(place, subject, soft, algorithm):
+    agree.serves_soft(place, subject, soft)
     logits, targets = _logits_and_targets(soft, scale=0.7)  # differences show no slope below 1e-5 to seven digits
 
     def check_entries(options):

@@ -46,6 +46,7 @@ def _alike(place, first, second):
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("options", OPTIONS, ids=OPTION_IDS)
 def test_A2_every_layout_gives_what_contiguous_arrays_give(place, subject, soft, options):
+    agree.serves_soft(place, subject, soft)
     options = {**options, "reduction": "none"}
     results = agree.both(place, subject, *_problem(soft), **options)
     expected = agree.both(replace(place, mode=Mode.EAGER), subject, *_problem(soft), **options)
@@ -80,6 +81,7 @@ def _by_an_object(subject, x, t, g, options):
     "call", [_by_the_loss, _by_both, _by_both_scaled, _by_an_object], ids=["loss", "gradient", "scaled", "object"]
 )
 def test_A2_inputs_stay_as_they_are(place, subject, call, soft, options):
+    agree.serves_soft(place, subject, soft)
     logits, targets = _problem(soft)
     x, t = place.put(logits, place.dtype), place.put(targets, place.dtype if soft else None)
     options = {
@@ -118,6 +120,7 @@ def _unaligned(array):
 )
 @pytest.mark.parametrize("kind", ["hard", "soft", "class-weights"])
 def test_A2_numpy_layouts(place, subject, lay_out, kind):
+    agree.serves_soft(place, subject, kind == "soft")
     rng = cases.generator(21)
     logits = (3 * rng.standard_normal((3, 4, 5, 7))).astype(place.dtype)
     targets = rng.random(logits.shape).astype(place.dtype) if kind == "soft" else rng.integers(0, 7, (3, 4, 5))

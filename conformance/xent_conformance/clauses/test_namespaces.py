@@ -26,6 +26,8 @@ def _reductions(place):
 @pytest.mark.clause("A1")
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 def test_A1_library_device_laziness_and_dtype_of_the_loss(place, subject, soft):
+    agree.serves_soft(place, subject, soft)
+
     def check(options):
         loss = place.call(subject.loss, *_problem(soft), **options)
         assert place.backend.owns(loss)
@@ -37,6 +39,8 @@ def test_A1_library_device_laziness_and_dtype_of_the_loss(place, subject, soft):
 @pytest.mark.clause("A1")
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 def test_A1_library_device_laziness_and_dtype_of_the_gradient(place, subject, soft):
+    agree.serves_soft(place, subject, soft)
+
     def check(options):
         loss, d_logits = place.call(subject.loss_and_grad, *_problem(soft), **options)
         assert place.backend.owns(loss)
@@ -60,6 +64,7 @@ def _can_be(place, argument, other):
 @pytest.mark.parametrize("argument", ["soft", "weights", "class_weights", "denominator", "grad_output"])
 @pytest.mark.parametrize("other", [*FLOATING, "int8", "uint16", "int64", "bool"])
 def test_A1_only_the_logits_decide(place, subject, argument, other):
+    agree.serves_soft(place, subject, argument == "soft")
     logits, targets = _problem()
     values = {
         "soft": np.full((2, 3, 5), 0.25),
@@ -82,14 +87,14 @@ def test_A1_only_the_logits_decide(place, subject, argument, other):
 @pytest.mark.parametrize("V", [5, 5000])
 def test_A1_half_precision_is_widened_before_any_arithmetic(place, subject, V):
     """Half precision holds neither the differences nor the sum of so many exponentials."""
-    agree.with_oracle(place, subject, *cases.vocabulary(V), reduction="none")
+    agree.with_oracle(place, subject, *cases.vocabulary(V), reduction="none", precise=True)
 
 
 @pytest.mark.clause("A1")
 @pytest.mark.places(dtypes=HALF, modes=DIRECT)
 def test_A1_half_precision_is_accumulated_in_float32(place, subject):
     """A mean of half-precision logits of many tokens has the digits of float32."""
-    agree.with_oracle(place, subject, *cases.random((3000,), 3), reduction="mean")
+    agree.with_oracle(place, subject, *cases.random((3000,), 3), reduction="mean", precise=True)
 
 
 @pytest.mark.clause("A11")
@@ -99,6 +104,7 @@ def test_A1_half_precision_is_accumulated_in_float32(place, subject):
 @pytest.mark.parametrize("reduction", cases.REDUCTIONS)
 def test_A11_nothing_but_the_standard(place, subject, soft, algorithm, reduction):
     """The results are those that came while the library had the rest of the standard, too."""
+    agree.serves_soft(place, subject, soft)
     logits, targets = _problem(soft)
     everything = replace(place, mode=Mode.EAGER)
 

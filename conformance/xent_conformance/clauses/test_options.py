@@ -68,6 +68,7 @@ def test_V7_with_other_options(place, subject):
 @pytest.mark.parametrize("epsilon", [0.1, 0.5])
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 def test_V8_label_smoothing(place, subject, smoothing, epsilon, soft):
+    agree.serves_soft(place, subject, soft)
     logits, targets = cases.gaps(6, (-20.0, -5.0, 0.0, 1.0, 20.0, 60.0))
     if soft:
         targets = cases.eighths(cases.generator(6).random(logits.shape))
@@ -79,6 +80,7 @@ def test_V8_label_smoothing(place, subject, smoothing, epsilon, soft):
 @pytest.mark.parametrize("smoothing", ["others", "uniform"])
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 def test_V8_only_finite_classes_share(place, subject, smoothing, soft):
+    agree.serves_soft(place, subject, soft)
     logits, targets = cases.gaps(6, (-20.0, -5.0, 0.0, 1.0, 20.0, 60.0))
     banned = (cases.generator(5).random(logits.shape) < 0.4) & (np.arange(6) != targets[:, None])
     banned[0] = np.arange(6) != targets[0]
@@ -130,6 +132,7 @@ def test_V8_the_two_conventions_differ_where_they_should(place, subject, smoothi
 @pytest.mark.places(modes=ONCE, sparse=True)
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 def test_V8_with_other_options(place, subject, soft):
+    agree.serves_soft(place, subject, soft)
     requests = cases.covering(soft, "stable", PLAIN, label_smoothing=(0.1,), ignore_index=(None,))
     _check_together(place, subject, soft, requests)
 
@@ -181,6 +184,7 @@ def test_V10_explicit_softmax_clip_log(place, subject):
 @pytest.mark.places(sparse=True)
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 def test_V10_of_minus_infinity(place, subject, soft):
+    agree.serves_soft(place, subject, soft)
     logits = np.array([[-np.inf, 1.0, 2.0], [0.5, -np.inf, -np.inf], [3.0, -np.inf, 1.0], [-np.inf, 0.0, 1.0]])
     targets = np.array([[0.0, 0.25, 0.75], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
     targets = targets if soft else np.array([1, 0, 2, 0])
@@ -200,4 +204,5 @@ def test_V10_a_clipped_target_has_no_gradient(place, subject):
 @pytest.mark.places(modes=ONCE, sparse=True)
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 def test_V10_with_other_options(place, subject, soft):
+    agree.serves_soft(place, subject, soft)
     _check_together(place, subject, soft, cases.covering(soft, "explicit", PLAIN, ignore_index=(None,)))

@@ -83,6 +83,7 @@ def test_A2_out_that_runs_backwards_through_the_logits(place, subject):
     "options", [{}, {"label_smoothing": 0.25}, {"algorithm": "explicit"}], ids=["plain", "smoothed", "explicit"]
 )
 def test_A2_out_that_is_the_soft_targets(place, subject, options):
+    agree.serves_soft(place, subject)
     logits, soft = _problem(soft=True)
     x = place.put(logits, place.dtype)
     expected = _read(place, subject.loss_and_grad(x, place.put(soft, place.dtype), **options))

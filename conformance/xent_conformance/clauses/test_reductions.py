@@ -45,6 +45,7 @@ def test_R1_mean_is_the_default(place, subject):
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("denominator", [None, "tokens", 7, np.asarray(2.5)], ids=repr)
 def test_R2_denominators(place, subject, reduction, soft, denominator):
+    agree.serves_soft(place, subject, soft)
     logits, targets = cases.random((3, 4), 5)
     options = {
         "weights": np.array([[0.5, 2.0, 0.0, 1.0], [3.0, 0.25, 1.0, 8.0], [1.0, 1.0, 0.0, 0.5]]),
@@ -88,6 +89,7 @@ def test_R2_only_counted_tokens_divide(place, subject, options, denominator):
 @pytest.mark.places(modes=(*DIRECT, Mode.TRACED), sparse=True)
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 def test_R2_with_other_options(place, subject, soft):
+    agree.serves_soft(place, subject, soft)
     logits, targets = cases.random((2, 3), 5)
     logits = cases.eighths(logits)
     if soft:
@@ -127,6 +129,7 @@ def test_R3_nothing_counted(place, subject, reduction, denominator, options):
 @pytest.mark.parametrize("tokens", [(0,), (0, 3), (2, 0), (0, 0)], ids=str)
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 def test_R3_empty_batch(place, subject, reduction, tokens, soft):
+    agree.serves_soft(place, subject, soft)
     logits = np.zeros((*tokens, 5))
     targets = logits if soft else np.zeros(tokens, dtype=np.int64)
     loss, d_logits = agree.both(place, subject, logits, targets, reduction=reduction)

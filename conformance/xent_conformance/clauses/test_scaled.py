@@ -44,6 +44,7 @@ def test_R6_grad_output_may_be_a_number(place, subject, reduction):
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("algorithm", ["stable", "explicit"])
 def test_R6_with_other_options(place, subject, soft, algorithm):
+    agree.serves_soft(place, subject, soft)
     logits, targets = cases.random((2, 3), 5)
     logits = cases.eighths(logits)
     if soft:

@@ -58,6 +58,7 @@ def test_S5_tiny_logits(place, subject):
 )
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 def test_S6_one_class(place, subject, options, soft):
+    agree.serves_soft(place, subject, soft)
     logits = np.array([[0.0], [3.0], [-1e4], [20.0]])
     targets = np.ones((4, 1)) if soft else np.zeros(4, dtype=np.int64)
     loss, d_logits = agree.both(place, subject, logits, targets, reduction="none", **options)

@@ -169,6 +169,7 @@ def test_S3_minus_infinity_on_the_target(place, subject, options):
 @pytest.mark.clause("S3")
 @pytest.mark.places(sparse=True)
 def test_S3_soft_targets_with_mass_on_minus_infinity(place, subject):
+    agree.serves_soft(place, subject)
     logits = np.array([[-np.inf, 1.0, 2.0], [0.0, -np.inf, 1.0]])
     soft = np.array([[0.25, 0.25, 0.5], [0.0, 1.0, 0.0]])
     loss, d_logits = agree.both(place, subject, logits, soft, reduction="none")
@@ -201,6 +202,7 @@ def test_S4_nan_and_plus_infinity_fill_their_row_alone(place, subject, options):
 @pytest.mark.clause("S4")
 @pytest.mark.places(sparse=True)
 def test_S4_soft_targets(place, subject):
+    agree.serves_soft(place, subject)
     logits, targets = _with_special([np.nan, np.inf])
     soft = np.where(np.arange(WIDE) == targets[:, None], 0.75, 0.125)
     _only_every_second_row_is_nan(place, subject, logits, soft)

@@ -108,6 +108,7 @@ def _has_meaning(place, options, call, soft=False):
 @pytest.mark.parametrize("options", OPTIONS, ids=IDS)
 @pytest.mark.parametrize("call", CALLS)
 def test_A6_no_synchronisation_without_the_check(place, subject, call, options, soft, monkeypatch):
+    agree.serves_soft(place, subject, soft)
     x, t, options = _arguments(place, options, soft)
     options["check_targets"] = False
     CALLS[call](subject, x, t, options)  # what a first call compiles or caches is not what this is about
@@ -146,6 +147,7 @@ def test_A6_the_check_changes_no_result(place, subject, options):
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("options", OPTIONS, ids=IDS)
 def test_A6_tracing_shows_that_no_value_is_needed(place, subject, options, soft):
+    agree.serves_soft(place, subject, soft)
     jax = place.backend.jax
     x, t, options = _arguments(place, options, soft)
     plain = {name: value for name, value in options.items() if not hasattr(value, "dtype")}
