@@ -62,6 +62,30 @@ def test_a_hang_is_named_with_the_limit():
     assert any(case.outcome == "holds" for case in found.cases)
 
 
+def test_the_layouts_of_rows_reach_who_takes_rows_alone():
+    [found] = run("of_contiguous_rows", clauses=("A2",)).subjects
+    failing = {name.partition("[")[0] for name, case in outcomes(found).items() if case.outcome == "fails"}
+    assert {
+        "test_A2_every_layout_gives_what_contiguous_arrays_give",
+        "test_A2_numpy_layouts",
+        "test_A2_any_slice_of_an_array",
+    } <= failing
+
+
+def test_an_argument_is_named_by_its_own_name():
+    [found] = run("of_another_name", cases=("test_A5_same_type_and_text_on_every_backend",)).subjects
+    cases = outcomes(found)
+    name = "test_A5_same_type_and_text_on_every_backend[numpy-float32-eager-{}]"
+    assert cases[name.format("logits-list")].outcome == "holds"
+    assert cases[name.format("targets-list")].outcome == "fails"
+
+
+def test_too_little_memory_is_no_answer():
+    [case] = run("spendthrift", clauses=("A7",)).subjects[0].cases
+    assert case.outcome == "does not apply"
+    assert "more memory than here" in case.message
+
+
 def test_what_does_not_apply_never_holds():
     names = ("test_V10_explicit_softmax_clip_log", "test_V11_perplexity", "test_R1_shapes")
     [found] = run("losses", cases=names).subjects

@@ -90,6 +90,17 @@ def test_gradients_come_from_autograd():
     assert d_rows.shape == x.shape
     with found.unassisted(), pytest.raises(RuntimeError, match="Int"):
         found.loss(x, t.to(torch.int32))
+    # What autograd does with a gradient from above is not this function's answer.
+    with found.unassisted(), pytest.raises(DoesNotApply, match="grad_output"):
+        found.loss_and_grad(x, t, grad_output=torch.tensor(0.5))
+
+
+def test_an_error_may_use_the_names_of_the_implementation():
+    found, _ = load("of_another_name")
+    assert found.names_of("logits") == ("logits", "scores")
+    assert found.names_of("weights") == ("weights",)
+    keras = subject.load("xent_conformance.peers.keras:sparse")
+    assert keras.names_of("logits") == ("logits", "y_pred", "output")
 
 
 def test_a_gradient_of_its_own_is_not_on_the_graph():

@@ -71,6 +71,7 @@ class UnderTest:
         self.dtypes: tuple[str, ...] | None = getattr(found, "dtypes", None)
         self.flat: bool | None = getattr(found, "flat", None)
         self.fixed = dict(getattr(found, "fixed", {}))
+        self._names = dict(getattr(found, "names", {})) if self.is_adapter else _own_names(found)
         self.traits = Traits(flat=bool(self.flat))
         self.calls = 0
         self._rows = True
@@ -155,6 +156,16 @@ class UnderTest:
         return self._pair(logits, targets, **options)
 
     @property
+    def is_flat(self) -> bool:
+        """Whether logits of shape (N, V) are all that it takes itself."""
+        return self.traits.flat if self.flat is None else self.flat
+
+    def names_of(self, argument: str) -> tuple[str, ...]:
+        """What an error may call the argument: by the contract's name, or the implementation's own."""
+        own = self._names.get(argument, ())
+        return (argument, *((own,) if isinstance(own, str) else own))
+
+    @property
     def gives_pairs(self) -> bool:
         """Whether there is a function of its own for loss and gradient."""
         return self._pair is not None
@@ -187,6 +198,8 @@ class UnderTest:
         if options.pop("out", None) is not None:
             raise DoesNotApply("out")
         upstream = options.pop("grad_output", None)
+        if upstream is not None and not self._help:
+            raise DoesNotApply("grad_output: its gradients are autograd's")
         passed = self._passed(function, options)
         if not self.traits.gradient:
             raise DoesNotApply("a gradient", gradient=True)
@@ -222,8 +235,7 @@ class UnderTest:
             return ask(logits, targets, options)
         if self.traits.int64_only and self._help and _is_integer(targets):
             targets = _as_int64(targets)
-        flat = self.traits.flat if self.flat is None else self.flat
-        if flat and logits.ndim != 2:
+        if self.is_flat and logits.ndim != 2:
             return self._flattened(ask, logits, targets, options)
         return self._row_by_row(ask, logits, targets, options)
 
@@ -288,6 +300,15 @@ def _parameters(function: Any) -> tuple[set[str], bool, dict[str, Any]]:
     ]
     defaults = {parameter.name: parameter.default for parameter in named if parameter.default is not parameter.empty}
     return {parameter.name for parameter in named}, everything, defaults
+
+
+def _own_names(function: Any) -> dict[str, str]:
+    """What a function calls its first two arguments."""
+    try:
+        parameters = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return {}
+    return dict(zip(("logits", "targets"), parameters, strict=False))
 
 
 def _same(first: Any, second: Any) -> bool:

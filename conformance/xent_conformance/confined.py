@@ -57,6 +57,13 @@ def limit(more: int = 3 * GIB) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (allowed if most == -1 else min(allowed, most), most))
 
 
+def is_for_memory(error: Exception) -> bool:
+    """Whether an error says that there was not enough memory, in the ways of NumPy, torch and CUDA."""
+    return isinstance(error, MemoryError) or any(
+        words in str(error).lower() for words in ("allocate memory", "out of memory", "enough memory")
+    )
+
+
 def status(field: str) -> int:
     """A size in bytes, of those that Linux tells of a process."""
     for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():

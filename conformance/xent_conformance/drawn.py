@@ -31,14 +31,17 @@ def filled(draw: Any, shape: tuple[int, ...], elements: st.SearchStrategy[float]
 def problems(
     draw: Any, tokens: st.SearchStrategy[tuple[int, ...]] = TOKENS, soft: bool = False, sure: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Finite logits and targets; unless `sure`, no target is ahead of the other classes by more than 1."""
+    """Finite logits and targets; unless `sure`, no target is ahead of the other classes by more than 1.
+
+    Soft targets may have their mass anywhere, so that then no class at all is.
+    """
     shape, V = draw(tokens), draw(st.integers(1, 6))
     logits = filled(draw, (*shape, V), EXACT)
     size = math.prod(shape)
     targets = draw(st.lists(st.integers(0, V - 1), min_size=size, max_size=size))
     targets = np.array(targets, dtype=np.int64).reshape(shape)
     if not sure:
-        logits = cases.mild(logits, targets)
+        logits = cases.mild(logits, logits.argmax(axis=-1) if soft else targets)
     return logits, filled(draw, (*shape, V), SOFT) if soft else targets
 
 

@@ -44,9 +44,9 @@ class Bad:
         """The name, as a test's id."""
         return self.name
 
-    def is_named_by(self, text: str) -> bool:
-        """Whether the text of an error names the argument and what was given."""
-        if not texts.names_argument(text, self.argument):
+    def is_named_by(self, text: str, *names: str) -> bool:
+        """Whether the text of an error names the argument, which may have other names too, and what was given."""
+        if not texts.names_argument(text, self.argument, *names):
             return False
         if isinstance(self.given, tuple):
             return texts.names_shape(text, self.given)

@@ -65,6 +65,9 @@ class Adapter:
     fixed: Mapping[str, Any] = {}
     """What it does where it has no option: {"reduction": "mean", "smoothing": "uniform"}."""
 
+    names: Mapping[str, str | tuple[str, ...]] = {}
+    """What its errors call the contract's arguments: {"logits": "input", "targets": "target"}."""
+
     loss: Callable[..., Any]
     """`loss(logits, targets, **options)` of logits (..., V) and targets (...), or (..., V) soft ones."""
 

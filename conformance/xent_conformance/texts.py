@@ -33,9 +33,9 @@ def names_target(text: str, position: tuple[int, ...], value: int, classes: int)
     return False
 
 
-def names_argument(text: str, argument: str) -> bool:
-    """Whether the text has the argument's name."""
-    return _plain(argument) in _plain(text)
+def names_argument(text: str, *names: str) -> bool:
+    """Whether the text has one of the argument's names."""
+    return any(_plain(name) in _plain(text) for name in names)
 
 
 def names_shape(text: str, shape: tuple[int, ...]) -> bool:

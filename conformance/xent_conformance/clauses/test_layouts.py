@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from xent_conformance import agree, cases, depth
 from xent_conformance.backends import Mode
+from xent_conformance.subject import DoesNotApply
 
 STRIDES = ("numpy", "torch", "torch-cuda", "cupy")
 """Backends whose slices are views."""
@@ -23,9 +25,19 @@ OPTIONS = [
 OPTION_IDS = ["plain", "weights", "classes-smoothed", "ignore-z", "explicit"]
 
 
-def _problem(soft=False):
-    logits, targets = cases.random((2, 3), 5)
-    return cases.eighths(logits), cases.eighths(cases.generator(9).random(logits.shape)) if soft else targets
+def _tokens(subject, *shape):
+    """The shape of the tokens: to flatten an array for the subject may copy it, and then its layout is not asked."""
+    return (math.prod(shape),) if subject.is_flat else shape
+
+
+def _problem(subject, soft, options):
+    """Logits, targets and options, with weights of the shape of the tokens."""
+    tokens = _tokens(subject, 2, 3)
+    logits, targets = cases.random(tokens, 5)
+    if "weights" in options:
+        options = {**options, "weights": options["weights"].reshape(tokens)}
+    soft_targets = cases.eighths(cases.generator(9).random(logits.shape))
+    return cases.eighths(logits), soft_targets if soft else targets, options
 
 
 def _has_meaning(place, soft, options, **_others):
@@ -47,9 +59,9 @@ def _alike(place, first, second):
 @pytest.mark.parametrize("options", OPTIONS, ids=OPTION_IDS)
 def test_A2_every_layout_gives_what_contiguous_arrays_give(place, subject, soft, options):
     agree.serves_soft(place, subject, soft)
-    options = {**options, "reduction": "none"}
-    results = agree.both(place, subject, *_problem(soft), **options)
-    expected = agree.both(replace(place, mode=Mode.EAGER), subject, *_problem(soft), **options)
+    logits, targets, options = _problem(subject, soft, {**options, "reduction": "none"})
+    results = agree.both(place, subject, logits, targets, **options)
+    expected = agree.both(replace(place, mode=Mode.EAGER), subject, logits, targets, **options)
     for got, value in zip(results, expected, strict=True):
         if got is not agree.NO_GRADIENT:
             agree.alike(place, got, value)
@@ -82,7 +94,7 @@ def _by_an_object(subject, x, t, g, options):
 )
 def test_A2_inputs_stay_as_they_are(place, subject, call, soft, options):
     agree.serves_soft(place, subject, soft)
-    logits, targets = _problem(soft)
+    logits, targets, options = _problem(subject, soft, options)
     x, t = place.put(logits, place.dtype), place.put(targets, place.dtype if soft else None)
     options = {
         name: place.put(value, place.compute_dtype) if isinstance(value, np.ndarray) else value
@@ -122,8 +134,9 @@ def _unaligned(array):
 def test_A2_numpy_layouts(place, subject, lay_out, kind):
     agree.serves_soft(place, subject, kind == "soft")
     rng = cases.generator(21)
-    logits = (3 * rng.standard_normal((3, 4, 5, 7))).astype(place.dtype)
-    targets = rng.random(logits.shape).astype(place.dtype) if kind == "soft" else rng.integers(0, 7, (3, 4, 5))
+    tokens = _tokens(subject, 3, 4, 5)
+    logits = (3 * rng.standard_normal((*tokens, 7))).astype(place.dtype)
+    targets = rng.random(logits.shape).astype(place.dtype) if kind == "soft" else rng.integers(0, 7, tokens)
     options = {}
     if kind == "class-weights":
         options["class_weights"] = np.array([1.0, 0.5, 2.0, 0.25, 1.5, 0.0, 1.0], dtype=place.compute_dtype)
@@ -140,17 +153,20 @@ def test_A2_numpy_layouts(place, subject, lay_out, kind):
 @pytest.mark.parametrize("kind", ["classes-first", "channels-last", "offset", "expanded", "negated"])
 def test_A2_torch_layouts(place, subject, kind):
     torch = place.backend.torch
-    x = place.put(cases.random((4, 3, 2), 6)[0], place.dtype)
-    t = place.put(cases.random((4, 3, 2), 6)[1])
+    logits, targets = cases.random(_tokens(subject, 4, 3, 2), 6)
+    x, t = place.put(logits, place.dtype), place.put(targets)
     if kind == "classes-first":
-        strange = x.movedim(-1, 1).contiguous().movedim(1, -1)
+        first = x.ndim // 2 - 1  # after the batch, where there is one
+        strange = x.movedim(-1, first).contiguous().movedim(first, -1)
     elif kind == "channels-last":
+        if x.ndim != 4:
+            raise DoesNotApply("logits of four axes")
         strange = x.contiguous(memory_format=torch.channels_last)
     elif kind == "offset":
         strange = torch.cat([x, x], dim=-1)[..., 6:]
     elif kind == "expanded":
-        x = x[:1].repeat(4, 1, 1, 1)
-        strange = x[:1].expand(4, 3, 2, 6)
+        strange = x[:1].expand(x.shape)
+        x = strange.clone(memory_format=torch.contiguous_format)
     else:
         strange = torch._neg_view(-x)
     before = strange.clone()
@@ -164,21 +180,22 @@ def test_A2_torch_layouts(place, subject, kind):
 @depth.examples(st.data(), count=60)
 def test_A2_any_slice_of_an_array(place, subject, data):
     """Views cut out of a larger array give what their copies give, and nothing is written."""
-    x, alone, whole, t = sliced(place, data)
+    x, alone, whole, t = sliced(place, subject, data)
     expected = subject.loss_and_grad(alone, t)
     before = np.array(place.to_numpy(whole))
     _alike(place, subject.loss_and_grad(x, t), expected)
     np.testing.assert_array_equal(place.to_numpy(whole), before)
 
 
-def sliced(place, data):
+def sliced(place, subject, data):
     """A view of an array, a copy of the view, the whole array, targets for the view."""
-    axes = data.draw(st.permutations([0, 1, 2]))
+    rank = 2 if subject.is_flat else 3
+    axes = data.draw(st.permutations(range(rank)))
     torch = place.backend.name.startswith("torch")
     steps = st.sampled_from([1, 2] if torch else [1, 2, -1, -2])
-    cut = tuple(slice(None, None, data.draw(steps)) for _ in range(3))
+    cut = tuple(slice(None, None, data.draw(steps)) for _ in range(rank))
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
-    whole = place.put(rng.standard_normal((4, 5, 6)), place.dtype)
+    whole = place.put(rng.standard_normal((4, 5, 6)[-rank:]), place.dtype)
     x = (whole.permute(*axes) if torch else whole.transpose(axes))[cut]
     alone = place.put(np.array(place.to_numpy(x)), place.dtype)
     return x, alone, whole, place.put(rng.integers(0, x.shape[-1], tuple(x.shape[:-1])))

@@ -130,7 +130,7 @@ def test_A2_out_that_holds_the_targets(place, subject):
 @depth.examples(st.data(), count=60)
 def test_A2_out_that_is_any_slice_of_an_array(place, subject, data):
     """Nothing is written past `out`."""
-    x, alone, whole, t = sliced(place, data)
+    x, alone, whole, t = sliced(place, subject, data)
     expected = _read(place, subject.loss_and_grad(alone, t))
     before = np.array(place.to_numpy(whole))
     filled = place.put(np.full(tuple(x.shape), 7.0), place.dtype)

@@ -7,7 +7,9 @@ unless it is there already. `KERAS_BACKEND=torch xent conform xent_conformance.p
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 from xent_conformance.peers.soft import refuse_soft
 from xent_conformance.subject import Adapter, DoesNotApply
@@ -31,6 +33,12 @@ class Sparse(Adapter):
     name = "keras.losses.SparseCategoricalCrossentropy"
     package = "keras"
     backends = ("torch", "torch-cuda") if BACKEND == "torch" else ("jax",)
+    names: Mapping[str, Any] = {
+        "logits": ("y_pred", "output"),
+        "targets": ("y_true", "target"),
+        "weights": "sample_weight",
+        "ignore_index": "ignore_class",
+    }
 
     def loss(self, logits, targets, *, weights=None, ignore_index=None, reduction="mean"):
         if reduction == "sequence":

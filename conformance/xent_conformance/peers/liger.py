@@ -42,6 +42,12 @@ class Liger(Adapter):
     dtypes = ("float32", "float16", "bfloat16")
     flat = True
     fixed: Mapping[str, Any] = {"smoothing": "uniform"}
+    names: Mapping[str, Any] = {
+        "logits": "input",
+        "targets": "target",
+        "class_weights": "weight",
+        "z_loss": "lse_square_scale",
+    }
 
     def loss(
         self,

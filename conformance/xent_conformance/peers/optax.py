@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from xent_conformance.peers.soft import is_soft, refuse_soft
 from xent_conformance.subject import Adapter
+
+NAMES: Mapping[str, Any] = {"targets": "labels"}
 
 
 class Integer(Adapter):
@@ -12,6 +17,7 @@ class Integer(Adapter):
     name = "optax.softmax_cross_entropy_with_integer_labels"
     package = "optax"
     backends = ("jax",)
+    names: Mapping[str, Any] = NAMES
 
     def loss(self, logits, targets):
         import optax
@@ -26,6 +32,7 @@ class Dense(Adapter):
     name = "optax.softmax_cross_entropy"
     package = "optax"
     backends = ("jax",)
+    names: Mapping[str, Any] = NAMES
 
     def loss(self, logits, targets):
         import jax

@@ -19,6 +19,7 @@ class LogLoss(Adapter):
     backends = ("numpy",)
     flat = True
     fixed: Mapping[str, Any] = {"reduction": "mean"}
+    names: Mapping[str, Any] = {"logits": "y_pred", "targets": "y_true", "weights": "sample_weight"}
 
     def loss(self, logits, targets, *, weights=None):
         from scipy.special import softmax

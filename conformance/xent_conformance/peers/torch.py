@@ -23,6 +23,7 @@ class _Torch(Adapter):
     backends = ("torch", "torch-cuda")
     flat = True
     fixed: Mapping[str, Any] = {"smoothing": "uniform"}
+    names: Mapping[str, Any] = {"logits": "input", "targets": "target", "class_weights": "weight"}
 
     @staticmethod
     def options(logits, class_weights, ignore_index, reduction):
