@@ -53,6 +53,20 @@ def test_out_comes_back_itself_with_the_same_bits(name, options):
     _same(_bits(place, result), expected)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "sequence", "none"])
+def test_a_loss_without_dimensions_is_an_array(reduction):
+    x, t = np.zeros((3, 4), dtype=np.float32), np.zeros(3, dtype=np.int64)
+    if reduction == "none":
+        x, t = x[0], t[0, ...]
+    for loss in (
+        xent.cross_entropy(x, t, reduction=reduction),
+        xent.cross_entropy_and_grad(x, t, reduction=reduction)[0],
+        xent.cross_entropy(x[..., :0, :], t[..., :0], reduction=reduction) if t.ndim else np.zeros(()),
+    ):
+        assert type(loss) is np.ndarray
+        assert loss.shape == ()
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("name", ["numpy", "torch"])
 def test_how_an_array_lies_changes_no_bit(name, options):
