@@ -48,7 +48,7 @@ def main(pipe: Connection, settings: dict[str, Any], log: str) -> None:
             return
     arguments = [
         str(HERE / "clauses"),
-        f"--config-file={HERE / 'pytest.ini'}",
+        f"--config-file={HERE / 'worker.ini'}",
         f"--rootdir={HERE}",
         "-pxent_conformance.plugin",
         *(f"--backend={name}" for name in settings["backends"]),
