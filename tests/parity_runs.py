@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from xent_conformance import parity_command
+from xent_conformance import parity
 
 SUBJECTS = Path(__file__).parent / "subjects" / "disagreeing.py"
 TWO = ("--backend", "numpy", "array-api-strict")
@@ -13,9 +13,9 @@ TWO = ("--backend", "numpy", "array-api-strict")
 def parity_of(name, *arguments, backends=TWO):
     """Run the command on one of the subjects; the exit code."""
     parser = argparse.ArgumentParser()
-    parity_command.configure(parser)
+    parity.configure(parser)
     subject = () if name is None else ("--subject", f"{SUBJECTS}:{name}")
-    return parity_command.run(parser.parse_args([*subject, *backends, *map(str, arguments)]))
+    return parity.run(parser.parse_args([*subject, *backends, *map(str, arguments)]))
 
 
 def edited(path, edit):

@@ -8,7 +8,8 @@ import pytest
 from tests import sample_results as sample
 from tests.test_conformance_figure import contrast
 
-from xent_conformance import html, html_words
+from xent_conformance import report_html
+from xent_conformance.report_html.words import SIGNS, number
 
 VOID = {"meta", "br", "wbr", "hr", "img", "input", "link", "rect", "path"}
 
@@ -70,12 +71,12 @@ class Tree(HTMLParser):
 
 
 def read(*subjects, **more):
-    return Tree(html.page(sample.results(*subjects, **more))).root
+    return Tree(report_html.page(sample.results(*subjects, **more))).root
 
 
 @pytest.fixture(scope="module")
 def text():
-    return html.page(sample.results(sample.good, sample.bad, sample.partial))
+    return report_html.page(sample.results(sample.good, sample.bad, sample.partial))
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +162,7 @@ def test_every_place_that_holds_text_is_escaped():
     for subject in results["subjects"]:
         subject["not_covered"] = {f"{name}<b id=hostile>": why for name, why in subject["not_covered"].items()}
         subject["curves"] = []
-    page = html.page(results)
+    page = report_html.page(results)
     assert "<b id=hostile>" not in page
     assert not Tree(page).root.all(id="hostile")
     assert page.count("&lt;b id=hostile&gt;") > 200
@@ -231,16 +232,13 @@ def test_every_cell_is_there_and_says_what_it_says(root):
                     continue
                 seen += 1
                 assert cell["status"] in drawn.text
-                assert html_words.SIGNS[cell["status"]] in drawn.text
+                assert SIGNS[cell["status"]] in drawn.text
                 assert f"{cell['held']}/{cell['failed']}/{cell['not_applicable']}" in drawn.text
                 words = f"{cell['held']} held, {cell['failed']} failed, {cell['not_applicable']} do not apply"
                 assert words in drawn.text
                 if cell["worst"] is not None:
-                    assert (
-                        f" ·\N{NO-BREAK SPACE}{html_words.number(cell['worst'])}"
-                        in drawn.all("span", cls="counts")[0].text
-                    )
-                    assert f"worst error {html_words.number(cell['worst'])}" in drawn.text
+                    assert f" ·\N{NO-BREAK SPACE}{number(cell['worst'])}" in drawn.all("span", cls="counts")[0].text
+                    assert f"worst error {number(cell['worst'])}" in drawn.text
                 assert all(reason in drawn.text for reason in cell["lacks"] if cell["status"] != "fails")
         assert seen == len(expected)
 
@@ -256,7 +254,7 @@ def test_clauses_stand_in_groups(root):
 def test_a_clause_of_no_known_letter_is_shown_too():
     results = sample.results(sample.partial)
     results["subjects"][0]["cells"].append(sample.cell("Z1", "jax", "float32", "holds"))
-    root = Tree(html.page(results)).root
+    root = Tree(report_html.page(results)).root
     assert [row.all("th")[0].text for row in matrices(root)[0].all("tr", cls="group")][-1] == "Other"
     assert "Z1" in matrices(root)[0].text
 
@@ -290,7 +288,7 @@ def test_the_verdict(subject, words):
 def test_nothing_that_applies_is_no_success():
     results = sample.results(sample.partial)
     results["subjects"][0]["cells"] = [sample.cell("V1", "jax", "float32", "does not apply")]
-    root = Tree(html.page(results)).root
+    root = Tree(report_html.page(results)).root
     assert root.all("span", cls="verdict")[0].text == "– nothing that was asked applies"
     assert "all that applies holds" not in root.text
 
@@ -382,7 +380,7 @@ def test_unusual_inputs(logits, targets, shape, shown):
     for cell in results["subjects"][0]["cells"]:
         if cell["failure"] is not None and cell["failure"]["input"] is not None:
             cell["failure"]["input"].update(logits=logits, targets=targets, shape=shape)
-    failure = the_failure(Tree(html.page(results)).root, "V1", "float64")
+    failure = the_failure(Tree(report_html.page(results)).root, "V1", "float64")
     assert [cell.text for cell in failure.all("tbody")[0].all("td")] == shown
 
 
@@ -395,7 +393,7 @@ def test_an_input_without_rows_or_of_another_shape_is_shown_as_it_is(logits, sha
     for cell in results["subjects"][0]["cells"]:
         if cell["failure"] is not None and cell["failure"]["input"] is not None:
             cell["failure"]["input"].update(logits=logits, targets=[], shape=shape)
-    assert words in the_failure(Tree(html.page(results)).root, "V1", "float64").text
+    assert words in the_failure(Tree(report_html.page(results)).root, "V1", "float64").text
 
 
 def test_infinite_errors_large_inputs_and_unknown_ones():
@@ -416,7 +414,7 @@ def test_a_failure_of_which_nothing_is_known():
     results = sample.results(sample.bad)
     for cell in results["subjects"][0]["cells"]:
         cell["failure"] = None
-    assert "Nothing more is known" in the_failure(Tree(html.page(results)).root, "V1", "float32").text
+    assert "Nothing more is known" in the_failure(Tree(report_html.page(results)).root, "V1", "float32").text
 
 
 # ---- the rest
@@ -442,7 +440,7 @@ def test_a_plot_for_each_dtype_with_its_numbers(root):
 def test_without_curves_there_are_no_plots():
     results = sample.results(sample.good)
     results["subjects"][0]["curves"] = [{**results["subjects"][0]["curves"][0], "errors": None}]
-    root = Tree(html.page(results)).root
+    root = Tree(report_html.page(results)).root
     assert not root.all("figure")
     assert not root.all(id="plots")
 
@@ -479,7 +477,7 @@ def test_an_interrupted_run_says_so_at_the_top():
 def test_clauses_without_a_case_are_not_passed_over():
     results = sample.results(sample.good)
     results["subjects"][0]["cells"] = [cell for cell in results["subjects"][0]["cells"] if cell["clause"] != "S3"]
-    assert "No case was asked of S3." in Tree(html.page(results)).root.text
+    assert "No case was asked of S3." in Tree(report_html.page(results)).root.text
     assert "No case was asked" not in read(sample.good).text
 
 
@@ -506,10 +504,10 @@ def test_the_contract_is_there_word_for_word(root):
     ],
 )
 def test_numbers_are_short(value, said):
-    assert html_words.number(value) == said
+    assert number(value) == said
 
 
 def test_a_page_of_another_report():
-    root = Tree(html.document("a <title>", "<p>body</p>")).root
+    root = Tree(report_html.document("a <title>", "<p>body</p>")).root
     assert root.all("title")[0].text == "a <title>"
     assert root.all("p")[0].text == "body"

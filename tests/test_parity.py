@@ -6,8 +6,10 @@ import pytest
 from tests.parity_runs import SUBJECTS, TWO, fails, parity_of
 
 from xent import cli
-from xent_conformance import backends, parity, parity_command
-from xent_conformance.parity_cases import CASES
+from xent_conformance import backends
+from xent_conformance.command import UsageError
+from xent_conformance.parity import answers
+from xent_conformance.parity.cases import CASES
 
 
 def test_xent_agrees_with_itself(capsys):
@@ -74,7 +76,7 @@ def test_the_same_error_everywhere_is_parity(capsys):
 def test_what_a_subject_lacks_is_not_compared(capsys):
     assert parity_of("loss_alone", "--case", "plain", "z-loss", "--dtype", "float64") == 0
     assert "z-loss               no\n" in capsys.readouterr().out
-    with pytest.raises(parity_command.UsageError, match="nothing could be compared"):
+    with pytest.raises(UsageError, match="nothing could be compared"):
         parity_of("loss_alone", "--case", "z-loss")
 
 
@@ -110,7 +112,7 @@ def test_errors_differ_by_type_text_or_absence(capsys, name, words):
 )
 def test_a_mistake_is_one_line(monkeypatch, tmp_path, arguments, message):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(parity_command.UsageError) as caught:
+    with pytest.raises(UsageError) as caught:
         parity_of(None, *arguments, backends=())
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -119,12 +121,12 @@ def test_a_mistake_is_one_line(monkeypatch, tmp_path, arguments, message):
 def test_a_backend_that_is_not_here_says_why(monkeypatch):
     load = backends.load
     monkeypatch.setattr(backends, "load", lambda name: "not installed: jax" if name == "jax" else load(name))
-    with pytest.raises(parity_command.UsageError, match="backend jax: not installed: jax"):
+    with pytest.raises(UsageError, match="backend jax: not installed: jax"):
         parity_of("same", backends=("--backend", "numpy", "jax"))
 
 
 def test_a_backend_that_the_subject_refuses_says_why(capsys):
-    with pytest.raises(parity_command.UsageError, match=r"backend array-api-strict: .* does not take its arrays: Attr"):
+    with pytest.raises(UsageError, match=r"backend array-api-strict: .* does not take its arrays: Attr"):
         parity_of("numpy_alone", "--case", "plain")
 
 
@@ -140,7 +142,7 @@ def test_an_interrupted_run_writes_nothing(monkeypatch, tmp_path):
     def interrupted(*_args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(parity, "ask_all", interrupted)
+    monkeypatch.setattr(answers, "ask_all", interrupted)
     with pytest.raises(KeyboardInterrupt):
         parity_of("same", "--json", tmp_path / "new.json")
     assert not list(tmp_path.iterdir())
@@ -163,5 +165,5 @@ def test_through_the_command_line(capsys, monkeypatch):
     def interrupted(*_args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(parity, "ask_all", interrupted)
+    monkeypatch.setattr(answers, "ask_all", interrupted)
     assert cli.main(["parity", *TWO]) == 130

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from tests.parity_runs import TWO, edited, fails, parity_of
 
-from xent_conformance import backends, parity, parity_cases, parity_command, parity_file, units
-from xent_conformance.parity_cases import CASES
+from xent_conformance import backends, units
+from xent_conformance.command import UsageError
+from xent_conformance.parity import answers, file
+from xent_conformance.parity.cases import CASES, Case
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def baseline(tmp_path, capsys):
 
 
 def test_the_json_holds_the_results_bit_for_bit(baseline):
-    results = parity_file.read(baseline)
+    results = file.read(baseline)
     assert [(asked.case, asked.dtype) for asked in results.asked] == [
         (case, dtype) for case in ("plain", "z-loss") for dtype in ("float64", "float32")
     ]
@@ -39,8 +41,8 @@ def test_the_json_holds_the_results_bit_for_bit(baseline):
 def test_infinities_nan_and_half_precision_survive_the_file(tmp_path):
     values = np.array([[1.5, -0.0, np.inf], [-np.inf, np.nan, 2.0**-133]], dtype=np.float32)
     for dtype, array in (("bfloat16", values), ("float16", values.astype(np.float16)), ("float32", values[:0])):
-        given = parity.Array(dtype, array)
-        back = parity_file._decoded(json.loads(json.dumps(parity_file._array(given))))
+        given = answers.Array(dtype, array)
+        back = file._decoded(json.loads(json.dumps(file._array(given))))
         assert back.dtype == dtype
         assert back.values.shape == array.shape
         assert back.values.tobytes() == array.tobytes()
@@ -75,8 +77,8 @@ def test_a_case_that_is_gone_fails(capsys, baseline):
 
 
 def test_a_case_that_the_suite_has_no_more_fails_unless_others_are_picked(capsys, monkeypatch, baseline):
-    names = tuple(name for name in parity.NAMES if name in ("plain", "errors"))
-    monkeypatch.setattr(parity, "NAMES", names)
+    names = tuple(name for name in answers.NAMES if name in ("plain", "errors"))
+    monkeypatch.setattr(answers, "NAMES", names)
     fails(capsys, parity_of("same", "--baseline", baseline), "z-loss float64: numpy has no loss", "it was not asked")
     assert parity_of("same", "--baseline", baseline, "--case", "plain") == 0
 
@@ -99,7 +101,7 @@ def test_a_backend_that_is_not_asked_is_not_missed(capsys, baseline):
 def test_a_dtype_of_one_backend_is_compared_with_the_baseline(capsys, tmp_path):
     path = tmp_path / "torch.json"
     one = ("--backend", "torch")
-    with pytest.raises(parity_command.UsageError, match="torch alone has nothing to be compared with"):
+    with pytest.raises(UsageError, match="torch alone has nothing to be compared with"):
         parity_of("same", backends=one)
     assert parity_of("same", "--case", "plain", "--json", path, backends=("--backend", "torch", "numpy")) == 0
     cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
@@ -115,8 +117,8 @@ def test_other_inputs_under_the_same_name_are_incomparable(capsys, monkeypatch, 
         logits, targets, options = CASES["z-loss"].make(draw)
         return 2 * logits, targets, options
 
-    changed = parity_cases.Case("plain", "ten other classes", other)
-    monkeypatch.setitem(parity_cases.CASES, "plain", changed)
+    changed = Case("plain", "ten other classes", other)
+    monkeypatch.setitem(CASES, "plain", changed)
     code = parity_of("same", "--baseline", baseline, "--case", "plain")
     fails(capsys, code, "plain float32: cannot be compared: the baseline had other inputs")
 
@@ -181,7 +183,7 @@ def test_results_of_other_inputs_fail(capsys, baseline):
 def test_a_file_of_something_else_is_one_line(tmp_path, text, message):
     path = tmp_path / "baseline.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(parity_command.UsageError) as caught:
+    with pytest.raises(UsageError) as caught:
         parity_of("same", "--baseline", path)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -207,7 +209,7 @@ def test_a_file_of_something_else_is_one_line(tmp_path, text, message):
 )
 def test_a_damaged_file_is_one_line(baseline, damage):
     edited(baseline, lambda data: damage(data["cases"][0]))
-    with pytest.raises(parity_command.UsageError, match="is damaged: ") as caught:
+    with pytest.raises(UsageError, match="is damaged: ") as caught:
         parity_of("same", "--baseline", baseline)
     assert "\n" not in str(caught.value)
 
@@ -217,5 +219,5 @@ def test_the_baselines_seed_is_taken_and_no_other(capsys, tmp_path):
     assert parity_of("same", "--case", "plain", "--seed", "7", "--json", path) == 0
     assert parity_of("same", "--case", "plain", "--baseline", path, "--json", again) == 0
     assert json.loads(again.read_text(encoding="utf-8"))["seed"] == 7
-    with pytest.raises(parity_command.UsageError, match="the baseline has seed 7, not 0"):
+    with pytest.raises(UsageError, match="the baseline has seed 7, not 0"):
         parity_of("same", "--case", "plain", "--baseline", path, "--seed", "0")

@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from xent_conformance import backends, parity, parity_cases, parity_compare, parity_numbers, units
-from xent_conformance.parity_cases import CASES
+from xent_conformance import backends, repeatable, units
+from xent_conformance.parity import answers, compare
+from xent_conformance.parity.cases import CASES, Case
 
 
 def test_the_inputs_are_those_of_every_earlier_version():
@@ -22,17 +23,17 @@ def test_the_inputs_are_those_of_every_earlier_version():
 
 def test_a_case_depends_on_its_name_and_the_seed_alone():
     first = CASES["plain"].problem("float32", 0)
-    other = parity_cases.Case("plain2", "", CASES["plain"].make).problem("float32", 0)
+    other = Case("plain2", "", CASES["plain"].make).problem("float32", 0)
     assert len({first.fingerprint, other.fingerprint, CASES["plain"].problem("float32", 1).fingerprint}) == 3
 
 
 def test_values_are_rounded_to_the_nearest_of_the_dtype_ties_to_even():
     torch = pytest.importorskip("torch")
-    values = parity_numbers.Draw("rounding").logits(4000, scale=64.0)
+    values = repeatable.Draw("rounding").logits(4000, scale=64.0)
     values[:6] = [np.nan, np.inf, -np.inf, 1 + 2.0**-8, 1 + 3 * 2.0**-8, 0.0]
     for dtype in backends.FLOATS:
         expected = torch.tensor(values).to(getattr(torch, dtype)).double().numpy()
-        np.testing.assert_array_equal(parity_numbers.rounded(values, dtype), expected)
+        np.testing.assert_array_equal(repeatable.rounded(values, dtype), expected)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -40,9 +41,9 @@ def test_two_results_at_the_ends_of_what_is_allowed_are_allowed(dtype):
     problem = CASES["soft-weights"].problem(dtype, 0)
     exact = problem.exact["d_logits"]
     reach = exact.allowed * units.EPS["float32"]
-    size = parity_compare._size_of_terms(exact.allowed)
+    size = compare._size_of_terms(exact.allowed)
     for factor in (0.99, 1.01):
-        _, fractions = parity_compare._apart(
+        _, fractions = compare._apart(
             exact.high + factor * reach, exact.high - factor * reach, exact, size, "float32", "float32"
         )
         assert fractions.max() == pytest.approx(factor, rel=1e-3)
@@ -51,11 +52,11 @@ def test_two_results_at_the_ends_of_what_is_allowed_are_allowed(dtype):
 def test_a_unit_is_relative_to_the_value_or_to_terms_that_cancel():
     values = np.array([1e-300, 1e-30, 1e-3, 0.5, 1.0, 7.0])
     allowed = np.array([units.allowance(10, value) * value for value in values])
-    np.testing.assert_allclose(parity_compare._size_of_terms(allowed), values, rtol=1e-12)
+    np.testing.assert_allclose(compare._size_of_terms(allowed), values, rtol=1e-12)
     high = np.array([0.0])  # 1/2 - 1/2: eight eps of the terms are allowed, and told as eight
     exact = units.Exact(high, high, np.array([units.allowance(10, 0.5) * 0.5 + 2.0]))
-    size = parity_compare._size_of_terms(exact.allowed)
-    eps, fractions = parity_compare._apart(high + 4 * 2.0**-23, high, exact, size, "float32", "float32")
+    size = compare._size_of_terms(exact.allowed)
+    eps, fractions = compare._apart(high + 4 * 2.0**-23, high, exact, size, "float32", "float32")
     assert math.isclose(eps[0], 4 / size[0])
     assert 0.5 <= size[0] <= 1.5
     assert fractions[0] < 1
@@ -64,9 +65,9 @@ def test_a_unit_is_relative_to_the_value_or_to_terms_that_cancel():
 def far(first, second, exact, dtype, what="d_logits"):
     """How far two results are apart whose exact value is known."""
     value = units.Exact(*(np.array([part]) for part in (exact, 0.0, units.allowance(10, exact) * exact)))
-    size = parity_compare._size_of_terms(value.allowed)
-    one, other = (parity.Array(dtype, np.array([part], dtype=dtype)) for part in (first, second))
-    return parity_compare._far(one, other, value, size, dtype, what)[:2]
+    size = compare._size_of_terms(value.allowed)
+    one, other = (answers.Array(dtype, np.array([part], dtype=dtype)) for part in (first, second))
+    return compare._far(one, other, value, size, dtype, what)[:2]
 
 
 def test_neighbours_in_half_precision_are_allowed_and_an_eps_apart():
@@ -87,8 +88,8 @@ def test_below_the_floor_results_need_only_be_as_small():
 
 def test_reading_the_arguments_imports_the_standard_library_alone():
     code = (
-        "import argparse, sys; from xent_conformance import parity_command as c; "
-        "c.configure(argparse.ArgumentParser()); "
+        "import argparse, sys; from xent_conformance import parity; "
+        "parity.configure(argparse.ArgumentParser()); "
         "print([name for name in ('numpy', 'pytest', 'mpmath', 'torch', 'jax') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

@@ -88,9 +88,9 @@ def run(given: argparse.Namespace) -> int:
     if given.json:
         results.write(given.json)
     if given.html:
-        from xent_conformance import html
+        from xent_conformance import report_html
 
-        given.html.write_text(html.page(results.to_json()), encoding="utf-8")
+        given.html.write_text(report_html.page(results.to_json()), encoding="utf-8")
     if given.junit:
         given.junit.write_bytes(junit.document(results))
     print(table.text(results))

@@ -13,7 +13,7 @@ from xent import machine
 from xent.train import command
 from xent.train.loop import Settings
 from xent_conformance import command as conformance
-from xent_conformance import parity_command as parity
+from xent_conformance import parity
 
 
 class _Parser(argparse.ArgumentParser):

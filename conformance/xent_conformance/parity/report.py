@@ -10,10 +10,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from xent_conformance.parity import ERRORS, PARTS, Results
-from xent_conformance.parity_compare import Difference
-from xent_conformance.parity_file import by_case
-from xent_conformance.parity_verdict import Verdict
+from xent_conformance.parity.answers import ERRORS, PARTS, Results
+from xent_conformance.parity.compare import Difference
+from xent_conformance.parity.file import by_case
+from xent_conformance.parity.verdict import Verdict
 
 NAME = 21
 WIDTH = 14

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from xent_conformance import html
-from xent_conformance.html_words import count, text
-from xent_conformance.parity import ERRORS, PARTS, Results
-from xent_conformance.parity_cases import CASES
-from xent_conformance.parity_report import Cell, Cells, cells, described, errors, number
-from xent_conformance.parity_verdict import Problem, Verdict
+from xent_conformance.parity.answers import ERRORS, PARTS, Results
+from xent_conformance.parity.cases import CASES
+from xent_conformance.parity.report import Cell, Cells, cells, described, errors, number
+from xent_conformance.parity.verdict import Problem, Verdict
+from xent_conformance.report_html import count, document, text
 
 _CLASSES = {"same": "holds", "differs": "fails", "does not apply": "not", "raises": "not"}
 _PARTS = {"loss": "loss", "d_logits": "grad", "answer": "answer"}
@@ -27,7 +26,7 @@ def page(verdict: Verdict) -> str:
         title_of_table = f"To the baseline of {baseline.created}"
         parts.append(_section(title_of_table, results, cells(results, verdict.against), regressed))
     parts += [_who(verdict), "</main>"]
-    return html.document(title, "".join(parts))
+    return document(title, "".join(parts))
 
 
 def _opening(verdict: Verdict) -> str:

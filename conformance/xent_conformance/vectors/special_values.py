@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from xent_conformance.units import LARGEST, SMALLEST
-from xent_conformance.vector_questions import ALL, NONE, WIDE, Question, draw, eighths, mild
+from xent_conformance.vectors.questions import ALL, NONE, WIDE, Question, draw, eighths, mild
 
 NAN = float("nan")
 INFINITY = float("inf")

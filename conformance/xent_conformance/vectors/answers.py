@@ -14,8 +14,8 @@ import numpy as np
 from mpmath import mp, mpf
 
 from xent_conformance import oracle, units
-from xent_conformance.parity_numbers import rounded
-from xent_conformance.vector_questions import Question
+from xent_conformance.repeatable import rounded
+from xent_conformance.vectors.questions import Question
 
 DIGITS = 40
 DEFAULTS = {"reduction": "mean", "smoothing": "others"}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from xent_conformance.vector_questions import ALL, NONE, WIDE, Question, ahead, draw, eighths, mild
+from xent_conformance.vectors.questions import ALL, NONE, WIDE, Question, ahead, draw, eighths, mild
 
 INFINITY = float("inf")
 GAPS = (-1000.0, -300.0, -89.0, -20.0, -5.0, -1.0, -0.25, 0.0, 0.25, 1.0, 5.0, 10.0, 15.0, 17.0, 20.0, 25.0, 30.0,

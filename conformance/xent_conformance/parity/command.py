@@ -21,7 +21,7 @@ from xent_conformance.command import UsageError
 if TYPE_CHECKING:
     from xent_conformance.adapter import Traits, UnderTest
     from xent_conformance.backends import Backend
-    from xent_conformance.parity import Listener, Results
+    from xent_conformance.parity.answers import Listener, Results
 
 Chosen = dict[str, "tuple[Backend, Traits]"]
 
@@ -54,28 +54,29 @@ def run(given: argparse.Namespace) -> int:
     """Ask, compare, print the report, write the files."""
     if importlib.util.find_spec("mpmath") is None:
         raise UsageError("mpmath is not installed; accepted: pip install 'xent[conformance]'")
-    from xent_conformance import parity_file, parity_report, parity_verdict
+    from xent_conformance.parity import file, report
+    from xent_conformance.parity.verdict import judge
 
     names = _names(given.case)
     _check_dtypes(given.dtype)
     for path in (given.json, given.html):
         _check_writable(path)
     try:
-        baseline = None if given.baseline is None else parity_file.read(given.baseline)
+        baseline = None if given.baseline is None else file.read(given.baseline)
         results = _asked(given, names, baseline) if given.results is None else _of_file(given, names)
-    except parity_file.BadFileError as error:
+    except file.BadFileError as error:
         raise UsageError(str(error)) from error
     if baseline is not None and baseline.seed != results.seed:
         raise UsageError(f"the baseline has seed {baseline.seed}, not {results.seed}; accepted: the same seed")
     picked = names if given.case else None
-    verdict = parity_verdict.judge(results, baseline, given.slack, picked, given.dtype or None)
+    verdict = judge(results, baseline, given.slack, picked, given.dtype or None)
     if given.json:
-        parity_file.write(verdict, given.json)
+        file.write(verdict, given.json)
     if given.html:
-        from xent_conformance import parity_html
+        from xent_conformance.parity import html
 
-        given.html.write_text(parity_html.page(verdict), encoding="utf-8")
-    print(parity_report.text(verdict))
+        given.html.write_text(html.page(verdict), encoding="utf-8")
+    print(report.text(verdict))
     if verdict.problems:
         return 1
     if not verdict.compared:
@@ -84,7 +85,8 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _asked(given: argparse.Namespace, names: list[str], baseline: Results | None) -> Results:
-    from xent_conformance import parity, subject
+    from xent_conformance import subject
+    from xent_conformance.parity import answers
     from xent_conformance.results import machine
 
     try:
@@ -99,7 +101,7 @@ def _asked(given: argparse.Namespace, names: list[str], baseline: Results | None
     seed = given.seed if given.seed is not None else baseline.seed if baseline is not None else 0
     dtypes = _dtypes(chosen, given.dtype, baseline)
     with _listening() as listener:
-        results = parity.ask_all(under_test, chosen, dtypes, names, seed, listener)
+        results = answers.ask_all(under_test, chosen, dtypes, names, seed, listener)
     results.not_covered = not_covered
     results.machine = machine()
     results.created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -109,25 +111,25 @@ def _asked(given: argparse.Namespace, names: list[str], baseline: Results | None
 
 def _of_file(given: argparse.Namespace, names: list[str]) -> Results:
     """The results in a file, narrowed to what was asked for."""
-    from xent_conformance import parity, parity_file
+    from xent_conformance.parity import answers, file
 
     if given.subject is not None or given.seed is not None:
         raise UsageError("--results has a subject and a seed of its own; accepted: without --subject and --seed")
-    results = parity_file.read(given.results)
+    results = file.read(given.results)
     for name in given.backend:
         if name not in results.backends:
             raise UsageError(f"{given.results} has no backend {name!r}; accepted: {', '.join(results.backends)}")
     kept = given.backend or list(results.backends)
     results.backends = {name: item for name, item in results.backends.items() if name in kept}
     results.asked = [
-        parity.Asked(
+        answers.Asked(
             asked.case, asked.dtype, asked.fingerprint,
             {name: answer for name, answer in asked.answers.items() if name in kept},
         )
         for asked in results.asked
         if (not given.case or asked.case in names) and (not given.dtype or asked.dtype in given.dtype)
     ]  # fmt: skip
-    if parity.ERRORS not in names:
+    if answers.ERRORS not in names:
         results.errors = {}
     results.errors = {
         call: {name: refusal for name, refusal in refusals.items() if name in kept}
@@ -137,7 +139,7 @@ def _of_file(given: argparse.Namespace, names: list[str]) -> Results:
 
 
 def _names(patterns: list[str]) -> list[str]:
-    from xent_conformance.parity import NAMES
+    from xent_conformance.parity.answers import NAMES
 
     for pattern in patterns:
         if not fnmatch.filter(NAMES, pattern):

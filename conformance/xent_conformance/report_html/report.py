@@ -1,33 +1,23 @@
-"""The results as one HTML page: the matrices first, then the error plots, what was run, and the contract's words.
-
-    page(results)            the page, from the JSON form of the results
-    document(title, body)    the frame of a page, for other reports
-
-The file stands alone: no link leads out of it, and nothing that is to be read needs a script. Whatever comes from
-the results is escaped. No status is told by colour alone.
-"""
+"""The results of `xent conform` as a page: the matrices, the error plots, what was run, and the contract's words."""
 
 from __future__ import annotations
 
-from importlib import resources
 from typing import Any
 
-from xent_conformance import figure, html_matrix, html_run
-from xent_conformance.html_words import CLASSES, FAILS, HOLDS, NOT, SIGNS, breakable, clauses_by_status, count, text
-
-_SCRIPT = """
-// Browsers of before 2025 do not all open the details that a link leads into.
-function show(id) {
-  const aim = id && document.getElementById(decodeURIComponent(id));
-  for (let at = aim; at; at = at.parentElement) if (at.tagName === "DETAILS") at.open = true;
-  if (aim) aim.scrollIntoView({block: "nearest"});
-}
-document.addEventListener("click", (event) => {
-  const link = event.target.closest('a[href^="#"]');
-  if (link) setTimeout(() => show(link.hash.slice(1)));
-});
-show(location.hash.slice(1));
-"""
+from xent_conformance import figure
+from xent_conformance.report_html import matrix, run
+from xent_conformance.report_html.frame import document
+from xent_conformance.report_html.words import (
+    CLASSES,
+    FAILS,
+    HOLDS,
+    NOT,
+    SIGNS,
+    breakable,
+    clauses_by_status,
+    count,
+    text,
+)
 
 
 def page(results: dict[str, Any]) -> str:
@@ -38,19 +28,8 @@ def page(results: dict[str, Any]) -> str:
     if len(subjects) > 1:
         parts.append(_overview(subjects, results["contract"]))
     parts += [_subject(subject, number, results) for number, subject in enumerate(subjects)]
-    parts += [_plots(results), html_run.what_was_run(results), html_run.contract(results), "</main>"]
+    parts += [_plots(results), run.what_was_run(results), run.contract(results), "</main>"]
     return document(f"Conformance of {name}", "".join(parts))
-
-
-def document(title: str, body: str) -> str:
-    """A whole page around a body."""
-    style = resources.files("xent_conformance").joinpath("html.css").read_text(encoding="utf-8")
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>{text(title)}</title>'
-        f"<style>\n{style}</style></head>\n<body>{body}<script>{_SCRIPT}</script></body></html>\n"
-    )
 
 
 def _opening(results: dict[str, Any]) -> str:
@@ -74,7 +53,7 @@ def _overview(subjects: list[dict[str, Any]], contract: dict[str, str]) -> str:
     )
     return (
         f'<section aria-labelledby="glance"><h2 id="glance">At a glance</h2>'
-        f'<ul class="subjects">{lines}</ul>{html_matrix.glance(subjects, contract)}</section>'
+        f'<ul class="subjects">{lines}</ul>{matrix.glance(subjects, contract)}</section>'
     )
 
 
@@ -114,7 +93,7 @@ def _subject(subject: dict[str, Any], number: int, results: dict[str, Any]) -> s
         f'<section aria-labelledby="s{number}"><h2 id="s{number}">{breakable(subject["name"])}{_version(subject)}</h2>'
         f"<p>{_verdict(subject)}</p><p>{text(totals)}</p>"
         + (f'<details class="small"><summary>How it was asked</summary><ul>{notes}</ul></details>' if notes else "")
-        + html_matrix.matrix(subject, number, results["contract"])
+        + matrix.matrix(subject, number, results["contract"])
         + "</section>"
     )
 
@@ -132,8 +111,7 @@ def _plots(results: dict[str, Any]) -> str:
     order = ("float64", "float32", "float16", "bfloat16")
     dtypes = sorted(found, key=lambda dtype: order.index(dtype) if dtype in order else len(order))
     figures = "".join(
-        f"<figure>{figure.error_plot(lines, dtype)}"
-        f"<figcaption>{html_run.plot_as_table(lines, dtype)}</figcaption></figure>"
+        f"<figure>{figure.error_plot(lines, dtype)}<figcaption>{run.plot_as_table(lines, dtype)}</figcaption></figure>"
         for dtype in dtypes
         if (lines := figure.series(results, dtype))
     )

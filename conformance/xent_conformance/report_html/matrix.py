@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from xent_conformance.contract import GROUPS
-from xent_conformance.html_failure import failure
-from xent_conformance.html_words import (
+from xent_conformance.report_html.failure import failure
+from xent_conformance.report_html.words import (
     CLASSES,
     FAILS,
     NOT,

@@ -7,7 +7,7 @@ import math
 from itertools import product
 from typing import Any
 
-from xent_conformance.html_words import breakable, count, number, prose, text
+from xent_conformance.report_html.words import breakable, count, number, prose, text
 
 MOST_OTHERS = 30
 """More failing cases than these are counted, not named."""

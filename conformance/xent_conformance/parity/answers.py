@@ -1,10 +1,10 @@
 """The same inputs to the same implementation on several backends: asking, and the answers as data.
 
-    results = parity.ask_all(under_test, backends, dtypes, names, seed=0)
+    results = ask_all(under_test, backends, dtypes, names, seed=0)
 
 holds what every backend answered to every case in every dtype, bit for bit, so that runs on machines that never meet
-can be compared (`parity_compare`) long after (`parity_file`). An answer is the loss and its gradient; or the error that
-was raised instead; or what the implementation lacks for the question.
+can be compared (`compare`) long after (`file`). An answer is the loss and its gradient; or the error that was raised
+instead; or what the implementation lacks for the question.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from xent_conformance.adapter import Traits, UnderTest
 from xent_conformance.backends import Backend, Mode
 from xent_conformance.bad_calls import BAD_CALLS
 from xent_conformance.evidence import WrongTypeError
-from xent_conformance.parity_cases import CASES, Problem
+from xent_conformance.parity.cases import CASES, Problem
 from xent_conformance.places import Place
 from xent_conformance.refused import Bad
 from xent_conformance.subject import DoesNotApply

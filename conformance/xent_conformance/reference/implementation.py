@@ -1,9 +1,7 @@
-"""A cross-entropy written from the contract alone, in plain NumPy: what the suite must find no fault with.
+"""The way from a call to rows and back: which tokens count, the walk, the reduction.
 
-It shares no line and no formula with `xent`. Every number is a float64, rounded once at the end. `reference_checks` is
-what it refuses, `reference_rows` the mathematics of a row; here is the way from a call to rows and back: which tokens
-count, the walk, the reduction. Arrays are walked in pieces of some rows and some classes; a piece is read before the
-gradient is written there, so that it may lie in the logits.
+Arrays are walked in pieces of some rows and some classes; a piece is read before the gradient is written there, so that
+it may lie in the logits.
 """
 
 from __future__ import annotations
@@ -14,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from xent_conformance import reference_checks as checks
-from xent_conformance.reference_rows import Call, RowLosses
+from xent_conformance.reference import checks
+from xent_conformance.reference.rows import Call, RowLosses
 from xent_conformance.subject import Adapter
 
 

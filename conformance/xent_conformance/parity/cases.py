@@ -1,7 +1,7 @@
 """The inputs of `xent parity`: named, seeded, and the same on every machine and under every version of every library.
 
-Results that never meet are compared by the fingerprints of their inputs: see `parity_numbers`. A case's numbers depend
-on its name and the seed, on no other case.
+Results that never meet are compared by the fingerprints of their inputs: see `repeatable`. A case's numbers depend on
+its name and the seed, on no other case.
 
     problem = case.problem("float32", seed=0)      what is asked: logits, targets, options, in float64 NumPy arrays
     problem.exact                                  the oracle's loss and gradient
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from xent_conformance import oracle
-from xent_conformance.parity_numbers import Draw, fingerprint, rounded
+from xent_conformance.repeatable import Draw, fingerprint, rounded
 from xent_conformance.units import Exact
 
 GAPS = (-1000.0, -89.0, -20.0, -5.0, -1.0, -0.25, 0.0, 0.25, 1.0, 5.0, 10.0, 15.0, 17.0, 20.0, 25.0, 40.0, 69.0)

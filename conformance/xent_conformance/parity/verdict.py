@@ -14,8 +14,8 @@ import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 
-from xent_conformance.parity import ERRORS, Answer, Asked, Refusal, Results
-from xent_conformance.parity_compare import Difference, against, among, problem_of
+from xent_conformance.parity.answers import ERRORS, Answer, Asked, Refusal, Results
+from xent_conformance.parity.compare import Difference, against, among, problem_of
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from xent_conformance.vector_questions import WIDE, Question, ahead, draw, mild
+from xent_conformance.vectors.questions import WIDE, Question, ahead, draw, mild
 
 REDUCTIONS = ("none", "sequence", "mean", "sum")
 WEIGHTS = np.array([[0.5, 2.0, 0.0, 1.0], [3.0, 0.25, 1.0, 8.0]])

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from xent_conformance.parity_numbers import Draw
+from xent_conformance.repeatable import Draw
 
 ALL = ("float64", "float32", "float16", "bfloat16")
 WIDE = ("float64", "float32")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from xent_conformance.vector_questions import ALL, NONE, Question, mild
+from xent_conformance.vectors.questions import ALL, NONE, Question, mild
 
 
 def a1(dtype: str) -> Iterator[Question]:

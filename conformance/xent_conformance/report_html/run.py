@@ -9,7 +9,7 @@ from typing import Any
 from xent_conformance import sweep
 from xent_conformance.contract import GROUPS
 from xent_conformance.figure import Series
-from xent_conformance.html_words import breakable, number, prose, text
+from xent_conformance.report_html.words import breakable, number, prose, text
 
 
 def plot_as_table(lines: Sequence[Series], dtype: str) -> str:

@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 
 from xent_conformance.backends import FLOATS
-from xent_conformance.parity import PARTS, Answer, Array, Asked, Refusal, Results
-from xent_conformance.parity_compare import Difference
-from xent_conformance.parity_verdict import Verdict
+from xent_conformance.parity.answers import PARTS, Answer, Array, Asked, Refusal, Results
+from xent_conformance.parity.compare import Difference
+from xent_conformance.parity.verdict import Verdict
 from xent_conformance.results import standard
 
 FORMAT = "xent-parity/1"

@@ -21,8 +21,8 @@ import numpy as np
 
 from xent_conformance import units
 from xent_conformance.backends import HALF
-from xent_conformance.parity import PARTS, Answer, Array, Asked, Results
-from xent_conformance.parity_cases import CASES, Problem
+from xent_conformance.parity.answers import PARTS, Answer, Array, Asked, Results
+from xent_conformance.parity.cases import CASES, Problem
 from xent_conformance.units import Exact
 
 INFINITE = math.inf

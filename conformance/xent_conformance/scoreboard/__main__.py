@@ -1,12 +1,4 @@
-"""The scoreboard: every peer that is installed, and `xent` beside them, through the same clauses, as a page.
-
-    python -m xent_conformance.scoreboard                      `make scoreboard`
-    python -m xent_conformance.scoreboard --results DIR        keeps the results of each as JSON
-    python -m xent_conformance.scoreboard --page --results DIR makes the page of results that are there
-
-One run for each peer, on the backend where it lives, in fresh processes: some have to be imported first. What is not
-installed, or could not be run, is named on the page.
-"""
+"""`python -m xent_conformance.scoreboard`: the runs, one for each peer, and what is written of them."""
 
 from __future__ import annotations
 
@@ -19,6 +11,7 @@ from typing import Any
 
 from xent_conformance import backends, figure, findings
 from xent_conformance.peers import PEERS, Peer
+from xent_conformance.scoreboard.page import page
 
 XENT = Peer("xent", "xent_conformance.subjects_xent:subject", "xent", ("numpy", "torch", "jax"), "as it is")
 PICTURED = "float32"
@@ -26,7 +19,8 @@ PICTURED = "float32"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what is installed, write the page and its picture."""
-    parser = argparse.ArgumentParser(prog="python -m xent_conformance.scoreboard", description=__doc__.split("\n")[0])
+    what = "The scoreboard: every peer that is installed, and xent, through the same clauses, as a page."
+    parser = argparse.ArgumentParser(prog="python -m xent_conformance.scoreboard", description=what)
     parser.add_argument("--docs", type=Path, default=Path("docs"), metavar="DIR", help="where the page goes")
     parser.add_argument("--results", type=Path, metavar="DIR", help="where the results of each run are kept as JSON")
     parser.add_argument("--page", action="store_true", help="make the page of the results that are there, run nothing")
@@ -75,15 +69,12 @@ def run(peer: Peer, folder: Path) -> str:
 
 def write(docs: Path, documents: dict[str, dict[str, Any]]) -> None:
     """Write the page and the picture of the results, by the peers' labels."""
-    from xent_conformance import scoreboard_page
-
     subjects = [document["subjects"][0] for document in documents.values() if "subjects" in document]
     picture = docs / "images" / "scoreboard.svg"
     picture.write_text(figure.error_plot(figure.series({"subjects": subjects}, PICTURED), PICTURED), encoding="utf-8")
     peers = [XENT, *PEERS]
     reproduced = [(finding, _outcome(finding)) for finding in findings.found(docs / "findings")]
-    page = scoreboard_page.page(peers, documents, reproduced)
-    (docs / "scoreboard.md").write_text(page, encoding="utf-8")
+    (docs / "scoreboard.md").write_text(page(peers, documents, reproduced), encoding="utf-8")
     print(f"{docs / 'scoreboard.md'}, {picture}")
 
 
