@@ -43,7 +43,7 @@ def lines() -> list[str]:
     wanted = dict.fromkeys((*(name for name in BACKENDS if name != "array-api-strict"), *PEERS))
     missing = [problem for name in wanted if (problem := problem_with(name)) is not None]
     return [
-        f"{date}, {processor()}, {os.cpu_count()} cores, {threads.count()} threads; {versions()}",
+        f"{date}, {processor()}, {os.cpu_count()} cores, {threads.get_num_threads()} threads; {versions()}",
         packages,
         *(["not here: " + "; ".join(missing)] if missing else []),
     ]

@@ -102,19 +102,19 @@ def test_many_callers_share_the_pool():
 @pytest.mark.parametrize(("given", "expected"), [("1", 1), ("7", 7)])
 def test_the_environment_says_how_many(monkeypatch, given, expected):
     monkeypatch.setenv("XENT_NUM_THREADS", given)
-    assert threads.count() == expected
+    assert threads.get_num_threads() == expected
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "two", "", "1.5"])
 def test_a_wrong_number_of_threads_is_named(monkeypatch, given):
     monkeypatch.setenv("XENT_NUM_THREADS", given)
     with pytest.raises(ValueError, match=rf"XENT_NUM_THREADS is '{given}'; accepted: "):
-        threads.count()
+        threads.get_num_threads()
 
 
 def test_without_the_environment_the_cores_of_this_process(monkeypatch):
     monkeypatch.delenv("XENT_NUM_THREADS", raising=False)
-    assert 1 <= threads.count() <= (os.cpu_count() or 1)
+    assert 1 <= threads.get_num_threads() <= (os.cpu_count() or 1)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")

@@ -129,6 +129,13 @@ class UnderTest:
         """Calls within use at most so many threads."""
         return self._called("threads", "a number of threads")(count)
 
+    def portable(self) -> contextlib.AbstractContextManager[None]:
+        """Calls within are answered by the code that serves every backend, where there is faster code besides."""
+        found = getattr(self._found, "portable", None) if self.is_adapter else None
+        if found is None:
+            raise DoesNotApply("a choice between fast and portable code")
+        return found()
+
     @property
     def drop_in(self) -> Callable[..., Any]:
         """A function that stands for `torch.nn.functional.cross_entropy`."""

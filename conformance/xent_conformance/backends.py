@@ -22,6 +22,7 @@ class Mode(enum.Enum):
     """How arrays are handed over."""
 
     EAGER = "eager"  # contiguous arrays, called directly
+    PORTABLE = "portable"  # the same, by the code that serves every backend, of a subject that has faster code besides
     READONLY = "readonly"  # arrays whose flags forbid writing
     STRIDED = "strided"  # transposed views of every second element, backwards where the library can, NaN in the gaps
     BROADCAST = "broadcast"  # stride-0 views: everything twice along a new first axis
@@ -30,7 +31,7 @@ class Mode(enum.Enum):
     STRICTEST = "strictest"  # only what the standard guarantees: no boolean indexing, no data-dependent shapes
 
 
-DIRECT = (Mode.EAGER, Mode.LAZY, Mode.STRICTEST)
+DIRECT = (Mode.EAGER, Mode.PORTABLE, Mode.LAZY, Mode.STRICTEST)
 """Modes in which a call costs no compilation and any option may be given."""
 NOT_DOUBLED = tuple(mode for mode in Mode if mode is not Mode.BROADCAST)
 """Modes in which every reduction may be asked for."""
@@ -132,7 +133,7 @@ class NumPy(_NumPyLike):
     """NumPy."""
 
     name = package = "numpy"
-    modes = (Mode.EAGER, Mode.READONLY, Mode.STRIDED, Mode.BROADCAST)
+    modes = (Mode.EAGER, Mode.PORTABLE, Mode.READONLY, Mode.STRIDED, Mode.BROADCAST)
     xp = np
 
 
@@ -161,7 +162,7 @@ class Torch(Backend):
     """PyTorch on the CPU."""
 
     name = package = "torch"
-    modes = (Mode.EAGER, Mode.STRIDED, Mode.BROADCAST)
+    modes: tuple[Mode, ...] = (Mode.EAGER, Mode.PORTABLE, Mode.STRIDED, Mode.BROADCAST)
 
     def load(self):
         import torch
@@ -201,6 +202,7 @@ class TorchCuda(Torch):
 
     name = "torch-cuda"
     device = "cuda"
+    modes = (Mode.EAGER, Mode.STRIDED, Mode.BROADCAST)
 
 
 class Jax(Backend):

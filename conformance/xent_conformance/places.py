@@ -119,9 +119,12 @@ def places(backends: list[Backend], marker: dict[str, Any] | None = None) -> lis
 
     `sparse=True` keeps every dtype in each backend's first mode and its other modes in float32, for tests that are not
     about how the two meet; a slow backend keeps float32 alone. Without it, a slow backend keeps every dtype in its
-    first mode, and all of them in a thorough run.
+    first mode, and all of them in a thorough run. What is asked in the eager mode is asked in the portable one as well.
     """
     marker = marker or {}
+    modes = marker.get("modes", tuple(Mode))
+    if Mode.EAGER in modes:
+        modes = (*modes, Mode.PORTABLE)
     unknown = marker.keys() - {"dtypes", "modes", "backends", "sparse"}
     assert not unknown, f"the places marker has no {unknown}"
     return [
@@ -130,7 +133,7 @@ def places(backends: list[Backend], marker: dict[str, Any] | None = None) -> lis
         for dtype in backend.dtypes
         for mode in backend.modes
         if dtype in marker.get("dtypes", FLOATS)
-        and mode in marker.get("modes", Mode)
+        and mode in modes
         and backend.name in marker.get("backends", BACKENDS)
         and (not marker.get("sparse") or dtype == "float32" or (mode is backend.modes[0] and not backend.slow))
         and (not backend.slow or depth.THOROUGH or dtype == "float32" or mode is backend.modes[0])

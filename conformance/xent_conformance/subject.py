@@ -50,6 +50,7 @@ class Adapter:
 
     A subclass defines `loss`, with the options that there are as keyword arguments; and, where the implementation has
     them, `loss_and_grad`, `loss_object`, `perplexity`, `shift`, `threads` (a context manager that limits the threads),
+    `portable` (one within which the code that serves every backend answers, where there is faster code besides),
     `drop_in` (a function with the signature of `torch.nn.functional.cross_entropy`) and `drop_in_module`.
     """
 

@@ -41,15 +41,24 @@ class Xent(Adapter):
     @contextlib.contextmanager
     def threads(self, count: int) -> Iterator[None]:
         """Calls within use at most so many threads."""
-        before = os.environ.get("XENT_NUM_THREADS")
-        os.environ["XENT_NUM_THREADS"] = str(count)
+        xent.set_num_threads(count)
+        try:
+            yield
+        finally:
+            xent.set_num_threads(None)
+
+    @contextlib.contextmanager
+    def portable(self) -> Iterator[None]:
+        """Calls within are answered by the engine for any array library."""
+        before = os.environ.get("XENT_ENGINE")
+        os.environ["XENT_ENGINE"] = "array_api"
         try:
             yield
         finally:
             if before is None:
-                del os.environ["XENT_NUM_THREADS"]
+                del os.environ["XENT_ENGINE"]
             else:
-                os.environ["XENT_NUM_THREADS"] = before
+                os.environ["XENT_ENGINE"] = before
 
 
 subject = Xent()

@@ -1,5 +1,7 @@
 """Cross-entropy, once: one loss, one gradient, one set of errors for NumPy, CuPy, PyTorch, JAX and Dask arrays."""
 
+from xent.choice import explain
+from xent.engines.threads import get_num_threads, set_num_threads
 from xent.functional import cross_entropy, cross_entropy_and_grad, perplexity, shift_for_next_token
 from xent.loss import CrossEntropyLoss
 
@@ -10,6 +12,9 @@ __all__ = [
     "__version__",
     "cross_entropy",
     "cross_entropy_and_grad",
+    "explain",
+    "get_num_threads",
     "perplexity",
+    "set_num_threads",
     "shift_for_next_token",
 ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from xent import arrays, checks, tokens
-from xent.arrays import Array, Namespace, cast
+from xent import arrays, checks, choice, tokens
+from xent.arithmetic import cast
+from xent.arrays import Array, Namespace
 from xent.engines import ENGINES
 from xent.engines.rows import Rows
 from xent.objective import Coefficients
@@ -19,6 +21,7 @@ from xent.tokens import Tokens
 class Call:
     """A checked call: its arrays, its coefficients and how it ends.
 
+    engine: the name of the one that walks the logits where they are eager.
     xp, place, wide: the namespace, device and widest float of everything but the logits and soft targets.
     from_host: those two are torch tensors in host memory, for the sake of bfloat16, and NumPy does the rest.
     """
@@ -37,6 +40,7 @@ class Call:
     coefficients: Coefficients
     reduction: str
     denominator: Array | float
+    engine: str
 
     @property
     def lead(self) -> tuple[int, ...]:
@@ -104,13 +108,14 @@ def prepare(
     """
     shape, dtype, soft = checks.logits_and_targets(logits, targets)
     lead = shape[:-1]
-    checks.options(reduction, label_smoothing, smoothing, z_loss, algorithm, check_targets)
-    checks.choice("engine", engine, ("auto", *ENGINES))
+    settle = _settle if followed else _settled
+    coefficients = settle(reduction, label_smoothing, smoothing, z_loss, algorithm, check_targets, limits, engine)
     checks.reduction_of_tokens(reduction, lead)
     ignore_index = checks.ignored_index(ignore_index, soft)
     checks.token_weights(weights, logits, lead)
     checks.class_weights(class_weights, logits, shape[-1])
     checks.denominator(denominator, reduction, logits)
+    engine = choice.chosen(engine, logits, coefficients)
     from_host = not followed and arrays.is_torch(logits) and arrays.is_host_memory(logits)
     if from_host:
         index, weights, class_weights, denominator = (
@@ -149,12 +154,40 @@ def prepare(
             dtype=dtype,
             tokens=counted,
             class_weights=class_weights,
-            coefficients=Coefficients.of(
-                label_smoothing=label_smoothing, smoothing=smoothing, z_loss=z_loss, algorithm=algorithm, limits=limits
-            ),
+            coefficients=coefficients,
             reduction=reduction,
             denominator=denominator_of(xp, place, wide, counted, lead, reduction, denominator, limits),
+            engine=engine,
         )
+
+
+def _settle(
+    reduction: str,
+    label_smoothing: float,
+    smoothing: str,
+    z_loss: float,
+    algorithm: str,
+    check_targets: bool,
+    limits: bool,
+    engine: str,
+) -> Coefficients:
+    """The coefficients of the options that no array decides, once they are checked."""
+    checks.options(reduction, label_smoothing, smoothing, z_loss, algorithm, check_targets)
+    checks.choice("engine", engine, ("auto", *ENGINES))
+    return Coefficients.of(
+        label_smoothing=label_smoothing, smoothing=smoothing, z_loss=z_loss, algorithm=algorithm, limits=limits
+    )
+
+
+# A small call would spend a tenth of its time on looking at the same few words and numbers.
+_settle_once = functools.lru_cache(maxsize=64, typed=True)(_settle)
+
+
+def _settled(*options: Any) -> Coefficients:
+    try:
+        return _settle_once(*options)
+    except TypeError:  # an option of a wrong type, which may be one that cannot be hashed
+        return _settle(*options)
 
 
 def rows_of(call: Call) -> Rows:

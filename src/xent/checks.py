@@ -21,6 +21,7 @@ from xent.arrays import (
     is_array,
     is_dense,
     is_immutable,
+    is_lazy,
     is_torch,
     library,
     namespace,
@@ -37,7 +38,7 @@ _INTEGERS = ("int", "uint")
 def shape_of(name: str, x: Array) -> tuple[int, ...]:
     """The shape of the argument `name`; ValueError where a lazy array does not know it."""
     shape = tuple(x.shape)
-    if any(type(n) is float for n in shape):
+    if is_lazy(x) and any(type(n) is float for n in shape):
         raise ValueError(f"{name} has the unknown shape {shape}; accepted: a shape of known lengths")
     return shape
 
@@ -48,6 +49,8 @@ def _is_integer(dtype: str) -> bool:
 
 def is_array_argument(name: str, x: object, accepted: str) -> None:
     """TypeError unless `x` is an array that this package serves."""
+    if type(x) is np.ndarray:
+        return
     if not is_array(x):
         raise TypeError(f"{name} is {type(x).__name__}; accepted: {accepted}")
     if not is_dense(x):
@@ -69,17 +72,23 @@ def same_place(name: str, x: Array, logits: Array) -> None:
         raise ValueError(f"{name} is on device {here} and logits is on device {there}; accepted: one device")
 
 
-def logits_and_targets(logits: Array, targets: Array) -> tuple[tuple[int, ...], str, bool]:
-    """The shape of the logits, the name of their dtype, and whether the targets are soft."""
+def logits_alone(logits: Array) -> tuple[tuple[int, ...], str]:
+    """The shape of the logits and the name of their dtype."""
     is_array_argument("logits", logits, "an array of shape (..., V)")
-    is_array_argument("targets", targets, "an integer array of shape (...), or a floating one of shape (..., V)")
-    same_place("targets", targets, logits)
     dtype = dtype_name(logits.dtype)
     if dtype not in FLOATS:
         raise TypeError(f"logits has dtype {dtype}; accepted: {', '.join(FLOATS)}")
     shape = shape_of("logits", logits)
     if not shape:
         raise ValueError("logits has shape (); accepted: (..., V)")
+    return shape, dtype
+
+
+def logits_and_targets(logits: Array, targets: Array) -> tuple[tuple[int, ...], str, bool]:
+    """The shape of the logits, the name of their dtype, and whether the targets are soft."""
+    shape, dtype = logits_alone(logits)
+    is_array_argument("targets", targets, "an integer array of shape (...), or a floating one of shape (..., V)")
+    same_place("targets", targets, logits)
     t_shape, t_dtype = shape_of("targets", targets), dtype_name(targets.dtype)
     accepted = f"any integer dtype of shape {shape[:-1]}, or a floating dtype of shape {shape} (soft targets)"
     given = f"targets has dtype {t_dtype} and shape {t_shape} for logits of shape {shape}"
@@ -269,7 +278,7 @@ def _overlaps_itself(shape: tuple[int, ...], strides: tuple[int, ...], size: int
 
 def targets_in_range(xp: Namespace, targets: Array, bad: Array, vocabulary: int, ignore_index: int | None) -> None:
     """IndexError naming the first target for which `bad` is true. Reading the answer waits for the device, once."""
-    if not bool(xp.any(bad)):
+    if not (bad.any() if type(bad) is np.ndarray else bool(xp.any(bad))):
         return
     flat = xp.reshape(xp.astype(bad, xp.uint8), (-1,))
     shape = tuple(targets.shape)

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-from xent import arrays
+from xent import arrays, choice
 from xent.arrays import Array
 from xent.calls import Call
-from xent.engines import array_api
+from xent.engines import rows as block_of
 from xent.engines.rows import Rows
 
 # Elements copied at a time.
@@ -47,6 +47,7 @@ def _walk(call: Call, losses: Array, scale: Array | float | None, d: Array | Non
     index = None if call.soft else xp.reshape(call.tokens.classes, (-1,))
     weight = None if call.tokens.weight is None else xp.reshape(call.tokens.weight, (-1,))
     soft = call.targets
+    run = choice.engine(call.engine).run
     start = 0
     for place in _places(call.lead, [x for x in (call.logits, soft, d) if x is not None]):
         x = _matrix(call.logits, place)
@@ -60,10 +61,10 @@ def _walk(call: Call, losses: Array, scale: Array | float | None, d: Array | Non
             coefficients=call.coefficients,
         )
         if d is None:
-            array_api.run(xp, rows, losses[start:stop])
+            run(xp, rows, losses[start:stop])
         else:
             matrix = _matrix(d, place)
-            array_api.run(xp, rows, losses[start:stop], array_api.of_rows(scale, start, stop), matrix)
+            run(xp, rows, losses[start:stop], block_of.of_rows(scale, start, stop), matrix)
             if not arrays.may_overlap(matrix, d):
                 d[place] = arrays.namespace(d).reshape(matrix, d[place].shape)
         start = stop

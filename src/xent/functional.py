@@ -258,7 +258,28 @@ def loss_and_gradient(call: Call, grad_output: Array | float | None, out: Array 
         return _loss_and_gradient(call, grad_output, out)
 
 
+def gradient(call: Call, grad_output: Array | float | None) -> Array:
+    """The gradient of a call alone."""
+    if 0 in call.lead:
+        return arrays.new_like(call.logits)
+    with arrays.quiet(call.xp):
+        return _losses_and_gradient(call, grad_output, None)[1]
+
+
 def _loss_and_gradient(call: Call, grad_output: Array | float | None, out: Array | None) -> tuple[Array, Array]:
+    losses, d = _losses_and_gradient(call, grad_output, out)
+    value = reduced(call, losses)
+    if out is not None and d is not out:
+        # Last of all: the denominator may lie in this memory.
+        out[...] = d
+        d = out
+    elif out is not None:
+        arrays.tell_written(out)
+    return value, d
+
+
+def _losses_and_gradient(call: Call, grad_output: Array | float | None, out: Array | None) -> tuple[Array, Array]:
+    """The token losses (N,) and the gradient (..., V), in `out` where that is safe."""
     xp, logits = call.xp, call.logits
     grad: Array | float = 1.0 if grad_output is None else grad_output
     if not arrays.is_array(grad) or isinstance(grad, np.generic):
@@ -278,14 +299,7 @@ def _loss_and_gradient(call: Call, grad_output: Array | float | None, out: Array
         losses, d = flatten.walk(call, scale, out)
     if tuple(d.shape) != call.shape:
         d = xp.reshape(d, call.shape)
-    value = reduced(call, losses)
-    if out is not None and d is not out:
-        # Last of all: the denominator may lie in this memory.
-        out[...] = d
-        d = out
-    elif out is not None:
-        arrays.tell_written(out)
-    return value, d
+    return losses, d
 
 
 def perplexity(loss: Array | float) -> Array | float:

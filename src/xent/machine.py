@@ -180,7 +180,7 @@ def report() -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     engines = [f"{name}: {description}" for name, description in ENGINES.items()]
-    parts = [[versions(), f"threads for large calls: {threads.count()}"], table]
+    parts = [[versions(), f"threads for large calls: {threads.get_num_threads()}"], table]
     if missing:
         parts.append(["not here:", *(f"  {problem}" for problem in missing)])
     parts.append(["engines:", *(f"  {engine}" for engine in engines)])

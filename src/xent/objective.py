@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from xent.arrays import Array, Namespace, cast, clip_finite, log1p_sum, pick, put, stop_gradient
+from xent.arithmetic import cast, clip_finite, log1p_sum, pick, put, stop_gradient
+from xent.arrays import Array, Namespace
 from xent.statistics import UNIT, Masses, RowStatistics
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from xent.arrays import Array, Namespace, accurate_sum, cast, wide_float
+from xent.arithmetic import accurate_sum, cast
+from xent.arrays import Array, Namespace, wide_float
 from xent.tokens import Tokens
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from xent.arrays import Array, Namespace, exp, finite_from_below, pick, put, stop_gradient, subtract
+from xent.arithmetic import exp, finite_from_below, pick, put, stop_gradient, subtract
+from xent.arrays import Array, Namespace
 
 # A power of two, which costs no rounding: billions of the largest differences of logits add up to a finite number.
 UNIT = 2.0**-40

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from xent import checks
-from xent.arrays import Array, Namespace, cast, device, dtype_name, is_jax, namespace, wide_integer
+from xent.arithmetic import cast
+from xent.arrays import Array, Namespace, device, dtype_name, is_jax, namespace, wide_integer
 
 
 class Tokens(NamedTuple):
@@ -44,12 +45,14 @@ def of_targets(
     dtype: object,
 ) -> Tokens:
     """The tokens of hard targets. `check`: IndexError for one outside the vocabulary; without it, its row is NaN."""
-    if check:
-        # A jitted function's closure is as readable as ever, but nothing that JAX computes from it there is.
-        seen = np.asarray(targets) if is_jax(targets) else targets
-        bad = _kinds(namespace(seen), seen, vocabulary, ignore_index)[3]
-        checks.targets_in_range(namespace(seen), seen, bad, vocabulary, ignore_index)
     t, outside, kept, bad = _kinds(xp, targets, vocabulary, ignore_index)
+    if check and is_jax(targets):
+        # A jitted function's closure is as readable as ever, but nothing that JAX computes from it there is.
+        seen = np.asarray(targets)
+        seen_bad = _kinds(namespace(seen), seen, vocabulary, ignore_index)[3]
+        checks.targets_in_range(namespace(seen), seen, seen_bad, vocabulary, ignore_index)
+    elif check:
+        checks.targets_in_range(xp, targets, bad, vocabulary, ignore_index)
     if kept is not None or not check:
         t = xp.where(outside if kept is None else outside | ~kept, xp.zeros_like(t), t)
     weight = None if weights is None else xp.broadcast_to(cast(xp, weights, dtype), targets.shape)

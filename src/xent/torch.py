@@ -18,7 +18,7 @@ from xent import arrays, flatten
 from xent.arrays import is_dense
 from xent.calls import Call, prepare, rows_of
 from xent.engines import array_api
-from xent.functional import is_followed, loss_and_gradient, loss_of, reduced
+from xent.functional import gradient, is_followed, loss_of, reduced
 
 __all__ = ["CrossEntropyLoss", "cross_entropy"]
 
@@ -70,7 +70,7 @@ class _HostLoss(torch.autograd.Function):
                 loss = _general_loss(logits, targets, ctx.options)
             return *torch.autograd.grad(loss, logits, grad, create_graph=torch.is_grad_enabled()), None, None
         call = ctx.call.with_logits(logits.detach(), targets)
-        return loss_and_gradient(call, grad, None)[1], None, None
+        return gradient(call, grad), None, None
 
 
 class _Losses(torch.autograd.Function):

@@ -12,10 +12,10 @@ from functools import partial
 import numpy as np
 
 from xent import arrays, statistics
+from xent.arithmetic import cast
 from xent.arrays import (
     Array,
     Namespace,
-    cast,
     compute_dtype,
     computes_in_place,
     dtype_name,
@@ -88,16 +88,9 @@ def _walk_device(xp: Namespace, rows: Rows, losses: Array, scale: Array | float,
             losses[i:j] = block_of.losses(xp, part)
             continue
         target = out[i:j, :] if in_place else None
-        losses[i:j], d = block_of.losses_and_gradient(xp, part, of_rows(scale, i, j), target)
+        losses[i:j], d = block_of.losses_and_gradient(xp, part, block_of.of_rows(scale, i, j), target)
         if not in_place:
             out[i:j, :] = cast(xp, d, out.dtype)
-
-
-def of_rows(scale: Array | float | None, start: int, stop: int) -> Array | float:
-    """The part of a scale (None for 1, one number, or one per row) that belongs to the rows from `start` to `stop`."""
-    if scale is None:
-        return 1.0
-    return scale if isinstance(scale, float) or scale.ndim == 0 else scale[start:stop]
 
 
 def _walk_host(rows: Rows, losses: Array, scale: Array | float, out: Memory | None) -> None:
@@ -106,7 +99,7 @@ def _walk_host(rows: Rows, losses: Array, scale: Array | float, out: Memory | No
         return
     tiled = rows.soft is None and v > TILE and not rows.coefficients.floor
     work = partial(_tiles if tiled else _blocks, rows, losses, scale, out)
-    threads.split(work, n, 1 if n * v < SMALL else threads.count())
+    threads.split(work, n, 1 if n * v < SMALL else threads.get_num_threads())
 
 
 def _blocks(rows: Rows, losses: Array, scale: Array | float, out: Memory | None, start: int, stop: int) -> None:
@@ -135,7 +128,7 @@ def _blocks(rows: Rows, losses: Array, scale: Array | float, out: Memory | None,
                 continue
             target = out.block(block, columns, losses.dtype)
             memory = memory if target is None else target
-            losses[block], d = block_of.losses_and_gradient(xp, part, of_rows(scale, i, j), memory)
+            losses[block], d = block_of.losses_and_gradient(xp, part, block_of.of_rows(scale, i, j), memory)
             if target is None:
                 out.store(block, columns, d)
 
@@ -161,7 +154,7 @@ def _tiles(rows: Rows, losses: Array, scale: Array | float, out: Memory | None, 
                 x = logits.load(block, slice(a, b), memory)
                 pieces.append(block_of.statistics_of_piece(xp, x, a, row, memory))
             found = statistics.merge(xp, pieces)
-            result = block_of.outcome(xp, found, row, of_rows(scale, i, i + 1))
+            result = block_of.outcome(xp, found, row, block_of.of_rows(scale, i, i + 1))
             losses[block] = result.loss
             if out is None:
                 continue

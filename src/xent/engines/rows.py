@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from xent import objective, statistics
-from xent.arrays import Array, Namespace, clear_rows, exp, hits, multiply, pick, put, subtract
+from xent.arithmetic import clear_rows, exp, hits, multiply, pick, put, subtract
+from xent.arrays import Array, Namespace
 from xent.objective import Coefficients
 
 
@@ -36,6 +37,13 @@ class Rows(NamedTuple):
             self.class_weights,
             self.coefficients,
         )
+
+
+def of_rows(scale: Array | float | None, start: int, stop: int) -> Array | float:
+    """The part of a scale (None for 1, one number, or one per row) that belongs to the rows from `start` to `stop`."""
+    if scale is None:
+        return 1.0
+    return scale if isinstance(scale, float) or scale.ndim == 0 else scale[start:stop]
 
 
 def column(scale: Array | float) -> Array | float:

@@ -1,12 +1,14 @@
 """The pool of threads that walk blocks of rows. One pool for the process, made when first needed.
 
-Its size is the number of cores this process may use, or XENT_NUM_THREADS. Small work never reaches it. A forked child
-makes a pool of its own; a call from one of the pool's threads runs where it is, so callers may be threads themselves.
+Its size is what `set_num_threads` says, else XENT_NUM_THREADS, else the number of cores this process may use. Small
+work never reaches it. A forked child makes a pool of its own; a call from one of the pool's threads runs where it is,
+so callers may be threads themselves.
 """
 
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import threading
 from collections import deque
@@ -17,10 +19,59 @@ from itertools import pairwise
 _lock = threading.Lock()
 _local = threading.local()
 _pool: ThreadPoolExecutor | None = None
+_chosen: int | None = None
 
 
-def count() -> int:
-    """How many threads large calls use; XENT_NUM_THREADS, else the cores that this process may use."""
+def set_num_threads(number: int | None) -> None:
+    """Say how many threads a large call in host memory uses, in this process and from now on.
+
+    Parameters
+    ----------
+    number
+        A whole number of at least 1, or None: as the environment's XENT_NUM_THREADS says, or else one for each core
+        that this process may use. Results do not depend on it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything else.
+
+    Examples
+    --------
+    >>> set_num_threads(1)
+    >>> get_num_threads()
+    1
+    >>> set_num_threads(None)
+    """
+    global _chosen  # noqa: PLW0603
+    accepted = "None or a whole number of at least 1"
+    if number is not None:
+        if isinstance(number, bool):
+            raise TypeError(f"number is {number!r} (bool); accepted: {accepted}")
+        try:
+            number = operator.index(number)
+        except TypeError:
+            raise TypeError(f"number is {number!r} ({type(number).__name__}); accepted: {accepted}") from None
+        if number < 1:
+            raise ValueError(f"number is {number}; accepted: {accepted}")
+    _chosen = number
+
+
+def get_num_threads() -> int:
+    """How many threads a large call in host memory uses: see `set_num_threads`.
+
+    Raises
+    ------
+    ValueError
+        Where XENT_NUM_THREADS is no whole number of at least 1.
+
+    Examples
+    --------
+    >>> get_num_threads() >= 1
+    True
+    """
+    if _chosen is not None:
+        return _chosen
     given = os.environ.get("XENT_NUM_THREADS")
     if given is not None:
         if not given.isdecimal() or int(given) < 1:

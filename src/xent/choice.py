@@ -1,0 +1,124 @@
+"""Which engine walks the logits of a call, and why: the fastest that can, or the one that was asked for.
+
+The choice looks at what the logits are and at nothing that a row could notice (their number, their layout, what ran
+before), so a row has the same bits in every call. XENT_ENGINE names an engine that "auto" is to prefer wherever it can
+serve.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+from types import ModuleType
+
+from xent import arrays, checks
+from xent.arrays import Array
+from xent.engines import ENGINES, threads
+from xent.objective import Coefficients
+
+
+def obstacle(name: str, logits: Array, coefficients: Coefficients) -> str | None:
+    """Why the engine of that name cannot walk these logits; None where it can."""
+    if name == "array_api":
+        return None
+    if not (arrays.is_host_memory(logits) and arrays.is_readable(logits)):
+        return f"it walks eager NumPy arrays and torch tensors in host memory, and logits {_kind(logits)}"
+    if coefficients.floor:
+        return "it has no clipped probabilities, which algorithm='explicit' asks for"
+    return numba_problem()
+
+
+@functools.cache
+def numba_problem() -> str | None:
+    """Why Numba cannot be used here; None where it can. It is imported by the first call that might need it."""
+    if importlib.util.find_spec("numba") is None:
+        return "Numba is not installed (pip install 'xent[numba]')"
+    try:
+        importlib.import_module("xent.engines.numba_cpu")
+    except Exception as error:  # a Numba that was built for another NumPy raises what it likes
+        return f"Numba does not import: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return None
+
+
+def chosen(asked: str, logits: Array, coefficients: Coefficients) -> str:
+    """The name of the engine for a call that asked for "auto" or for an engine; ValueError where that cannot serve."""
+    if asked == "auto":
+        return next(name for name in _preferred() if obstacle(name, logits, coefficients) is None)
+    problem = obstacle(asked, logits, coefficients)
+    if problem is not None:
+        others = [name for name in ENGINES if obstacle(name, logits, coefficients) is None]
+        accepted = ", ".join(map(repr, ("auto", *others)))
+        raise ValueError(f"engine is {asked!r}, which cannot serve this call: {problem}; accepted: {accepted}")
+    return asked
+
+
+def _preferred() -> tuple[str, ...]:
+    """The engines in the order in which they are tried: the fastest first, but before all the one in XENT_ENGINE."""
+    name = os.environ.get("XENT_ENGINE", "auto")
+    if name == "auto":
+        return tuple(ENGINES)
+    if name not in ENGINES:
+        raise ValueError(f"XENT_ENGINE is {name!r}; accepted: {', '.join(map(repr, ('auto', *ENGINES)))}")
+    return (name, *ENGINES)
+
+
+def engine(name: str) -> ModuleType:
+    """The room of that engine: its `run` walks rows."""
+    return importlib.import_module(f"xent.engines.{'numba_cpu' if name == 'numba' else name}")
+
+
+def explain(logits: Array, algorithm: str = "stable") -> str:
+    """Say which engine would walk these logits, and for each other one why not.
+
+    Parameters
+    ----------
+    logits
+        The array (..., V) that a call would be given; its values are not looked at.
+    algorithm
+        That of the call: "stable" or "explicit".
+
+    Returns
+    -------
+    str
+        A few lines for people.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where a call would not take these logits or this algorithm.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> print(explain(np.zeros((4, 10), dtype=np.float32), algorithm="explicit").splitlines()[1])
+    numba: cannot serve: it has no clipped probabilities, which algorithm='explicit' asks for
+    """
+    shape, dtype = checks.logits_alone(logits)
+    checks.choice("algorithm", algorithm, checks.ALGORITHMS)
+    coefficients = Coefficients.of(label_smoothing=0.0, smoothing="others", z_loss=0.0, algorithm=algorithm)
+    best = chosen("auto", logits, coefficients)
+    lines = [f"{arrays.library(logits)} logits {shape} {dtype}, {_place(logits)}: engine {best!r}"]
+    for name, description in ENGINES.items():
+        problem = obstacle(name, logits, coefficients)
+        verdict = (
+            f"cannot serve: {problem}" if problem else f"{'chosen' if name == best else 'can serve'}: {description}"
+        )
+        lines.append(f"{name}: {verdict}")
+    if arrays.is_host_memory(logits) and arrays.is_readable(logits):
+        lines.append(f"threads for large calls: {threads.get_num_threads()}")
+    return "\n".join(lines)
+
+
+def _kind(logits: Array) -> str:
+    if arrays.is_lazy(logits):
+        return "are lazy"
+    if not arrays.is_readable(logits):
+        return "are traced"
+    return f"are {arrays.library(logits)} arrays on {_place(logits)}"
+
+
+def _place(logits: Array) -> str:
+    name = arrays.device_name(logits)
+    return "in host memory" if name is None or arrays.is_host_memory(logits) else f"device {name}"
