@@ -15,6 +15,7 @@ import pytest
 from benchmarks import host, table
 from benchmarks.contenders import read
 from benchmarks.measurement import ROUNDS, Measurement, Run, shortcomings
+from benchmarks.problem import Problem
 from benchmarks.questions import QUESTIONS
 
 SHORT = 1e-3
@@ -41,6 +42,11 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "question(name): the question of benchmarks/questions.py that a test asks")
+    try:
+        for size in (config.getoption("sizes") or "1x1").split(","):
+            Problem.parse(size)
+    except ValueError as error:
+        raise pytest.UsageError(f"--sizes: {error}") from None
     config.stash[_found] = []
     config.stash[_host] = host.facts()
     # pytest-benchmark's own table has a row for every statistic but none for what is compared here.
@@ -57,10 +63,7 @@ def pytest_generate_tests(metafunc):
     if marker is None:
         return
     question = QUESTIONS[marker.args[0]]
-    try:
-        problems = question.problems(metafunc.config.getoption("sizes"))
-    except ValueError as error:
-        raise pytest.UsageError(f"--sizes: {error}") from None
+    problems = question.problems(metafunc.config.getoption("sizes"))
     pairs = [(problem, one) for problem in problems for one in question.usable(problem)]
     metafunc.parametrize(
         ("problem", "contender"), pairs, ids=[f"{problem}-{one.label.replace(' ', '-')}" for problem, one in pairs]
