@@ -24,6 +24,7 @@ SHORT_ROUNDS, SHORT_ITERATIONS = 25, 20
 
 _found = pytest.StashKey[list[Measurement]]()
 _host = pytest.StashKey[dict]()
+_began = pytest.StashKey[float]()
 
 
 def pytest_addoption(parser):
@@ -48,6 +49,7 @@ def pytest_configure(config):
     except ValueError as error:
         raise pytest.UsageError(f"--sizes: {error}") from None
     config.stash[_found] = []
+    config.stash[_began] = time.monotonic()
     config.stash[_host] = host.facts()
     # pytest-benchmark's own table has a row for every statistic but none for what is compared here.
     config.option.benchmark_quiet = True
@@ -126,4 +128,5 @@ def pytest_sessionfinish(session):
     if file is not None:
         found = config.stash[_found]
         command = " ".join(["python -m pytest", *map(str, config.invocation_params.args)])
-        Run(config.stash[_host], command, shortcomings(found), found).save(file)
+        seconds = time.monotonic() - config.stash[_began]
+        Run(config.stash[_host], command, seconds, shortcomings(found), found).save(file)

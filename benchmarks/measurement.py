@@ -56,6 +56,8 @@ class Run:
 
     host: dict[str, Any]
     command: str
+    seconds: float
+    """How long all of it took."""
     shortcomings: list[str]
     """Why it is not the whole benchmark, which the page shows; nothing if it is."""
     measurements: list[Measurement]

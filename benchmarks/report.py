@@ -22,7 +22,7 @@ BEGIN, END = "<!-- begin: make bench -->", "<!-- end -->"
 def generated(run: Run, pictures: Sequence[tuple[Path, str]]) -> str:
     """The part between the marks."""
     parts = [
-        _fenced([*host.lines(run.host), run.command]),
+        _fenced([*host.lines(run.host), f"{run.command} ({run.seconds / 60:.1f} minutes)"]),
         *(f"![{words}](images/{path.name})" for path, words in pictures),
     ]
     for title, rows in table.tables(run.measurements):

@@ -173,7 +173,9 @@ def test_questions_come_in_their_own_order():
 
 
 def test_a_run_survives_its_file(tmp_path):
-    run = Run({"date": "2026-11-24"}, "pytest", [], [of("memory-forward", COPY, peak_bytes=12), of("forward", COPY)])
+    run = Run(
+        {"date": "2026-11-24"}, "pytest", 60.5, [], [of("memory-forward", COPY, peak_bytes=12), of("forward", COPY)]
+    )
     run.save(tmp_path / "folder" / "run.json")
     assert Run.load(tmp_path / "folder" / "run.json") == run
 

@@ -42,7 +42,13 @@ def test_the_page_has_machine_versions_date_command_tables_and_plots(docs):
     page = (docs / "performance.md").read_text(encoding="utf-8")
     assert page.startswith("words\n")
     assert page.endswith("more words\n")
-    for said in (run.host["date"], run.host["processor"], run.host["xent"], "numpy 2.4.6", run.command):
+    for said in (
+        run.host["date"],
+        run.host["processor"],
+        run.host["xent"],
+        "numpy 2.4.6",
+        f"{run.command} (1.8 minutes)",
+    ):
         assert said in page
     assert "### Forward and gradient against V, N·V constant" in page
     for name in (plots.ROOFLINE, plots.VOCABULARY, plots.MEMORY):
