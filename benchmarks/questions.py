@@ -16,7 +16,7 @@ HALVES = ("512x50257:float16", "512x50257:bfloat16")
 """Where a smaller size tells as much: what a call needs besides its arrays, and copies of them in another dtype."""
 SMALL = "8x16"
 
-VOCABULARIES = (2, 4, 10, 32, 100, 1_000, 10_000, 100_000, 1_000_000)
+VOCABULARIES = (2, 10, 32, 100, 1_000, 10_000, 100_000, 1_000_000)
 LOGITS = 2**24
 """N·V where V varies: 64 MiB, and as much again for the gradient, which no cache holds."""
 ROWS = (1, 8, 64, 512, 2048)

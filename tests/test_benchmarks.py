@@ -199,13 +199,19 @@ def test_peak_memory_of_a_process(capsys):
     assert int(capsys.readouterr().out) >= 0
 
 
+def run_benchmarks(*arguments):
+    """A run of its own, outside the workers of this one, where pytest-benchmark would not measure."""
+    command = [sys.executable, "-m", "pytest", "benchmarks", "--benchmark-only", "-p", "no:cacheprovider", *arguments]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )  # fmt: skip
+
+
 def test_a_run_from_the_command_line(tmp_path):
     file = tmp_path / "run.json"
-    command = [
-        sys.executable, "-m", "pytest", "benchmarks", "--benchmark-only", "--sizes", "6x40", "--rounds", "1",
-        "-k", "(xent-numpy and array_api) or (copy and not torch)", "-p", "no:cacheprovider", "--json", str(file),
-    ]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    chosen = "(xent-numpy and array_api) or (copy and not torch)"
+    done = run_benchmarks("--sizes", "6x40", "--rounds", "1", "-k", chosen, "--json", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
     run = Run.load(file)
     assert {one.question for one in run.measurements} == QUESTIONS.keys() - {"small-backward"}
@@ -215,8 +221,7 @@ def test_a_run_from_the_command_line(tmp_path):
 
 
 def test_a_size_that_is_none_is_a_usage_error():
-    command = [sys.executable, "-m", "pytest", "benchmarks", "--sizes", "6by40", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = run_benchmarks("--sizes", "6by40")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "'6by40' is not a size" in done.stdout + done.stderr
 
