@@ -4,10 +4,10 @@ BIN := .venv/bin
 # The pinned versions keep torch to its CPU build where this project is tested; users are not bound by them.
 CONSTRAINTS := .ci/constraints.txt
 
-.PHONY: help demo test lint bench accuracy scoreboard vectors clean
+.PHONY: help demo test lint bench bench-compare accuracy scoreboard vectors clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
 
 .venv/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv .venv
@@ -25,8 +25,17 @@ lint: .venv/installed  ## style, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/installed  ## speed and memory against the peers, side by side
-	$(BIN)/python -m pytest benchmarks --benchmark-only
+bench: .venv/installed  ## speed and memory against the peers: tables, docs/performance.md and its plots
+	$(BIN)/python -m pytest benchmarks --benchmark-only --json .benchmarks/run.json
+	$(BIN)/python -m benchmarks.report .benchmarks/run.json
+
+# What is compared with: any revision. SIZES is rows x vocabulary, separated by commas.
+BASE ?= HEAD
+SIZES ?= 512x50257
+PAIRS ?= 7
+
+bench-compare: .venv/installed  ## is this tree slower than revision BASE? pair by pair; SIZES=, PAIRS=
+	$(BIN)/python -m benchmarks.compare $(BASE) --sizes $(SIZES) --pairs $(PAIRS)
 
 accuracy: .venv/installed  ## the accuracy table of the README, against the 60-digit oracle
 	$(BIN)/python -m xent_conformance.accuracy

@@ -1,25 +1,30 @@
-"""The benchmarks' switches, the one fixture that measures, and the table at the end.
+"""The benchmarks' switches, the one fixture that measures, and the tables at the end.
 
-`question` on a test says what it asks; the test then runs for every contender that is here and every size.
+`question` on a test says what it asks; the test then runs on every problem of the question, for every contender that is
+here and takes it.
 """
 
 from __future__ import annotations
 
 import os
+import time
+from pathlib import Path
 
 import pytest
 
-from benchmarks import contenders, host, table
+from benchmarks import host, table
+from benchmarks.contenders import read
+from benchmarks.measurement import ROUNDS, Measurement, Run, shortcomings
 from benchmarks.problem import Problem
 from benchmarks.questions import QUESTIONS
-from benchmarks.table import Measurement
 
-SIZES = "2048x50257,4096x10000"
-MEMORY_SIZES = "2048x50257"
-ROUNDS = 7
-SMALL_ROUNDS, SMALL_ITERATIONS = 25, 20
+SHORT = 1e-3
+"""Seconds; shorter calls are timed in loops, which a clock can tell apart."""
+SHORT_ROUNDS, SHORT_ITERATIONS = 25, 20
 
 _found = pytest.StashKey[list[Measurement]]()
+_host = pytest.StashKey[dict]()
+_began = pytest.StashKey[float]()
 
 
 def pytest_addoption(parser):
@@ -27,25 +32,32 @@ def pytest_addoption(parser):
     group.addoption(
         "--sizes",
         default=os.environ.get("XENT_BENCH_SIZES"),
-        help=f"rows x vocabulary, separated by commas (default: $XENT_BENCH_SIZES, or {SIZES}; memory: {MEMORY_SIZES})",
+        help="rows x vocabulary and perhaps :dtype, separated by commas, for all but small calls"
+        " (default: $XENT_BENCH_SIZES, or each question's own)",
     )
     group.addoption(
         "--rounds", type=int, default=ROUNDS, help="rounds of a large call; the median counts (%(default)s)"
     )
+    group.addoption("--json", type=Path, metavar="FILE", help="keep the run for benchmarks.table and benchmarks.report")
 
 
 def pytest_configure(config):
-    config.addinivalue_line(
-        "markers", "question(name, sizes=): the question of benchmarks/questions.py that a test asks"
-    )
+    config.addinivalue_line("markers", "question(name): the question of benchmarks/questions.py that a test asks")
+    try:
+        for size in (config.getoption("sizes") or "1x1").split(","):
+            Problem.parse(size)
+    except ValueError as error:
+        raise pytest.UsageError(f"--sizes: {error}") from None
     config.stash[_found] = []
+    config.stash[_began] = time.monotonic()
+    config.stash[_host] = host.facts()
     # pytest-benchmark's own table has a row for every statistic but none for what is compared here.
     config.option.benchmark_quiet = True
     config.option.benchmark_columns = config.option.benchmark_columns or ["median", "rounds"]
 
 
 def pytest_report_header(config):
-    return host.lines()
+    return host.lines(config.stash[_host])
 
 
 def pytest_generate_tests(metafunc):
@@ -53,48 +65,51 @@ def pytest_generate_tests(metafunc):
     if marker is None:
         return
     question = QUESTIONS[marker.args[0]]
-    text = marker.kwargs.get("sizes") or metafunc.config.getoption("sizes")
-    if text is None:
-        text = MEMORY_SIZES if question.name.startswith("memory") else SIZES
-    try:
-        sizes = [Problem.parse(size) for size in text.split(",")]
-    except ValueError as error:
-        raise pytest.UsageError(f"--sizes: {error}") from None
-    metafunc.parametrize("problem", sizes, ids=str, scope="session")
-    metafunc.parametrize("contender", question.usable, ids=lambda one: one.name.replace(" ", "-"))
+    problems = question.problems(metafunc.config.getoption("sizes"))
+    pairs = [(problem, one) for problem in problems for one in question.usable(problem)]
+    metafunc.parametrize(
+        ("problem", "contender"), pairs, ids=[f"{problem}-{one.label.replace(' ', '-')}" for problem, one in pairs]
+    )
 
 
 @pytest.fixture
-def record(request, benchmark, contender, problem):
-    """Keep a measurement for the table, and in pytest-benchmark's JSON."""
-    question = QUESTIONS[request.node.get_closest_marker("question").args[0]]
+def question(request):
+    """What the test asks."""
+    return QUESTIONS[request.node.get_closest_marker("question").args[0]]
+
+
+@pytest.fixture
+def record(request, benchmark, question, contender, problem):
+    """Keep a measurement for the tables."""
 
     def record(**what: float):
-        measurement = Measurement(question.name, str(problem), contender.name, problem.nbytes, **what)
-        benchmark.group = f"{question.title}, {problem}"
-        benchmark.extra_info.update(measurement.as_json())
-        request.config.stash[_found].append(measurement)
+        benchmark.group = f"{question.title}, {problem.title}"
+        found = Measurement(question.name, str(problem), contender.name, contender.threads, **what)
+        request.config.stash[_found].append(found)
 
     return record
 
 
 @pytest.fixture
 def measure(request, benchmark, contender, problem, record):
-    """Check a contender's answer, then time it: a large call alone, small ones in loops that a clock can tell apart."""
+    """Check a contender's answer, then time it: a large call alone, short ones in loops."""
 
-    def measure(*, small: bool = False):
+    def measure():
         call = contender.prepare(problem)
         result = call()
-        if contender.name != contenders.COPY:
-            problem.check(*contenders.read(result))
+        if result is not None:
+            problem.check(*read(result))
         # Freed before the rounds: each of them may then use its memory again, as a training step would.
         del result
-        if small:
-            benchmark.pedantic(call, rounds=SMALL_ROUNDS, iterations=SMALL_ITERATIONS, warmup_rounds=1)
+        began = time.perf_counter()
+        call()
+        if time.perf_counter() - began < SHORT:
+            benchmark.pedantic(call, rounds=SHORT_ROUNDS, iterations=SHORT_ITERATIONS)
         else:
-            benchmark.pedantic(call, rounds=request.config.getoption("rounds"), warmup_rounds=1)
+            benchmark.pedantic(call, rounds=request.config.getoption("rounds"))
         if benchmark.stats is not None:
-            record(seconds=benchmark.stats.stats.median)
+            stats = benchmark.stats.stats
+            record(seconds=stats.median, rounds=stats.rounds)
 
     return measure
 
@@ -103,5 +118,15 @@ def pytest_terminal_summary(terminalreporter, config):
     found = config.stash[_found]
     if found:
         terminalreporter.section("medians")
-        for line in [*host.lines(), "", *table.lines(found)]:
+        for line in [*host.lines(config.stash[_host]), "", *table.lines(found)]:
             terminalreporter.write_line(line)
+
+
+def pytest_sessionfinish(session):
+    config = session.config
+    file = config.getoption("json")
+    if file is not None:
+        found = config.stash[_found]
+        command = " ".join(["python -m pytest", *map(str, config.invocation_params.args)])
+        seconds = time.monotonic() - config.stash[_began]
+        Run(config.stash[_host], command, seconds, shortcomings(found), found).save(file)

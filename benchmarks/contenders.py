@@ -1,4 +1,4 @@
-"""Who competes: `xent` on every backend, the peers, the textbook, and the copy that bounds them all.
+"""What a contender is: a named way to answer a question, with what it needs and the dtypes that it takes.
 
 A contender prepares a call on a problem: what it prepares (arrays on the device, buffers, compilation) is not timed,
 what it calls is, until the result is there. A library is imported only when its contender is prepared.
@@ -6,15 +6,20 @@ what it calls is, until the result is there. A library is imported only when its
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-import xent
 from benchmarks.problem import CHECKED_ROWS, Problem
+from xent.engines import ENGINES
 from xent.machine import BACKENDS
 
 Call = Callable[[], Any]
@@ -22,7 +27,10 @@ Call = Callable[[], Any]
 
 COPY = "copy of the logits"
 TORCH = "torch F.cross_entropy"
+NUMBA, COMPILER = "numba", "C++ compiler"
 PEERS = ("torch", "optax", "scipy")
+ALL_DTYPES = ("float64", "float32", "float16", "bfloat16")
+NUMPY_DTYPES = ("float64", "float32", "float16")
 
 
 @dataclass(frozen=True)
@@ -31,20 +39,54 @@ class Contender:
 
     name: str
     needs: tuple[str, ...]
-    """Names of backends or of peer packages."""
+    """Names of backends, of peer packages, or NUMBA, or COMPILER."""
     prepare: Callable[[Problem], Call]
+    dtypes: tuple[str, ...] = ("float32",)
+    """The dtypes that it is asked about."""
+    threads: int | None = None
+    """How many threads it may use; None for its own choice."""
+
+    @property
+    def label(self) -> str:
+        """Unlike any other of the same question."""
+        return self.name if self.threads is None else f"{self.name}, threads={self.threads}"
 
     @property
     def usable(self) -> bool:
         """Whether all that it needs is here."""
         return all(problem_with(name) is None for name in self.needs)
 
+    def limited_to(self, threads: int) -> Contender:
+        """The same with that many threads."""
 
+        def prepare(problem: Problem) -> Call:
+            call = self.prepare(problem)
+
+            def limited() -> Any:
+                with _limited(threads):
+                    return call()
+
+            return limited
+
+        return replace(self, prepare=prepare, threads=threads)
+
+    def in_float32_only(self) -> Contender:
+        """The same, for questions where the other dtypes would tell nothing more."""
+        return replace(self, dtypes=("float32",))
+
+
+@functools.cache
 def problem_with(name: str) -> str | None:
-    """Why a backend or a peer cannot be used here; None if it can."""
+    """Why a backend, a peer or a tool cannot be used here; None if it can."""
     if name in BACKENDS:
         return BACKENDS[name].problem()
-    return None if importlib.util.find_spec(name) is not None else f"{name} is not installed"
+    if name == COMPILER:
+        found = any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
+        return None if found else "torch.compile has no C++ compiler"
+    if importlib.util.find_spec(name) is None:
+        remedy = " (pip install 'xent[numba]')" if name == NUMBA else ""
+        return f"{name} is not installed{remedy}"
+    return "xent has no engine numba" if name == NUMBA and NUMBA not in ENGINES else None
 
 
 def read(result: Any) -> tuple[float, np.ndarray | None]:
@@ -55,11 +97,13 @@ def read(result: Any) -> tuple[float, np.ndarray | None]:
 
 def _to_numpy(x: Any) -> np.ndarray:
     if hasattr(x, "detach"):
-        x = x.detach().cpu()
+        # NumPy has no bfloat16.
+        x = x.detach().double().cpu()
     return np.asarray(x.get() if hasattr(x, "get") else x)
 
 
-def _arrays(backend: str, problem: Problem) -> tuple[Any, Any]:
+def arrays(backend: str, problem: Problem) -> tuple[Any, Any]:
+    """The logits and targets of a problem as arrays of a backend."""
     if backend == "numpy":
         return problem.logits, problem.targets
     if backend == "dask":
@@ -71,10 +115,14 @@ def _arrays(backend: str, problem: Problem) -> tuple[Any, Any]:
             da.from_array(problem.targets, chunks=rows),
         )
     make = BACKENDS[backend].array
+    if problem.dtype == "bfloat16":
+        import torch
+
+        return make(problem.logits.view(np.int16)).view(torch.bfloat16), make(problem.targets)
     return make(problem.logits), make(problem.targets)
 
 
-def _wait(backend: str) -> Callable[[Any], Any]:
+def waiting(backend: str) -> Callable[[Any], Any]:
     """What makes a result of the backend be there."""
     if backend == "jax":
         import jax
@@ -102,41 +150,30 @@ def _wait(backend: str) -> Callable[[Any], Any]:
     return lambda result: result
 
 
-def _compiled(backend: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    if backend != "jax":
-        return function
-    import jax
+def on(backend: str, function: Callable[..., Any]) -> Callable[[Problem], Call]:
+    """How to prepare a call of a function of logits, targets and the problem's options; under `jit` with JAX."""
 
-    return jax.jit(function)
-
-
-def _on(backend: str, function: Callable[..., Any]) -> Callable[[Problem], Call]:
     def prepare(problem: Problem) -> Call:
-        x, t = _arrays(backend, problem)
-        wait, run = _wait(backend), _compiled(backend, function)
+        x, t = arrays(backend, problem)
+        wait, run = waiting(backend), functools.partial(function, **problem.options)
+        if backend == "jax":
+            import jax
+
+            run = jax.jit(run)
         return lambda: wait(run(x, t))
 
     return prepare
 
 
-def _into_out(backend: str) -> Callable[[Problem], Call]:
-    def prepare(problem: Problem) -> Call:
-        x, t = _arrays(backend, problem)
-        wait = _wait(backend)
-        # Every page touched: a fresh gradient's page faults are the other contender's.
-        out = x * 0
-        return lambda: wait(xent.cross_entropy_and_grad(x, t, out=out))
+def through_autograd(make_loss: Callable[[], Callable[..., Any]], backend: str = "torch") -> Callable[[Problem], Call]:
+    """How to prepare torch's forward and backward of a loss, which is made only then."""
 
-    return prepare
-
-
-def _torch_backward(loss_of: Callable[..., Any], backend: str = "torch") -> Callable[[Problem], Call]:
     def prepare(problem: Problem) -> Call:
         import torch
 
-        x, t = _arrays(backend, problem)
+        x, t = arrays(backend, problem)
         x.requires_grad_(True)
-        wait = _wait(backend)
+        wait, loss_of = waiting(backend), functools.partial(make_loss(), **problem.options)
 
         def call() -> Any:
             loss = loss_of(x, t)
@@ -148,98 +185,31 @@ def _torch_backward(loss_of: Callable[..., Any], backend: str = "torch") -> Call
     return prepare
 
 
-def _torch_loss(x: Any, t: Any) -> Any:
-    import torch
+def jax_value_and_grad(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """The loss and its gradient as JAX differentiates."""
 
-    return torch.nn.functional.cross_entropy(x, t)
-
-
-def _jax_value_and_grad(loss: Callable[..., Any]) -> Callable[..., Any]:
-    def function(x: Any, t: Any) -> Any:
+    def function(x: Any, t: Any, **options: Any) -> Any:
         import jax
 
-        return jax.value_and_grad(loss)(x, t)
+        return jax.value_and_grad(functools.partial(loss, **options))(x, t)
 
     return function
 
 
-def _optax_loss(x: Any, t: Any) -> Any:
-    import optax
-
-    return optax.softmax_cross_entropy_with_integer_labels(x, t).mean()
-
-
-def _scipy_loss(x: np.ndarray, t: np.ndarray) -> Any:
-    from scipy.special import logsumexp
-
-    return np.mean(logsumexp(x, axis=1) - x[np.arange(len(t)), t])
-
-
-def _log_softmax(x: np.ndarray) -> np.ndarray:
-    shifted = x - x.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-
-
-def _textbook_loss(x: np.ndarray, t: np.ndarray) -> Any:
-    return -np.mean(_log_softmax(x)[np.arange(len(t)), t])
-
-
-def _textbook_loss_and_gradient(x: np.ndarray, t: np.ndarray) -> Any:
-    log_p = _log_softmax(x)
-    rows = np.arange(len(t))
-    gradient = np.exp(log_p)
-    gradient[rows, t] -= 1
-    gradient /= len(t)
-    return -np.mean(log_p[rows, t]), gradient
-
-
-def _copy(problem: Problem) -> Call:
-    source, target = problem.logits, np.ones_like(problem.logits)
-    return lambda: np.copyto(target, source)
-
-
-_COPY = Contender(COPY, (), _copy)
-_IN_MEMORY = ("numpy", "torch", "torch-cuda", "cupy")
-
-
-def _title(backend: str) -> str:
-    return f"xent {backend}, jit" if backend == "jax" else f"xent {backend}"
-
-
-def _ours(function: Callable[..., Any], backends: tuple[str, ...], note: str = "") -> list[Contender]:
-    return [Contender(_title(name) + note, (name,), _on(name, function)) for name in backends]
-
-
-_AUTOGRAD = [
-    Contender("xent torch", ("torch",), _torch_backward(xent.cross_entropy)),
-    Contender("xent torch-cuda", ("torch-cuda",), _torch_backward(xent.cross_entropy, "torch-cuda")),
-    Contender("xent jax, jit", ("jax",), _on("jax", _jax_value_and_grad(xent.cross_entropy))),
-]
-_PEERS_WITH_GRADIENT = [
-    Contender(TORCH, ("torch",), _torch_backward(_torch_loss)),
-    Contender("optax, jit", ("jax", "optax"), _on("jax", _jax_value_and_grad(_optax_loss))),
-]
-_TEXTBOOK_WITH_GRADIENT = Contender("textbook numpy", (), _on("numpy", _textbook_loss_and_gradient))
-_PEERS_FORWARD = [
-    Contender(TORCH, ("torch",), _on("torch", _torch_loss)),
-    Contender("optax, jit", ("jax", "optax"), _on("jax", _optax_loss)),
-    Contender("scipy logsumexp", ("scipy",), _on("numpy", _scipy_loss)),
-    Contender("textbook numpy", (), _on("numpy", _textbook_loss)),
-]
-
-FORWARD = [_COPY, *_ours(xent.cross_entropy, (*_IN_MEMORY, "jax", "dask")), *_PEERS_FORWARD]
-GRADIENT = [
-    _COPY,
-    *(Contender(f"{_title(name)}, out=", (name,), _into_out(name)) for name in _IN_MEMORY),
-    *_ours(xent.cross_entropy_and_grad, (*_IN_MEMORY, "jax", "dask")),
-    *_PEERS_WITH_GRADIENT,
-    _TEXTBOOK_WITH_GRADIENT,
-]
-BACKWARD = [_COPY, *_AUTOGRAD, *_PEERS_WITH_GRADIENT]
-SMALL_FORWARD = [*_ours(xent.cross_entropy, ("numpy", "torch", "cupy", "torch-cuda", "jax")), *_PEERS_FORWARD]
-SMALL_GRADIENT = [
-    *_ours(xent.cross_entropy_and_grad, ("numpy", "cupy")),
-    *_AUTOGRAD,
-    *_PEERS_WITH_GRADIENT,
-    _TEXTBOOK_WITH_GRADIENT,
-]
+@contextlib.contextmanager
+def _limited(threads: int) -> Iterator[None]:
+    """So many threads for `xent`, which reads the variable at each call, and for torch where it is in use."""
+    torch = sys.modules.get("torch")
+    before, torch_before = os.environ.get("XENT_NUM_THREADS"), torch and torch.get_num_threads()
+    os.environ["XENT_NUM_THREADS"] = str(threads)
+    if torch:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["XENT_NUM_THREADS"]
+        else:
+            os.environ["XENT_NUM_THREADS"] = before
+        if torch:
+            torch.set_num_threads(torch_before)

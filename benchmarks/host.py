@@ -7,12 +7,13 @@ import importlib.metadata
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
-from benchmarks.contenders import PEERS, problem_with
+from benchmarks.contenders import COMPILER, NUMBA, PEERS, problem_with
 from xent.engines import threads
 from xent.machine import BACKENDS, versions
 
-_PACKAGES = ("numpy", "torch", "jax", "dask", "optax", "scipy")
+_PACKAGES = ("numpy", "numba", "torch", "jax", "dask", "optax", "scipy")
 
 
 def processor() -> str:
@@ -36,14 +37,24 @@ def package_versions(names: tuple[str, ...] = _PACKAGES) -> dict[str, str]:
     return found
 
 
-def lines() -> list[str]:
-    """The head of every table."""
-    date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
-    packages = ", ".join(f"{name} {version}" for name, version in package_versions().items())
-    wanted = dict.fromkeys((*(name for name in BACKENDS if name != "array-api-strict"), *PEERS))
-    missing = [problem for name in wanted if (problem := problem_with(name)) is not None]
+def facts() -> dict[str, Any]:
+    """What a run is kept with."""
+    wanted = dict.fromkeys((*(name for name in BACKENDS if name != "array-api-strict"), *PEERS, NUMBA, COMPILER))
+    return {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": threads.get_num_threads(),
+        "xent": versions(),
+        "packages": package_versions(),
+        "missing": [problem for name in wanted if (problem := problem_with(name)) is not None],
+    }
+
+
+def lines(of: dict[str, Any]) -> list[str]:
+    """The head of every table, from what `facts` gave."""
     return [
-        f"{date}, {processor()}, {os.cpu_count()} cores, {threads.get_num_threads()} threads; {versions()}",
-        packages,
-        *(["not here: " + "; ".join(missing)] if missing else []),
+        f"{of['date']}, {of['processor']}, {of['cores']} cores, {of['threads']} threads; {of['xent']}",
+        ", ".join(f"{name} {version}" for name, version in of["packages"].items()),
+        *(["not here: " + "; ".join(of["missing"])] if of["missing"] else []),
     ]

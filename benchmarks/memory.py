@@ -9,6 +9,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.problem import Problem
@@ -32,8 +33,9 @@ def main(arguments: Sequence[str]) -> int:
     """Print the bytes of one contender's call."""
     question, name, size = arguments
     contender = QUESTIONS[question].find(name)
-    contender.prepare(Problem(8, 16))()
-    call = contender.prepare(Problem.parse(size))
+    problem = Problem.parse(size)
+    contender.prepare(replace(problem, n=8, v=16))()
+    call = contender.prepare(problem)
     if _CLEAR.exists():
         _CLEAR.write_text(_RESET_PEAK, encoding="ascii")
     before = _peak()

@@ -1,81 +1,144 @@
-"""The data of a benchmark: random logits and targets of one size, and the exact answer, computed without `xent`."""
+"""The data of a benchmark: random logits and targets of one size and dtype, and the exact answer, without `xent`."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 
 CHECKED_ROWS = 4
 """How many gradient rows are compared with the exact ones."""
 
+ITEMSIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+# Both halves' are wide enough for a peer that returns its loss in half precision.
+TOLERANCES = {"float64": 1e-8, "float32": 1e-4, "float16": 1e-2, "bfloat16": 2e-2}
+
+OPTIONS = {"ignore_index": -100, "label_smoothing": 0.1, "smoothing": "uniform", "z_loss": 1e-4}
+"""What is asked for where a question is about options, in `xent`'s names."""
+IGNORED_EVERY = 8
+"""Of how many tokens one is ignored where there are options, the first of them."""
+_EXACT_AT_ONCE = 2**18
+
 
 @dataclass(frozen=True)
 class Problem:
-    """N rows of V float32 logits."""
+    """N rows of V logits."""
 
     n: int
     v: int
+    dtype: str = "float32"
+    with_options: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Problem:
-        """From a size like ``2048x50257``."""
-        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text.strip())
-        if match is None:
-            raise ValueError(f"{text!r} is not a size; accepted: rows x vocabulary, like 2048x50257")
-        return cls(int(match[1]), int(match[2]))
+        """From a size like ``2048x50257``, or ``2048x50257:bfloat16``."""
+        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)(?::(\w+))?", text.strip())
+        if match is None or (match[3] or "float32") not in ITEMSIZES:
+            raise ValueError(
+                f"{text!r} is not a size; accepted: rows x vocabulary, like 2048x50257, "
+                f"and perhaps a dtype, like 2048x50257:bfloat16 ({', '.join(ITEMSIZES)})"
+            )
+        return cls(int(match[1]), int(match[2]), match[3] or "float32")
 
     def __str__(self) -> str:
         """As `parse` reads it."""
-        return f"{self.n}x{self.v}"
+        return f"{self.n}x{self.v}" + ("" if self.dtype == "float32" else f":{self.dtype}")
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.n}x{self.v} {self.dtype}"
 
     @property
     def nbytes(self) -> int:
         """The bytes of the logits."""
-        return 4 * self.n * self.v
+        return ITEMSIZES[self.dtype] * self.n * self.v
 
-    @cached_property
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The keywords of the call."""
+        return OPTIONS if self.with_options else {}
+
+    @property
     def logits(self) -> np.ndarray:
-        """Three times standard normal: neither flat nor settled. Nobody may write to it."""
-        x = np.empty((self.n, self.v), dtype=np.float32)
-        np.random.default_rng(1).standard_normal(out=x, dtype=np.float32)
-        x *= 3
-        x.flags.writeable = False
-        return x
+        """Three times standard normal: neither flat nor settled; bfloat16 as its 16 bits. Nobody may write to it."""
+        return _logits(self.n, self.v, self.dtype)
 
-    @cached_property
+    @property
     def targets(self) -> np.ndarray:
-        """Uniform over the vocabulary."""
-        t = np.random.default_rng(2).integers(0, self.v, self.n)
-        t.flags.writeable = False
-        return t
+        """Uniform over the vocabulary, some of them ignored where there are options."""
+        return _targets(self.n, self.v, self.with_options)
 
-    @cached_property
+    @property
     def exact(self) -> tuple[float, np.ndarray]:
-        """The mean loss, and the first rows of its gradient, in float64, a few rows at a time."""
-        total = 0.0
-        head = np.empty((min(CHECKED_ROWS, self.n), self.v))
-        for start in range(0, self.n, CHECKED_ROWS):
-            rows = slice(start, start + CHECKED_ROWS)
-            x = self.logits[rows].astype(np.float64)
-            x -= x[np.arange(len(x)), self.targets[rows]][:, None]
-            e = np.exp(x)
-            z = e.sum(axis=1)
-            total += float(np.log(z).sum())
-            if start == 0:
-                head[...] = e / z[:, None]
-                head[np.arange(len(head)), self.targets[rows]] -= 1
-                head /= self.n
-        return total / self.n, head
+        """The mean loss, and the first rows of its gradient, in float64."""
+        return _exact(self)
 
     def check(self, loss: float, gradient_head: np.ndarray | None) -> None:
         """A wrong answer has no speed: raise for one."""
         exact_loss, exact_head = self.exact
-        if not abs(loss - exact_loss) <= 1e-4 * exact_loss:
+        tolerance = TOLERANCES[self.dtype]
+        if not abs(loss - exact_loss) <= tolerance * exact_loss:
             raise AssertionError(f"mean loss {loss}, exact {exact_loss}")
         if gradient_head is not None:
             error = np.max(np.abs(gradient_head - exact_head))
-            if not error <= 1e-4 / self.n:
+            if not error <= tolerance / self.n:
                 raise AssertionError(f"gradient off by {error}, of entries up to {1 / self.n}")
+
+
+# One at a time: a run asks about one size after the other, and a few of them would fill a small machine's memory.
+@lru_cache(maxsize=1)
+def _logits(n: int, v: int, dtype: str) -> np.ndarray:
+    x = np.empty((n, v), dtype=np.float64 if dtype == "float64" else np.float32)
+    np.random.default_rng(1).standard_normal(out=x, dtype=x.dtype)
+    x *= 3
+    if dtype == "bfloat16":
+        # Cut off rather than rounded: these are the logits, there is nothing that they should be close to.
+        x = (x.view(np.uint32) >> 16).astype(np.uint16)
+    elif dtype == "float16":
+        x = x.astype(np.float16)
+    x.flags.writeable = False
+    return x
+
+
+@lru_cache(maxsize=1)
+def _targets(n: int, v: int, with_options: bool) -> np.ndarray:
+    t = np.random.default_rng(2).integers(0, v, n)
+    if with_options:
+        t[::IGNORED_EVERY] = OPTIONS["ignore_index"]
+    t.flags.writeable = False
+    return t
+
+
+def _wide(x: np.ndarray) -> np.ndarray:
+    return ((x.astype(np.uint32) << 16).view(np.float32) if x.dtype == np.uint16 else x).astype(np.float64)
+
+
+@cache
+def _exact(problem: Problem) -> tuple[float, np.ndarray]:
+    smoothing, z_loss = (problem.options.get(name, 0.0) for name in ("label_smoothing", "z_loss"))
+    targets = problem.targets
+    counted = targets >= 0
+    total, head = 0.0, None
+    at_once = max(CHECKED_ROWS, _EXACT_AT_ONCE // problem.v)
+    for start in range(0, problem.n, at_once):
+        rows = slice(start, start + at_once)
+        x, kept = _wide(problem.logits[rows]), counted[rows]
+        at = np.arange(len(x)), np.where(kept, targets[rows], 0)
+        largest = x.max(axis=1)
+        e = np.exp(x - largest[:, None])
+        z = e.sum(axis=1)
+        lse = largest + np.log(z)
+        losses = lse - (1 - smoothing) * x[at] - smoothing * x.mean(axis=1) + z_loss * lse**2
+        total += float(losses[kept].sum())
+        if head is None:
+            head = e * ((1 + 2 * z_loss * lse) / z)[:, None] - smoothing / problem.v
+            head[at] -= 1 - smoothing
+            head[~kept] = 0
+            head = head[:CHECKED_ROWS] / counted.sum()
+    assert head is not None
+    return total / int(counted.sum()), head

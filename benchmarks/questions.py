@@ -1,11 +1,28 @@
-"""The questions that are asked: what is timed, of whom, and how many times the logits must at least be moved for it."""
+"""The questions that are asked: of whom, on which problems, and how often the logits must be moved for an answer."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from benchmarks import contenders
+from benchmarks import ours, peers
 from benchmarks.contenders import Contender
+from benchmarks.problem import IGNORED_EVERY, Problem
+from xent.engines import threads
+
+BIG, WIDE = "2048x50257", "4096x10000"
+DTYPES = (f"{WIDE}:float64", f"{WIDE}:float16", f"{WIDE}:bfloat16")
+"""On the smaller of the two: NumPy takes tens of ns to round a gradient that is subnormal in float16."""
+HALVES = ("512x50257:float16", "512x50257:bfloat16")
+"""Where a smaller size tells as much: what a call needs besides its arrays, and copies of them in another dtype."""
+SMALL = "8x16"
+
+VOCABULARIES = (2, 10, 32, 100, 1_000, 10_000, 100_000, 1_000_000)
+LOGITS = 2**24
+"""N·V where V varies: 64 MiB, and as much again for the gradient, which no cache holds."""
+ROWS = (1, 8, 64, 512, 2048)
+
+SPEED, CALL, SCALING_V, SCALING_N, THREADS, MEMORY = "speed", "call", "V", "N", "threads", "memory"
+"""What a question's table shows."""
 
 
 @dataclass(frozen=True)
@@ -15,28 +32,108 @@ class Question:
     name: str
     title: str
     contenders: list[Contender]
-    traffic: int = 0
+    traffic: float = 0
     """How often a program that wastes nothing reads or writes the logits' bytes; 0 where speed is not in bytes."""
+    sizes: tuple[str, ...] = (BIG, WIDE)
+    kind: str = SPEED
+    with_options: bool = False
 
     def find(self, contender: str) -> Contender:
-        """The contender of that name."""
-        return next(one for one in self.contenders if one.name == contender)
+        """The contender of that label."""
+        return next(one for one in self.contenders if one.label == contender)
 
-    @property
-    def usable(self) -> list[Contender]:
-        """The contenders whose libraries are here."""
-        return [one for one in self.contenders if one.usable]
+    def problems(self, sizes: str | None = None) -> list[Problem]:
+        """What it is asked about: its own sizes, or, unless it is about small calls, those given."""
+        texts = self.sizes if sizes is None or self.kind == CALL else sizes.split(",")
+        return [replace(Problem.parse(text), with_options=self.with_options) for text in texts]
+
+    def usable(self, problem: Problem) -> list[Contender]:
+        """The contenders that take the problem's dtype and whose libraries are here."""
+        return [one for one in self.contenders if problem.dtype in one.dtypes and one.usable]
 
 
-QUESTIONS = {
-    question.name: question
-    for question in (
-        Question("forward", "forward", contenders.FORWARD, traffic=1),
-        Question("gradient", "forward and gradient", contenders.GRADIENT, traffic=2),
-        Question("backward", "forward and backward through autograd", contenders.BACKWARD, traffic=2),
-        Question("small-forward", "a small call, forward", contenders.SMALL_FORWARD),
-        Question("small-gradient", "a small call, forward and gradient", contenders.SMALL_GRADIENT),
-        Question("memory-forward", "memory of forward", contenders.FORWARD),
-        Question("memory-gradient", "memory of forward and gradient", contenders.GRADIENT),
-    )
-}
+def _float32(contenders: list[Contender]) -> list[Contender]:
+    return [one.in_float32_only() for one in contenders]
+
+
+def _by_threads(contenders: list[Contender]) -> list[Contender]:
+    """From one thread in doublings to as many as large calls use."""
+    most = threads.count()
+    counts = [n for n in (2**i for i in range(most.bit_length())) if n < most] + [most]
+    return [one.limited_to(n) for one in contenders for n in counts]
+
+
+_IN_MEMORY = ours.EAGER
+_FORWARD = ours.forward(*_IN_MEMORY, "jax", "dask")
+_OUT, _FRESH = ours.into_out(*_IN_MEMORY), ours.fresh(*_IN_MEMORY, "jax", "dask")
+_AUTOGRAD = ours.autograd()
+_PEERS_FORWARD = [
+    peers.TORCH_FORWARD, peers.COMPILED_FORWARD, peers.OPTAX_FORWARD, peers.SCIPY_FORWARD, peers.TEXTBOOK_FORWARD,
+]  # fmt: skip
+_PEERS_BACKWARD = [peers.TORCH_BACKWARD, peers.COMPILED_BACKWARD, peers.OPTAX_BACKWARD]
+# Compiling takes seconds and a process's memory with it: only where large calls are timed.
+_NOT_COMPILED_FORWARD = [one for one in _PEERS_FORWARD if one is not peers.COMPILED_FORWARD]
+_NOT_COMPILED_BACKWARD = [one for one in _PEERS_BACKWARD if one is not peers.COMPILED_BACKWARD]
+_SCALING = [peers.THE_COPY, *ours.into_out("numpy"), *_AUTOGRAD, peers.TORCH_BACKWARD, peers.OPTAX_BACKWARD]
+
+_ALL = (
+    Question(
+        "forward", "forward", [peers.THE_COPY, *_FORWARD, *_PEERS_FORWARD], traffic=1, sizes=(BIG, WIDE, *DTYPES),
+    ),
+    Question(
+        "gradient", "forward and gradient",
+        [peers.THE_COPY, *_OUT, *_FRESH, *_PEERS_BACKWARD, peers.TEXTBOOK_GRADIENT],
+        traffic=2, sizes=(BIG, WIDE, *DTYPES),
+    ),
+    Question(
+        "backward", "forward and backward through autograd",
+        _float32([peers.THE_COPY, *_AUTOGRAD, *_PEERS_BACKWARD]), traffic=2,
+    ),
+    Question(
+        "options", "forward and gradient with label smoothing, z-loss and ignored tokens",
+        _float32([
+            peers.THE_COPY, *_OUT, *_AUTOGRAD, peers.TORCH_BACKWARD, peers.COMPILED_BACKWARD,
+        ]),
+        # An ignored row is only written.
+        traffic=2 - 1 / IGNORED_EVERY, sizes=(BIG,), with_options=True,
+    ),
+    Question(
+        "small-forward", "a small call, forward",
+        _float32([*ours.forward("numpy", "torch", "cupy", "torch-cuda", "jax"), *_NOT_COMPILED_FORWARD]),
+        sizes=(SMALL,), kind=CALL,
+    ),
+    Question(
+        "small-gradient", "a small call, forward and gradient",
+        _float32([*ours.fresh("numpy", "torch", "cupy", "torch-cuda", "jax"), *_NOT_COMPILED_BACKWARD,
+                  peers.TEXTBOOK_GRADIENT]),
+        sizes=(SMALL,), kind=CALL,
+    ),
+    Question(
+        "small-backward", "a small call, forward and backward through autograd",
+        _float32([*_AUTOGRAD, *_NOT_COMPILED_BACKWARD]), sizes=(SMALL,), kind=CALL,
+    ),
+    Question(
+        "scaling-v", "forward and gradient against V, N·V constant", _float32(_SCALING), traffic=2,
+        sizes=tuple(f"{max(1, LOGITS // v)}x{v}" for v in VOCABULARIES), kind=SCALING_V,
+    ),
+    Question(
+        "scaling-n", "forward and gradient against N, V constant", _float32(_SCALING), traffic=2,
+        sizes=tuple(f"{n}x50257" for n in ROWS), kind=SCALING_N,
+    ),
+    Question(
+        "threads", "forward and gradient against threads",
+        _float32(_by_threads([peers.TORCH_COPY, *ours.into_out("numpy", "torch"), peers.TORCH_BACKWARD])),
+        traffic=2, sizes=(BIG,), kind=THREADS,
+    ),
+    Question(
+        "memory-forward", "memory of forward", [*_FORWARD, *_NOT_COMPILED_FORWARD],
+        sizes=(BIG, *HALVES), kind=MEMORY,
+    ),
+    Question(
+        "memory-gradient", "memory of forward and gradient",
+        [*ours.in_place(*_IN_MEMORY), *_OUT, *_FRESH, *_NOT_COMPILED_BACKWARD, peers.TEXTBOOK_GRADIENT],
+        sizes=(BIG, *HALVES), kind=MEMORY,
+    ),
+)  # fmt: skip
+
+QUESTIONS = {question.name: question for question in _ALL}

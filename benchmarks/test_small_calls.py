@@ -3,11 +3,16 @@
 import pytest
 
 
-@pytest.mark.question("small-forward", sizes="8x16")
+@pytest.mark.question("small-forward")
 def test_forward(measure):
-    measure(small=True)
+    measure()
 
 
-@pytest.mark.question("small-gradient", sizes="8x16")
+@pytest.mark.question("small-gradient")
 def test_forward_and_gradient(measure):
-    measure(small=True)
+    measure()
+
+
+@pytest.mark.question("small-backward")
+def test_forward_and_backward(measure):
+    measure()
