@@ -58,7 +58,7 @@ def _float32(contenders: list[Contender]) -> list[Contender]:
 
 def _by_threads(contenders: list[Contender]) -> list[Contender]:
     """From one thread in doublings to as many as large calls use."""
-    most = threads.count()
+    most = threads.get_num_threads()
     counts = [n for n in (2**i for i in range(most.bit_length())) if n < most] + [most]
     return [one.limited_to(n) for one in contenders for n in counts]
 
