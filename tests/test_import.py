@@ -11,7 +11,8 @@ import pytest
 
 import xent
 
-BACKENDS = ("torch", "jax", "cupy", "dask", "array_api_strict", "numba", "matplotlib", "rich", "mpmath", "scipy")
+# Numba is no backend but an engine: a call may import it, and it imports SciPy where that is; `import xent` may not.
+BACKENDS = ("torch", "jax", "cupy", "dask", "array_api_strict", "matplotlib", "rich", "mpmath")
 
 
 def _fresh(program):
@@ -21,7 +22,10 @@ def _fresh(program):
 
 
 def test_no_backend_is_imported():
-    assert _fresh(f"import sys, xent; print(*[name for name in {BACKENDS} if name in sys.modules])") == []
+    assert (
+        _fresh(f"import sys, xent; print(*[name for name in {(*BACKENDS, 'numba', 'scipy')} if name in sys.modules])")
+        == []
+    )
 
 
 def test_no_backend_is_imported_by_a_call_with_numpy():

@@ -35,7 +35,10 @@ HOST = array_api_compat.numpy
 # torch.compile traces these lines with every call of the loss, so they are plainer than array-api-compat's own.
 def is_torch(x: object) -> bool:
     """Whether `x` is a torch tensor."""
-    return _is_of(x, "torch", "Tensor")
+    if type(x) is np.ndarray or x is None:
+        return False
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, getattr(torch, "Tensor", ()))
 
 
 def is_jax(x: object) -> bool:
@@ -126,26 +129,27 @@ def wide_integer(xp: Namespace, x: Array) -> Any:
     return xp.int64
 
 
-def is_traced(x: Array) -> bool:
-    """Whether `x` stands for values that a transformation (jit, grad, vmap, compile, export) will supply."""
-    if is_torch(x):
+def is_traced(*arrays: object) -> bool:
+    """Whether one of them stands for values that a transformation (jit, grad, vmap, compile, export) will supply."""
+    tensors: list[Any] = [x for x in arrays if is_torch(x)]
+    if tensors:
         torch = sys.modules["torch"]
-        return bool(
-            torch.compiler.is_compiling()
-            or (type(x) is not torch.Tensor and type(x) is not torch.nn.Parameter)
-            or torch._C._functorch.is_functorch_wrapped_tensor(x)
-            or any(torch._C._get_dispatch_mode(mode) is not None for mode in _tracing_modes())
-            or torch.jit.is_tracing()
-            or x.is_meta
-        )
-    return is_jax(x) and isinstance(x, sys.modules["jax"].core.Tracer)
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return True
+        if torch._C._len_torch_dispatch_stack() and _is_recorded():
+            return True
+        wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+        for x in tensors:
+            if (type(x) is not torch.Tensor and type(x) is not torch.nn.Parameter) or x.is_meta or wrapped(x):
+                return True
+    return any(isinstance(x, sys.modules["jax"].core.Tracer) for x in arrays if is_jax(x))
 
 
-@functools.cache
-def _tracing_modes() -> tuple[Any, ...]:
-    """Modes in which torch records what is done to ordinary tensors, or has tensors without values."""
-    modes = sys.modules["torch"]._C._TorchDispatchModeKey
-    return modes.PROXY, modes.FAKE
+def _is_recorded() -> bool:
+    """Whether torch records what is done to ordinary tensors, or makes tensors without values."""
+    c = sys.modules["torch"]._C
+    modes = c._TorchDispatchModeKey
+    return any(c._get_dispatch_mode(mode) is not None for mode in (modes.PROXY, modes.FAKE))
 
 
 def is_recorded_as_script() -> bool:
@@ -187,12 +191,15 @@ def computes_in_place(xp: Namespace) -> bool:
     return xp.__name__ in ("array_api_compat.numpy", "array_api_compat.cupy", "array_api_compat.torch")
 
 
-def requires_gradient(x: Array) -> bool:
-    """Whether torch is to differentiate with respect to the tensor `x`."""
-    if not is_torch(x):
+def requires_gradient(*arrays: object) -> bool:
+    """Whether torch is to differentiate with respect to one of them that is a tensor."""
+    tensors: list[Any] = [x for x in arrays if is_torch(x)]
+    if not tensors:
         return False
     torch = sys.modules["torch"]
-    return bool(x.requires_grad and torch.is_grad_enabled()) or torch.autograd.forward_ad._current_level >= 0
+    if torch.autograd.forward_ad._current_level >= 0:
+        return True
+    return bool(torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
 
 
 def is_host_memory(x: Array) -> bool:
@@ -220,6 +227,31 @@ def host_bits(x: Array) -> tuple[Any, bool]:
     return np.asarray(x).view(np.uint16), True
 
 
+def seen_by_numpy(*given: Any) -> list[Any] | None:
+    """Torch tensors as NumPy arrays that share their memory, and numbers, words and None as they are.
+
+    None where one of them is neither, or a tensor that NumPy cannot see: on another device, of bfloat16, negated.
+    """
+    torch = sys.modules["torch"]
+    seen: list[Any] = []
+    for x in given:
+        if type(x) is torch.Tensor or type(x) is torch.nn.Parameter:
+            try:
+                seen.append(x.detach().numpy())
+            except (TypeError, RuntimeError):
+                return None
+        elif x is None or isinstance(x, (int, float, str)):
+            seen.append(x)
+        else:
+            return None
+    return seen
+
+
+def host_matrix(x: Array) -> Array:
+    """A torch tensor in host memory as a NumPy array that shares it, but one of bfloat16 as it is."""
+    return x if dtype_name(x.dtype) == "bfloat16" else host_view(x)
+
+
 def host_number(x: Any) -> Any:
     """An array in host memory as a NumPy array that shares it where NumPy has the dtype; anything else as it is."""
     if not is_torch(x):
@@ -228,8 +260,8 @@ def host_number(x: Any) -> Any:
 
 
 def torch_from_host(x: Array) -> Array:
-    """A NumPy array as a torch tensor that shares its memory."""
-    return sys.modules["torch"].from_numpy(np.asarray(x))
+    """A NumPy array as a torch tensor that shares its memory; a tensor as it is."""
+    return x if is_torch(x) else sys.modules["torch"].from_numpy(np.asarray(x))
 
 
 def as_array(x: Array) -> Array:

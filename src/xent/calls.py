@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from xent import arrays, checks, choice, tokens
 from xent.arithmetic import cast
@@ -17,13 +18,13 @@ from xent.reduction import denominator_of
 from xent.tokens import Tokens
 
 
-@dataclass(slots=True, eq=False)
-class Call:
+class Call(NamedTuple):
     """A checked call: its arrays, its coefficients and how it ends.
 
     engine: the name of the one that walks the logits where they are eager.
     xp, place, wide: the namespace, device and widest float of everything but the logits and soft targets.
-    from_host: those two are torch tensors in host memory, for the sake of bfloat16, and NumPy does the rest.
+    from_host: what was given are torch tensors in host memory, and NumPy sees their memory and does everything; only
+        bfloat16 logits and soft targets, which it has not, stay tensors.
     """
 
     xp: Namespace
@@ -49,11 +50,13 @@ class Call:
 
     def without_logits(self) -> Call:
         """The same call without what may be large: the logits and the soft targets."""
-        return replace(self, logits=None, targets=None)
+        return self._replace(logits=None, targets=None)
 
     def with_logits(self, logits: Array, targets: Array) -> Call:
         """The same call with the logits and targets that it was prepared with."""
-        return replace(self, logits=logits, targets=targets if self.soft else None)
+        if self.from_host:
+            logits, targets = arrays.host_matrix(logits), arrays.host_matrix(targets)
+        return self._replace(logits=logits, targets=targets if self.soft else None)
 
     def without_arrays(self) -> Call:
         """The same call, keeping nothing large alive."""
@@ -74,8 +77,7 @@ class Call:
         classes: Array | None,
     ) -> Call:
         """The same call of other arrays: what a transformation has put in their place."""
-        return replace(
-            self,
+        return self._replace(
             logits=logits,
             targets=soft,
             class_weights=class_weights,
@@ -104,8 +106,13 @@ def prepare(
     """Check the arguments of a call and settle everything that does not depend on the values of the logits.
 
     limits: whether 0·∞ and nothing divided by nothing count as 0, or are the NaN of floating-point arithmetic.
-    followed: whether every array has to stay on the graph of its library.
+    followed: whether every array has to stay on the graph of its library; if not, torch traces none of them.
     """
+    from_host = not followed and arrays.is_torch(logits) and arrays.is_host_memory(logits)
+    if from_host:
+        seen = arrays.seen_by_numpy(logits, targets, weights, class_weights, denominator)
+        if seen is not None:
+            logits, targets, weights, class_weights, denominator = seen
     shape, dtype, soft = checks.logits_and_targets(logits, targets)
     lead = shape[:-1]
     settle = _settle if followed else _settled
@@ -115,15 +122,16 @@ def prepare(
     checks.token_weights(weights, logits, lead)
     checks.class_weights(class_weights, logits, shape[-1])
     checks.denominator(denominator, reduction, logits)
-    engine = choice.chosen(engine, logits, coefficients)
-    from_host = not followed and arrays.is_torch(logits) and arrays.is_host_memory(logits)
+    check = bool(check_targets) and not soft and (from_host or arrays.is_readable(targets))
+    if from_host and type(logits) is not np.ndarray:
+        logits, targets = arrays.host_matrix(logits), arrays.host_matrix(targets)
+        weights, class_weights = arrays.host_number(weights), arrays.host_number(class_weights)
+        denominator = arrays.host_number(denominator)
     if from_host:
-        index, weights, class_weights, denominator = (
-            arrays.host_number(x) for x in (None if soft else targets, weights, class_weights, denominator)
-        )
         xp, place = arrays.HOST, "cpu"
     else:
-        index, xp, place = targets, arrays.namespace(logits), arrays.device(logits)
+        xp, place = arrays.namespace(logits), arrays.device(logits)
+    engine = choice.chosen(engine, logits, coefficients)
     with arrays.quiet(xp):
         compute, wide = arrays.compute_dtype(xp, dtype), arrays.wide_float(xp, logits)
         if class_weights is not None:
@@ -133,13 +141,13 @@ def prepare(
         else:
             counted = tokens.of_targets(
                 xp,
-                index,
+                targets,
                 shape[-1],
                 ignore_index=ignore_index,
                 weights=weights,
                 class_weights=class_weights,
                 limits=limits,
-                check=bool(check_targets) and arrays.is_readable(targets),
+                check=check,
                 dtype=compute,
             )
         return Call(

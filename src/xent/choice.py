@@ -13,6 +13,8 @@ import importlib.util
 import os
 from types import ModuleType
 
+import numpy as np
+
 from xent import arrays, checks
 from xent.arrays import Array
 from xent.engines import ENGINES, threads
@@ -45,7 +47,10 @@ def numba_problem() -> str | None:
 def chosen(asked: str, logits: Array, coefficients: Coefficients) -> str:
     """The name of the engine for a call that asked for "auto" or for an engine; ValueError where that cannot serve."""
     if asked == "auto":
-        return next(name for name in _preferred() if obstacle(name, logits, coefficients) is None)
+        preferred = os.environ.get("XENT_ENGINE", "auto")
+        if type(logits) is np.ndarray:
+            return _chosen_in_host_memory(preferred, bool(coefficients.floor))
+        return next(name for name in _order(preferred) if obstacle(name, logits, coefficients) is None)
     problem = obstacle(asked, logits, coefficients)
     if problem is not None:
         others = [name for name in ENGINES if obstacle(name, logits, coefficients) is None]
@@ -54,16 +59,23 @@ def chosen(asked: str, logits: Array, coefficients: Coefficients) -> str:
     return asked
 
 
-def _preferred() -> tuple[str, ...]:
-    """The engines in the order in which they are tried: the fastest first, but before all the one in XENT_ENGINE."""
-    name = os.environ.get("XENT_ENGINE", "auto")
-    if name == "auto":
+@functools.cache
+def _chosen_in_host_memory(preferred: str, floor: bool) -> str:
+    """The choice for NumPy arrays, which is made again and again."""
+    coefficients, some = Coefficients(floor=float(floor)), np.empty((0, 1))
+    return next(name for name in _order(preferred) if obstacle(name, some, coefficients) is None)
+
+
+def _order(preferred: str) -> tuple[str, ...]:
+    """The engines in the order in which they are tried: the preferred one, then the fastest first."""
+    if preferred == "auto":
         return tuple(ENGINES)
-    if name not in ENGINES:
-        raise ValueError(f"XENT_ENGINE is {name!r}; accepted: {', '.join(map(repr, ('auto', *ENGINES)))}")
-    return (name, *ENGINES)
+    if preferred not in ENGINES:
+        raise ValueError(f"XENT_ENGINE is {preferred!r}; accepted: {', '.join(map(repr, ('auto', *ENGINES)))}")
+    return (preferred, *ENGINES)
 
 
+@functools.cache
 def engine(name: str) -> ModuleType:
     """The room of that engine: its `run` walks rows."""
     return importlib.import_module(f"xent.engines.{'numba_cpu' if name == 'numba' else name}")

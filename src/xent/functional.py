@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 import numpy as np
 
@@ -194,7 +194,7 @@ def cross_entropy_and_grad(
         arrays.off_graph(logits),
         arrays.off_graph(targets),
         weights=arrays.off_graph(weights),
-        followed=arrays.is_traced(logits),
+        followed=arrays.is_traced(logits, targets, weights, class_weights, denominator),
         **options,
     )
     checks.gradient_of_loss(grad_output, logits, reductions.result_shape(call.reduction, call.lead))
@@ -204,9 +204,7 @@ def cross_entropy_and_grad(
 
 def is_followed(*inputs: Array | float | str | None) -> bool:
     """Whether torch differentiates with respect to any of the inputs of a call, or traces it."""
-    return arrays.is_torch(inputs[0]) and any(
-        arrays.requires_gradient(x) or arrays.is_traced(x) for x in inputs if arrays.is_torch(x)
-    )
+    return arrays.is_torch(inputs[0]) and (arrays.requires_gradient(*inputs) or arrays.is_traced(*inputs))
 
 
 def loss_of(call: Call) -> Array:
@@ -253,7 +251,7 @@ def _masks(call: Call) -> bool:
 def loss_and_gradient(call: Call, grad_output: Array | float | None, out: Array | None) -> tuple[Array, Array]:
     """The loss of a call and its gradient."""
     if 0 in call.lead:
-        return _loss_of_nothing(call), arrays.new_like(call.logits) if out is None else out
+        return _loss_of_nothing(call), call.finished(arrays.new_like(call.logits)) if out is None else out
     with arrays.quiet(call.xp):
         return _loss_and_gradient(call, grad_output, out)
 
@@ -261,28 +259,32 @@ def loss_and_gradient(call: Call, grad_output: Array | float | None, out: Array 
 def gradient(call: Call, grad_output: Array | float | None) -> Array:
     """The gradient of a call alone."""
     if 0 in call.lead:
-        return arrays.new_like(call.logits)
+        return call.finished(arrays.new_like(call.logits))
     with arrays.quiet(call.xp):
-        return _losses_and_gradient(call, grad_output, None)[1]
+        return call.finished(_losses_and_gradient(call, grad_output, None)[1])
 
 
 def _loss_and_gradient(call: Call, grad_output: Array | float | None, out: Array | None) -> tuple[Array, Array]:
-    losses, d = _losses_and_gradient(call, grad_output, out)
+    into = out
+    if call.from_host and out is not None:
+        # A view that negates as it is read cannot be written through its memory.
+        into = None if out.is_neg() else arrays.host_matrix(out)
+    losses, d = _losses_and_gradient(call, grad_output, into)
     value = reduced(call, losses)
-    if out is not None and d is not out:
+    if out is None:
+        return value, call.finished(d)
+    if d is not into:
         # Last of all: the denominator may lie in this memory.
-        out[...] = d
-        d = out
-    elif out is not None:
-        arrays.tell_written(out)
-    return value, d
+        out[...] = call.finished(d)
+    arrays.tell_written(out)
+    return value, out
 
 
 def _losses_and_gradient(call: Call, grad_output: Array | float | None, out: Array | None) -> tuple[Array, Array]:
     """The token losses (N,) and the gradient (..., V), in `out` where that is safe."""
     xp, logits = call.xp, call.logits
-    grad: Array | float = 1.0 if grad_output is None else grad_output
-    if not arrays.is_array(grad) or isinstance(grad, np.generic):
+    grad: Any = 1.0 if grad_output is None else grad_output
+    if not arrays.is_array(grad) or isinstance(grad, np.generic) or (call.from_host and tuple(grad.shape) == ()):
         grad = float(grad)
     elif call.from_host:
         grad = arrays.host_number(grad)

@@ -5,6 +5,7 @@ One line moves existing code: ``from xent.torch import cross_entropy, CrossEntro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,10 +19,13 @@ from xent import arrays, flatten
 from xent.arrays import is_dense
 from xent.calls import Call, prepare, rows_of
 from xent.engines import array_api
-from xent.functional import gradient, is_followed, loss_of, reduced
+from xent.functional import gradient, is_followed, loss_and_gradient, loss_of, reduced
 
 __all__ = ["CrossEntropyLoss", "cross_entropy"]
 
+# Logits whose gradient is made together with the loss: a quarter of a megabyte, and a walk less for a small call. It is
+# of use where the gradient from above is 1; any other is multiplied in the compute dtype, before the rounding.
+SMALL = 1 << 16
 # The options that may be tensors.
 _TENSORS = ("weights", "class_weights", "denominator")
 
@@ -29,9 +33,8 @@ _TENSORS = ("weights", "class_weights", "denominator")
 def followed_loss(logits: Tensor, targets: Tensor, **options: Any) -> Tensor:
     """The loss of `xent.cross_entropy` on the autograd graph, or inside a transformation."""
     others = (targets, *(options.get(name) for name in _TENSORS))
-    plain = not arrays.is_traced(logits) and arrays.is_host_memory(logits)
-    plain = plain and torch.autograd.forward_ad._current_level < 0
-    if plain and not any(arrays.is_traced(x) or arrays.requires_gradient(x) for x in others if isinstance(x, Tensor)):
+    plain = not arrays.is_traced(logits, *others) and arrays.is_host_memory(logits)
+    if plain and torch.autograd.forward_ad._current_level < 0 and not arrays.requires_gradient(*others):
         result: Tensor = _HostLoss.apply(logits, targets, options)  # type: ignore[no-untyped-call]
         return result
     return _general_loss(logits, targets, options)
@@ -58,7 +61,12 @@ class _HostLoss(torch.autograd.Function):
         ctx.save_for_backward(logits, targets, *others)
         ctx.options = options
         ctx.call = call.without_logits()
-        result: Tensor = loss_of(call)
+        ctx.gradient = None
+        result: Tensor
+        if call.reduction in ("mean", "sum") and math.prod(call.shape) <= SMALL:
+            result, ctx.gradient = loss_and_gradient(call, None, None)
+        else:
+            result = loss_of(call)
         return result
 
     @staticmethod
@@ -69,6 +77,10 @@ class _HostLoss(torch.autograd.Function):
             with torch.enable_grad():
                 loss = _general_loss(logits, targets, ctx.options)
             return *torch.autograd.grad(loss, logits, grad, create_graph=torch.is_grad_enabled()), None, None
+        ready, ctx.gradient = ctx.gradient, None
+        if ready is not None and float(grad) == 1.0:
+            # Handed out once: whoever receives it may write into it.
+            return ready, None, None
         call = ctx.call.with_logits(logits.detach(), targets)
         return gradient(call, grad), None, None
 
@@ -132,9 +144,7 @@ class _ForwardLosses(_Losses):
 
 def _is_traced(call: Call) -> bool:
     of_tokens = (call.tokens.weight, call.tokens.classes)
-    return any(
-        arrays.is_traced(x) for x in (call.logits, call.targets, call.class_weights, *of_tokens) if x is not None
-    )
+    return arrays.is_traced(call.logits, call.targets, call.class_weights, *of_tokens)
 
 
 def _as_formula(call: Call, places: list[int]) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:

@@ -19,14 +19,12 @@ from xent.arrays import (
     compute_dtype,
     computes_in_place,
     dtype_name,
-    host_bits,
-    host_view,
     namespace,
     on_gpu,
 )
 from xent.engines import rows as block_of
 from xent.engines import threads
-from xent.engines.memory import Memory
+from xent.engines.memory import Memory, in_host
 from xent.engines.rows import Rows
 
 # Bytes of a block in the compute dtype. In host memory it is to stay in a core's L2 cache between passes; but threads
@@ -61,19 +59,7 @@ def run(xp: Namespace, rows: Rows, losses: Array, scale: Array | float = 1.0, ou
     if not arrays.is_host_memory(rows.logits):
         _walk_device(xp, rows, losses, scale, out)
         return
-    _walk_host(
-        Rows(
-            logits=Memory(*host_bits(rows.logits)),
-            targets=None if rows.targets is None else host_view(rows.targets),
-            soft=None if rows.soft is None else Memory(*host_bits(rows.soft)),
-            weight=None if rows.weight is None else host_view(rows.weight),
-            class_weights=None if rows.class_weights is None else host_view(rows.class_weights),
-            coefficients=rows.coefficients,
-        ),
-        host_view(losses),
-        scale if isinstance(scale, float) else host_view(scale),
-        None if out is None else Memory(*host_bits(out)),
-    )
+    _walk_host(*in_host(rows, losses, scale, out))
 
 
 def _walk_device(xp: Namespace, rows: Rows, losses: Array, scale: Array | float, out: Array | None) -> None:

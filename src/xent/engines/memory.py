@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xent.arrays import Array
+from xent.arrays import Array, host_bits, host_view
+from xent.engines.rows import Rows
 
 
 class Memory(NamedTuple):
@@ -55,3 +56,19 @@ class Memory(NamedTuple):
         odd += words
         np.right_shift(odd, 16, out=odd)
         self.data[rows, columns] = odd
+
+
+def in_host(
+    rows: Rows, losses: Array, scale: Array | float, out: Array | None
+) -> tuple[Rows, Array, Array | float, Memory | None]:
+    """What an engine is given, seen through NumPy: matrices as `Memory`, everything else as plain arrays."""
+    seen = Rows(
+        logits=Memory(*host_bits(rows.logits)),
+        targets=None if rows.targets is None else host_view(rows.targets),
+        soft=None if rows.soft is None else Memory(*host_bits(rows.soft)),
+        weight=None if rows.weight is None else host_view(rows.weight),
+        class_weights=None if rows.class_weights is None else host_view(rows.class_weights),
+        coefficients=rows.coefficients,
+    )
+    scale = scale if isinstance(scale, float) else host_view(scale)
+    return seen, host_view(losses), scale, None if out is None else Memory(*host_bits(out))
