@@ -100,7 +100,7 @@ def accurate_sum(xp: Namespace, x: Array, axis: int | None) -> Array:
     """A sum over one axis, or all, accurate for millions of terms: in float64, or in runs where there is none."""
     wide = wide_float(xp, x)
     if wide == xp.float64:
-        return xp.sum(cast(xp, x, wide), axis=axis)
+        return xp.sum(x, axis=axis, dtype=wide)
     return _sum_in_runs(xp, xp.reshape(x, (-1,)) if axis is None else xp.moveaxis(x, axis, -1))
 
 

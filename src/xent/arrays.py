@@ -269,6 +269,11 @@ def as_array(x: Array) -> Array:
     return np.asarray(x) if isinstance(x, np.generic) else x
 
 
+def empty(xp: Namespace, n: int, dtype: Any, place: Any) -> Array:
+    """Uninitialised memory for `n` numbers."""
+    return np.empty(n, dtype) if xp is HOST else xp.empty((n,), dtype=dtype, device=place)
+
+
 def new_like(x: Array) -> Array:
     """Uninitialised memory of the shape, dtype, device and, where it has a dense one, layout of `x`."""
     if is_torch(x):

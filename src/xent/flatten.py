@@ -23,8 +23,7 @@ CHUNK = 1 << 20
 
 def walk(call: Call, scale: Array | float | None = None, out: Array | None = None) -> tuple[Array, Array | None]:
     """The token losses (N,) of a call, and with `scale` the gradient (..., V), in `out` where that is safe."""
-    xp, n = call.xp, math.prod(call.lead)
-    losses = xp.empty((n,), dtype=arrays.compute_dtype(xp, call.dtype), device=call.place)
+    losses = arrays.empty(call.xp, math.prod(call.lead), arrays.compute_dtype(call.xp, call.dtype), call.place)
     d = None
     if scale is not None:
         others = (call.targets, call.tokens.classes, call.tokens.weight, call.class_weights, call.denominator)
@@ -43,9 +42,10 @@ def _is_safe(out: Array, logits: Array, others: tuple[Array | float | None, ...]
 
 
 def _walk(call: Call, losses: Array, scale: Array | float | None, d: Array | None) -> None:
-    xp = call.xp
-    index = None if call.soft else xp.reshape(call.tokens.classes, (-1,))
-    weight = None if call.tokens.weight is None else xp.reshape(call.tokens.weight, (-1,))
+    xp, index, weight = call.xp, call.tokens.classes, call.tokens.weight
+    if len(call.lead) != 1:
+        index = None if index is None else xp.reshape(index, (-1,))
+        weight = None if weight is None else xp.reshape(weight, (-1,))
     soft = call.targets
     run = choice.engine(call.engine).run
     start = 0

@@ -64,15 +64,17 @@ def reduce(xp: Namespace, losses: Array, reduction: str, denominator: Array | fl
     """
     if reduction == "none":
         return losses
-    terms = cast(xp, losses, wide_float(xp, losses))
     axis = -1 if reduction == "sequence" else None
+    wide = wide_float(xp, losses)
     if reduction == "sum":
-        return cast(xp, accurate_sum(xp, terms, axis), losses.dtype)
-    if not limits:
-        return cast(xp, accurate_sum(xp, terms, axis) / denominator, losses.dtype)
-    # Divided before they are added: the sum of losses may be past the dtype where their mean is not.
-    terms = terms / (denominator if axis is None else _along_last_axis(denominator))
-    return cast(xp, accurate_sum(xp, terms, axis), losses.dtype)
+        total = accurate_sum(xp, losses, axis)
+    elif losses.dtype != wide or not limits:
+        total = accurate_sum(xp, losses, axis) / denominator
+    else:
+        # Divided before they are added: the sum of losses may be past the widest float where their mean is not.
+        terms = losses / (denominator if axis is None else _along_last_axis(denominator))
+        total = accurate_sum(xp, terms, axis)
+    return cast(xp, total, losses.dtype)
 
 
 def token_scale(
