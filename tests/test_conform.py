@@ -103,6 +103,29 @@ def test_what_does_not_apply_never_holds():
     }
 
 
+def test_what_is_refused_by_an_error_fails_nothing():
+    clauses = ("V7", "R1", "R2", "R3", "S1", "S4")
+    [found] = run("of_classes_alone", clauses=clauses).subjects
+    assert {cell["clause"]: cell["status"] for cell in found.cells() if cell["dtype"] == "float32"} == {
+        clause: "does not apply" if clause == "V7" else "holds" for clause in clauses
+    }
+    assert not found.fails
+    assert "does not take soft targets: TypeError: targets are classes" in found.notes
+
+
+def test_a_wrong_answer_fails_where_a_refusal_does_not():
+    [found] = run("taking_anything", clauses=("V7", "R1")).subjects
+    assert {cell["status"] for cell in found.cells()} == {"fails"}
+
+
+def test_a_crash_at_what_need_not_be_taken_leaves_the_rest():
+    [found] = run("crashing_on_soft_targets", cases=("test_V7_soft_targets", "test_V2_never_negative")).subjects
+    cases = outcomes(found)
+    assert any("soft targets was not found out: the process ended with signal 6" in note for note in found.notes)
+    assert cases["test_V2_never_negative[numpy-float64-eager-plain]"].outcome == "holds"
+    assert cases["test_V7_soft_targets[numpy-float32-eager]"].kind == "crashes"
+
+
 def test_the_wrong_type_is_named():
     [found] = run("of_python", cases=("test_R1_shapes",)).subjects
     assert "wrong type" in {case.kind for case in found.cases if case.outcome == "fails"}

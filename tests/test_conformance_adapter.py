@@ -53,6 +53,62 @@ def test_logits_of_more_axes_are_flattened_but_not_where_that_is_the_question():
         found.loss(x, t)
 
 
+def test_what_is_refused_by_an_error_does_not_apply():
+    found, traits = load("of_classes_alone")
+    assert traits.refuses.keys() == {"reduction='sequence'", "soft targets"}
+    assert "does not take soft targets: TypeError: targets are classes" in traits.notes
+    said = "does not take reduction='sequence': ValueError: sequence is not a valid value for reduction"
+    assert said in traits.notes
+    soft = np.full((2, 3), 0.25)
+    for ask in (found.loss, found.loss_and_grad):
+        with pytest.raises(DoesNotApply, match="reduction='sequence'"):
+            ask(X, T, reduction="sequence")
+        with pytest.raises(DoesNotApply, match="soft targets"):
+            ask(X, soft, reduction="sum")
+    assert found.loss(X, T, reduction="none").shape == (2,)
+    for wrong in (soft[:, 0], soft[:, :2]):  # these are no soft targets, which is for others to find out
+        with pytest.raises(TypeError):
+            found.loss(X, wrong)
+    with pytest.raises(ValueError, match="avg"):
+        found.loss(X, T, reduction="avg")
+
+
+def test_rows_are_taken_one_by_one_where_losses_are_refused():
+    found, traits = load("of_sums_alone")
+    assert "reduction='none'" in traits.refuses
+    options = {"reduction": "none", "class_weights": np.array([1.0, 0.5, 2.0])}
+    expected = xent.cross_entropy_and_grad(X, T, **options)
+    for got, value in zip(found.loss_and_grad(X, T, **options), expected, strict=True):
+        np.testing.assert_allclose(got, value)
+    with pytest.raises(KeyError):  # its mean is no reduction that it need not have
+        found.loss(X, T)
+    found, _ = load("of_sums_alone", clause="R1")
+    with pytest.raises(DoesNotApply, match="reduction='none'"):
+        found.loss(X, T, reduction="none")
+
+
+def test_a_wrong_answer_is_no_refusal():
+    _, traits = load("taking_anything")
+    assert traits.refuses == {}
+    assert not [note for note in traits.notes if "does not take" in note]
+
+
+@pytest.mark.parametrize("spec", [f"{SMALL}:Fused", "torch.nn.functional:cross_entropy"])
+def test_what_pytorch_refuses_is_found(spec):
+    torch = backends.load("torch")
+    if isinstance(torch, str):
+        pytest.skip(torch)
+    traits = probe.examine(subject.load(spec), torch)
+    assert traits.refuses.keys() == {"reduction='sequence'"}
+    assert "ValueError: sequence is not a valid value for reduction" in traits.refuses["reduction='sequence'"]
+
+
+def test_nothing_is_refused_by_xent_itself():
+    for name in backends.BACKENDS:
+        if not isinstance(backend := backends.load(name), str):
+            assert probe.examine(subject.load(subject.DEFAULT), backend).refuses == {}
+
+
 def test_losses_without_a_reduction():
     found, traits = load("losses")
     assert traits.fixed == {"reduction": "none"}

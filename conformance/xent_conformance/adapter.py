@@ -36,6 +36,7 @@ DEFAULTS: Mapping[str, Any] = {
 """The contract's options and what they are when they are not given."""
 SPOKEN = ("reduction", "label_smoothing", "smoothing", "z_loss", "algorithm")
 """Options that are given even when they have the contract's default, to a function whose own default is another."""
+SOFT = "soft targets"
 MOST_ROWS = 4096
 """More rows than these are not taken one by one."""
 
@@ -49,6 +50,8 @@ class Traits:
     int64_only: bool = False
     gradient: bool = True
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    refuses: Mapping[str, str] = field(default_factory=dict)
+    """Reductions and soft targets, in the words of what does not apply, and the error by which each is refused."""
     notes: tuple[str, ...] = ()
     refusal: str | None = None
     """Why nothing can be asked on this backend."""
@@ -238,8 +241,13 @@ class UnderTest:
     # ---- help
 
     def _assisted(self, ask: Callable[..., Any], logits: Any, targets: Any, options: dict[str, Any]) -> Any:
+        reduction = options.get("reduction")
+        if reduction != "none" and (lack := reduction_of(reduction)) in self.traits.refuses:
+            raise DoesNotApply(lack)
         if not (hasattr(logits, "ndim") and hasattr(targets, "ndim") and hasattr(targets, "dtype")):
             return ask(logits, targets, options)
+        if SOFT in self.traits.refuses and is_soft(logits, targets):
+            raise DoesNotApply(SOFT)
         if self.traits.int64_only and self._help and _is_integer(targets):
             targets = _as_int64(targets)
         if self.is_flat and logits.ndim != 2:
@@ -273,7 +281,12 @@ class UnderTest:
 
     def _row_by_row(self, ask: Callable[..., Any], logits: Any, targets: Any, options: dict[str, Any]) -> Any:
         fixed = {**self.traits.fixed, **self.fixed}.get("reduction")
-        if options.get("reduction") != "none" or fixed not in ("mean", "sum") or self.takes("reduction"):
+        if self.takes("reduction"):
+            refuses = self.traits.refuses
+            fixed = (
+                ("sum" if reduction_of("sum") not in refuses else "mean") if reduction_of("none") in refuses else None
+            )
+        if options.get("reduction") != "none" or fixed not in ("mean", "sum"):
             return ask(logits, targets, options)
         alone: tuple[str, ...] = ("weights", "denominator", "grad_output", "out")
         if fixed == "mean":
@@ -316,6 +329,17 @@ def _own_names(function: Any) -> dict[str, str]:
     except (TypeError, ValueError):
         return {}
     return dict(zip(("logits", "targets"), parameters, strict=False))
+
+
+def reduction_of(name: Any) -> str:
+    """A reduction, in the words of what does not apply."""
+    return _worded("reduction", name)
+
+
+def is_soft(logits: Any, targets: Any) -> bool:
+    """Whether targets are floating and of the shape of the logits; what is no array is left to others to refuse."""
+    shape = getattr(targets, "shape", None)
+    return shape is not None and shape == getattr(logits, "shape", ()) and "float" in str(targets.dtype)
 
 
 def _same(first: Any, second: Any) -> bool:

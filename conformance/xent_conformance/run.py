@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -228,7 +228,8 @@ class Run:
                 subject.traits[name] = Traits(dtypes=tuple(described["dtypes"]), notes=(f"its first call: {answer}",))
                 subject.ends[name] = ENDS_OF_A_BACKEND
             else:
-                subject.traits[name] = self._judged(answer[1], name, described)
+                traits, asker = self._with_what_it_refuses(answer[1], spec, name, asker)
+                subject.traits[name] = self._judged(traits, name, described)
             traits = subject.traits[name]
             if traits.refusal is not None:
                 result.not_covered[name] = traits.refusal
@@ -242,6 +243,16 @@ class Run:
         self._subjects.append(subject)
         self.results.subjects.append(result)
         return asker
+
+    def _with_what_it_refuses(self, traits: Traits, spec: str, name: str, asker: _Worker) -> tuple[Traits, _Worker]:
+        """The traits after more small calls; if one of these does not end well, that is for the cases to show."""
+        if traits.refusal is not None:
+            return traits, asker
+        answer, asker = self._ask(asker, spec, ("refused", (name, traits)))
+        if not isinstance(answer, str):
+            return answer[1], asker
+        note = f"whether it takes other reductions and soft targets was not found out: {answer}"
+        return replace(traits, notes=(*traits.notes, note)), asker
 
     def _judged(self, traits: Traits, name: str, described: dict[str, Any]) -> Traits:
         """A refusal on a backend that was asked for by name is for the cases to show."""

@@ -1,8 +1,8 @@
 """A pytest session that a parent drives: it collects the clauses once and runs a case when it is told to.
 
-The parent (`run`) speaks over a pipe: ("subject", spec), ("probe", backend), ("traits", {backend: Traits}),
-("case", id), ("curves", backend), None to end. Every message is answered by one. A case that hangs or brings the
-interpreter down takes this process with it, and nothing else.
+The parent (`run`) speaks over a pipe: ("subject", spec), ("probe", backend), ("refused", (backend, Traits)),
+("traits", {backend: Traits}), ("case", id), ("curves", backend), None to end. Every message is answered by one. A case
+that hangs or brings the interpreter down takes this process with it, and nothing else.
 """
 
 from __future__ import annotations
@@ -152,7 +152,10 @@ def _answer(config: Any, what: str, argument: Any) -> tuple[str, Any]:
             return "subject", {"name": under_test.name, "version": under_test.version, "backends": under_test.backends}
         under_test = plugin.under_test(config)
         if what == "probe":
-            return "probe", probe.examine(under_test, _backend(argument))
+            return "probe", probe.taken(under_test, _backend(argument))
+        if what == "refused":
+            name, traits = argument
+            return "refused", probe.refused(under_test, _backend(name), traits)
         if what == "traits":
             plugin.set_traits(config, argument)
             return "traits", None

@@ -6,6 +6,7 @@ import time
 import numpy as np
 
 import xent
+from xent_conformance import Adapter
 
 
 def textbook(logits, targets):
@@ -48,6 +49,56 @@ def of_another_name(scores, labels):
     if not hasattr(labels, "dtype"):
         raise TypeError(f"not an array: {labels!r} {type(labels).__name__}")
     return xent.cross_entropy(scores, labels)
+
+
+def of_classes_alone(logits, targets, reduction="mean", ignore_index=None):
+    """No soft targets, no reduction but three; it says so."""
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"{reduction} is not a valid value for reduction")
+    if targets.dtype.kind == "f":
+        raise TypeError("targets are classes")
+    return xent.cross_entropy_and_grad(logits, targets, reduction=reduction, ignore_index=ignore_index)
+
+
+def of_sums_alone(logits, targets, reduction="sum", class_weights=None):
+    """Of the reductions, the sum; no mean either, by another error."""
+    if reduction != "sum":
+        raise KeyError(reduction)
+    return xent.cross_entropy_and_grad(logits, targets, reduction="sum", class_weights=class_weights)
+
+
+def taking_anything(logits, targets, reduction="mean"):
+    """A mean for every reduction that it does not know, the class of most mass for soft targets."""
+    if "float" in str(targets.dtype):
+        targets = targets.argmax(-1)
+    reduction = reduction if reduction in ("sum", "none") else "mean"
+    return xent.cross_entropy_and_grad(logits, targets, reduction=reduction)
+
+
+def crashing_on_soft_targets(logits, targets, reduction="mean"):
+    """Right, for classes."""
+    if getattr(targets, "dtype", None) == np.float32 and targets.shape == logits.shape:
+        os.abort()
+    return xent.cross_entropy_and_grad(logits, targets, reduction=reduction)
+
+
+class Fused(Adapter):
+    """The adapter of docs/conformance.md, around PyTorch's own."""
+
+    name = "my fused kernel"
+    package = "torch"
+    backends = ("torch", "torch-cuda")
+    flat = True
+    fixed = {"smoothing": "uniform"}  # noqa: RUF012
+
+    def loss(self, logits, targets, *, reduction="mean", ignore_index=None, label_smoothing=0.0):
+        """The loss."""
+        from torch.nn.functional import cross_entropy
+
+        ignored = -(2**40) if ignore_index is None else ignore_index
+        return cross_entropy(
+            logits, targets, reduction=reduction, ignore_index=ignored, label_smoothing=label_smoothing
+        )
 
 
 def spendthrift(logits, targets):
