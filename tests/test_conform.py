@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from xent import cli
-from xent_conformance import contract, junit, table
+from xent_conformance import backends, contract, junit, report_html, table
 from xent_conformance.run import Run, Settings
 
 SMALL = Path(__file__).parent / "subjects" / "small.py"
@@ -54,11 +54,58 @@ def test_hangs_and_crashes_fail_their_case_alone():
     assert results.fails
 
 
+def test_a_crash_shows_where_and_with_what(tmp_path):
+    results = run("crashing_in_a_library", cases=("test_S6_*", "test_V1_vocabulary_sizes"))
+    [found] = results.subjects
+    crashed = [case for case in found.cases if case.kind == "crashes"]
+    assert crashed
+    for case in crashed:
+        lines = case.message.splitlines()
+        assert lines[:2] == ["the process ended with signal 6", "Fatal Python error: Aborted"]
+        assert ", in deeper" in lines[2]
+        assert f'File "{SMALL}"' in lines[-1]
+        assert lines[-1].endswith("in crashing_in_a_library")
+        assert len(lines) <= 9
+        assert not [line for line in lines if "pytest" in line or "multiprocessing" in line]
+        given = case.failure.input
+        assert given["function"] == "crashing_in_a_library"
+        assert given["shape"][-1] == 17
+        assert given["targets_shape"] == given["shape"][:-1]
+        assert (given["dtype"], given["mode"]) == (case.dtype, case.mode)
+        assert given["options"] == {"reduction": "none"}
+        assert case.last_call.startswith(f"crashing_in_a_library(logits {tuple(given['shape'])} {case.dtype}, targets ")
+    [cell] = [cell for cell in found.cells() if cell["clause"] == "V1" and cell["dtype"] == "float64"]
+    for report in (table.text(results), report_html.page(results.to_json()), junit.document(results).decode()):
+        assert "Fatal Python error: Aborted" in report
+        assert "in crashing_in_a_library" in report
+    assert "the last call was of crashing_in_a_library" in table.text(results)
+    assert "logits of shape (24, 17), float64, eager" in table.text(results)
+    assert "The last call, of crashing_in_a_library" in report_html.page(results.to_json())
+    assert "The last call: crashing_in_a_library(logits (24, 17)" in junit.document(results).decode()
+    assert cell["failure"]["kind"] == "crashes"
+
+
+def test_a_first_call_that_crashes_is_told_in_one_line():
+    [found] = run("crashing_at_once", cases=("test_V2_never_negative",)).subjects
+    [note] = found.notes
+    assert note.startswith(
+        "its first call: crashing_at_once(logits (3, 5) float64, targets (3,) int64): the process ended"
+    )
+    assert "Fatal Python error: Aborted" in note
+    assert f'File "{SMALL}"' in note
+    assert "\n" not in note
+
+
 def test_a_hang_is_named_with_the_limit():
     [found] = run("sleeping", cases=("test_R5_a_row_depends_on_itself_alone",), time_limit=2.0).subjects
     hanging = [case for case in found.cases if case.kind == "hangs"]
     assert hanging
     assert all(case.message == "no answer within 2 seconds" for case in hanging)
+    for case in hanging:
+        assert case.failure.input["function"] == "sleeping"
+        assert case.failure.input["shape"] == [700, 1000]
+        assert case.failure.input["logits"] is None
+        assert case.last_call.endswith("targets (700,) int64, reduction='none')")
     assert any(case.outcome == "holds" for case in found.cases)
 
 
@@ -121,9 +168,44 @@ def test_a_wrong_answer_fails_where_a_refusal_does_not():
 def test_a_crash_at_what_need_not_be_taken_leaves_the_rest():
     [found] = run("crashing_on_soft_targets", cases=("test_V7_soft_targets", "test_V2_never_negative")).subjects
     cases = outcomes(found)
-    assert any("soft targets was not found out: the process ended with signal 6" in note for note in found.notes)
+    [note] = [note for note in found.notes if "soft targets was not found out: " in note]
+    assert "crashing_on_soft_targets(logits (3, 5) float32, targets (3, 5) float32): the process ended" in note
     assert cases["test_V2_never_negative[numpy-float64-eager-plain]"].outcome == "holds"
     assert cases["test_V7_soft_targets[numpy-float32-eager]"].kind == "crashes"
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", "jax", "array-api-strict"])
+def test_a_small_call_that_hangs_shows_its_values(backend):
+    if isinstance(backends.load(backend), str):
+        pytest.skip(f"{backend} is not here")
+    case = f"test_V9_z_loss_of_one_class[[]{backend}-float32-eager]"
+    [found] = run("sleeping_with_z_loss", backends=(backend,), cases=(case,), time_limit=8.0).subjects
+    given = found.cases[0].failure.input
+    assert given["logits"] == [[0.0], [3.0], [-20.0]]
+    assert given["targets"] == [0, 0, 0]
+    assert given["options"] == {"reduction": "none", "z_loss": 0.0625}
+
+
+def test_what_was_never_passed_is_not_shown():
+    [found] = run("refusing_many_classes", cases=("test_V2_never_negative", "test_V1_vocabulary_sizes")).subjects
+    shown = [case.failure.input["options"] for case in found.cases if case.outcome == "fails"]
+    assert shown
+    assert all(options == {"reduction": "none"} for options in shown)
+    [found] = run("textbook", cases=("test_V1_confident_targets",)).subjects
+    assert all(case.failure.input["options"] == {} for case in found.cases if case.outcome == "fails")
+
+
+@pytest.mark.parametrize(("V", "kind"), [(2, "SystemExit: 0"), (3, "ValueError: three"), (17, "AssertionError: ")])
+def test_an_error_is_told_first_and_where_it_was_raised(V, kind):
+    results = run("raising_in_many_ways", cases=(f"test_V1_vocabulary_sizes[[]numpy-float32-eager-{V}]",))
+    [case] = results.subjects[0].cases
+    assert case.kind == "raises"
+    first, second, *_ = case.message.splitlines()
+    assert first == kind
+    assert second.startswith(f'  File "{SMALL}", line ')
+    assert "in raising_in_many_ways: " in second
+    printed = table.text(results)
+    assert printed.index(kind) < printed.index(second.strip())
 
 
 def test_the_wrong_type_is_named():

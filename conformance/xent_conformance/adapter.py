@@ -14,9 +14,12 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xent_conformance.subject import DoesNotApply
+
+if TYPE_CHECKING:
+    from xent_conformance.witness import Witness
 
 DEFAULTS: Mapping[str, Any] = {
     "weights": None,
@@ -76,6 +79,8 @@ class UnderTest:
         self.fixed = dict(getattr(found, "fixed", {}))
         self._names = dict(getattr(found, "names", {})) if self.is_adapter else _own_names(found)
         self.traits = Traits(flat=bool(self.flat))
+        self.witness: Witness | None = None
+        """Who is told of every call before it is made."""
         self.calls = 0
         self._rows = True
         self._help = True
@@ -89,8 +94,18 @@ class UnderTest:
         except importlib.metadata.PackageNotFoundError:
             return None
 
+    @property
+    def file(self) -> str | None:
+        """The file that the implementation is written in."""
+        for found in (self._found, type(self._found)):
+            with contextlib.suppress(TypeError):  # an object of a class, or written in C
+                return inspect.getsourcefile(found)
+        return None
+
     def begin(self, traits: Traits, clause: str) -> None:
         """A test of that clause begins, on a backend where these are the implementation's traits."""
+        if self.witness is not None:
+            self.witness.forget()
         self.traits = traits
         self.calls = 0
         self._rows = clause[:1] in ("V", "S")
@@ -151,6 +166,8 @@ class UnderTest:
 
     def _called(self, name: str, lacks: str) -> Any:
         self.calls += 1
+        if self.witness is not None:
+            self.witness.saw(name)
         found = getattr(self._found, name, None) if self.is_adapter else None
         if found is None:
             raise DoesNotApply(lacks)
@@ -164,6 +181,31 @@ class UnderTest:
             return self._function(logits, targets, **options)
         assert self._pair is not None
         return self._pair(logits, targets, **options)
+
+    def small_call(self, logits: Any, targets: Any, **options: Any) -> Any:
+        """What it returns plainly, outside of any test."""
+        self._tell(self._function if self._function is not None else self._pair, logits, targets, options)
+        return self.plainly(logits, targets, **options)
+
+    def handed_over(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Of the options of a call those that the implementation itself is given."""
+        given = dict(options)
+        if given.get("reduction") == "none" and (reduction := self._reduction_of_rows()) is not None:
+            given["reduction"] = reduction
+        known = [_parameters(function) for function in (self._function, self._pair) if function is not None]
+        for names, _, defaults in known:
+            given = {**_spoken(names, defaults), **given}
+        return {
+            name: value
+            for name, value in given.items()
+            if name not in DEFAULTS or any(everything or name in names for names, everything, _ in known)
+        }
+
+    def _tell(self, function: Any, logits: Any, targets: Any, options: dict[str, Any]) -> None:
+        """Leave word of a call that is about to be made; what a compiler traces is no call."""
+        if self.witness is not None and not _is_compiling():
+            name = getattr(function, "__qualname__", None) or type(function).__qualname__
+            self.witness.saw(name, logits, targets, options)
 
     @property
     def is_flat(self) -> bool:
@@ -187,7 +229,7 @@ class UnderTest:
 
     def _loss(self, logits: Any, targets: Any, options: dict[str, Any]) -> Any:
         function = self._function if self._function is not None else self._pair
-        result = function(logits, targets, **self._passed(function, options))
+        result = self._ask(function, logits, targets, options)
         if not _is_pair(result):
             return result
         if _wants_graph(logits):
@@ -196,11 +238,11 @@ class UnderTest:
 
     def _loss_and_grad(self, logits: Any, targets: Any, options: dict[str, Any]) -> tuple[Any, Any]:
         if self._pair is not None:
-            return self._pair(logits, targets, **self._passed(self._pair, options))
+            return self._ask(self._pair, logits, targets, options)
         function = self._function
         names, everything, _ = _parameters(function)
         if everything or {"out", "grad_output"} & names or not (_is_tensor(logits) or _is_jax(logits)):
-            result = function(logits, targets, **self._passed(function, options))
+            result = self._ask(function, logits, targets, options)
             if _is_pair(result):
                 return result
             raise DoesNotApply("a gradient: there is no autograd for these arrays", gradient=True)
@@ -213,8 +255,14 @@ class UnderTest:
         passed = self._passed(function, options)
         if not self.traits.gradient:
             raise DoesNotApply("a gradient", gradient=True)
+        self._tell(function, logits, targets, passed)
         differentiate = _by_autograd if _is_tensor(logits) else _by_vjp
         return differentiate(lambda x: function(x, targets, **passed), logits, upstream)
+
+    def _ask(self, function: Any, logits: Any, targets: Any, options: dict[str, Any]) -> Any:
+        passed = self._passed(function, options)
+        self._tell(function, logits, targets, passed)
+        return function(logits, targets, **passed)
 
     def _passed(self, function: Any, options: dict[str, Any]) -> dict[str, Any]:
         """The options that the function is called with."""
@@ -232,11 +280,7 @@ class UnderTest:
                 continue
             if not _same(effective[name], value):
                 raise DoesNotApply(_worded(name, effective[name]))
-        for name in SPOKEN:
-            default = defaults.get(name, DEFAULTS[name])
-            if name not in passed and name in names and not _same(default, DEFAULTS[name]):
-                passed[name] = DEFAULTS[name]
-        return passed
+        return {**_spoken(names, defaults), **passed}
 
     # ---- help
 
@@ -279,14 +323,19 @@ class UnderTest:
         loss = _reshape(loss, tokens) if reduction == "none" else loss
         return (loss, _reshape(gradient[0], (*tokens, V))) if gradient else loss
 
+    def _reduction_of_rows(self) -> str | None:
+        """The reduction by which a row's loss is had from one call for it alone; None where losses can be asked for."""
+        if not self.takes("reduction"):
+            fixed = {**self.traits.fixed, **self.fixed}.get("reduction")
+            return fixed if fixed in ("mean", "sum") else None
+        refuses = self.traits.refuses
+        if reduction_of("none") not in refuses:
+            return None
+        return "mean" if reduction_of("sum") in refuses else "sum"
+
     def _row_by_row(self, ask: Callable[..., Any], logits: Any, targets: Any, options: dict[str, Any]) -> Any:
-        fixed = {**self.traits.fixed, **self.fixed}.get("reduction")
-        if self.takes("reduction"):
-            refuses = self.traits.refuses
-            fixed = (
-                ("sum" if reduction_of("sum") not in refuses else "mean") if reduction_of("none") in refuses else None
-            )
-        if options.get("reduction") != "none" or fixed not in ("mean", "sum"):
+        fixed = self._reduction_of_rows()
+        if options.get("reduction") != "none" or fixed is None:
             return ask(logits, targets, options)
         alone: tuple[str, ...] = ("weights", "denominator", "grad_output", "out")
         if fixed == "mean":
@@ -302,6 +351,15 @@ class UnderTest:
         if not _is_pair(found[0]):
             return xp.stack([_reshape(loss, ()) for loss in found])
         return xp.stack([_reshape(loss, ()) for loss, _ in found]), xp.concat([gradient for _, gradient in found])
+
+
+def _spoken(names: set[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The contract's defaults that have to be said, to a function whose own are others."""
+    return {
+        name: DEFAULTS[name]
+        for name in SPOKEN
+        if name in names and not _same(defaults.get(name, DEFAULTS[name]), DEFAULTS[name])
+    }
 
 
 def _parameters(function: Any) -> tuple[set[str], bool, dict[str, Any]]:
@@ -364,6 +422,11 @@ def _is_pair(result: Any) -> bool:
 def _is_tensor(array: Any) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(array, torch.Tensor)
+
+
+def _is_compiling() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.compiler.is_compiling()
 
 
 def _is_jax(array: Any) -> bool:

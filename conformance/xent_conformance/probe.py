@@ -84,7 +84,7 @@ def refused(under_test: UnderTest, backend: Backend, traits: Traits) -> Traits:
     for what, (targets, options) in asked.items():
         given = backend.asarray(targets, dtype if what == SOFT else "int64")
         try:
-            under_test.plainly(backend.asarray(LOGITS, dtype), given, **options)
+            under_test.small_call(backend.asarray(LOGITS, dtype), given, **options)
         except NotImplementedError:  # each case will be told so
             continue
         except Exception as error:
@@ -99,7 +99,7 @@ def _exact(dtypes: Sequence[str]) -> str:
 
 
 def _call(under_test: UnderTest, backend: Backend, dtype: str, logits: Any = LOGITS, targets: Any = TARGETS) -> Any:
-    result = under_test.plainly(backend.asarray(logits, dtype), backend.asarray(targets, str(targets.dtype)))
+    result = under_test.small_call(backend.asarray(logits, dtype), backend.asarray(targets, str(targets.dtype)))
     loss = result[0] if isinstance(result, tuple) else result
     if not backend.owns(loss):
         kind = f"{type(loss).__module__}.{type(loss).__qualname__}"
@@ -126,7 +126,7 @@ def _reduction(under_test: UnderTest, backend: Backend, dtype: str) -> str:
 def _smoothing(under_test: UnderTest, backend: Backend, dtype: str) -> str:
     arrays = backend.asarray(LOGITS[:1], dtype), backend.asarray(TARGETS[:1], "int64")
     try:
-        result = under_test.plainly(*arrays, label_smoothing=0.5)
+        result = under_test.small_call(*arrays, label_smoothing=0.5)
         loss = np.ravel(backend.to_numpy(result[0] if isinstance(result, tuple) else result))
         distance = {}
         for smoothing in ("others", "uniform"):

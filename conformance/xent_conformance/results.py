@@ -62,6 +62,8 @@ class Case:
     seconds: float = 0.0
     worst: float | None = None
     message: str = ""
+    last_call: str = ""
+    """In one line, where the case did not come back from it."""
     failure: Failure | None = None
 
 

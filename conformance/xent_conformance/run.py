@@ -24,7 +24,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from xent_conformance import worker
+from xent_conformance import frames, witness, worker
 from xent_conformance.adapter import Traits
 from xent_conformance.results import FAILS, NOT, Case, Failure, Results, SubjectResult
 from xent_conformance.subject import SubjectError
@@ -83,19 +83,39 @@ class BrokenRunError(Exception):
     """The suite itself could not be run; the message says why."""
 
 
+@dataclass
+class _End:
+    """How a worker ended, or that it does not answer."""
+
+    kind: str
+    why: str
+    record: str
+    """The file of the last call."""
+
+    def input(self, mode: str = "") -> dict[str, Any] | None:
+        """The last call that the implementation was handed."""
+        return witness.read(self.record, mode)
+
+    def __str__(self) -> str:
+        """In one line."""
+        last = self.input()
+        called = f"{witness.in_words(last)}: " if last is not None else ""
+        return called + " | ".join(line.strip() for line in self.why.splitlines() if line.strip())
+
+
 class _Worker:
     """A process that answers one message at a time."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         context = multiprocessing.get_context("spawn")
-        handle, self.log = tempfile.mkstemp(prefix="xent-conform-", suffix=".log")
-        os.close(handle)
+        self.log, self.record = _new_file(".log"), _new_file(".call")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=worker.main, args=(theirs, settings, self.log), daemon=True)
+        self.process = context.Process(target=worker.main, args=(theirs, settings, self.log, self.record), daemon=True)
         self.process.start()
         theirs.close()
         self.jobs: deque[_Job] = deque()
         self.spec: str | None = None
+        self.file: str | None = None
         self.ready = False
         self.deadline = time.monotonic() + STARTING
 
@@ -104,22 +124,40 @@ class _Worker:
         self.deadline = time.monotonic() + limit
         self.pipe.send((job.what, job.argument))
 
+    def receive(self) -> tuple[str, Any]:
+        """Its next answer; EOFError or OSError where it is gone."""
+        answer: tuple[str, Any] = self.pipe.recv()
+        if answer[0] == "subject":
+            self.file = answer[1]["file"]
+        return answer
+
     @property
-    def why(self) -> str:
+    def crash(self) -> _End:
         """What is known of its end."""
         self.process.join(5)
         code = self.process.exitcode
-        tail = Path(self.log).read_text(errors="replace")[-1200:].strip()
+        last = frames.crashed(Path(self.log).read_text(errors="replace"), self.file)
         words = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        return f"the process ended with {words}" + (f"\n{tail}" if tail else "")
+        return _End("crashes", f"the process ended with {words}" + (f"\n{last}" if last else ""), self.record)
+
+    def hang(self, limit: float) -> _End:
+        """That it does not answer in time."""
+        return _End("hangs", f"no answer within {limit:g} seconds", self.record)
 
     def end(self) -> None:
         with contextlib.suppress(OSError, ValueError):
             self.process.kill()
         self.process.join(5)
         self.pipe.close()
-        with contextlib.suppress(OSError):
-            os.unlink(self.log)
+        for path in (self.log, self.record):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+
+def _new_file(suffix: str) -> str:
+    handle, path = tempfile.mkstemp(prefix="xent-conform-", suffix=suffix)
+    os.close(handle)
+    return path
 
 
 class Run:
@@ -186,19 +224,19 @@ class Run:
         gone.end()
         self._workers.remove(gone)
 
-    def _answer(self, of: _Worker) -> tuple[str, Any] | str:
-        """The worker's next answer; how it ended, or "hangs", where there is none."""
-        if not of.pipe.poll(max(0.0, of.deadline - time.monotonic())):
-            return "hangs" if of.process.is_alive() else of.why
+    def _answer(self, of: _Worker) -> tuple[str, Any] | _End:
+        """The worker's next answer; how it ended where there is none."""
+        limit = of.deadline - time.monotonic()
+        if not of.pipe.poll(max(0.0, limit)):
+            return of.hang(limit) if of.process.is_alive() else of.crash
         try:
-            answer: tuple[str, Any] = of.pipe.recv()
+            return of.receive()
         except (EOFError, OSError):
-            return of.why
-        return answer
+            return of.crash
 
     def _get_ready(self, first: _Worker) -> None:
         answer = self._answer(first)
-        if isinstance(answer, str):
+        if isinstance(answer, _End):
             raise BrokenRunError(f"the suite could not be started: {answer}")
         what, content = answer
         if what != "ready":
@@ -224,7 +262,7 @@ class Run:
                 continue
             answer, asker = self._ask(asker, spec, ("probe", name))
             if isinstance(answer, str):
-                # The first call already took the interpreter along, or never came back.
+                # A first call already took the interpreter along, or never came back.
                 subject.traits[name] = Traits(dtypes=tuple(described["dtypes"]), notes=(f"its first call: {answer}",))
                 subject.ends[name] = ENDS_OF_A_BACKEND
             else:
@@ -264,18 +302,20 @@ class Run:
         return Traits(dtypes=full, flat=traits.flat, fixed=fixed, notes=(f"its first call: {traits.refusal}",))
 
     def _ask(self, asker: _Worker, spec: str | None, message: tuple[str, Any]) -> tuple[tuple[str, Any] | str, _Worker]:
-        """Ask outside the queue; a worker that does not survive is replaced."""
+        """Ask outside the queue. A worker that does not survive is replaced, and how it ended is told in one line."""
         asker.deadline = time.monotonic() + max(self.settings.time_limit, 30.0)
         asker.pipe.send(message)
         answer = self._answer(asker)
-        if isinstance(answer, str):
-            self._dismiss(asker)
-            asker = self._hire()
-            self._get_ready(asker)
-            if spec is not None:
-                again, asker = self._ask(asker, None, ("subject", spec))
-                assert not isinstance(again, str), again
-        return answer, asker
+        if not isinstance(answer, _End):
+            return answer, asker
+        ended = str(answer)
+        self._dismiss(asker)
+        asker = self._hire()
+        self._get_ready(asker)
+        if spec is not None:
+            again, asker = self._ask(asker, None, ("subject", spec))
+            assert not isinstance(again, str), again
+        return ended, asker
 
     # ---- cases
 
@@ -334,9 +374,9 @@ class Run:
     def _listen(self, to: _Worker) -> None:
         while to.pipe.poll():
             try:
-                what, content = to.pipe.recv()
+                what, content = to.receive()
             except (EOFError, OSError):
-                return self._lost(to, "crashes", to.why)
+                return self._lost(to, to.crash)
             if not to.ready:
                 if what != "ready":
                     raise BrokenRunError(str(content))
@@ -354,22 +394,22 @@ class Run:
                 job.subject.result.curves += content
                 self._count(job.subject)
         if (to.jobs or not to.ready) and time.monotonic() > to.deadline:
-            self._lost(to, "hangs", f"no answer within {self.settings.time_limit:g} seconds")
+            self._lost(to, to.hang(self.settings.time_limit))
         return None
 
-    def _lost(self, gone: _Worker, kind: str, why: str) -> None:
+    def _lost(self, gone: _Worker, end: _End) -> None:
         """A worker hangs or is gone: its case has failed, another takes its place."""
         jobs = list(gone.jobs)
         if not gone.ready and not jobs:
-            raise BrokenRunError(f"a process of the suite could not be started: {why}")
-        self._dismiss(gone)
+            raise BrokenRunError(f"a process of the suite could not be started: {end}")
         cases = [job for job in jobs if job.what == "case"]
         for job in cases:
             assert job.case is not None
             subject = job.subject
             subject.ends[job.case["backend"], job.case["function"]] += 1
             subject.ends[job.case["backend"]] += 1
-            self._failed(subject, job.case, kind, why)
+            self._failed(subject, job.case, end.kind, end.why, end.input(job.case["mode"]))
+        self._dismiss(gone)
         self._done += sum(job.what == "curves" for job in jobs)
         self._hire()
 
@@ -381,10 +421,13 @@ class Run:
             return "not tried", "the first call or many cases on this backend hung or crashed"
         return None
 
-    def _failed(self, subject: _Subject, case: dict[str, str], kind: str, why: str) -> None:
+    def _failed(
+        self, subject: _Subject, case: dict[str, str], kind: str, why: str, last: dict[str, Any] | None = None
+    ) -> None:
         name = case["id"].partition("::")[2]
-        failure = Failure(case=name, kind=kind, message=why)
-        self._note(subject, case, FAILS, kind=kind, message=why, failure=failure)
+        failure = Failure(case=name, kind=kind, message=why, input=last)
+        called = "" if last is None else witness.in_words(last)
+        self._note(subject, case, FAILS, kind=kind, message=why, failure=failure, last_call=called)
         self._count(subject)
 
     def _note(self, subject: _Subject, case: dict[str, str], outcome: str, **more: Any) -> None:

@@ -1,6 +1,7 @@
 """Implementations for the tests of the runner and the adapter: right ones that lack things, and ones that end badly."""
 
 import os
+import sys
 import time
 
 import numpy as np
@@ -125,6 +126,44 @@ def ending_badly(logits, targets, **options):
     if V == 2:
         raise ZeroDivisionError("two classes")
     return xent.cross_entropy_and_grad(logits, targets, **options)
+
+
+def crashing_in_a_library(logits, targets, reduction="mean"):
+    """Right, but for seventeen classes; there it crashes ten frames away, in what stands for a library's code."""
+    if logits.shape[-1] == 17:
+        scope = {"abort": os.abort}
+        exec(compile("def deeper(n):\n    return deeper(n - 1) if n else abort()", "library.py", "exec"), scope)
+        scope["deeper"](10)
+    return xent.cross_entropy_and_grad(logits, targets, reduction=reduction)
+
+
+def crashing_at_once(logits, targets):
+    """Nothing comes back, ever."""
+    os.abort()
+
+
+def sleeping_with_z_loss(logits, targets, reduction="mean", z_loss=0.0):
+    """Right, unless there is a z-loss."""
+    if z_loss:
+        time.sleep(1000)
+    return xent.cross_entropy_and_grad(logits, targets, reduction=reduction)
+
+
+def refusing_many_classes(logits, targets, reduction="mean"):
+    """Right, for few classes; no algorithm to choose."""
+    if logits.shape[-1] >= 10:
+        raise ValueError("many classes")
+    return xent.cross_entropy_and_grad(logits, targets, reduction=reduction)
+
+
+def raising_in_many_ways(logits, targets, reduction="mean"):
+    """An end of the program, an error of many lines, an assertion of its own."""
+    if logits.shape[-1] == 2:
+        sys.exit(0)
+    if logits.shape[-1] == 3:
+        raise ValueError("three\n" + "\n".join("abcdefghij"))
+    assert logits.shape[-1] != 17
+    return xent.cross_entropy_and_grad(logits, targets, reduction=reduction)
 
 
 def sleeping(logits, targets, **options):
