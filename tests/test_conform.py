@@ -1,7 +1,9 @@
 """`xent conform`: the matrix, the exit codes, the files; what hangs, crashes or is interrupted loses nothing else."""
 
+import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import time
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from xent import cli
@@ -184,6 +187,39 @@ def test_a_small_call_that_hangs_shows_its_values(backend):
     assert given["logits"] == [[0.0], [3.0], [-20.0]]
     assert given["targets"] == [0, 0, 0]
     assert given["options"] == {"reduction": "none", "z_loss": 0.0625}
+
+
+def failures(name, *cases):
+    [found] = run(name, cases=cases).subjects
+    kept = [case.failure for case in found.cases if case.outcome == "fails" and case.dtype == "float32"]
+    assert kept
+    return kept
+
+
+def test_of_two_calls_the_one_that_fails_is_shown():
+    for failure in failures("leaking", "test_S1_ignored_tokens_*", "test_S1_anything_in_ignored_rows"):
+        where = re.fullmatch(
+            r"loss: .* of .* are not what the other call gave, at (\(.*\)): expected .*, given nan", failure.message
+        )
+        assert where
+        assert np.isnan(failure.given)
+        assert np.isfinite(failure.expected)
+        if failure.input["logits"] is not None and where[1] != "()":
+            row = np.array(failure.input["logits"])[ast.literal_eval(where[1])]
+            assert not np.isfinite(row).all()
+    [mixed] = failures("spreading", "test_S4_mixed_infinities_and_nan")[:1]
+    assert mixed.message.startswith("loss: 27 of 27 are not what the other call gave, at (1,): expected ")
+    for failure in failures("of_contiguous_rows_of_float32", "test_A2_every_layout_gives_what_contiguous_arrays_give"):
+        assert failure.input["mode"] == "strided"
+    for failure in failures("spreading", "test_R5_other_rows_do_not_matter"):
+        assert "rows beside others" in failure.message
+        assert failure.input["shape"] == [60, 37]
+
+
+def test_a_call_that_the_test_makes_by_itself_is_shown_too():
+    shown = [failure.input for failure in failures("of_contiguous_rows_of_float32", "test_A2_numpy_layouts")]
+    assert all(given["shape"] == [60, 7] for given in shown)
+    assert all(given["function"] == "of_contiguous_rows_of_float32" for given in shown)
 
 
 def test_what_was_never_passed_is_not_shown():

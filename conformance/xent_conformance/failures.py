@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from xent_conformance import evidence, frames, results, shrink
 from xent_conformance.adapter import UnderTest
 from xent_conformance.places import Place
@@ -26,15 +28,22 @@ def told(error: BaseException, case: str, place: Place, subject: UnderTest, smal
             given=smaller.given,
             error=smaller.error,
         )
-    last = evidence.last_call()
-    known = (
-        None
-        if last is None
-        else results.described(last.logits, last.targets, subject.handed_over(last.options), **where)
-    )
+    known = _last_call(subject, **where)
     if by := frames.raised(error, subject.file):
         return results.Failure(case=case, kind="raises", message=_where(error, by), input=known)
-    return results.Failure(case=case, kind=_kind(error), message=_short(_words(error)), input=known)
+    told = results.Failure(case=case, kind=_kind(error), message=_short(_words(error)), input=known)
+    if isinstance(error, evidence.Unlike):
+        told.expected, told.given = error.expected, error.given
+    return told
+
+
+def _last_call(subject: UnderTest, dtype: str, mode: str) -> dict[str, Any] | None:
+    """The call that the test made through its place, or else the one that the implementation was handed."""
+    last = evidence.last_call()
+    if last is not None:
+        options = subject.handed_over(last.options)
+        return results.described(last.logits, last.targets, options, dtype=dtype, mode=mode)
+    return None if subject.witness is None else subject.witness.last(mode)
 
 
 def _where(error: BaseException, by: list[frames.Frame]) -> str:

@@ -29,9 +29,14 @@ class Witness:
     """The one that writes."""
 
     def __init__(self, path: str) -> None:
+        self._path = path
         self._file = open(path, "r+b")  # noqa: SIM115 - open as long as the process lives
         self._file.truncate(SIZE)
         self._memory = mmap.mmap(self._file.fileno(), SIZE)
+
+    def last(self, mode: str = "") -> dict[str, Any] | None:
+        """The last call, as `read` tells it."""
+        return read(self._path, mode)
 
     def forget(self) -> None:
         """Nothing has been called."""

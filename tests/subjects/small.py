@@ -43,6 +43,14 @@ def of_contiguous_rows(logits, targets, reduction="mean"):
     return xent.cross_entropy_and_grad(rows.copy(), targets, reduction=reduction)
 
 
+def of_contiguous_rows_of_float32(logits, targets, reduction="mean"):
+    """The same, in float32."""
+    if logits.ndim != 2 or logits.dtype != np.float32 or targets.ndim != 1:
+        raise ValueError("accepted: rows of float32")
+    rows = np.lib.stride_tricks.as_strided(logits, logits.shape, (4 * logits.shape[1], 4))
+    return xent.cross_entropy(rows.copy(), targets, reduction=reduction)
+
+
 def of_another_name(scores, labels):
     """Refuses scores by their own name, and labels by none."""
     if getattr(scores, "dtype", None) not in (np.float32, np.float64):
@@ -140,6 +148,21 @@ def crashing_in_a_library(logits, targets, reduction="mean"):
 def crashing_at_once(logits, targets):
     """Nothing comes back, ever."""
     os.abort()
+
+
+def leaking(logits, targets, reduction="mean", ignore_index=None):
+    """What is ignored counts zero times, and zero times NaN is NaN."""
+    counts = np.ones(targets.shape, bool) if ignore_index is None else targets != ignore_index
+    losses = xent.cross_entropy(logits, np.where(counts, targets, 0), reduction="none") * counts
+    total = losses.sum()
+    return {"none": losses, "sum": total, "mean": total / max(1, counts.sum())}[reduction]
+
+
+def spreading(logits, targets, reduction="mean"):
+    """One NaN is NaN for all; the largest logit of all is everybody's."""
+    largest = np.max(logits, initial=-np.inf)
+    losses = xent.cross_entropy(logits - largest, targets, reduction="none")
+    return {"none": losses, "sum": losses.sum(), "mean": losses.mean()}[reduction]
 
 
 def sleeping_with_z_loss(logits, targets, reduction="mean", z_loss=0.0):
