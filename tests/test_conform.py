@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from xml.etree import ElementTree
@@ -220,6 +221,45 @@ def test_a_call_that_the_test_makes_by_itself_is_shown_too():
     shown = [failure.input for failure in failures("of_contiguous_rows_of_float32", "test_A2_numpy_layouts")]
     assert all(given["shape"] == [60, 7] for given in shown)
     assert all(given["function"] == "of_contiguous_rows_of_float32" for given in shown)
+
+
+def test_a_case_may_be_called_as_reports_print_it():
+    whole = "test_R1_shapes[numpy-float64-eager-none-(2, 3)]"
+    for name in (whole, f"test_reductions.py::{whole}"):
+        assert [case.id for case in run("Renamed", cases=(name,)).subjects[0].cases] == [f"test_reductions.py::{whole}"]
+    found = run("Renamed", cases=("test_values.py::test_V2_never_negative", "*V6_raising*[[]numpy-float64-eager]"))
+    names = {case.id.partition("[")[0] for case in found.subjects[0].cases if case.outcome == "holds"}
+    assert names == {
+        "test_values.py::test_V2_never_negative",
+        "test_values.py::test_V6_raising_the_target_lowers_the_loss",
+    }
+
+
+def test_nothing_is_left_in_the_folder_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    (tmp_path / "temporary").mkdir()
+    run("Renamed", cases=("test_V1_any_row",))
+    assert [path.name for path in tmp_path.iterdir()] == ["temporary"]
+    assert not [path for path in (tmp_path / "temporary").iterdir() if path.name.startswith("xent")]
+
+
+def test_an_option_that_always_raises_fails_and_is_said_to_do_nothing():
+    [found] = run("refusing_to_smooth", clauses=("V8",)).subjects
+    assert not [note for note in found.notes if "smooths" in note]
+    assert {cell["status"] for cell in found.cells()} == {"fails"}
+    assert {case.message.splitlines()[0] for case in found.cases if case.outcome == "fails"} == {
+        "ArithmeticError: no smoothing today"
+    }
+    assert {case.message for case in found.cases if case.outcome == "does not apply"} >= {"smoothing='uniform'"}
+
+
+def test_half_precision_is_not_what_a_first_call_that_failed_was_for():
+    [found] = run("refusing", cases=("test_V2_never_negative",)).subjects
+    assert {case.message for case in found.cases if case.dtype == "float16"} == {"its first call: ValueError: never"}
+    [found] = run("Renamed", cases=("test_V2_never_negative",)).subjects
+    assert {case.message for case in found.cases if case.dtype == "float16"} == {"logits of float16"}
 
 
 def test_what_was_never_passed_is_not_shown():

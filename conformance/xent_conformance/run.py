@@ -20,6 +20,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ class _Subject:
     result: SubjectResult
     traits: dict[str, Traits] = field(default_factory=dict)
     ends: Counter[Any] = field(default_factory=Counter)
+    refusals: dict[str, str] = field(default_factory=dict)
+    """By backend, why its first call failed, of those that are asked all the same."""
     done: bool = False
 
 
@@ -108,7 +111,7 @@ class _Worker:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         context = multiprocessing.get_context("spawn")
-        self.log, self.record = _new_file(".log"), _new_file(".call")
+        self.log, self.record = (_new_file(settings["folder"], suffix) for suffix in (".log", ".call"))
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=worker.main, args=(theirs, settings, self.log, self.record), daemon=True)
         self.process.start()
@@ -154,8 +157,14 @@ class _Worker:
                 os.unlink(path)
 
 
-def _new_file(suffix: str) -> str:
-    handle, path = tempfile.mkstemp(prefix="xent-conform-", suffix=suffix)
+def _names(case: dict[str, str]) -> tuple[str, ...]:
+    """By what a case may be called: its test, itself, and both after their file, as reports have them."""
+    file, _, name = case["id"].partition("::")
+    return case["function"], name, f"{file}::{case['function']}", case["id"]
+
+
+def _new_file(folder: str, suffix: str) -> str:
+    handle, path = tempfile.mkstemp(suffix, dir=folder)
     os.close(handle)
     return path
 
@@ -180,25 +189,30 @@ class Run:
         self._cases: list[dict[str, str]] = []
         self._backends: dict[str, dict[str, Any] | str] = {}
         self._done = self._planned = 0
+        self._folder = ""
         self._started = time.monotonic()
 
     def execute(self) -> Results:
         """Run everything; an interruption leaves the results as far as they are."""
-        try:
-            first = self._hire()
-            self._get_ready(first)
-            for spec in self.specs:
-                first = self._open(spec, first)
-            self._plan()
-            while len(self._workers) < min(self._crew(), max(1, len(self._queue) // 8)):
-                self._hire()
-            self._serve()
-            self.results.complete = True
-        finally:
-            self.results.seconds = time.monotonic() - self._started
-            for each in self._workers:
-                each.end()
+        with tempfile.TemporaryDirectory(prefix="xent-conform-", ignore_cleanup_errors=True) as self._folder:
+            try:
+                self._execute()
+                self.results.complete = True
+            finally:
+                self.results.seconds = time.monotonic() - self._started
+                for each in self._workers:
+                    each.end()
         return self.results
+
+    def _execute(self) -> None:
+        first = self._hire()
+        self._get_ready(first)
+        for spec in self.specs:
+            first = self._open(spec, first)
+        self._plan()
+        while len(self._workers) < min(self._crew(), max(1, len(self._queue) // 8)):
+            self._hire()
+        self._serve()
 
     # ---- workers
 
@@ -211,6 +225,7 @@ class Run:
             {
                 "backends": list(self.settings.backends),
                 "clauses": list(self.settings.clauses),
+                "folder": self._folder,
                 "seed": self.settings.seed,
                 "thorough": self.settings.thorough,
                 "shrink": not self.settings.first_failure,
@@ -268,6 +283,8 @@ class Run:
             else:
                 traits, asker = self._with_what_it_refuses(answer[1], spec, name, asker)
                 subject.traits[name] = self._judged(traits, name, described)
+                if traits.refusal is not None and subject.traits[name].refusal is None:
+                    subject.refusals[name] = traits.refusal
             traits = subject.traits[name]
             if traits.refusal is not None:
                 result.not_covered[name] = traits.refusal
@@ -325,7 +342,9 @@ class Run:
                 if case["backend"] not in subject.result.backends or not self._is_asked(case):
                     continue
                 if case["dtype"] not in subject.traits[case["backend"]].dtypes:
-                    self._note(subject, case, NOT, message=f"logits of {case['dtype']}")
+                    refusal = subject.refusals.get(case["backend"])
+                    why = f"logits of {case['dtype']}" if refusal is None else f"its first call: {refusal}"
+                    self._note(subject, case, NOT, message=why)
                 else:
                     self._queue.append(_Job(subject, "case", case["nodeid"], case))
             if self.settings.curves and not self.settings.clauses and not self.settings.cases:
@@ -336,9 +355,18 @@ class Run:
             raise SubjectError(f"no case is called {' or '.join(self.settings.cases)}: see the names in a report")
 
     def _is_asked(self, case: dict[str, str]) -> bool:
-        names = (case["function"], case["id"].partition("::")[2])
-        patterns = self.settings.cases
-        return not patterns or any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)
+        if not self.settings.cases:
+            return True
+        names = _names(case)
+        return any(
+            name in names if name in self._known else any(fnmatch.fnmatchcase(each, name) for each in names)
+            for name in self.settings.cases
+        )
+
+    @cached_property
+    def _known(self) -> set[str]:
+        """The names of all cases: what is one of them is no pattern, whatever brackets it has."""
+        return {name for case in self._cases for name in _names(case)}
 
     def _serve(self) -> None:
         while True:

@@ -30,6 +30,7 @@ def main(pipe: Connection, settings: dict[str, Any], log: str, record: str) -> N
     os.dup2(nowhere, 1)
     os.dup2(errors, 2)
     faulthandler.enable(2)
+    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = os.path.join(settings["folder"], "hypothesis")
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     os.environ["XENT_CONFORMANCE_SEED"] = str(settings["seed"])
     os.environ["XENT_CONFORMANCE_THOROUGH"] = "1" if settings["thorough"] else ""
