@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import xent
-from xent_conformance import backends, probe, subject
+from xent_conformance import backends, evidence, probe, subject
 from xent_conformance.subject import DoesNotApply, SubjectError
 
 SMALL = Path(__file__).parent / "subjects" / "small.py"
@@ -164,6 +164,55 @@ def test_a_gradient_of_its_own_is_not_on_the_graph():
     found, _ = load("losses", "torch")
     with pytest.raises(DoesNotApply, match="autograd"):
         found.loss(torch.tensor(X, requires_grad=True), torch.tensor(T), reduction="none")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        (
+            "of_three",
+            (2,),
+            "tuple of 3 (numpy.ndarray, numpy.ndarray, None) came back; accepted: the loss, or (loss, d_",
+        ),
+        ("of_four_arrays", (2,), "tuple of 4 (numpy.ndarray, numpy.ndarray, numpy.ndarray, numpy.ndarray) came back"),
+        ("of_nothing", (2,), "None came back; accepted: the loss, or (loss, d_logits), as arrays"),
+        ("of_nothing", (1, 2), "None came back"),
+        (
+            "of_a_list",
+            (2,),
+            "list of 2 (numpy.ndarray, numpy.ndarray) came back; accepted: the loss, or (loss, d_logits)",
+        ),
+        ("of_numbers", (2, 2), "list of 4 (float, float, float, float) came back; accepted: the loss, or"),
+    ],
+)
+def test_what_came_back_and_what_is_accepted(name, shape, words):
+    found, traits = load(name)
+    assert not [note for note in traits.notes if "WrongType" in note]
+    x, t = np.resize(X, (*shape, 3)), np.resize(T, shape)
+    options = {"reduction": "none"} if found.takes("reduction") else {}
+    for ask in (found.loss, found.loss_and_grad):
+        with pytest.raises(evidence.WrongTypeError) as caught:
+            ask(x, t, **options)
+        assert str(caught.value).startswith(words)
+
+
+def test_a_loss_alone_is_no_pair():
+    found, _ = load("Unpaired")
+    with pytest.raises(evidence.WrongTypeError, match=r"^loss_and_grad returned numpy.* accepted: \(loss, d_logits\)$"):
+        found.loss_and_grad(X, T)
+    found, _ = load("of_numbers")
+    with pytest.raises(evidence.WrongTypeError, match=r"^float came back; accepted: "):
+        found.loss(np.resize(X, (2, 3, 3)), np.resize(T, (2, 3)))
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_what_came_back_is_said_where_autograd_is_asked(backend):
+    if isinstance(found := backends.load(backend), str):
+        pytest.skip(found)
+    under_test, traits = load("of_three_losses", backend)
+    assert not [note for note in traits.notes if "gradient" in note]
+    with pytest.raises(evidence.WrongTypeError, match=r"^tuple of 3 \("):
+        under_test.loss_and_grad(found.asarray(X, "float32"), found.asarray(T, "int64"))
 
 
 def test_an_adapter_says_what_it_takes():

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from xent_conformance.evidence import WrongTypeError
 from xent_conformance.subject import DoesNotApply
 
 if TYPE_CHECKING:
@@ -238,7 +239,10 @@ class UnderTest:
 
     def _loss_and_grad(self, logits: Any, targets: Any, options: dict[str, Any]) -> tuple[Any, Any]:
         if self._pair is not None:
-            return self._ask(self._pair, logits, targets, options)
+            result = self._ask(self._pair, logits, targets, options)
+            if not _is_pair(result):
+                raise WrongTypeError(f"loss_and_grad returned {_shown(result)}; accepted: (loss, d_logits)")
+            return result
         function = self._function
         names, everything, _ = _parameters(function)
         if everything or {"out", "grad_output"} & names or not (_is_tensor(logits) or _is_jax(logits)):
@@ -257,12 +261,12 @@ class UnderTest:
             raise DoesNotApply("a gradient", gradient=True)
         self._tell(function, logits, targets, passed)
         differentiate = _by_autograd if _is_tensor(logits) else _by_vjp
-        return differentiate(lambda x: function(x, targets, **passed), logits, upstream)
+        return differentiate(lambda x: _loss_or_pair(function(x, targets, **passed)), logits, upstream)
 
     def _ask(self, function: Any, logits: Any, targets: Any, options: dict[str, Any]) -> Any:
         passed = self._passed(function, options)
         self._tell(function, logits, targets, passed)
-        return function(logits, targets, **passed)
+        return _loss_or_pair(function(logits, targets, **passed))
 
     def _passed(self, function: Any, options: dict[str, Any]) -> dict[str, Any]:
         """The options that the function is called with."""
@@ -318,7 +322,7 @@ class UnderTest:
         for length in tokens:
             count *= length
         flat_targets = _reshape(targets, (count,) if shape == tokens else (count, V))
-        result = self._row_by_row(ask, _reshape(logits, (count, V)), flat_targets, options)
+        result = _of_arrays(self._row_by_row(ask, _reshape(logits, (count, V)), flat_targets, options))
         loss, *gradient = result if _is_pair(result) else (result,)
         loss = _reshape(loss, tokens) if reduction == "none" else loss
         return (loss, _reshape(gradient[0], (*tokens, V))) if gradient else loss
@@ -346,7 +350,7 @@ class UnderTest:
         if not 0 < tokens[0] <= MOST_ROWS or tuple(targets.shape[:1]) != tokens:
             raise DoesNotApply("reduction='none'")
         options = {name: value for name, value in options.items() if name != "reduction"} | {"reduction": fixed}
-        found = [ask(logits[i : i + 1, :], targets[i : i + 1, ...], options) for i in range(tokens[0])]
+        found = [_of_arrays(ask(logits[i : i + 1, :], targets[i : i + 1, ...], options)) for i in range(tokens[0])]
         xp = _namespace(logits)
         if not _is_pair(found[0]):
             return xp.stack([_reshape(loss, ()) for loss in found])
@@ -417,6 +421,40 @@ def _worded(name: str, value: Any) -> str:
 
 def _is_pair(result: Any) -> bool:
     return isinstance(result, tuple) and len(result) == 2
+
+
+def _loss_or_pair(result: Any) -> Any:
+    """The result, if it may be a loss or a pair; whose arrays they are is for the place to say."""
+    if _is_pair(result):
+        parts = result
+    elif isinstance(result, tuple | list | dict):
+        raise WrongTypeError(f"{_shown(result)} came back; accepted: the loss, or (loss, d_logits)")
+    else:
+        parts = (result,)
+    if any(part is None or isinstance(part, tuple | list | dict) for part in parts):
+        raise WrongTypeError(f"{_shown(result)} came back; accepted: the loss, or (loss, d_logits), as arrays")
+    return result
+
+
+def _of_arrays(result: Any) -> Any:
+    """The result, if it can be put into another shape."""
+    if not all(hasattr(part, "shape") for part in (result if _is_pair(result) else (result,))):
+        raise WrongTypeError(f"{_shown(result)} came back; accepted: the loss, or (loss, d_logits), as arrays")
+    return result
+
+
+def _shown(result: Any) -> str:
+    """What came back, by its type, that of its parts if it has some."""
+    if isinstance(result, tuple | list):
+        return f"{_kind(result)} of {len(result)} ({', '.join(map(_kind, result[:5]))})"
+    return _kind(result)
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "None"
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _is_tensor(array: Any) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 from xent_conformance import oracle
 from xent_conformance.adapter import SOFT, Traits, UnderTest, reduction_of
 from xent_conformance.backends import Backend
+from xent_conformance.evidence import WrongTypeError
 from xent_conformance.subject import DoesNotApply
 
 LOGITS = np.array([[0.5, -1.0, 2.0, 0.0, 1.0], [1.5, 0.25, -0.5, 3.0, -2.0], [0.0, 1.0, 0.0, -1.0, 0.5]])
@@ -103,8 +104,9 @@ def _call(under_test: UnderTest, backend: Backend, dtype: str, logits: Any = LOG
     result = under_test.small_call(backend.asarray(logits, dtype), backend.asarray(targets, str(targets.dtype)))
     loss = result[0] if isinstance(result, tuple) else result
     if not backend.owns(loss):
-        kind = f"{type(loss).__module__}.{type(loss).__qualname__}"
-        raise TypeError(f"it returned {kind}, not an array of {backend.name}")
+        kind = "None" if loss is None else f"{type(loss).__module__}.{type(loss).__qualname__}"
+        accepted = "the loss as such an array, or (loss, d_logits)"
+        raise TypeError(f"it returned {kind}, not an array of {backend.name}; accepted: {accepted}")
     return loss
 
 
@@ -148,6 +150,8 @@ def _no_gradient(under_test: UnderTest, backend: Backend, dtype: str, traits: Tr
         under_test.loss_and_grad(backend.asarray(LOGITS, dtype), backend.asarray(TARGETS, "int64"), **fixed)
     except DoesNotApply as error:
         return str(error) if error.gradient else None
+    except WrongTypeError:
+        return None
     except Exception as error:
         return None if under_test.gives_pairs else _short(error)
     return None

@@ -120,6 +120,48 @@ def refusing(logits, targets):
     raise ValueError("never")
 
 
+def of_three(logits, targets, reduction="mean"):
+    """A pair and something else."""
+    return (*xent.cross_entropy_and_grad(logits, targets, reduction=reduction), None)
+
+
+def of_four_arrays(logits, targets, reduction="mean"):
+    """A pair, twice."""
+    return (*xent.cross_entropy_and_grad(logits, targets, reduction=reduction),) * 2
+
+
+def of_nothing(logits, targets):
+    """The result forgotten, but for the first call."""
+    return xent.cross_entropy(logits, targets) if logits.shape == (3, 5) else None
+
+
+def of_a_list(logits, targets, reduction="mean"):
+    """A pair, but not a tuple, for five classes in two rows."""
+    pair = xent.cross_entropy_and_grad(logits, targets, reduction=reduction)
+    return list(pair) if logits.shape == (2, 3) else pair
+
+
+def of_numbers(logits, targets, reduction="mean"):
+    """Rows alone, and Python's numbers where there are four of them."""
+    if logits.ndim != 2:
+        raise ValueError("rows alone")
+    loss = xent.cross_entropy(logits, targets, reduction=reduction)
+    return loss.tolist() if len(logits) == 4 else float(loss) if len(logits) == 6 and not loss.shape else loss
+
+
+def of_three_losses(logits, targets):
+    """One too many."""
+    return (xent.cross_entropy(logits, targets),) * 3
+
+
+class Unpaired(Adapter):
+    """Of two methods, one that does not what its name says."""
+
+    def loss_and_grad(self, logits, targets):
+        """The loss alone."""
+        return xent.cross_entropy(logits, targets)
+
+
 def of_python(logits, targets):
     """The right number, of the wrong type, for a sequence of one; before that it looks good."""
     loss, gradient = xent.cross_entropy_and_grad(logits, targets)
