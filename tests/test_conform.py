@@ -262,6 +262,17 @@ def test_half_precision_is_not_what_a_first_call_that_failed_was_for():
     assert {case.message for case in found.cases if case.dtype == "float16"} == {"logits of float16"}
 
 
+def test_a_target_that_wraps_is_not_refused():
+    told = {failure.case: failure for failure in failures("wrapping", "test_A4_the_first_offending_target_is_named")}
+    [wrapped] = [failure for case, failure in told.items() if case.endswith("[numpy-float32-eager-loss--1]")]
+    assert wrapped.kind == "not refused"
+    assert wrapped.message == "the target -1 at [2] is accepted, where the contract has IndexError"
+    [unnamed] = [failure for case, failure in told.items() if case.endswith("[numpy-float32-eager-loss-5]")]
+    assert unnamed.kind == "disagrees"
+    assert unnamed.message.startswith("the error does not name the position [2]: index 5 is out of bounds")
+    assert any("gradient--1" in case for case in told)
+
+
 def test_what_was_never_passed_is_not_shown():
     [found] = run("refusing_many_classes", cases=("test_V2_never_negative", "test_V1_vocabulary_sizes")).subjects
     shown = [case.failure.input["options"] for case in found.cases if case.outcome == "fails"]
@@ -377,6 +388,7 @@ def test_junit_tells_failures_and_what_does_not_apply():
         ([f"{SMALL}:Renamed", "--json", "no/where.json"], 2, "cannot write no/where.json"),
         ([f"{SMALL}:Renamed", "--time-limit", "0"], 2, "'0' is not a number of seconds above 0"),
         ([f"{SMALL}:Renamed", "--seed", "-1"], 2, "'-1' is not a whole number"),
+        ([f"{SMALL}:Renamed", "--workers", "0"], 2, "'0' is not a whole number of at least 1"),
         ([], 2, "required: SUBJECT"),
     ],
     ids=lambda value: "" if isinstance(value, int) else None,

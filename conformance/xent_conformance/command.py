@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a case that takes longer fails (default: 60; with --thorough 600)",
     )  # fmt: skip
     parser.add_argument(
-        "--workers", type=_whole, default=0, metavar="N", help="processes (default: one a core, 4 at most)"
+        "--workers", type=_count, default=0, metavar="N", help="processes (default: one a core, 4 at most)"
     )
     for name, what in (("json", "JSON"), ("html", "one HTML page"), ("junit", "JUnit XML")):
         parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write the results as {what}")
@@ -165,6 +165,12 @@ def _check_file(path: Path | None) -> None:
 def _whole(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 

@@ -214,6 +214,12 @@ def refusing_to_smooth(logits, targets, reduction="mean", label_smoothing=0.0):
     return xent.cross_entropy_and_grad(logits, targets, reduction=reduction)
 
 
+def wrapping(logits, targets):
+    """Rows alone, and negative targets count from the end, as NumPy has it."""
+    picked = logits[np.arange(len(targets)), targets]
+    return xent.cross_entropy(logits, np.where(targets < 0, 0, targets)) + 0 * picked.sum()
+
+
 def sleeping_with_z_loss(logits, targets, reduction="mean", z_loss=0.0):
     """Right, unless there is a z-loss."""
     if z_loss:
