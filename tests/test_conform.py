@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from xent import cli
-from xent_conformance import backends, contract, junit, report_html, table
+from xent_conformance import backends, contract, files, junit, report_html, table
 from xent_conformance.run import Run, Settings
 
 SMALL = Path(__file__).parent / "subjects" / "small.py"
@@ -386,6 +386,9 @@ def test_junit_tells_failures_and_what_does_not_apply():
         ([f"{SMALL}:refusing", "--clause", "V1"], 2, "takes arrays of no backend"),
         ([f"{SMALL}:Renamed", "--backend", "array-api-strict", "--clause", "V1"], 2, "does not name this backend"),
         ([f"{SMALL}:Renamed", "--json", "no/where.json"], 2, "cannot write no/where.json"),
+        ([f"{SMALL}:Renamed", "--json", "/proc/x.json"], 2, "cannot write /proc/x.json: "),
+        ([f"{SMALL}:Renamed", "--html", "/proc/x.html"], 2, "cannot write /proc/x.html: "),
+        ([f"{SMALL}:Renamed", "--junit", "/proc/x.xml"], 2, "cannot write /proc/x.xml: "),
         ([f"{SMALL}:Renamed", "--time-limit", "0"], 2, "'0' is not a number of seconds above 0"),
         ([f"{SMALL}:Renamed", "--seed", "-1"], 2, "'-1' is not a whole number"),
         ([f"{SMALL}:Renamed", "--workers", "0"], 2, "'0' is not a whole number of at least 1"),
@@ -402,6 +405,29 @@ def test_exit_codes(capsys, arguments, code, message):
     assert found == code, captured.err
     assert message in captured.err
     assert captured.err.count("\n") <= 1
+
+
+def test_a_file_that_cannot_be_written_after_all_is_told_at_the_end(tmp_path, capsys, monkeypatch):
+    write = files.write
+
+    def full(path, content):
+        if path.suffix == ".html":
+            write(path, content)
+        else:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "write", full)
+    names = {option: str(tmp_path / f"report.{option}") for option in ("json", "html", "junit")}
+    arguments = [word for option, name in names.items() for word in (f"--{option}", name)]
+    command = ["conform", f"{SMALL}:Renamed", "--backend", "numpy", "--case", "test_V2_never_negative", *arguments]
+    assert cli.main(command) == 2
+    captured = capsys.readouterr()
+    assert "renamed: holds" in captured.out
+    assert captured.err == (
+        f"xent: cannot write {names['json']}: No space left on device; "
+        f"cannot write {names['junit']}: No space left on device\n"
+    )
+    assert Path(names["html"]).is_file()
 
 
 def test_a_refusal_of_a_backend_that_was_asked_for_is_a_failure():
