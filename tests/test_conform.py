@@ -437,6 +437,29 @@ def test_a_refusal_of_a_backend_that_was_asked_for_is_a_failure():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_an_interruption_is_the_parents_affair_while_processes_start(tmp_path):
+    """Each process of the suite is interrupted before it has imported anything, as Ctrl-C interrupts them all."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "if '--multiprocessing-fork' in sys.orig_argv:\n"
+        f"    open({str(tmp_path / 'done')!r}, 'w').close()\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    command = [sys.executable, "-m", "xent.cli", "conform", "xent_conformance.subjects_xent:subject"]
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [*command, "--backend", "numpy", "--case", "test_V2_never_negative"],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert (tmp_path / "done").exists()
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_an_interrupted_run_leaves_what_it_finished(tmp_path):
     file = tmp_path / "report.json"
     command = [sys.executable, "-m", "xent.cli", "conform", "xent_conformance.subjects_xent:subject"]

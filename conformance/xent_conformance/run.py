@@ -14,13 +14,15 @@ import datetime
 import fnmatch
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -114,7 +116,8 @@ class _Worker:
         self.log, self.record = (_new_file(settings["folder"], suffix) for suffix in (".log", ".call"))
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=worker.main, args=(theirs, settings, self.log, self.record), daemon=True)
-        self.process.start()
+        with _no_interruption():
+            self.process.start()
         theirs.close()
         self.jobs: deque[_Job] = deque()
         self.spec: str | None = None
@@ -155,6 +158,20 @@ class _Worker:
         for path in (self.log, self.record):
             with contextlib.suppress(OSError):
                 os.unlink(path)
+
+
+@contextlib.contextmanager
+def _no_interruption() -> Iterator[None]:
+    """A process that is started within hears no Ctrl-C, not even while it imports; this one does, afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # which would undo it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _names(case: dict[str, str]) -> tuple[str, ...]:

@@ -23,6 +23,8 @@ def main(pipe: Connection, settings: dict[str, Any], log: str, record: str) -> N
     """Serve the parent until it says None or is gone; `log` is for what goes to stderr, `record` for the last call."""
     # Ctrl-C is the parent's affair, and what the implementation prints is nobody's.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):  # what the implementation starts itself is its own affair
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     errors = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     nowhere = os.open(os.devnull, os.O_RDWR)
     sys.stdout.flush()
