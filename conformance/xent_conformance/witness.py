@@ -10,7 +10,9 @@ are few, and where to read them asks no library to compute or to wait.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import mmap
 import sys
 from pathlib import Path
@@ -30,9 +32,9 @@ class Witness:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._file = open(path, "r+b")  # noqa: SIM115 - open as long as the process lives
-        self._file.truncate(SIZE)
-        self._memory = mmap.mmap(self._file.fileno(), SIZE)
+        with open(path, "r+b") as file:
+            file.truncate(SIZE)
+            self._memory = mmap.mmap(file.fileno(), SIZE)
 
     def last(self, mode: str = "") -> dict[str, Any] | None:
         """The last call, as `read` tells it."""
@@ -45,18 +47,23 @@ class Witness:
     def saw(
         self, function: str, logits: Any = None, targets: Any = None, options: dict[str, Any] | None = None
     ) -> None:
-        """The implementation is called with these."""
+        """The implementation is called with these. Whatever they are, to tell them must not be what fails."""
+        with contextlib.suppress(Exception):
+            self._write(function, logits, targets, options or {})
+
+    def _write(self, function: str, logits: Any, targets: Any, options: dict[str, Any]) -> None:
         last = evidence.last_call()
         record = {
             "function": function,
             "logits": _told(logits, None if last is None else last.logits),
             "targets": _told(targets, None if last is None else last.targets),
-            "options": {name: _told(value) for name, value in (options or {}).items()},
+            "options": {name: _told(value) for name, value in options.items()},
         }
-        content = json.dumps(record).encode()
-        if len(content) <= SIZE - _LENGTH:
-            # In one go: other threads see, and leave, the one record or the other.
-            self._memory[: _LENGTH + len(content)] = len(content).to_bytes(_LENGTH, "little") + content
+        content = json.dumps(record, default=repr).encode()
+        if len(content) > SIZE - _LENGTH:
+            content = json.dumps({**record, "logits": None, "targets": None, "options": {}}).encode()
+        # In one go: other threads see, and leave, the one record or the other.
+        self._memory[: _LENGTH + len(content)] = len(content).to_bytes(_LENGTH, "little") + content
 
 
 def read(path: str, mode: str = "") -> dict[str, Any] | None:
@@ -122,7 +129,7 @@ def _told(value: Any, mirror: np.ndarray | None = None) -> Any:
 
 def _values(array: Any, shape: list[int]) -> Any:
     """The numbers, where they are few and lie in this process's memory as NumPy's do."""
-    if np.prod(shape) > MOST_LOGITS:
+    if math.prod(shape) > MOST_LOGITS:
         return None
     try:
         if isinstance(array, np.ndarray | np.generic):
