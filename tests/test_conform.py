@@ -1,18 +1,22 @@
 """`xent conform`: the matrix, the exit codes, the files; what hangs, crashes or is interrupted loses nothing else."""
 
+import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from xent import cli
-from xent_conformance import contract, junit, table
+from xent_conformance import backends, contract, files, junit, report_html, table
 from xent_conformance.run import Run, Settings
 
 SMALL = Path(__file__).parent / "subjects" / "small.py"
@@ -54,11 +58,58 @@ def test_hangs_and_crashes_fail_their_case_alone():
     assert results.fails
 
 
+def test_a_crash_shows_where_and_with_what(tmp_path):
+    results = run("crashing_in_a_library", cases=("test_S6_*", "test_V1_vocabulary_sizes"))
+    [found] = results.subjects
+    crashed = [case for case in found.cases if case.kind == "crashes"]
+    assert crashed
+    for case in crashed:
+        lines = case.message.splitlines()
+        assert lines[:2] == ["the process ended with signal 6", "Fatal Python error: Aborted"]
+        assert ", in deeper" in lines[2]
+        assert f'File "{SMALL}"' in lines[-1]
+        assert lines[-1].endswith("in crashing_in_a_library")
+        assert len(lines) <= 9
+        assert not [line for line in lines if "pytest" in line or "multiprocessing" in line]
+        given = case.failure.input
+        assert given["function"] == "crashing_in_a_library"
+        assert given["shape"][-1] == 17
+        assert given["targets_shape"] == given["shape"][:-1]
+        assert (given["dtype"], given["mode"]) == (case.dtype, case.mode)
+        assert given["options"] == {"reduction": "none"}
+        assert case.last_call.startswith(f"crashing_in_a_library(logits {tuple(given['shape'])} {case.dtype}, targets ")
+    [cell] = [cell for cell in found.cells() if cell["clause"] == "V1" and cell["dtype"] == "float64"]
+    for report in (table.text(results), report_html.page(results.to_json()), junit.document(results).decode()):
+        assert "Fatal Python error: Aborted" in report
+        assert "in crashing_in_a_library" in report
+    assert "the last call was of crashing_in_a_library" in table.text(results)
+    assert "logits of shape (24, 17), float64, eager" in table.text(results)
+    assert "The last call, of crashing_in_a_library" in report_html.page(results.to_json())
+    assert "The last call: crashing_in_a_library(logits (24, 17)" in junit.document(results).decode()
+    assert cell["failure"]["kind"] == "crashes"
+
+
+def test_a_first_call_that_crashes_is_told_in_one_line():
+    [found] = run("crashing_at_once", cases=("test_V2_never_negative",)).subjects
+    [note] = found.notes
+    assert note.startswith(
+        "its first call: crashing_at_once(logits (3, 5) float64, targets (3,) int64): the process ended"
+    )
+    assert "Fatal Python error: Aborted" in note
+    assert f'File "{SMALL}"' in note
+    assert "\n" not in note
+
+
 def test_a_hang_is_named_with_the_limit():
     [found] = run("sleeping", cases=("test_R5_a_row_depends_on_itself_alone",), time_limit=2.0).subjects
     hanging = [case for case in found.cases if case.kind == "hangs"]
     assert hanging
     assert all(case.message == "no answer within 2 seconds" for case in hanging)
+    for case in hanging:
+        assert case.failure.input["function"] == "sleeping"
+        assert case.failure.input["shape"] == [700, 1000]
+        assert case.failure.input["logits"] is None
+        assert case.last_call.endswith("targets (700,) int64, reduction='none')")
     assert any(case.outcome == "holds" for case in found.cases)
 
 
@@ -101,6 +152,147 @@ def test_what_does_not_apply_never_holds():
         "float32": "does not apply",
         "float16": "does not apply",
     }
+
+
+def test_what_is_refused_by_an_error_fails_nothing():
+    clauses = ("V7", "R1", "R2", "R3", "S1", "S4")
+    [found] = run("of_classes_alone", clauses=clauses).subjects
+    assert {cell["clause"]: cell["status"] for cell in found.cells() if cell["dtype"] == "float32"} == {
+        clause: "does not apply" if clause == "V7" else "holds" for clause in clauses
+    }
+    assert not found.fails
+    assert "does not take soft targets: TypeError: targets are classes" in found.notes
+
+
+def test_a_wrong_answer_fails_where_a_refusal_does_not():
+    [found] = run("taking_anything", clauses=("V7", "R1")).subjects
+    assert {cell["status"] for cell in found.cells()} == {"fails"}
+
+
+def test_a_crash_at_what_need_not_be_taken_leaves_the_rest():
+    [found] = run("crashing_on_soft_targets", cases=("test_V7_soft_targets", "test_V2_never_negative")).subjects
+    cases = outcomes(found)
+    [note] = [note for note in found.notes if "soft targets was not found out: " in note]
+    assert "crashing_on_soft_targets(logits (3, 5) float32, targets (3, 5) float32): the process ended" in note
+    assert cases["test_V2_never_negative[numpy-float64-eager-plain]"].outcome == "holds"
+    assert cases["test_V7_soft_targets[numpy-float32-eager]"].kind == "crashes"
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", "jax", "array-api-strict"])
+def test_a_small_call_that_hangs_shows_its_values(backend):
+    if isinstance(backends.load(backend), str):
+        pytest.skip(f"{backend} is not here")
+    case = f"test_V9_z_loss_of_one_class[[]{backend}-float32-eager]"
+    [found] = run("sleeping_with_z_loss", backends=(backend,), cases=(case,), time_limit=8.0).subjects
+    given = found.cases[0].failure.input
+    assert given["logits"] == [[0.0], [3.0], [-20.0]]
+    assert given["targets"] == [0, 0, 0]
+    assert given["options"] == {"reduction": "none", "z_loss": 0.0625}
+
+
+def failures(name, *cases):
+    [found] = run(name, cases=cases).subjects
+    kept = [case.failure for case in found.cases if case.outcome == "fails" and case.dtype == "float32"]
+    assert kept
+    return kept
+
+
+def test_of_two_calls_the_one_that_fails_is_shown():
+    for failure in failures("leaking", "test_S1_ignored_tokens_*", "test_S1_anything_in_ignored_rows"):
+        where = re.fullmatch(
+            r"loss: .* of .* are not what the other call gave, at (\(.*\)): expected .*, given nan", failure.message
+        )
+        assert where
+        assert np.isnan(failure.given)
+        assert np.isfinite(failure.expected)
+        if failure.input["logits"] is not None and where[1] != "()":
+            row = np.array(failure.input["logits"])[ast.literal_eval(where[1])]
+            assert not np.isfinite(row).all()
+    [mixed] = failures("spreading", "test_S4_mixed_infinities_and_nan")[:1]
+    assert mixed.message.startswith("loss: 27 of 27 are not what the other call gave, at (1,): expected ")
+    for failure in failures("of_contiguous_rows_of_float32", "test_A2_every_layout_gives_what_contiguous_arrays_give"):
+        assert failure.input["mode"] == "strided"
+    for failure in failures("spreading", "test_R5_other_rows_do_not_matter"):
+        assert "rows beside others" in failure.message
+        assert failure.input["shape"] == [60, 37]
+
+
+def test_a_call_that_the_test_makes_by_itself_is_shown_too():
+    shown = [failure.input for failure in failures("of_contiguous_rows_of_float32", "test_A2_numpy_layouts")]
+    assert all(given["shape"] == [60, 7] for given in shown)
+    assert all(given["function"] == "of_contiguous_rows_of_float32" for given in shown)
+
+
+def test_a_case_may_be_called_as_reports_print_it():
+    whole = "test_R1_shapes[numpy-float64-eager-none-(2, 3)]"
+    for name in (whole, f"test_reductions.py::{whole}"):
+        assert [case.id for case in run("Renamed", cases=(name,)).subjects[0].cases] == [f"test_reductions.py::{whole}"]
+    found = run("Renamed", cases=("test_values.py::test_V2_never_negative", "*V6_raising*[[]numpy-float64-eager]"))
+    names = {case.id.partition("[")[0] for case in found.subjects[0].cases if case.outcome == "holds"}
+    assert names == {
+        "test_values.py::test_V2_never_negative",
+        "test_values.py::test_V6_raising_the_target_lowers_the_loss",
+    }
+
+
+def test_nothing_is_left_in_the_folder_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    (tmp_path / "temporary").mkdir()
+    run("Renamed", cases=("test_V1_any_row",))
+    assert [path.name for path in tmp_path.iterdir()] == ["temporary"]
+    assert not [path for path in (tmp_path / "temporary").iterdir() if path.name.startswith("xent")]
+
+
+def test_an_option_that_always_raises_fails_and_is_said_to_do_nothing():
+    [found] = run("refusing_to_smooth", clauses=("V8",)).subjects
+    assert not [note for note in found.notes if "smooths" in note]
+    assert {cell["status"] for cell in found.cells()} == {"fails"}
+    assert {case.message.splitlines()[0] for case in found.cases if case.outcome == "fails"} == {
+        "ArithmeticError: no smoothing today"
+    }
+    assert {case.message for case in found.cases if case.outcome == "does not apply"} >= {"smoothing='uniform'"}
+
+
+def test_half_precision_is_not_what_a_first_call_that_failed_was_for():
+    [found] = run("refusing", cases=("test_V2_never_negative",)).subjects
+    assert {case.message for case in found.cases if case.dtype == "float16"} == {"its first call: ValueError: never"}
+    [found] = run("Renamed", cases=("test_V2_never_negative",)).subjects
+    assert {case.message for case in found.cases if case.dtype == "float16"} == {"logits of float16"}
+
+
+def test_a_target_that_wraps_is_not_refused():
+    told = {failure.case: failure for failure in failures("wrapping", "test_A4_the_first_offending_target_is_named")}
+    [wrapped] = [failure for case, failure in told.items() if case.endswith("[numpy-float32-eager-loss--1]")]
+    assert wrapped.kind == "not refused"
+    assert wrapped.message == "the target -1 at [2] is accepted, where the contract has IndexError"
+    [unnamed] = [failure for case, failure in told.items() if case.endswith("[numpy-float32-eager-loss-5]")]
+    assert unnamed.kind == "disagrees"
+    assert unnamed.message.startswith("the error does not name the position [2]: index 5 is out of bounds")
+    assert any("gradient--1" in case for case in told)
+
+
+def test_what_was_never_passed_is_not_shown():
+    [found] = run("refusing_many_classes", cases=("test_V2_never_negative", "test_V1_vocabulary_sizes")).subjects
+    shown = [case.failure.input["options"] for case in found.cases if case.outcome == "fails"]
+    assert shown
+    assert all(options == {"reduction": "none"} for options in shown)
+    [found] = run("textbook", cases=("test_V1_confident_targets",)).subjects
+    assert all(case.failure.input["options"] == {} for case in found.cases if case.outcome == "fails")
+
+
+@pytest.mark.parametrize(("V", "kind"), [(2, "SystemExit: 0"), (3, "ValueError: three"), (17, "AssertionError: ")])
+def test_an_error_is_told_first_and_where_it_was_raised(V, kind):
+    results = run("raising_in_many_ways", cases=(f"test_V1_vocabulary_sizes[[]numpy-float32-eager-{V}]",))
+    [case] = results.subjects[0].cases
+    assert case.kind == "raises"
+    first, second, *_ = case.message.splitlines()
+    assert first == kind
+    assert second.startswith(f'  File "{SMALL}", line ')
+    assert "in raising_in_many_ways: " in second
+    printed = table.text(results)
+    assert printed.index(kind) < printed.index(second.strip())
 
 
 def test_the_wrong_type_is_named():
@@ -194,8 +386,12 @@ def test_junit_tells_failures_and_what_does_not_apply():
         ([f"{SMALL}:refusing", "--clause", "V1"], 2, "takes arrays of no backend"),
         ([f"{SMALL}:Renamed", "--backend", "array-api-strict", "--clause", "V1"], 2, "does not name this backend"),
         ([f"{SMALL}:Renamed", "--json", "no/where.json"], 2, "cannot write no/where.json"),
+        ([f"{SMALL}:Renamed", "--json", "/proc/x.json"], 2, "cannot write /proc/x.json: "),
+        ([f"{SMALL}:Renamed", "--html", "/proc/x.html"], 2, "cannot write /proc/x.html: "),
+        ([f"{SMALL}:Renamed", "--junit", "/proc/x.xml"], 2, "cannot write /proc/x.xml: "),
         ([f"{SMALL}:Renamed", "--time-limit", "0"], 2, "'0' is not a number of seconds above 0"),
         ([f"{SMALL}:Renamed", "--seed", "-1"], 2, "'-1' is not a whole number"),
+        ([f"{SMALL}:Renamed", "--workers", "0"], 2, "'0' is not a whole number of at least 1"),
         ([], 2, "required: SUBJECT"),
     ],
     ids=lambda value: "" if isinstance(value, int) else None,
@@ -211,10 +407,56 @@ def test_exit_codes(capsys, arguments, code, message):
     assert captured.err.count("\n") <= 1
 
 
+def test_a_file_that_cannot_be_written_after_all_is_told_at_the_end(tmp_path, capsys, monkeypatch):
+    write = files.write
+
+    def full(path, content):
+        if path.suffix == ".html":
+            write(path, content)
+        else:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "write", full)
+    names = {option: str(tmp_path / f"report.{option}") for option in ("json", "html", "junit")}
+    arguments = [word for option, name in names.items() for word in (f"--{option}", name)]
+    command = ["conform", f"{SMALL}:Renamed", "--backend", "numpy", "--case", "test_V2_never_negative", *arguments]
+    assert cli.main(command) == 2
+    captured = capsys.readouterr()
+    assert "renamed: holds" in captured.out
+    assert captured.err == (
+        f"xent: cannot write {names['json']}: No space left on device; "
+        f"cannot write {names['junit']}: No space left on device\n"
+    )
+    assert Path(names["html"]).is_file()
+
+
 def test_a_refusal_of_a_backend_that_was_asked_for_is_a_failure():
     [found] = run("refusing", cases=("test_V2_never_negative",)).subjects
     assert {case.outcome for case in found.cases if case.dtype != "float16"} >= {"fails"}
     assert all("never" in case.message for case in found.cases if case.outcome == "fails")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_an_interruption_is_the_parents_affair_while_processes_start(tmp_path):
+    """Each process of the suite is interrupted before it has imported anything, as Ctrl-C interrupts them all."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "if '--multiprocessing-fork' in sys.orig_argv:\n"
+        f"    open({str(tmp_path / 'done')!r}, 'w').close()\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    command = [sys.executable, "-m", "xent.cli", "conform", "xent_conformance.subjects_xent:subject"]
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [*command, "--backend", "numpy", "--case", "test_V2_never_negative"],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert (tmp_path / "done").exists()
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

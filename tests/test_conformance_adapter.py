@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import xent
-from xent_conformance import backends, probe, subject
+from xent_conformance import backends, evidence, probe, subject
 from xent_conformance.subject import DoesNotApply, SubjectError
 
 SMALL = Path(__file__).parent / "subjects" / "small.py"
@@ -51,6 +51,62 @@ def test_logits_of_more_axes_are_flattened_but_not_where_that_is_the_question():
     assert found.loss(x, t) == pytest.approx(float(xent.cross_entropy(x, t)))
     with found.unassisted(), pytest.raises(DoesNotApply, match=r"\(N, V\)"):
         found.loss(x, t)
+
+
+def test_what_is_refused_by_an_error_does_not_apply():
+    found, traits = load("of_classes_alone")
+    assert traits.refuses.keys() == {"reduction='sequence'", "soft targets"}
+    assert "does not take soft targets: TypeError: targets are classes" in traits.notes
+    said = "does not take reduction='sequence': ValueError: sequence is not a valid value for reduction"
+    assert said in traits.notes
+    soft = np.full((2, 3), 0.25)
+    for ask in (found.loss, found.loss_and_grad):
+        with pytest.raises(DoesNotApply, match="reduction='sequence'"):
+            ask(X, T, reduction="sequence")
+        with pytest.raises(DoesNotApply, match="soft targets"):
+            ask(X, soft, reduction="sum")
+    assert found.loss(X, T, reduction="none").shape == (2,)
+    for wrong in (soft[:, 0], soft[:, :2]):  # these are no soft targets, which is for others to find out
+        with pytest.raises(TypeError):
+            found.loss(X, wrong)
+    with pytest.raises(ValueError, match="avg"):
+        found.loss(X, T, reduction="avg")
+
+
+def test_rows_are_taken_one_by_one_where_losses_are_refused():
+    found, traits = load("of_sums_alone")
+    assert "reduction='none'" in traits.refuses
+    options = {"reduction": "none", "class_weights": np.array([1.0, 0.5, 2.0])}
+    expected = xent.cross_entropy_and_grad(X, T, **options)
+    for got, value in zip(found.loss_and_grad(X, T, **options), expected, strict=True):
+        np.testing.assert_allclose(got, value)
+    with pytest.raises(KeyError):  # its mean is no reduction that it need not have
+        found.loss(X, T)
+    found, _ = load("of_sums_alone", clause="R1")
+    with pytest.raises(DoesNotApply, match="reduction='none'"):
+        found.loss(X, T, reduction="none")
+
+
+def test_a_wrong_answer_is_no_refusal():
+    _, traits = load("taking_anything")
+    assert traits.refuses == {}
+    assert not [note for note in traits.notes if "does not take" in note]
+
+
+@pytest.mark.parametrize("spec", [f"{SMALL}:Fused", "torch.nn.functional:cross_entropy"])
+def test_what_pytorch_refuses_is_found(spec):
+    torch = backends.load("torch")
+    if isinstance(torch, str):
+        pytest.skip(torch)
+    traits = probe.examine(subject.load(spec), torch)
+    assert traits.refuses.keys() == {"reduction='sequence'"}
+    assert "ValueError: sequence is not a valid value for reduction" in traits.refuses["reduction='sequence'"]
+
+
+def test_nothing_is_refused_by_xent_itself():
+    for name in backends.BACKENDS:
+        if not isinstance(backend := backends.load(name), str):
+            assert probe.examine(subject.load(subject.DEFAULT), backend).refuses == {}
 
 
 def test_losses_without_a_reduction():
@@ -108,6 +164,55 @@ def test_a_gradient_of_its_own_is_not_on_the_graph():
     found, _ = load("losses", "torch")
     with pytest.raises(DoesNotApply, match="autograd"):
         found.loss(torch.tensor(X, requires_grad=True), torch.tensor(T), reduction="none")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        (
+            "of_three",
+            (2,),
+            "tuple of 3 (numpy.ndarray, numpy.ndarray, None) came back; accepted: the loss, or (loss, d_",
+        ),
+        ("of_four_arrays", (2,), "tuple of 4 (numpy.ndarray, numpy.ndarray, numpy.ndarray, numpy.ndarray) came back"),
+        ("of_nothing", (2,), "None came back; accepted: the loss, or (loss, d_logits), as arrays"),
+        ("of_nothing", (1, 2), "None came back"),
+        (
+            "of_a_list",
+            (2,),
+            "list of 2 (numpy.ndarray, numpy.ndarray) came back; accepted: the loss, or (loss, d_logits)",
+        ),
+        ("of_numbers", (2, 2), "list of 4 (float, float, float, float) came back; accepted: the loss, or"),
+    ],
+)
+def test_what_came_back_and_what_is_accepted(name, shape, words):
+    found, traits = load(name)
+    assert not [note for note in traits.notes if "WrongType" in note]
+    x, t = np.resize(X, (*shape, 3)), np.resize(T, shape)
+    options = {"reduction": "none"} if found.takes("reduction") else {}
+    for ask in (found.loss, found.loss_and_grad):
+        with pytest.raises(evidence.WrongTypeError) as caught:
+            ask(x, t, **options)
+        assert str(caught.value).startswith(words)
+
+
+def test_a_loss_alone_is_no_pair():
+    found, _ = load("Unpaired")
+    with pytest.raises(evidence.WrongTypeError, match=r"^loss_and_grad returned numpy.* accepted: \(loss, d_logits\)$"):
+        found.loss_and_grad(X, T)
+    found, _ = load("of_numbers")
+    with pytest.raises(evidence.WrongTypeError, match=r"^float came back; accepted: "):
+        found.loss(np.resize(X, (2, 3, 3)), np.resize(T, (2, 3)))
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_what_came_back_is_said_where_autograd_is_asked(backend):
+    if isinstance(found := backends.load(backend), str):
+        pytest.skip(found)
+    under_test, traits = load("of_three_losses", backend)
+    assert not [note for note in traits.notes if "gradient" in note]
+    with pytest.raises(evidence.WrongTypeError, match=r"^tuple of 3 \("):
+        under_test.loss_and_grad(found.asarray(X, "float32"), found.asarray(T, "int64"))
 
 
 def test_an_adapter_says_what_it_takes():

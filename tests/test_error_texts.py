@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import xent
-from xent_conformance import adapter, backends, bad_calls, subject
+from xent_conformance import adapter, backends, bad_calls, subject, texts
 from xent_conformance.clauses.test_refusals import maker
 from xent_conformance.refused import IDS, LOGITS, SEQUENCES, SOFT, TARGETS
 
@@ -202,3 +202,23 @@ def test_backward_before_forward():
     for options in ({}, {"reduction": "none"}):
         with pytest.raises(RuntimeError, match=r"backward\(\).*forward"):
             xent.CrossEntropyLoss(**options).backward()
+
+
+@pytest.mark.parametrize(
+    ("text", "lacks"),
+    [
+        ("target -1 at [2], where V = 4", ""),
+        ("target -1, where V = 4", "the position [2]"),
+        ("at (2,), of 4", "the value -1"),
+        ("target -1 at 2", "V = 4"),
+        ("out of range", "the position [2] and the value -1 and V = 4"),
+    ],
+)
+def test_what_an_error_of_a_target_does_not_name(text, lacks):
+    assert texts.lacks_of_target(text, (2,), -1, 4) == lacks
+
+
+def test_one_number_does_not_name_two_things():
+    assert texts.lacks_of_target("4 of 4", (4,), 4, 4) == (
+        "the position [4], the value 4, V = 4 each by numbers of its own"
+    )

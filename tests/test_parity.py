@@ -6,7 +6,7 @@ import pytest
 from tests.parity_runs import SUBJECTS, TWO, fails, parity_of
 
 from xent import cli
-from xent_conformance import backends
+from xent_conformance import backends, files
 from xent_conformance.command import UsageError
 from xent_conformance.parity import answers
 from xent_conformance.parity.cases import CASES
@@ -57,8 +57,12 @@ def test_results_are_kept_whatever_happens_to_the_array():
     ("name", "case", "words"),
     [
         ("nan_elsewhere", "special", "numpy and array-api-strict are not the same"),
-        ("raising", "plain-V2", "not the same: values, ZeroDivisionError: two classes"),
-        ("raising_differently", "plain-V2", "not the same: ValueError: two, ZeroDivisionError: two"),
+        ("raising", "plain-V2", "not the same: numpy: values; array-api-strict: ZeroDivisionError: two classes"),
+        (
+            "raising_differently",
+            "plain-V2",
+            "not the same: numpy: ValueError: two; array-api-strict: ZeroDivisionError: two",
+        ),
         ("other_shape", "plain", "shapes (8,) and (8, 1)"),
         ("other_dtype", "plain", "plain float32 loss: numpy and array-api-strict are not the same: dtypes float64 and"),
         ("of_python", "sum", "WrongTypeError: builtins.float came back, not an array of array-api-strict"),
@@ -96,13 +100,18 @@ def test_errors_differ_by_type_text_or_absence(capsys, name, words):
     ("arguments", "message"),
     [
         (("--backend", "tensorflow"), "unknown backend 'tensorflow'; accepted: numpy, torch"),
-        (("--backend", "numpy"), "numpy alone has nothing to be compared with; accepted: two backends, or --baseline"),
+        (
+            ("--backend", "numpy"),
+            "numpy alone has nothing to be compared with; accepted: two backends, --baseline, or --json to record",
+        ),
         ((*TWO, "--case", "plane"), "no case is called 'plane'; accepted: plain, plain-V1"),
         ((*TWO, "--dtype", "float8"), "unknown dtype 'float8'; accepted: float64"),
         ((*TWO, "--dtype", "float16"), "float16 cannot be compared: of the backends, numpy has it; accepted: float64"),
         ((*TWO, "--dtype", "bfloat16"), "bfloat16 cannot be compared: of the backends, none has it"),
         ((*TWO, "--json", "no/such/file.json"), "cannot write no/such/file.json: there is no directory no/such"),
         ((*TWO, "--html", "."), "cannot write .: it is a directory"),
+        ((*TWO, "--json", "/proc/x.json"), "cannot write /proc/x.json: "),
+        ((*TWO, "--html", "/proc/x.html"), "cannot write /proc/x.html: "),
         ((*TWO, "--subject", "nowhere:loss"), "there is no module 'nowhere'"),
         ((*TWO, "--baseline", "missing.json"), "cannot read missing.json: No such file or directory"),
         (("--results", "missing.json"), "cannot read missing.json: No such file or directory"),
@@ -116,6 +125,18 @@ def test_a_mistake_is_one_line(monkeypatch, tmp_path, arguments, message):
         parity_of(None, *arguments, backends=())
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_written_after_all_is_told_at_the_end(capsys, monkeypatch, tmp_path):
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "write", full)
+    with pytest.raises(
+        UsageError, match=r"^cannot write .*a\.json: No space left on device; cannot write .*b\.html: No"
+    ):
+        parity_of("same", "--case", "plain", "--json", tmp_path / "a.json", "--html", tmp_path / "b.html")
+    assert "parity holds" in capsys.readouterr().out
 
 
 def test_a_backend_that_is_not_here_says_why(monkeypatch):

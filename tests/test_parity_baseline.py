@@ -56,6 +56,40 @@ def test_the_same_results_again_hold(capsys, baseline, asked):
     assert ("not asked now: array-api-strict" in printed) == (len(asked) == 2)
 
 
+def test_one_backend_alone_is_recorded_for_later(capsys, tmp_path):
+    path, page, picked = tmp_path / "numpy.json", tmp_path / "numpy.html", ("--case", "plain", "z-loss", "errors")
+    one, other = ("--backend", "numpy"), ("--backend", "array-api-strict")
+    assert parity_of("same", *picked, "--json", path, "--html", page, backends=one) == 0
+    printed = capsys.readouterr().out
+    assert "nothing was compared; the answers of numpy are for a later --baseline" in printed
+    assert "holds" not in printed
+    assert "refused calls, compared with nothing" in printed
+    assert "parity holds" not in page.read_text(encoding="utf-8")
+    assert "nothing was compared; the answers of numpy" in page.read_text(encoding="utf-8")
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert document["holds"] is None
+    assert [case["dtype"] for case in document["cases"]] == ["float64", "float32", "float16"] * 2
+    assert parity_of("same", *picked, "--baseline", path, backends=other) == 0
+    assert "parity holds" in capsys.readouterr().out
+    fails(capsys, parity_of("far", *picked, "--baseline", path, backends=other), "and numpy of the baseline differ by")
+    with pytest.raises(UsageError, match="numpy alone has nothing to be compared with"):
+        parity_of("same", *picked, "--html", page, backends=one)
+    with pytest.raises(UsageError, match="nothing could be compared"):
+        parity_of("loss_alone", "--case", "z-loss", "--json", path, backends=one)
+
+
+def test_the_conclusion_names_every_pair_that_is_as_far_apart(capsys, baseline):
+    picked = ("--baseline", baseline, "--case", "plain", "--dtype", "float32")
+    printed = fails(capsys, parity_of("far", *picked))
+    assert (
+        "loss, numpy and array-api-strict; array-api-strict and numpy of the baseline; "
+        "array-api-strict and array-api-strict of the baseline."
+    ) in printed
+    only = ("--backend", "array-api-strict")
+    printed = fails(capsys, parity_of("far", *picked, backends=only))
+    assert "loss, array-api-strict and numpy of the baseline; array-api-strict and array-api" in printed
+
+
 def test_each_backend_is_compared_with_each_of_the_baseline(capsys, baseline):
     only = ("--backend", "array-api-strict")
     words = "plain float32 loss: array-api-strict and numpy of the baseline differ by"

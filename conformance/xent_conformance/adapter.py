@@ -14,9 +14,13 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from xent_conformance.evidence import WrongTypeError
 from xent_conformance.subject import DoesNotApply
+
+if TYPE_CHECKING:
+    from xent_conformance.witness import Witness
 
 DEFAULTS: Mapping[str, Any] = {
     "weights": None,
@@ -36,6 +40,7 @@ DEFAULTS: Mapping[str, Any] = {
 """The contract's options and what they are when they are not given."""
 SPOKEN = ("reduction", "label_smoothing", "smoothing", "z_loss", "algorithm")
 """Options that are given even when they have the contract's default, to a function whose own default is another."""
+SOFT = "soft targets"
 MOST_ROWS = 4096
 """More rows than these are not taken one by one."""
 
@@ -49,6 +54,8 @@ class Traits:
     int64_only: bool = False
     gradient: bool = True
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    refuses: Mapping[str, str] = field(default_factory=dict)
+    """Reductions and soft targets, in the words of what does not apply, and the error by which each is refused."""
     notes: tuple[str, ...] = ()
     refusal: str | None = None
     """Why nothing can be asked on this backend."""
@@ -73,6 +80,8 @@ class UnderTest:
         self.fixed = dict(getattr(found, "fixed", {}))
         self._names = dict(getattr(found, "names", {})) if self.is_adapter else _own_names(found)
         self.traits = Traits(flat=bool(self.flat))
+        self.witness: Witness | None = None
+        """Who is told of every call before it is made."""
         self.calls = 0
         self._rows = True
         self._help = True
@@ -86,8 +95,18 @@ class UnderTest:
         except importlib.metadata.PackageNotFoundError:
             return None
 
+    @property
+    def file(self) -> str | None:
+        """The file that the implementation is written in."""
+        for found in (self._found, type(self._found)):
+            with contextlib.suppress(TypeError):  # an object of a class, or written in C
+                return inspect.getsourcefile(found)
+        return None
+
     def begin(self, traits: Traits, clause: str) -> None:
         """A test of that clause begins, on a backend where these are the implementation's traits."""
+        if self.witness is not None:
+            self.witness.forget()
         self.traits = traits
         self.calls = 0
         self._rows = clause[:1] in ("V", "S")
@@ -148,6 +167,8 @@ class UnderTest:
 
     def _called(self, name: str, lacks: str) -> Any:
         self.calls += 1
+        if self.witness is not None:
+            self.witness.saw(name)
         found = getattr(self._found, name, None) if self.is_adapter else None
         if found is None:
             raise DoesNotApply(lacks)
@@ -161,6 +182,31 @@ class UnderTest:
             return self._function(logits, targets, **options)
         assert self._pair is not None
         return self._pair(logits, targets, **options)
+
+    def small_call(self, logits: Any, targets: Any, **options: Any) -> Any:
+        """What it returns plainly, outside of any test."""
+        self._tell(self._function if self._function is not None else self._pair, logits, targets, options)
+        return self.plainly(logits, targets, **options)
+
+    def handed_over(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Of the options of a call those that the implementation itself is given."""
+        given = dict(options)
+        if given.get("reduction") == "none" and (reduction := self._reduction_of_rows()) is not None:
+            given["reduction"] = reduction
+        known = [_parameters(function) for function in (self._function, self._pair) if function is not None]
+        for names, _, defaults in known:
+            given = {**_spoken(names, defaults), **given}
+        return {
+            name: value
+            for name, value in given.items()
+            if name not in DEFAULTS or any(everything or name in names for names, everything, _ in known)
+        }
+
+    def _tell(self, function: Any, logits: Any, targets: Any, options: dict[str, Any]) -> None:
+        """Leave word of a call that is about to be made; what a compiler traces is no call."""
+        if self.witness is not None and not _is_compiling():
+            name = getattr(function, "__qualname__", None) or type(function).__qualname__
+            self.witness.saw(name, logits, targets, options)
 
     @property
     def is_flat(self) -> bool:
@@ -184,7 +230,7 @@ class UnderTest:
 
     def _loss(self, logits: Any, targets: Any, options: dict[str, Any]) -> Any:
         function = self._function if self._function is not None else self._pair
-        result = function(logits, targets, **self._passed(function, options))
+        result = self._ask(function, logits, targets, options)
         if not _is_pair(result):
             return result
         if _wants_graph(logits):
@@ -193,11 +239,14 @@ class UnderTest:
 
     def _loss_and_grad(self, logits: Any, targets: Any, options: dict[str, Any]) -> tuple[Any, Any]:
         if self._pair is not None:
-            return self._pair(logits, targets, **self._passed(self._pair, options))
+            result = self._ask(self._pair, logits, targets, options)
+            if not _is_pair(result):
+                raise WrongTypeError(f"loss_and_grad returned {_shown(result)}; accepted: (loss, d_logits)")
+            return result
         function = self._function
         names, everything, _ = _parameters(function)
         if everything or {"out", "grad_output"} & names or not (_is_tensor(logits) or _is_jax(logits)):
-            result = function(logits, targets, **self._passed(function, options))
+            result = self._ask(function, logits, targets, options)
             if _is_pair(result):
                 return result
             raise DoesNotApply("a gradient: there is no autograd for these arrays", gradient=True)
@@ -210,8 +259,14 @@ class UnderTest:
         passed = self._passed(function, options)
         if not self.traits.gradient:
             raise DoesNotApply("a gradient", gradient=True)
+        self._tell(function, logits, targets, passed)
         differentiate = _by_autograd if _is_tensor(logits) else _by_vjp
-        return differentiate(lambda x: function(x, targets, **passed), logits, upstream)
+        return differentiate(lambda x: _loss_or_pair(function(x, targets, **passed)), logits, upstream)
+
+    def _ask(self, function: Any, logits: Any, targets: Any, options: dict[str, Any]) -> Any:
+        passed = self._passed(function, options)
+        self._tell(function, logits, targets, passed)
+        return _loss_or_pair(function(logits, targets, **passed))
 
     def _passed(self, function: Any, options: dict[str, Any]) -> dict[str, Any]:
         """The options that the function is called with."""
@@ -229,17 +284,18 @@ class UnderTest:
                 continue
             if not _same(effective[name], value):
                 raise DoesNotApply(_worded(name, effective[name]))
-        for name in SPOKEN:
-            default = defaults.get(name, DEFAULTS[name])
-            if name not in passed and name in names and not _same(default, DEFAULTS[name]):
-                passed[name] = DEFAULTS[name]
-        return passed
+        return {**_spoken(names, defaults), **passed}
 
     # ---- help
 
     def _assisted(self, ask: Callable[..., Any], logits: Any, targets: Any, options: dict[str, Any]) -> Any:
+        reduction = options.get("reduction")
+        if reduction != "none" and (lack := reduction_of(reduction)) in self.traits.refuses:
+            raise DoesNotApply(lack)
         if not (hasattr(logits, "ndim") and hasattr(targets, "ndim") and hasattr(targets, "dtype")):
             return ask(logits, targets, options)
+        if SOFT in self.traits.refuses and is_soft(logits, targets):
+            raise DoesNotApply(SOFT)
         if self.traits.int64_only and self._help and _is_integer(targets):
             targets = _as_int64(targets)
         if self.is_flat and logits.ndim != 2:
@@ -266,14 +322,24 @@ class UnderTest:
         for length in tokens:
             count *= length
         flat_targets = _reshape(targets, (count,) if shape == tokens else (count, V))
-        result = self._row_by_row(ask, _reshape(logits, (count, V)), flat_targets, options)
+        result = _of_arrays(self._row_by_row(ask, _reshape(logits, (count, V)), flat_targets, options))
         loss, *gradient = result if _is_pair(result) else (result,)
         loss = _reshape(loss, tokens) if reduction == "none" else loss
         return (loss, _reshape(gradient[0], (*tokens, V))) if gradient else loss
 
+    def _reduction_of_rows(self) -> str | None:
+        """The reduction by which a row's loss is had from one call for it alone; None where losses can be asked for."""
+        if not self.takes("reduction"):
+            fixed = {**self.traits.fixed, **self.fixed}.get("reduction")
+            return fixed if fixed in ("mean", "sum") else None
+        refuses = self.traits.refuses
+        if reduction_of("none") not in refuses:
+            return None
+        return "mean" if reduction_of("sum") in refuses else "sum"
+
     def _row_by_row(self, ask: Callable[..., Any], logits: Any, targets: Any, options: dict[str, Any]) -> Any:
-        fixed = {**self.traits.fixed, **self.fixed}.get("reduction")
-        if options.get("reduction") != "none" or fixed not in ("mean", "sum") or self.takes("reduction"):
+        fixed = self._reduction_of_rows()
+        if options.get("reduction") != "none" or fixed is None:
             return ask(logits, targets, options)
         alone: tuple[str, ...] = ("weights", "denominator", "grad_output", "out")
         if fixed == "mean":
@@ -284,11 +350,20 @@ class UnderTest:
         if not 0 < tokens[0] <= MOST_ROWS or tuple(targets.shape[:1]) != tokens:
             raise DoesNotApply("reduction='none'")
         options = {name: value for name, value in options.items() if name != "reduction"} | {"reduction": fixed}
-        found = [ask(logits[i : i + 1, :], targets[i : i + 1, ...], options) for i in range(tokens[0])]
+        found = [_of_arrays(ask(logits[i : i + 1, :], targets[i : i + 1, ...], options)) for i in range(tokens[0])]
         xp = _namespace(logits)
         if not _is_pair(found[0]):
             return xp.stack([_reshape(loss, ()) for loss in found])
         return xp.stack([_reshape(loss, ()) for loss, _ in found]), xp.concat([gradient for _, gradient in found])
+
+
+def _spoken(names: set[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The contract's defaults that have to be said, to a function whose own are others."""
+    return {
+        name: DEFAULTS[name]
+        for name in SPOKEN
+        if name in names and not _same(defaults.get(name, DEFAULTS[name]), DEFAULTS[name])
+    }
 
 
 def _parameters(function: Any) -> tuple[set[str], bool, dict[str, Any]]:
@@ -318,6 +393,17 @@ def _own_names(function: Any) -> dict[str, str]:
     return dict(zip(("logits", "targets"), parameters, strict=False))
 
 
+def reduction_of(name: Any) -> str:
+    """A reduction, in the words of what does not apply."""
+    return _worded("reduction", name)
+
+
+def is_soft(logits: Any, targets: Any) -> bool:
+    """Whether targets are floating and of the shape of the logits; what is no array is left to others to refuse."""
+    shape = getattr(targets, "shape", None)
+    return shape is not None and shape == getattr(logits, "shape", ()) and "float" in str(targets.dtype)
+
+
 def _same(first: Any, second: Any) -> bool:
     return type(first) is type(second) and bool(first == second)
 
@@ -337,9 +423,48 @@ def _is_pair(result: Any) -> bool:
     return isinstance(result, tuple) and len(result) == 2
 
 
+def _loss_or_pair(result: Any) -> Any:
+    """The result, if it may be a loss or a pair; whose arrays they are is for the place to say."""
+    if _is_pair(result):
+        parts = result
+    elif isinstance(result, tuple | list | dict):
+        raise WrongTypeError(f"{_shown(result)} came back; accepted: the loss, or (loss, d_logits)")
+    else:
+        parts = (result,)
+    if any(part is None or isinstance(part, tuple | list | dict) for part in parts):
+        raise WrongTypeError(f"{_shown(result)} came back; accepted: the loss, or (loss, d_logits), as arrays")
+    return result
+
+
+def _of_arrays(result: Any) -> Any:
+    """The result, if it can be put into another shape."""
+    if not all(hasattr(part, "shape") for part in (result if _is_pair(result) else (result,))):
+        raise WrongTypeError(f"{_shown(result)} came back; accepted: the loss, or (loss, d_logits), as arrays")
+    return result
+
+
+def _shown(result: Any) -> str:
+    """What came back, by its type, that of its parts if it has some."""
+    if isinstance(result, tuple | list):
+        return f"{_kind(result)} of {len(result)} ({', '.join(map(_kind, result[:5]))})"
+    return _kind(result)
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "None"
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
 def _is_tensor(array: Any) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(array, torch.Tensor)
+
+
+def _is_compiling() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.compiler.is_compiling()
 
 
 def _is_jax(array: Any) -> bool:

@@ -3,7 +3,9 @@
     loss, d_logits = agree.with_oracle(place, subject, logits, targets, **options)     calls and checks both
     loss, d_logits = agree.both(place, subject, logits, targets, **options)            calls, checks nothing
     agree.loss(place, loss, exact), agree.gradient(place, d_logits, exact)             check one
-    agree.alike(place, first, second)                                                  two right answers to one question
+    agree.alike(place, given, expected)                                                two right answers to one question
+    agree.both_alike(place, given, expected, rows)                                     the same of losses and gradients
+    agree.equal(given, expected)                                                       two equal answers
     agree.each(requests, check)                                                        checks those that apply
     agree.serves_soft(place, subject)                                                  or the test does not apply
     error = agree.refusal(call, IndexError)                                            the call is refused, and so
@@ -21,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from xent_conformance import oracle, units
+from xent_conformance import evidence, oracle, units
 from xent_conformance.adapter import UnderTest
 from xent_conformance.backends import HALF
-from xent_conformance.evidence import Disagreement, NotRefusedError
+from xent_conformance.evidence import Disagreement, NotRefusedError, Unlike
 from xent_conformance.places import Place
 from xent_conformance.subject import DoesNotApply
 
@@ -124,7 +126,8 @@ def serves_soft(place: Place, subject: UnderTest, soft: bool = True) -> None:
     if not soft:
         return
     if key not in _soft_is_served:
-        _soft_is_served[key] = _takes_soft(replace(place, mode=place.backend.modes[0]), subject)
+        with evidence.aside():
+            _soft_is_served[key] = _takes_soft(replace(place, mode=place.backend.modes[0]), subject)
     if not _soft_is_served[key]:
         raise DoesNotApply("soft targets")
 
@@ -141,12 +144,63 @@ def _takes_soft(place: Place, subject: UnderTest) -> bool:
     return False
 
 
-def alike(place: Place, first: Any, second: Any) -> None:
-    """Assert that two arrays may both be right answers to one question: a few roundings apart, where not equal."""
-    a, b = (np.asarray(array, dtype=np.float64) for array in (first, second))
+def alike(place: Place, given: Any, expected: Any, *, what: str = "values", rows: Any = ...) -> None:
+    """Assert that two arrays may both be right answers to one question: a few roundings apart, where not equal.
+
+    The call that gave `expected` comes before the one that is on trial: a report shows the last. `rows` are those that
+    are compared, along the first axis.
+    """
+    a, b = (np.asarray(array, dtype=np.float64)[rows] for array in (given, expected))
     eps = units.EPS[place.dtype]
     largest = np.abs(b[np.isfinite(b)]).max(initial=0.0)
-    np.testing.assert_allclose(a, b, rtol=16 * eps, atol=16 * eps * largest)
+    tolerance = {"rtol": 16 * eps, "atol": 16 * eps * largest}
+    try:
+        np.testing.assert_allclose(a, b, **tolerance)
+    except AssertionError as error:
+        if a.shape != b.shape:
+            raise AssertionError(f"{what}: shape {a.shape}, where the other call gave {b.shape}") from None
+        with np.errstate(invalid="ignore"):
+            apart = ~np.isclose(a, b, equal_nan=True, **tolerance)
+        if not apart.any():
+            raise
+        raise _unlike(a, b, apart, what, None if rows is ... else np.arange(len(given))[rows]) from error
+
+
+def both_alike(place: Place, given: Iterable[Any], expected: Iterable[Any], rows: Any = ...) -> None:
+    """Assert that losses and gradients may both be right answers, where there is a gradient."""
+    for what, one, other in zip(("loss", "d_logits"), given, expected, strict=True):
+        if one is not NO_GRADIENT:
+            alike(place, one, other, what=what, rows=rows)
+
+
+def equal(given: Any, expected: Any, *, what: str = "values", bits: bool = False) -> None:
+    """Assert that two arrays are equal: in their values, NaN being NaN; or in every bit."""
+    a, b = np.asarray(given), np.asarray(expected)
+    if a.shape != b.shape:
+        raise AssertionError(f"{what}: shape {a.shape}, where the other call gave {b.shape}")
+    apart = _bits(a) != _bits(b) if bits else (a != b) & ~(np.isnan(a) & np.isnan(b))
+    if apart.any():
+        raise _unlike(a, b, np.asarray(apart), what, None)
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    return array.view(f"u{array.itemsize}")
+
+
+def _unlike(given: np.ndarray, expected: np.ndarray, apart: np.ndarray, what: str, rows: Any) -> Unlike:
+    """Where two arrays are furthest apart; `rows` are the places of their first axis in what was compared."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        distance = np.abs(given.astype(np.float64) - expected.astype(np.float64))
+    distance = np.where(apart, np.where(np.isfinite(distance), distance, np.inf), -1.0)
+    where = np.unravel_index(int(distance.argmax()), distance.shape)
+    index = tuple(map(int, where)) if rows is None else (int(rows[where[0]]), *map(int, where[1:]))
+    one, other = float(given[where]), float(expected[where])
+    return Unlike(
+        f"{what}: {int(apart.sum())} of {apart.size} are not what the other call gave, at {index}: "
+        f"expected {other!r}, given {one!r}",
+        expected=other,
+        given=one,
+    )
 
 
 def each(requests: Iterable[dict[str, Any]], check: Callable[[dict[str, Any]], Any]) -> None:

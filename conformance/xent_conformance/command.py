@@ -10,9 +10,11 @@ import contextlib
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from xent_conformance import files
 
 if TYPE_CHECKING:
     from xent_conformance.results import Results
@@ -47,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a case that takes longer fails (default: 60; with --thorough 600)",
     )  # fmt: skip
     parser.add_argument(
-        "--workers", type=_whole, default=0, metavar="N", help="processes (default: one a core, 4 at most)"
+        "--workers", type=_count, default=0, metavar="N", help="processes (default: one a core, 4 at most)"
     )
     for name, what in (("json", "JSON"), ("html", "one HTML page"), ("junit", "JUnit XML")):
         parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write the results as {what}")
@@ -56,14 +58,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> int:
     """Run the suite as the arguments say, print the report, write the files."""
     _check_extras()
-    from xent_conformance import contract, junit, table
+    from xent_conformance import contract, junit, report_html, table
     from xent_conformance.run import BACKENDS, BrokenRunError, Run, Settings
     from xent_conformance.subject import SubjectError
 
     _check_names("backend", given.backend, BACKENDS)
     _check_names("clause", given.clause, tuple(contract.clauses()))
     for name in ("json", "html", "junit"):
-        _check_file(getattr(given, name))
+        check_file(getattr(given, name))
     limit = given.time_limit * (10 if given.thorough and given.time_limit == 60.0 else 1)
     settings = Settings(
         backends=tuple(dict.fromkeys(given.backend)),
@@ -85,15 +87,13 @@ def run(given: argparse.Namespace) -> int:
         except (SubjectError, BrokenRunError) as error:
             raise UsageError(str(error)) from error
     results = work.results
-    if given.json:
-        results.write(given.json)
-    if given.html:
-        from xent_conformance import report_html
-
-        given.html.write_text(report_html.page(results.to_json()), encoding="utf-8")
-    if given.junit:
-        given.junit.write_bytes(junit.document(results))
     print(table.text(results))
+    written: list[tuple[Path | None, Callable[[], bytes]]] = [
+        (given.json, lambda: results.as_text().encode()),
+        (given.html, lambda: report_html.page(results.to_json()).encode()),
+        (given.junit, lambda: junit.document(results)),
+    ]
+    write_files(written)
     if interrupted:
         return 130
     if results.fails:
@@ -106,12 +106,15 @@ def run(given: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def _listening(file: Path | None) -> Iterator[Listener]:
     """Progress on a terminal, and the JSON on disk every two seconds."""
+    if file is not None and files.is_special(file):  # as a pipe, which holds what is written to it once
+        file = None
     written = time.monotonic()
 
     def save(results: Results) -> None:
         nonlocal written
         if file is not None and time.monotonic() - written > 2:
-            results.write(file)
+            with contextlib.suppress(OSError):  # if it still cannot be written at the end, that is told
+                results.write(file)
             written = time.monotonic()
 
     if not sys.stderr.isatty():
@@ -156,15 +159,35 @@ def _check_names(what: str, given: list[str], known: tuple[str, ...]) -> None:
             raise UsageError(f"unknown {what} {name!r}; accepted: {', '.join(known)}")
 
 
-def _check_file(path: Path | None) -> None:
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        reason = "it is a directory" if path.is_dir() else f"there is no directory {path.parent}"
-        raise UsageError(f"cannot write {path}: {reason}")
+def check_file(path: Path | None) -> None:
+    """Find out before a run that a file can be written after it."""
+    if path is not None and (obstacle := files.obstacle(path)) is not None:
+        raise UsageError(f"cannot write {path}: {obstacle}")
+
+
+def write_files(contents: Iterable[tuple[Path | None, Callable[[], bytes]]]) -> None:
+    """Write the files that were asked for; one that cannot be written keeps none of the others."""
+    problems = []
+    for path, content in contents:
+        if path is None:
+            continue
+        try:
+            files.write(path, content())
+        except OSError as error:
+            problems.append(f"cannot write {path}: {error.strerror or error}")
+    if problems:
+        raise UsageError("; ".join(problems))
 
 
 def _whole(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 

@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from xent_conformance import frames
+
 GIB = 1 << 30
 
 
@@ -29,7 +31,7 @@ def run(module: str, *arguments: str, seconds: float) -> Any:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
     try:
         done = subprocess.run(
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, "-X", "faulthandler", "-m", module, *arguments],
             capture_output=True,
             text=True,
             timeout=seconds,
@@ -40,7 +42,7 @@ def run(module: str, *arguments: str, seconds: float) -> Any:
         raise ConfinedError(f"no answer within {seconds:g} seconds") from None
     if done.returncode != 0:
         ended = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-        raise ConfinedError(f"the process ended with {ended}: {done.stderr[-1500:].strip()}")
+        raise ConfinedError(f"the process ended with {ended}: {frames.crashed(done.stderr, None)}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -6,6 +6,8 @@ raises `Disagreement`, which carries the input, the entry that is off by most, a
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +25,16 @@ class Call:
 
 class WrongTypeError(AssertionError):
     """The implementation gave something that is not an array of the place's library and device."""
+
+
+class Unlike(AssertionError):  # noqa: N818 - a finding, not an error of the suite
+    """A value that is not the one of another call to which it is the answer as well."""
+
+    def __init__(self, message: str, *, expected: float, given: float) -> None:
+        """What the other call gave, and this one."""
+        super().__init__(message)
+        self.expected = expected
+        self.given = given
 
 
 class NotRefusedError(AssertionError):
@@ -60,6 +72,17 @@ def record_call(logits: Any, targets: Any, options: dict[str, Any] | None = None
 def last_call() -> Call | None:
     """The call that was recorded last, since `forget`."""
     return _last
+
+
+@contextlib.contextmanager
+def aside() -> Iterator[None]:
+    """Calls within are not what the test is about: the last one stays the last before them."""
+    global _last  # noqa: PLW0603
+    before = _last
+    try:
+        yield
+    finally:
+        _last = before
 
 
 def forget() -> None:

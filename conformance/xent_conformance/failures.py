@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from xent_conformance import evidence, results, shrink
+from typing import Any
+
+from xent_conformance import evidence, frames, results, shrink
 from xent_conformance.adapter import UnderTest
 from xent_conformance.places import Place
 
@@ -20,15 +22,34 @@ def told(error: BaseException, case: str, place: Place, subject: UnderTest, smal
             kind="disagrees",
             message=_short(str(smaller)),
             shrunk=smaller is not error,
-            input=results.described(smaller.logits, smaller.targets, smaller.options, **where),
+            input=results.described(smaller.logits, smaller.targets, subject.handed_over(smaller.options), **where),
             what=smaller.what,
             expected=smaller.expected,
             given=smaller.given,
             error=smaller.error,
         )
+    known = _last_call(subject, **where)
+    if by := frames.raised(error, subject.file):
+        return results.Failure(case=case, kind="raises", message=_where(error, by), input=known)
+    told = results.Failure(case=case, kind=_kind(error), message=_short(_words(error)), input=known)
+    if isinstance(error, evidence.Unlike):
+        told.expected, told.given = error.expected, error.given
+    return told
+
+
+def _last_call(subject: UnderTest, dtype: str, mode: str) -> dict[str, Any] | None:
+    """The call that the test made through its place, or else the one that the implementation was handed."""
     last = evidence.last_call()
-    known = None if last is None else results.described(last.logits, last.targets, last.options, **where)
-    return results.Failure(case=case, kind=_kind(error), message=_short(_words(error)), input=known)
+    if last is not None:
+        options = subject.handed_over(last.options)
+        return results.described(last.logits, last.targets, options, dtype=dtype, mode=mode)
+    return None if subject.witness is None else subject.witness.last(mode)
+
+
+def _where(error: BaseException, by: list[frames.Frame]) -> str:
+    """The error, below its first line where the implementation raised it, and what else the error says."""
+    first, _, more = f"{type(error).__name__}: {error}".partition("\n")
+    return "\n".join([_short(first), *map(str, by), *([_short(more)] if more.strip() else [])])
 
 
 def _kind(error: BaseException) -> str:

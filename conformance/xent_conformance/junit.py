@@ -35,7 +35,8 @@ def document(results: Results) -> bytes:
                 if case.outcome == FAILS:
                     failure = ElementTree.SubElement(element, "failure", message=_printable(case.message[:300]))
                     failure.set("type", case.kind or "")
-                    failure.text = _printable(case.message)
+                    last = f"\nThe last call: {case.last_call}" if case.last_call else ""
+                    failure.text = _printable(case.message + last)
                 elif case.outcome == NOT:
                     ElementTree.SubElement(element, "skipped", message=_printable(f"does not apply: {case.message}"))
     ElementTree.indent(root)

@@ -197,7 +197,7 @@ def pytest_runtest_call(item):
             raise NotImplementedError("nothing was asked")
     except NotImplementedError as missing:
         _does_not_apply(item, str(missing) or "it raised NotImplementedError")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if config.stash[DRIVEN]:
             from xent_conformance import failures
 

@@ -1,56 +1,70 @@
 """What an implementation takes, found by trying a few small calls on a backend.
 
 Trying answers only what cannot be read from a signature or an adapter: which dtypes it refuses, whether it takes
-(N, V) logits alone, which reduction or smoothing it has where it has no option for them, whether a gradient can be had.
-What is refused is said in a note, with the error, so that nobody mistakes "does not apply" for "holds".
+(N, V) logits alone, which reduction or smoothing it has where it has no option for them, whether a gradient can be had
+(`taken`); which reductions it refuses, and whether soft targets (`refused`). What is refused is said in a note, with
+the error, so that nobody mistakes "does not apply" for "holds". To answer wrongly is not to refuse.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from xent_conformance import oracle
-from xent_conformance.adapter import Traits, UnderTest
+from xent_conformance.adapter import SOFT, Traits, UnderTest, reduction_of
 from xent_conformance.backends import Backend
+from xent_conformance.evidence import WrongTypeError
 from xent_conformance.subject import DoesNotApply
 
 LOGITS = np.array([[0.5, -1.0, 2.0, 0.0, 1.0], [1.5, 0.25, -0.5, 3.0, -2.0], [0.0, 1.0, 0.0, -1.0, 0.5]])
 TARGETS = np.array([2, 0, 4])
+SHARES = np.array([[0.5, 0.0, 0.25, 0.25, 0.0], [0.0, 1.0, 0.0, 0.0, 0.0], [0.25, 0.25, 0.25, 0.125, 0.125]])
+"""Soft targets."""
+MAY_BE_REFUSED = ("sum", "none", "sequence")
+"""Reductions that an implementation need not have, although it has an option for them."""
 
 
 def examine(under_test: UnderTest, backend: Backend) -> Traits:
     """The traits of the implementation on the backend."""
+    traits = taken(under_test, backend)
+    return traits if traits.refusal is not None else refused(under_test, backend, traits)
+
+
+def taken(under_test: UnderTest, backend: Backend) -> Traits:
+    """What the implementation takes and does, or why nothing can be asked."""
     if under_test.backends is not None and backend.name not in under_test.backends:
         return Traits(dtypes=(), refusal="its adapter does not name this backend", tried=False)
     traits = Traits(flat=bool(under_test.flat))
-    taken, refused = [], {}
+    dtypes, refusals = [], {}
     for dtype in backend.dtypes:
         if under_test.dtypes is not None and dtype not in under_test.dtypes:
             continue
         try:
             _call(under_test, backend, dtype)
         except Exception as error:  # whatever it raises is its way to refuse
-            refused[dtype] = _short(error)
+            refusals[dtype] = _short(error)
         else:
-            taken.append(dtype)
-    if not taken:
-        reasons = list(dict.fromkeys(refused.values())) or ["no dtype of it is taken"]
+            dtypes.append(dtype)
+    if not dtypes:
+        reasons = list(dict.fromkeys(refusals.values())) or ["no dtype of it is taken"]
         return replace(traits, dtypes=(), refusal="; ".join(reasons))
-    notes = [f"does not take {dtype}: {reason}" for dtype, reason in refused.items()]
-    exact = next((dtype for dtype in ("float32", "float64") if dtype in taken), taken[0])
+    notes = [f"does not take {dtype}: {reason}" for dtype, reason in refusals.items()]
+    exact = _exact(dtypes)
 
     fixed: dict[str, Any] = {}
     if not under_test.takes("reduction") and "reduction" not in under_test.fixed:
         fixed["reduction"] = _reduction(under_test, backend, exact)
         notes.append(f"always reduces by {fixed['reduction']!r}")
-    if under_test.takes("label_smoothing") and not (under_test.takes("smoothing") or "smoothing" in under_test.fixed):
-        fixed["smoothing"] = _smoothing(under_test, backend, exact)
-        notes.append(f"always smooths by {fixed['smoothing']!r}")
-    traits = replace(traits, dtypes=tuple(taken), fixed=fixed)
+    alone = under_test.takes("label_smoothing") and not under_test.takes("smoothing")
+    if alone and "smoothing" not in under_test.fixed and (smoothing := _smoothing(under_test, backend, exact)):
+        fixed["smoothing"] = smoothing
+        notes.append(f"always smooths by {smoothing!r}")
+    traits = replace(traits, dtypes=tuple(dtypes), fixed=fixed)
 
     if under_test.flat is None and (reason := _error(under_test, backend, exact, LOGITS[None], TARGETS[None])):
         traits = replace(traits, flat=True)
@@ -63,12 +77,36 @@ def examine(under_test: UnderTest, backend: Backend) -> Traits:
     return replace(traits, gradient=reason is None, notes=tuple(notes))
 
 
+def refused(under_test: UnderTest, backend: Backend, traits: Traits) -> Traits:
+    """The traits with the reductions that are refused, and soft targets, if they are."""
+    dtype = _exact(traits.dtypes)
+    tried = {reduction_of(name): (TARGETS, {"reduction": name}) for name in MAY_BE_REFUSED}
+    asked = {**(tried if under_test.takes("reduction") else {}), SOFT: (SHARES, {})}
+    found = {}
+    for what, (targets, options) in asked.items():
+        given = backend.asarray(targets, dtype if what == SOFT else "int64")
+        try:
+            under_test.small_call(backend.asarray(LOGITS, dtype), given, **options)
+        except NotImplementedError:  # each case will be told so
+            continue
+        except Exception as error:
+            found[what] = _short(error)
+    notes = [f"does not take {what}: {reason}" for what, reason in found.items()]
+    return replace(traits, refuses=found, notes=(*traits.notes, *notes))
+
+
+def _exact(dtypes: Sequence[str]) -> str:
+    """The dtype to try other things in."""
+    return next((dtype for dtype in ("float32", "float64") if dtype in dtypes), dtypes[0])
+
+
 def _call(under_test: UnderTest, backend: Backend, dtype: str, logits: Any = LOGITS, targets: Any = TARGETS) -> Any:
-    result = under_test.plainly(backend.asarray(logits, dtype), backend.asarray(targets, str(targets.dtype)))
+    result = under_test.small_call(backend.asarray(logits, dtype), backend.asarray(targets, str(targets.dtype)))
     loss = result[0] if isinstance(result, tuple) else result
     if not backend.owns(loss):
-        kind = f"{type(loss).__module__}.{type(loss).__qualname__}"
-        raise TypeError(f"it returned {kind}, not an array of {backend.name}")
+        kind = "None" if loss is None else f"{type(loss).__module__}.{type(loss).__qualname__}"
+        accepted = "the loss as such an array, or (loss, d_logits)"
+        raise TypeError(f"it returned {kind}, not an array of {backend.name}; accepted: {accepted}")
     return loss
 
 
@@ -88,18 +126,20 @@ def _reduction(under_test: UnderTest, backend: Backend, dtype: str) -> str:
     return "sum" if abs(float(loss) - float(total.high)) < 0.1 else "mean"
 
 
-def _smoothing(under_test: UnderTest, backend: Backend, dtype: str) -> str:
+def _smoothing(under_test: UnderTest, backend: Backend, dtype: str) -> str | None:
+    """How it smooths; None where that is not to be seen, and the tests will say what is wrong."""
     arrays = backend.asarray(LOGITS[:1], dtype), backend.asarray(TARGETS[:1], "int64")
     try:
-        result = under_test.plainly(*arrays, label_smoothing=0.5)
+        result = under_test.small_call(*arrays, label_smoothing=0.5)
         loss = np.ravel(backend.to_numpy(result[0] if isinstance(result, tuple) else result))
         distance = {}
         for smoothing in ("others", "uniform"):
             exact, _ = oracle.cross_entropy(LOGITS[:1], TARGETS[:1], label_smoothing=0.5, smoothing=smoothing)
             distance[smoothing] = abs(float(loss[0]) - float(exact.high))
-    except Exception:  # the tests will say what is wrong with it
-        return "others"
-    return min(distance, key=lambda name: (math.isnan(distance[name]), distance[name]))
+    except Exception:
+        return None
+    nearest = min(distance, key=lambda name: (math.isnan(distance[name]), distance[name]))
+    return nearest if math.isfinite(distance[nearest]) else None
 
 
 def _no_gradient(under_test: UnderTest, backend: Backend, dtype: str, traits: Traits) -> str | None:
@@ -110,6 +150,8 @@ def _no_gradient(under_test: UnderTest, backend: Backend, dtype: str, traits: Tr
         under_test.loss_and_grad(backend.asarray(LOGITS, dtype), backend.asarray(TARGETS, "int64"), **fixed)
     except DoesNotApply as error:
         return str(error) if error.gradient else None
+    except WrongTypeError:
+        return None
     except Exception as error:
         return None if under_test.gives_pairs else _short(error)
     return None

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from xent_conformance import contract
+from xent_conformance import contract, files
 
 FORMAT = "xent-conformance/1"
 HOLDS, FAILS, NOT = "holds", "fails", "does not apply"
@@ -62,6 +62,8 @@ class Case:
     seconds: float = 0.0
     worst: float | None = None
     message: str = ""
+    last_call: str = ""
+    """In one line, where the case did not come back from it."""
     failure: Failure | None = None
 
 
@@ -156,9 +158,11 @@ class Results:
 
     def write(self, path: Path) -> None:
         """Write the JSON; who reads meanwhile sees the old file or the new one, never half of it."""
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        beside.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        beside.replace(path)
+        files.write(path, self.as_text().encode())
+
+    def as_text(self) -> str:
+        """The JSON."""
+        return json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
 
 
 def machine() -> dict[str, Any]:

@@ -14,17 +14,20 @@ import datetime
 import fnmatch
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from xent_conformance import worker
+from xent_conformance import frames, witness, worker
 from xent_conformance.adapter import Traits
 from xent_conformance.results import FAILS, NOT, Case, Failure, Results, SubjectResult
 from xent_conformance.subject import SubjectError
@@ -68,6 +71,8 @@ class _Subject:
     result: SubjectResult
     traits: dict[str, Traits] = field(default_factory=dict)
     ends: Counter[Any] = field(default_factory=Counter)
+    refusals: dict[str, str] = field(default_factory=dict)
+    """By backend, why its first call failed, of those that are asked all the same."""
     done: bool = False
 
 
@@ -83,19 +88,40 @@ class BrokenRunError(Exception):
     """The suite itself could not be run; the message says why."""
 
 
+@dataclass
+class _End:
+    """How a worker ended, or that it does not answer."""
+
+    kind: str
+    why: str
+    record: str
+    """The file of the last call."""
+
+    def input(self, mode: str = "") -> dict[str, Any] | None:
+        """The last call that the implementation was handed."""
+        return witness.read(self.record, mode)
+
+    def __str__(self) -> str:
+        """In one line."""
+        last = self.input()
+        called = f"{witness.in_words(last)}: " if last is not None else ""
+        return called + " | ".join(line.strip() for line in self.why.splitlines() if line.strip())
+
+
 class _Worker:
     """A process that answers one message at a time."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         context = multiprocessing.get_context("spawn")
-        handle, self.log = tempfile.mkstemp(prefix="xent-conform-", suffix=".log")
-        os.close(handle)
+        self.log, self.record = (_new_file(settings["folder"], suffix) for suffix in (".log", ".call"))
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=worker.main, args=(theirs, settings, self.log), daemon=True)
-        self.process.start()
+        self.process = context.Process(target=worker.main, args=(theirs, settings, self.log, self.record), daemon=True)
+        with _no_interruption():
+            self.process.start()
         theirs.close()
         self.jobs: deque[_Job] = deque()
         self.spec: str | None = None
+        self.file: str | None = None
         self.ready = False
         self.deadline = time.monotonic() + STARTING
 
@@ -104,22 +130,60 @@ class _Worker:
         self.deadline = time.monotonic() + limit
         self.pipe.send((job.what, job.argument))
 
+    def receive(self) -> tuple[str, Any]:
+        """Its next answer; EOFError or OSError where it is gone."""
+        answer: tuple[str, Any] = self.pipe.recv()
+        if answer[0] == "subject":
+            self.file = answer[1]["file"]
+        return answer
+
     @property
-    def why(self) -> str:
+    def crash(self) -> _End:
         """What is known of its end."""
         self.process.join(5)
         code = self.process.exitcode
-        tail = Path(self.log).read_text(errors="replace")[-1200:].strip()
+        last = frames.crashed(Path(self.log).read_text(errors="replace"), self.file)
         words = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        return f"the process ended with {words}" + (f"\n{tail}" if tail else "")
+        return _End("crashes", f"the process ended with {words}" + (f"\n{last}" if last else ""), self.record)
+
+    def hang(self, limit: float) -> _End:
+        """That it does not answer in time."""
+        return _End("hangs", f"no answer within {limit:g} seconds", self.record)
 
     def end(self) -> None:
         with contextlib.suppress(OSError, ValueError):
             self.process.kill()
         self.process.join(5)
         self.pipe.close()
-        with contextlib.suppress(OSError):
-            os.unlink(self.log)
+        for path in (self.log, self.record):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+
+@contextlib.contextmanager
+def _no_interruption() -> Iterator[None]:
+    """A process that is started within hears no Ctrl-C, not even while it imports; this one does, afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # which would undo it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _names(case: dict[str, str]) -> tuple[str, ...]:
+    """By what a case may be called: its test, itself, and both after their file, as reports have them."""
+    file, _, name = case["id"].partition("::")
+    return case["function"], name, f"{file}::{case['function']}", case["id"]
+
+
+def _new_file(folder: str, suffix: str) -> str:
+    handle, path = tempfile.mkstemp(suffix, dir=folder)
+    os.close(handle)
+    return path
 
 
 class Run:
@@ -142,25 +206,30 @@ class Run:
         self._cases: list[dict[str, str]] = []
         self._backends: dict[str, dict[str, Any] | str] = {}
         self._done = self._planned = 0
+        self._folder = ""
         self._started = time.monotonic()
 
     def execute(self) -> Results:
         """Run everything; an interruption leaves the results as far as they are."""
-        try:
-            first = self._hire()
-            self._get_ready(first)
-            for spec in self.specs:
-                first = self._open(spec, first)
-            self._plan()
-            while len(self._workers) < min(self._crew(), max(1, len(self._queue) // 8)):
-                self._hire()
-            self._serve()
-            self.results.complete = True
-        finally:
-            self.results.seconds = time.monotonic() - self._started
-            for each in self._workers:
-                each.end()
+        with tempfile.TemporaryDirectory(prefix="xent-conform-", ignore_cleanup_errors=True) as self._folder:
+            try:
+                self._execute()
+                self.results.complete = True
+            finally:
+                self.results.seconds = time.monotonic() - self._started
+                for each in self._workers:
+                    each.end()
         return self.results
+
+    def _execute(self) -> None:
+        first = self._hire()
+        self._get_ready(first)
+        for spec in self.specs:
+            first = self._open(spec, first)
+        self._plan()
+        while len(self._workers) < min(self._crew(), max(1, len(self._queue) // 8)):
+            self._hire()
+        self._serve()
 
     # ---- workers
 
@@ -173,6 +242,7 @@ class Run:
             {
                 "backends": list(self.settings.backends),
                 "clauses": list(self.settings.clauses),
+                "folder": self._folder,
                 "seed": self.settings.seed,
                 "thorough": self.settings.thorough,
                 "shrink": not self.settings.first_failure,
@@ -186,19 +256,19 @@ class Run:
         gone.end()
         self._workers.remove(gone)
 
-    def _answer(self, of: _Worker) -> tuple[str, Any] | str:
-        """The worker's next answer; how it ended, or "hangs", where there is none."""
-        if not of.pipe.poll(max(0.0, of.deadline - time.monotonic())):
-            return "hangs" if of.process.is_alive() else of.why
+    def _answer(self, of: _Worker) -> tuple[str, Any] | _End:
+        """The worker's next answer; how it ended where there is none."""
+        limit = of.deadline - time.monotonic()
+        if not of.pipe.poll(max(0.0, limit)):
+            return of.hang(limit) if of.process.is_alive() else of.crash
         try:
-            answer: tuple[str, Any] = of.pipe.recv()
+            return of.receive()
         except (EOFError, OSError):
-            return of.why
-        return answer
+            return of.crash
 
     def _get_ready(self, first: _Worker) -> None:
         answer = self._answer(first)
-        if isinstance(answer, str):
+        if isinstance(answer, _End):
             raise BrokenRunError(f"the suite could not be started: {answer}")
         what, content = answer
         if what != "ready":
@@ -224,11 +294,14 @@ class Run:
                 continue
             answer, asker = self._ask(asker, spec, ("probe", name))
             if isinstance(answer, str):
-                # The first call already took the interpreter along, or never came back.
+                # A first call already took the interpreter along, or never came back.
                 subject.traits[name] = Traits(dtypes=tuple(described["dtypes"]), notes=(f"its first call: {answer}",))
                 subject.ends[name] = ENDS_OF_A_BACKEND
             else:
-                subject.traits[name] = self._judged(answer[1], name, described)
+                traits, asker = self._with_what_it_refuses(answer[1], spec, name, asker)
+                subject.traits[name] = self._judged(traits, name, described)
+                if traits.refusal is not None and subject.traits[name].refusal is None:
+                    subject.refusals[name] = traits.refusal
             traits = subject.traits[name]
             if traits.refusal is not None:
                 result.not_covered[name] = traits.refusal
@@ -243,6 +316,16 @@ class Run:
         self.results.subjects.append(result)
         return asker
 
+    def _with_what_it_refuses(self, traits: Traits, spec: str, name: str, asker: _Worker) -> tuple[Traits, _Worker]:
+        """The traits after more small calls; if one of these does not end well, that is for the cases to show."""
+        if traits.refusal is not None:
+            return traits, asker
+        answer, asker = self._ask(asker, spec, ("refused", (name, traits)))
+        if not isinstance(answer, str):
+            return answer[1], asker
+        note = f"whether it takes other reductions and soft targets was not found out: {answer}"
+        return replace(traits, notes=(*traits.notes, note)), asker
+
     def _judged(self, traits: Traits, name: str, described: dict[str, Any]) -> Traits:
         """A refusal on a backend that was asked for by name is for the cases to show."""
         if traits.refusal is None or name not in self.settings.backends or not traits.tried:
@@ -253,18 +336,20 @@ class Run:
         return Traits(dtypes=full, flat=traits.flat, fixed=fixed, notes=(f"its first call: {traits.refusal}",))
 
     def _ask(self, asker: _Worker, spec: str | None, message: tuple[str, Any]) -> tuple[tuple[str, Any] | str, _Worker]:
-        """Ask outside the queue; a worker that does not survive is replaced."""
+        """Ask outside the queue. A worker that does not survive is replaced, and how it ended is told in one line."""
         asker.deadline = time.monotonic() + max(self.settings.time_limit, 30.0)
         asker.pipe.send(message)
         answer = self._answer(asker)
-        if isinstance(answer, str):
-            self._dismiss(asker)
-            asker = self._hire()
-            self._get_ready(asker)
-            if spec is not None:
-                again, asker = self._ask(asker, None, ("subject", spec))
-                assert not isinstance(again, str), again
-        return answer, asker
+        if not isinstance(answer, _End):
+            return answer, asker
+        ended = str(answer)
+        self._dismiss(asker)
+        asker = self._hire()
+        self._get_ready(asker)
+        if spec is not None:
+            again, asker = self._ask(asker, None, ("subject", spec))
+            assert not isinstance(again, str), again
+        return ended, asker
 
     # ---- cases
 
@@ -274,7 +359,9 @@ class Run:
                 if case["backend"] not in subject.result.backends or not self._is_asked(case):
                     continue
                 if case["dtype"] not in subject.traits[case["backend"]].dtypes:
-                    self._note(subject, case, NOT, message=f"logits of {case['dtype']}")
+                    refusal = subject.refusals.get(case["backend"])
+                    why = f"logits of {case['dtype']}" if refusal is None else f"its first call: {refusal}"
+                    self._note(subject, case, NOT, message=why)
                 else:
                     self._queue.append(_Job(subject, "case", case["nodeid"], case))
             if self.settings.curves and not self.settings.clauses and not self.settings.cases:
@@ -285,9 +372,18 @@ class Run:
             raise SubjectError(f"no case is called {' or '.join(self.settings.cases)}: see the names in a report")
 
     def _is_asked(self, case: dict[str, str]) -> bool:
-        names = (case["function"], case["id"].partition("::")[2])
-        patterns = self.settings.cases
-        return not patterns or any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)
+        if not self.settings.cases:
+            return True
+        names = _names(case)
+        return any(
+            name in names if name in self._known else any(fnmatch.fnmatchcase(each, name) for each in names)
+            for name in self.settings.cases
+        )
+
+    @cached_property
+    def _known(self) -> set[str]:
+        """The names of all cases: what is one of them is no pattern, whatever brackets it has."""
+        return {name for case in self._cases for name in _names(case)}
 
     def _serve(self) -> None:
         while True:
@@ -323,9 +419,9 @@ class Run:
     def _listen(self, to: _Worker) -> None:
         while to.pipe.poll():
             try:
-                what, content = to.pipe.recv()
+                what, content = to.receive()
             except (EOFError, OSError):
-                return self._lost(to, "crashes", to.why)
+                return self._lost(to, to.crash)
             if not to.ready:
                 if what != "ready":
                     raise BrokenRunError(str(content))
@@ -343,22 +439,22 @@ class Run:
                 job.subject.result.curves += content
                 self._count(job.subject)
         if (to.jobs or not to.ready) and time.monotonic() > to.deadline:
-            self._lost(to, "hangs", f"no answer within {self.settings.time_limit:g} seconds")
+            self._lost(to, to.hang(self.settings.time_limit))
         return None
 
-    def _lost(self, gone: _Worker, kind: str, why: str) -> None:
+    def _lost(self, gone: _Worker, end: _End) -> None:
         """A worker hangs or is gone: its case has failed, another takes its place."""
         jobs = list(gone.jobs)
         if not gone.ready and not jobs:
-            raise BrokenRunError(f"a process of the suite could not be started: {why}")
-        self._dismiss(gone)
+            raise BrokenRunError(f"a process of the suite could not be started: {end}")
         cases = [job for job in jobs if job.what == "case"]
         for job in cases:
             assert job.case is not None
             subject = job.subject
             subject.ends[job.case["backend"], job.case["function"]] += 1
             subject.ends[job.case["backend"]] += 1
-            self._failed(subject, job.case, kind, why)
+            self._failed(subject, job.case, end.kind, end.why, end.input(job.case["mode"]))
+        self._dismiss(gone)
         self._done += sum(job.what == "curves" for job in jobs)
         self._hire()
 
@@ -370,10 +466,13 @@ class Run:
             return "not tried", "the first call or many cases on this backend hung or crashed"
         return None
 
-    def _failed(self, subject: _Subject, case: dict[str, str], kind: str, why: str) -> None:
+    def _failed(
+        self, subject: _Subject, case: dict[str, str], kind: str, why: str, last: dict[str, Any] | None = None
+    ) -> None:
         name = case["id"].partition("::")[2]
-        failure = Failure(case=name, kind=kind, message=why)
-        self._note(subject, case, FAILS, kind=kind, message=why, failure=failure)
+        failure = Failure(case=name, kind=kind, message=why, input=last)
+        called = "" if last is None else witness.in_words(last)
+        self._note(subject, case, FAILS, kind=kind, message=why, failure=failure, last_call=called)
         self._count(subject)
 
     def _note(self, subject: _Subject, case: dict[str, str], outcome: str, **more: Any) -> None:

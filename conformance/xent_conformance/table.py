@@ -78,11 +78,8 @@ def _failure(failure: Failure) -> list[str]:
     lines = [f"{failure.case} {failure.kind}"]
     if failure.input is not None:
         given = failure.input
-        if given["logits"] is None:
-            lines.append(f"logits of shape {tuple(given['shape'])}, {given['dtype']}, {given['mode']}")
-        else:
-            lines.append(f"logits  {given['logits']} ({given['dtype']}, {given['mode']})")
-            lines.append(f"targets {given['targets']}")
+        lines += [f"the last call was of {given['function']}"] if given.get("function") else []
+        lines += _arrays(given)
         if given["options"]:
             lines.append("options " + ", ".join(f"{name}={value!r}" for name, value in given["options"].items()))
     if failure.what is not None:
@@ -90,6 +87,19 @@ def _failure(failure: Failure) -> list[str]:
         lines.append(f"off by {number(failure.error)} times what the contract allows")
     else:
         lines += failure.message.splitlines()[:6]
+    return lines
+
+
+def _arrays(given: dict[str, Any]) -> list[str]:
+    """Logits and targets: their numbers, where these are known and few."""
+    if given["shape"] is None:
+        return []
+    place = f"{given['dtype']}, {given['mode']}"
+    if given["logits"] is not None:
+        return [f"logits  {given['logits']} ({place})", f"targets {given['targets']}"]
+    lines = [f"logits of shape {tuple(given['shape'])}, {place}"]
+    if given.get("targets_shape") is not None:
+        lines.append(f"targets of shape {tuple(given['targets_shape'])}, {given['targets_dtype']}")
     return lines
 
 

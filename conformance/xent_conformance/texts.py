@@ -33,6 +33,20 @@ def names_target(text: str, position: tuple[int, ...], value: int, classes: int)
     return False
 
 
+def lacks_of_target(text: str, position: tuple[int, ...], value: int, classes: int) -> str:
+    """What of a target's position, its value and the number of classes the text does not have; "" where it has all."""
+    if names_target(text, position, value, classes):
+        return ""
+    found = numbers(text)
+    named = {
+        f"the position {list(position)}": bool(_without(found, position)),
+        f"the value {value}": value in found,
+        f"V = {classes}": classes in found,
+    }
+    missing = [what for what, is_there in named.items() if not is_there]
+    return " and ".join(missing) if missing else f"{', '.join(named)} each by numbers of its own"
+
+
 def names_argument(text: str, *names: str) -> bool:
     """Whether the text has one of the argument's names."""
     return any(_plain(name) in _plain(text) for name in names)

@@ -1,8 +1,8 @@
 """A pytest session that a parent drives: it collects the clauses once and runs a case when it is told to.
 
-The parent (`run`) speaks over a pipe: ("subject", spec), ("probe", backend), ("traits", {backend: Traits}),
-("case", id), ("curves", backend), None to end. Every message is answered by one. A case that hangs or brings the
-interpreter down takes this process with it, and nothing else.
+The parent (`run`) speaks over a pipe: ("subject", spec), ("probe", backend), ("refused", (backend, Traits)),
+("traits", {backend: Traits}), ("case", id), ("curves", backend), None to end. Every message is answered by one. A case
+that hangs or brings the interpreter down takes this process with it, and nothing else.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from typing import Any
 HERE = Path(__file__).parent
 
 
-def main(pipe: Connection, settings: dict[str, Any], log: str) -> None:
-    """Serve the parent until it says None or is gone."""
+def main(pipe: Connection, settings: dict[str, Any], log: str, record: str) -> None:
+    """Serve the parent until it says None or is gone; `log` is for what goes to stderr, `record` for the last call."""
     # Ctrl-C is the parent's affair, and what the implementation prints is nobody's.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):  # what the implementation starts itself is its own affair
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     errors = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     nowhere = os.open(os.devnull, os.O_RDWR)
     sys.stdout.flush()
@@ -30,6 +32,7 @@ def main(pipe: Connection, settings: dict[str, Any], log: str) -> None:
     os.dup2(nowhere, 1)
     os.dup2(errors, 2)
     faulthandler.enable(2)
+    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = os.path.join(settings["folder"], "hypothesis")
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     os.environ["XENT_CONFORMANCE_SEED"] = str(settings["seed"])
     os.environ["XENT_CONFORMANCE_THOROUGH"] = "1" if settings["thorough"] else ""
@@ -54,7 +57,7 @@ def main(pipe: Connection, settings: dict[str, Any], log: str) -> None:
         *(f"--backend={name}" for name in settings["backends"]),
         *(f"--clause={clause}" for clause in settings["clauses"] or ()),
     ]
-    driver = Driver(pipe, settings["backends"] or list(backends.BACKENDS), settings["shrink"])
+    driver = Driver(pipe, settings["backends"] or list(backends.BACKENDS), settings["shrink"], record)
     code = pytest.main(arguments, plugins=[driver])
     if not driver.served:
         why = "\n".join([*driver.problems, Path(log).read_text(errors="replace")])[-2000:]
@@ -64,8 +67,9 @@ def main(pipe: Connection, settings: dict[str, Any], log: str) -> None:
 class Driver:
     """The plugin that takes the loop over the cases from pytest and gives it to the parent."""
 
-    def __init__(self, pipe: Connection, backends: list[str], shrink: bool) -> None:
+    def __init__(self, pipe: Connection, backends: list[str], shrink: bool, record: str) -> None:
         self.pipe = pipe
+        self.record = record
         self.backends = backends
         self.shrink = shrink
         self.served = False
@@ -83,7 +87,9 @@ class Driver:
     def pytest_runtestloop(self, session: Any) -> bool:
         """Answer the parent."""
         from xent_conformance import plugin
+        from xent_conformance.witness import Witness
 
+        witness = Witness(self.record)
         if self.problems:
             raise session.Interrupted("the suite is broken")
         session.config.stash[plugin.DRIVEN] = True
@@ -100,7 +106,7 @@ class Driver:
             if message is None:
                 return True
             what, argument = message
-            answer = self._case(items[argument]) if what == "case" else _answer(session.config, what, argument)
+            answer = self._case(items[argument]) if what == "case" else _answer(session.config, witness, what, argument)
             self.pipe.send(answer)
 
     def _case(self, item: Any) -> tuple[str, Any]:
@@ -119,7 +125,7 @@ class Driver:
                 reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
                 found |= {"outcome": "does not apply", "message": reason.removeprefix("Skipped: ")}
             elif report.failed:
-                failure = told.get("failure") or results.Failure(item.name, "raises", str(report.longrepr)[-2000:])
+                failure = told.get("failure") or results.Failure(item.name, "raises", _words(report.longrepr))
                 found |= {"outcome": "fails", "failure": failure, "kind": failure.kind, "message": failure.message}
         item.user_properties.clear()
         found["seconds"] = time.perf_counter() - started
@@ -143,16 +149,28 @@ def _told(item: Any) -> dict[str, str]:
     }
 
 
-def _answer(config: Any, what: str, argument: Any) -> tuple[str, Any]:
+def _words(shown: Any) -> str:
+    """What pytest has to say of a failure, the error first."""
+    crash = getattr(shown, "reprcrash", None)
+    first = "" if crash is None else f'{crash.message}\n  File "{crash.path}", line {crash.lineno}\n'
+    return first + str(shown)[-2000:]
+
+
+def _answer(config: Any, witness: Any, what: str, argument: Any) -> tuple[str, Any]:
     from xent_conformance import backends, plugin, probe, subject, sweep
 
     try:
         if what == "subject":
             under_test = plugin.set_subject(config, argument)
-            return "subject", {"name": under_test.name, "version": under_test.version, "backends": under_test.backends}
+            under_test.witness = witness
+            return "subject", {"name": under_test.name, "version": under_test.version, "file": under_test.file}
         under_test = plugin.under_test(config)
+        witness.forget()
         if what == "probe":
-            return "probe", probe.examine(under_test, _backend(argument))
+            return "probe", probe.taken(under_test, _backend(argument))
+        if what == "refused":
+            name, traits = argument
+            return "refused", probe.refused(under_test, _backend(name), traits)
         if what == "traits":
             plugin.set_traits(config, argument)
             return "traits", None

@@ -1,11 +1,13 @@
 """Implementations for the tests of the runner and the adapter: right ones that lack things, and ones that end badly."""
 
 import os
+import sys
 import time
 
 import numpy as np
 
 import xent
+from xent_conformance import Adapter
 
 
 def textbook(logits, targets):
@@ -41,6 +43,14 @@ def of_contiguous_rows(logits, targets, reduction="mean"):
     return xent.cross_entropy_and_grad(rows.copy(), targets, reduction=reduction)
 
 
+def of_contiguous_rows_of_float32(logits, targets, reduction="mean"):
+    """The same, in float32."""
+    if logits.ndim != 2 or logits.dtype != np.float32 or targets.ndim != 1:
+        raise ValueError("accepted: rows of float32")
+    rows = np.lib.stride_tricks.as_strided(logits, logits.shape, (4 * logits.shape[1], 4))
+    return xent.cross_entropy(rows.copy(), targets, reduction=reduction)
+
+
 def of_another_name(scores, labels):
     """Refuses scores by their own name, and labels by none."""
     if getattr(scores, "dtype", None) not in (np.float32, np.float64):
@@ -48,6 +58,56 @@ def of_another_name(scores, labels):
     if not hasattr(labels, "dtype"):
         raise TypeError(f"not an array: {labels!r} {type(labels).__name__}")
     return xent.cross_entropy(scores, labels)
+
+
+def of_classes_alone(logits, targets, reduction="mean", ignore_index=None):
+    """No soft targets, no reduction but three; it says so."""
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"{reduction} is not a valid value for reduction")
+    if targets.dtype.kind == "f":
+        raise TypeError("targets are classes")
+    return xent.cross_entropy_and_grad(logits, targets, reduction=reduction, ignore_index=ignore_index)
+
+
+def of_sums_alone(logits, targets, reduction="sum", class_weights=None):
+    """Of the reductions, the sum; no mean either, by another error."""
+    if reduction != "sum":
+        raise KeyError(reduction)
+    return xent.cross_entropy_and_grad(logits, targets, reduction="sum", class_weights=class_weights)
+
+
+def taking_anything(logits, targets, reduction="mean"):
+    """A mean for every reduction that it does not know, the class of most mass for soft targets."""
+    if "float" in str(targets.dtype):
+        targets = targets.argmax(-1)
+    reduction = reduction if reduction in ("sum", "none") else "mean"
+    return xent.cross_entropy_and_grad(logits, targets, reduction=reduction)
+
+
+def crashing_on_soft_targets(logits, targets, reduction="mean"):
+    """Right, for classes."""
+    if getattr(targets, "dtype", None) == np.float32 and targets.shape == logits.shape:
+        os.abort()
+    return xent.cross_entropy_and_grad(logits, targets, reduction=reduction)
+
+
+class Fused(Adapter):
+    """The adapter of docs/conformance.md, around PyTorch's own."""
+
+    name = "my fused kernel"
+    package = "torch"
+    backends = ("torch", "torch-cuda")
+    flat = True
+    fixed = {"smoothing": "uniform"}  # noqa: RUF012
+
+    def loss(self, logits, targets, *, reduction="mean", ignore_index=None, label_smoothing=0.0):
+        """The loss."""
+        from torch.nn.functional import cross_entropy
+
+        ignored = -(2**40) if ignore_index is None else ignore_index
+        return cross_entropy(
+            logits, targets, reduction=reduction, ignore_index=ignored, label_smoothing=label_smoothing
+        )
 
 
 def spendthrift(logits, targets):
@@ -58,6 +118,48 @@ def spendthrift(logits, targets):
 def refusing(logits, targets):
     """Takes nothing."""
     raise ValueError("never")
+
+
+def of_three(logits, targets, reduction="mean"):
+    """A pair and something else."""
+    return (*xent.cross_entropy_and_grad(logits, targets, reduction=reduction), None)
+
+
+def of_four_arrays(logits, targets, reduction="mean"):
+    """A pair, twice."""
+    return (*xent.cross_entropy_and_grad(logits, targets, reduction=reduction),) * 2
+
+
+def of_nothing(logits, targets):
+    """The result forgotten, but for the first call."""
+    return xent.cross_entropy(logits, targets) if logits.shape == (3, 5) else None
+
+
+def of_a_list(logits, targets, reduction="mean"):
+    """A pair, but not a tuple, for five classes in two rows."""
+    pair = xent.cross_entropy_and_grad(logits, targets, reduction=reduction)
+    return list(pair) if logits.shape == (2, 3) else pair
+
+
+def of_numbers(logits, targets, reduction="mean"):
+    """Rows alone, and Python's numbers where there are four of them."""
+    if logits.ndim != 2:
+        raise ValueError("rows alone")
+    loss = xent.cross_entropy(logits, targets, reduction=reduction)
+    return loss.tolist() if len(logits) == 4 else float(loss) if len(logits) == 6 and not loss.shape else loss
+
+
+def of_three_losses(logits, targets):
+    """One too many."""
+    return (xent.cross_entropy(logits, targets),) * 3
+
+
+class Unpaired(Adapter):
+    """Of two methods, one that does not what its name says."""
+
+    def loss_and_grad(self, logits, targets):
+        """The loss alone."""
+        return xent.cross_entropy(logits, targets)
 
 
 def of_python(logits, targets):
@@ -74,6 +176,72 @@ def ending_badly(logits, targets, **options):
     if V == 2:
         raise ZeroDivisionError("two classes")
     return xent.cross_entropy_and_grad(logits, targets, **options)
+
+
+def crashing_in_a_library(logits, targets, reduction="mean"):
+    """Right, but for seventeen classes; there it crashes ten frames away, in what stands for a library's code."""
+    if logits.shape[-1] == 17:
+        scope = {"abort": os.abort}
+        exec(compile("def deeper(n):\n    return deeper(n - 1) if n else abort()", "library.py", "exec"), scope)
+        scope["deeper"](10)
+    return xent.cross_entropy_and_grad(logits, targets, reduction=reduction)
+
+
+def crashing_at_once(logits, targets):
+    """Nothing comes back, ever."""
+    os.abort()
+
+
+def leaking(logits, targets, reduction="mean", ignore_index=None):
+    """What is ignored counts zero times, and zero times NaN is NaN."""
+    counts = np.ones(targets.shape, bool) if ignore_index is None else targets != ignore_index
+    losses = xent.cross_entropy(logits, np.where(counts, targets, 0), reduction="none") * counts
+    total = losses.sum()
+    return {"none": losses, "sum": total, "mean": total / max(1, counts.sum())}[reduction]
+
+
+def spreading(logits, targets, reduction="mean"):
+    """One NaN is NaN for all; the largest logit of all is everybody's."""
+    largest = np.max(logits, initial=-np.inf)
+    losses = xent.cross_entropy(logits - largest, targets, reduction="none")
+    return {"none": losses, "sum": losses.sum(), "mean": losses.mean()}[reduction]
+
+
+def refusing_to_smooth(logits, targets, reduction="mean", label_smoothing=0.0):
+    """An option in its signature that it never takes."""
+    if label_smoothing:
+        raise ArithmeticError("no smoothing today")
+    return xent.cross_entropy_and_grad(logits, targets, reduction=reduction)
+
+
+def wrapping(logits, targets):
+    """Rows alone, and negative targets count from the end, as NumPy has it."""
+    picked = logits[np.arange(len(targets)), targets]
+    return xent.cross_entropy(logits, np.where(targets < 0, 0, targets)) + 0 * picked.sum()
+
+
+def sleeping_with_z_loss(logits, targets, reduction="mean", z_loss=0.0):
+    """Right, unless there is a z-loss."""
+    if z_loss:
+        time.sleep(1000)
+    return xent.cross_entropy_and_grad(logits, targets, reduction=reduction)
+
+
+def refusing_many_classes(logits, targets, reduction="mean"):
+    """Right, for few classes; no algorithm to choose."""
+    if logits.shape[-1] >= 10:
+        raise ValueError("many classes")
+    return xent.cross_entropy_and_grad(logits, targets, reduction=reduction)
+
+
+def raising_in_many_ways(logits, targets, reduction="mean"):
+    """An end of the program, an error of many lines, an assertion of its own."""
+    if logits.shape[-1] == 2:
+        sys.exit(0)
+    if logits.shape[-1] == 3:
+        raise ValueError("three\n" + "\n".join("abcdefghij"))
+    assert logits.shape[-1] != 17
+    return xent.cross_entropy_and_grad(logits, targets, reduction=reduction)
 
 
 def sleeping(logits, targets, **options):

@@ -25,12 +25,6 @@ def _strewn(data, logits, kinds, share=3):
     return np.where(chosen, filled(data.draw, logits.shape, kinds), logits)
 
 
-def _alike(place, first, second, rows=...):
-    for a, b in zip(first, second, strict=True):
-        if a is not agree.NO_GRADIENT:
-            agree.alike(place, a[rows], b[rows])
-
-
 @pytest.mark.clause("S1")
 @pytest.mark.places(modes=DIRECT, sparse=True)
 @depth.examples(problems(SOME_TOKENS), st.data(), count=50)
@@ -41,9 +35,8 @@ def test_S1_anything_in_ignored_rows(place, subject, problem, data):
     assume(ignored.any())
     special = np.where(ignored[..., None], _strewn(data, logits, SPECIAL, share=1), logits)
     options["reduction"] = data.draw(st.sampled_from(["none", "sum", "mean"]))
-    results = [agree.both(place, subject, x, targets, **options) for x in (special, logits)]
-    _alike(place, *results)
-    loss, d_logits = results[0]
+    clean, (loss, d_logits) = (agree.both(place, subject, x, targets, **options) for x in (logits, special))
+    agree.both_alike(place, (loss, d_logits), clean)
     assert options["reduction"] != "none" or (loss[ignored] == 0).all()
     if d_logits is not agree.NO_GRADIENT:
         assert (d_logits[ignored] == 0).all()
@@ -57,11 +50,11 @@ def test_S2_minus_infinity_anywhere_off_the_target(place, subject, problem, data
     is_target = np.arange(logits.shape[-1]) == targets[..., None]
     special = np.where(is_target, logits, _strewn(data, logits, st.just(-math.inf), share=1))
     low = np.where(np.isfinite(special), special, LOW)
-    results = [agree.both(place, subject, x, targets, reduction="none") for x in (special, low)]
-    _alike(place, *results)
-    assert np.isfinite(results[0][0]).all()
-    if results[0][1] is not agree.NO_GRADIENT:
-        assert (results[0][1][np.isneginf(special)] == 0).all()
+    expected, (loss, d_logits) = (agree.both(place, subject, x, targets, reduction="none") for x in (low, special))
+    agree.both_alike(place, (loss, d_logits), expected)
+    assert np.isfinite(loss).all()
+    if d_logits is not agree.NO_GRADIENT:
+        assert (d_logits[np.isneginf(special)] == 0).all()
 
 
 @pytest.mark.clause("S3")
@@ -72,11 +65,12 @@ def test_S3_minus_infinity_on_the_target(place, subject, problem, data):
     V = logits.shape[-1]
     assume(V > 1)
     special = np.where(np.arange(V) == targets[..., None], -math.inf, logits)
+    low = np.where(np.isfinite(special), special, LOW)
+    _, expected = agree.both(place, subject, low, targets, reduction="none")
     loss, d_logits = agree.both(place, subject, special, targets, reduction="none")
     assert np.isposinf(loss).all()
     if d_logits is not agree.NO_GRADIENT:
-        low = np.where(np.isfinite(special), special, LOW)
-        agree.alike(place, d_logits, agree.both(place, subject, low, targets, reduction="none")[1])
+        agree.alike(place, d_logits, expected, what="d_logits")
 
 
 @pytest.mark.clause("S4")
@@ -92,9 +86,9 @@ def test_S4_nan_and_infinity_anywhere(place, subject, problem, data):
     special = logits.copy()
     special[rows] = _strewn(data, logits[rows], SPECIAL, share=1)
     special[rows, data.draw(st.integers(0, logits.shape[1] - 1))] = data.draw(st.sampled_from([math.nan, math.inf]))
-    results = [agree.both(place, subject, x, targets, reduction="none") for x in (special, logits)]
-    _alike(place, *results, rows=~rows)
-    for part in results[0]:
+    clean, results = (agree.both(place, subject, x, targets, reduction="none") for x in (logits, special))
+    agree.both_alike(place, results, clean, rows=~rows)
+    for part in results:
         if part is not agree.NO_GRADIENT:
             assert np.isnan(part[rows]).all()
 

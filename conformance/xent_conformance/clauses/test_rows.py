@@ -5,12 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from xent_conformance import cases
+from xent_conformance import agree, cases
 from xent_conformance.backends import DIRECT, NOT_DOUBLED, Mode
-
-
-def _same_bits(first, second):
-    return np.array_equal(first.view(f"u{first.itemsize}"), second.view(f"u{second.itemsize}"))
 
 
 @pytest.mark.clause("R5")
@@ -22,11 +18,11 @@ def test_R5_a_row_depends_on_itself_alone(place, subject, V):
     if place.backend.compiles_each_shape:
         order = cases.generator(V).permutation(700)
         moved = place.evaluate(subject.loss, logits[order], targets[order], reduction="none")
-        assert _same_bits(moved, whole[order]), "rows elsewhere among 700 differ from themselves"
+        agree.equal(moved, whole[order], what="rows elsewhere among 700", bits=True)
         return
     for part in (slice(0, 1), slice(3, 4), slice(1, 6), slice(100, 433), slice(699, 700)):
         alone = place.evaluate(subject.loss, logits[part], targets[part], reduction="none")
-        assert _same_bits(alone, whole[part]), f"rows {part} alone differ from the same rows among 700"
+        agree.equal(alone, whole[part], what=f"rows {part} of 700 alone", bits=True)
 
 
 @pytest.mark.clause("R5")
@@ -38,7 +34,7 @@ def test_R5_other_rows_do_not_matter(place, subject):
     before = place.evaluate(subject.loss, logits, targets, reduction="none")
     after = place.evaluate(subject.loss, changed, targets, reduction="none")
     kept = np.arange(60) % 3 != 0
-    assert _same_bits(before[kept], after[kept])
+    agree.equal(after[kept], before[kept], what="rows beside others", bits=True)
 
 
 @pytest.mark.clause("R5")
@@ -49,5 +45,5 @@ def test_R5_threads_do_not_matter(place, subject):
     for threads in (1, 2, 3):
         with subject.threads(threads):
             found.append(place.evaluate(subject.loss, logits, targets, reduction="none"))
-    assert _same_bits(found[0], found[1])
-    assert _same_bits(found[0], found[2])
+    for count, losses in zip((2, 3), found[1:], strict=True):
+        agree.equal(losses, found[0], what=f"loss with {count} threads", bits=True)

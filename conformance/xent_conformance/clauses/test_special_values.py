@@ -53,13 +53,6 @@ def _with_special(kinds, positions=range(1, WIDE + 1)):
     return np.array(rows), np.array(targets)
 
 
-def _alike(place, first, second, rows=...):
-    """Losses and gradients of some rows, which may both be right answers."""
-    for a, b in zip(first, second, strict=True):
-        if a is not agree.NO_GRADIENT:
-            agree.alike(place, a[rows], b[rows])
-
-
 @pytest.mark.clause("S1")
 @pytest.mark.places(sparse=True, when=_is_asked)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -72,11 +65,12 @@ def test_S1_ignored_tokens_are_zero_whatever_they_hold(place, subject, options, 
     else:
         targets = np.where(np.arange(len(targets)) % 2 == 0, ignored, np.where(targets == ignored, 1, targets))
         options = {**options, "ignore_index": ignored}
+    clean = agree.both(place, subject, ordinary, targets, reduction="none", **options)
     loss, d_logits = agree.both(place, subject, logits, targets, reduction="none", **options)
+    agree.both_alike(place, (loss, d_logits), clean)
     assert (loss[::2] == 0).all()
     if d_logits is not agree.NO_GRADIENT:
         assert (d_logits[::2] == 0).all()
-    _alike(place, (loss, d_logits), agree.both(place, subject, ordinary, targets, reduction="none", **options))
 
 
 @pytest.mark.clause("S1")
@@ -88,9 +82,9 @@ def test_S1_ignored_tokens_leave_reductions_clean(place, subject, reduction):
     logits, targets = logits.reshape(2, -1, WIDE), targets.reshape(2, -1)
     options = {"reduction": reduction, "ignore_index": -100}
     ordinary = np.where(np.isfinite(logits), logits, 0.5)
-    results = [agree.both(place, subject, x, targets, **options) for x in (logits, ordinary)]
-    _alike(place, *results)
-    assert np.isfinite(results[0][0]).all()
+    clean, results = (agree.both(place, subject, x, targets, **options) for x in (ordinary, logits))
+    agree.both_alike(place, results, clean)
+    assert np.isfinite(results[0]).all()
 
 
 @pytest.mark.clause("S1")
@@ -113,12 +107,11 @@ def test_S2_minus_infinity_off_the_target(place, subject, options):
     logits, targets = _with_special([-np.inf], positions=(1, 2, 3))
     off = np.isfinite(logits[np.arange(len(targets)), targets])
     logits, targets = logits[off], targets[off]
-    results = [
+    expected, (loss, d_logits) = (
         agree.both(place, subject, x, targets, reduction="none", **options)
-        for x in (logits, np.where(np.isfinite(logits), logits, LOW))
-    ]
-    _alike(place, *results)
-    loss, d_logits = results[0]
+        for x in (np.where(np.isfinite(logits), logits, LOW), logits)
+    )
+    agree.both_alike(place, (loss, d_logits), expected)
     assert np.isfinite(loss).all()
     if d_logits is not agree.NO_GRADIENT:
         assert (d_logits[np.isneginf(logits)] == 0).all()
@@ -146,8 +139,8 @@ def test_S2_a_block_of_minus_infinity(place, subject):
     logits[0, :8192], logits[1, 8192:], logits[2, 1024:], logits[3, :-1], logits[4, ::2] = (-np.inf,) * 5
     targets = np.array([8999, 5, 0, 8999, 1, targets[5]])
     low = np.where(np.isfinite(logits), logits, LOW)
-    results = [agree.both(place, subject, x, targets, reduction="none") for x in (logits, low)]
-    _alike(place, *results)
+    expected, results = (agree.both(place, subject, x, targets, reduction="none") for x in (low, logits))
+    agree.both_alike(place, results, expected)
 
 
 @pytest.mark.clause("S3")
@@ -156,12 +149,13 @@ def test_S2_a_block_of_minus_infinity(place, subject):
 def test_S3_minus_infinity_on_the_target(place, subject, options):
     logits = np.array([[-np.inf, 1.0, 2.0, 0.5], [0.0, -np.inf, -np.inf, 1.0], [-np.inf, -np.inf, -np.inf, 1.0]])
     targets = np.array([0, 2, 1])
+    low = np.where(np.isfinite(logits), logits, LOW)
+    _, expected = agree.both(place, subject, low, targets, reduction="none", **options)
     loss, d_logits = agree.both(place, subject, logits, targets, reduction="none", **options)
     assert np.isposinf(loss).all()
     if d_logits is agree.NO_GRADIENT:
         return
-    low = np.where(np.isfinite(logits), logits, LOW)
-    agree.alike(place, d_logits, agree.both(place, subject, low, targets, reduction="none", **options)[1])
+    agree.alike(place, d_logits, expected, what="d_logits")
     if not options:
         assert d_logits[0, 0] == d_logits[1, 2] == d_logits[2, 1] == -1
 
@@ -172,21 +166,22 @@ def test_S3_soft_targets_with_mass_on_minus_infinity(place, subject):
     agree.serves_soft(place, subject)
     logits = np.array([[-np.inf, 1.0, 2.0], [0.0, -np.inf, 1.0]])
     soft = np.array([[0.25, 0.25, 0.5], [0.0, 1.0, 0.0]])
+    low = np.where(np.isfinite(logits), logits, LOW)
+    _, expected = agree.both(place, subject, low, soft, reduction="none")
     loss, d_logits = agree.both(place, subject, logits, soft, reduction="none")
     assert np.isposinf(loss).all()
     if d_logits is not agree.NO_GRADIENT:
-        low = np.where(np.isfinite(logits), logits, LOW)
-        agree.alike(place, d_logits, agree.both(place, subject, low, soft, reduction="none")[1])
+        agree.alike(place, d_logits, expected, what="d_logits")
 
 
 def _only_every_second_row_is_nan(place, subject, logits, targets, **options):
+    ordinary = np.where(np.isfinite(logits), logits, 0.5)
+    clean = agree.both(place, subject, ordinary, targets, reduction="none", **options)
     loss, d_logits = agree.both(place, subject, logits, targets, reduction="none", **options)
     assert np.isnan(loss[::2]).all()
     if d_logits is not agree.NO_GRADIENT:
         assert np.isnan(d_logits[::2]).all()
-    ordinary = np.where(np.isfinite(logits), logits, 0.5)
-    clean = agree.both(place, subject, ordinary, targets, reduction="none", **options)
-    _alike(place, (loss, d_logits), clean, rows=slice(1, None, 2))
+    agree.both_alike(place, (loss, d_logits), clean, rows=slice(1, None, 2))
 
 
 @pytest.mark.clause("S4")

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xent_conformance.command import UsageError
+from xent_conformance.command import UsageError, check_file, write_files
 
 if TYPE_CHECKING:
     from xent_conformance.adapter import Traits, UnderTest
@@ -54,13 +54,13 @@ def run(given: argparse.Namespace) -> int:
     """Ask, compare, print the report, write the files."""
     if importlib.util.find_spec("mpmath") is None:
         raise UsageError("mpmath is not installed; accepted: pip install 'xent[conformance]'")
-    from xent_conformance.parity import file, report
+    from xent_conformance.parity import file, html, report
     from xent_conformance.parity.verdict import judge
 
     names = _names(given.case)
     _check_dtypes(given.dtype)
     for path in (given.json, given.html):
-        _check_writable(path)
+        check_file(path)
     try:
         baseline = None if given.baseline is None else file.read(given.baseline)
         results = _asked(given, names, baseline) if given.results is None else _of_file(given, names)
@@ -70,16 +70,16 @@ def run(given: argparse.Namespace) -> int:
         raise UsageError(f"the baseline has seed {baseline.seed}, not {results.seed}; accepted: the same seed")
     picked = names if given.case else None
     verdict = judge(results, baseline, given.slack, picked, given.dtype or None)
-    if given.json:
-        file.write(verdict, given.json)
-    if given.html:
-        from xent_conformance.parity import html
-
-        given.html.write_text(html.page(verdict), encoding="utf-8")
     print(report.text(verdict))
+    write_files(
+        [
+            (given.json, lambda: file.as_text(verdict).encode()),
+            (given.html, lambda: html.page(verdict).encode()),
+        ]
+    )
     if verdict.problems:
         return 1
-    if not verdict.compared:
+    if not verdict.compared and not (given.json and verdict.records):
         raise UsageError("nothing could be compared: see the table")
     return 0
 
@@ -94,10 +94,12 @@ def _asked(given: argparse.Namespace, names: list[str], baseline: Results | None
     except subject.SubjectError as error:
         raise UsageError(str(error)) from error
     chosen, not_covered = _backends(under_test, list(dict.fromkeys(given.backend)))
-    if baseline is None and len(chosen) < 2:
+    records = len(chosen) == 1 and given.json is not None  # for a later --baseline
+    if baseline is None and len(chosen) < 2 and not records:
         found = ", ".join(chosen) or "no backend"
         why = "".join(f"; {name}: {reason}" for name, reason in not_covered.items())
-        raise UsageError(f"{found} alone has nothing to be compared with{why}; accepted: two backends, or --baseline")
+        accepted = "two backends, --baseline, or --json to record one for a later --baseline"
+        raise UsageError(f"{found} alone has nothing to be compared with{why}; accepted: {accepted}")
     seed = given.seed if given.seed is not None else baseline.seed if baseline is not None else 0
     dtypes = _dtypes(chosen, given.dtype, baseline)
     with _listening() as listener:
@@ -171,12 +173,13 @@ def _backends(under_test: UnderTest, asked: list[str]) -> tuple[Chosen, dict[str
 
 
 def _dtypes(chosen: Chosen, asked: list[str], baseline: Results | None) -> list[str]:
-    """The dtypes in which something can be compared."""
+    """The dtypes in which something can be compared; of one backend without a baseline, all that can be recorded."""
     from xent_conformance.backends import FLOATS
 
     holders = {dtype: [name for name, (_, traits) in chosen.items() if dtype in traits.dtypes] for dtype in FLOATS}
     before = {item.dtype for item in baseline.asked} if baseline is not None else set()
-    found = [dtype for dtype in FLOATS if len(holders[dtype]) > 1 or (holders[dtype] and dtype in before)]
+    fewest = 2 if len(chosen) > 1 or baseline is not None else 1
+    found = [dtype for dtype in FLOATS if len(holders[dtype]) >= fewest or (holders[dtype] and dtype in before)]
     for dtype in asked:
         if dtype not in found:
             who = ", ".join(holders[dtype]) or "none"
@@ -192,12 +195,6 @@ def _check_dtypes(asked: list[str]) -> None:
     for dtype in asked:
         if dtype not in FLOATS:
             raise UsageError(f"unknown dtype {dtype!r}; accepted: {', '.join(FLOATS)}")
-
-
-def _check_writable(path: Path | None) -> None:
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        reason = "it is a directory" if path.is_dir() else f"there is no directory {path.parent}"
-        raise UsageError(f"cannot write {path}: {reason}")
 
 
 def _words(given: argparse.Namespace) -> list[str]:

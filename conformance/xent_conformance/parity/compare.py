@@ -107,7 +107,7 @@ def _pair(
         return []
     if one.error or other.error:
         same = one.error is not None and other.error is not None and one.error[0] == other.error[0]
-        text = f"{_outcome(one)}, {_outcome(other)}"
+        text = f"{name}: {_outcome(one)}; {other_name}: {_outcome(other)}"
         return [] if same else [Difference(asked.case, asked.dtype, "answer", between, INFINITE, INFINITE, text)]
     found = []
     for what in PARTS:

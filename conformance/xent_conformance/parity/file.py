@@ -9,10 +9,11 @@
                             | {"lacks": "z_loss"}}}],
      "errors": {"logits-list": {"torch": ["TypeError", "text"] | null}},
      "baseline": null | {"created", "backends", "subject", "largest": {"confident float32 loss": {...}}},
-     "holds": true, "problems": ["..."], "notes": ["..."]}
+     "holds": true | false | null, "problems": ["..."], "notes": ["..."]}
 
 An ARRAY is {"dtype", "shape", "bytes"}: the little-endian values in C order, deflated, in base 64; bfloat16 is written
-as float32. `null` among the errors is a call that was accepted. Infinities are the strings "inf" and "-inf".
+as float32. `null` among the errors is a call that was accepted, and what "holds" where nothing was compared. Infinities
+are the strings "inf" and "-inf".
 """
 
 from __future__ import annotations
@@ -39,11 +40,9 @@ class BadFileError(Exception):
     """The file is none of ours; the message says in one line why."""
 
 
-def write(verdict: Verdict, path: Path) -> None:
-    """Write the run, whole or not at all."""
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(json.dumps(document(verdict), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    beside.replace(path)
+def as_text(verdict: Verdict) -> str:
+    """The run as it is written."""
+    return json.dumps(document(verdict), indent=1, allow_nan=False) + "\n"
 
 
 def document(verdict: Verdict) -> dict[str, Any]:
@@ -84,7 +83,7 @@ def document(verdict: Verdict) -> dict[str, Any]:
                 "backends": baseline.backends,
                 "largest": {" ".join(key): value for key, value in by_case(verdict.against).items()},
             },
-            "holds": not verdict.problems,
+            "holds": not verdict.problems if verdict.compared or verdict.problems else None,
             "problems": [problem.text for problem in verdict.problems],
             "notes": verdict.notes,
         }

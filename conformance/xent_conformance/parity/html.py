@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xent_conformance.parity.answers import ERRORS, PARTS, Results
 from xent_conformance.parity.cases import CASES
-from xent_conformance.parity.report import Cell, Cells, cells, described, errors, number
+from xent_conformance.parity.report import Cell, Cells, cells, described, errors, nothing, number
 from xent_conformance.parity.verdict import Problem, Verdict
 from xent_conformance.report_html import count, document, text
 
@@ -33,8 +33,10 @@ def _opening(verdict: Verdict) -> str:
     results = verdict.results
     if verdict.problems:
         word = f'<p class="verdict fails">✕ fails: {count(len(verdict.problems), "problem")}</p>'
-    else:
+    elif verdict.compared:
         word = '<p class="verdict holds">✓ parity holds</p>'
+    else:
+        word = f'<p class="verdict not">– {text(nothing(verdict))}</p>'
     when = f"{results.created} · {results.seconds:.0f} s · seed {results.seed}"
     notes = "".join(f"<p>{text(note[:1].upper() + note[1:])}.</p>" for note in verdict.notes)
     refused = f"<p>{text(f'{ERRORS}: {errors(verdict)}')}</p>" if errors(verdict) else ""

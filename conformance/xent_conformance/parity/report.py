@@ -82,6 +82,8 @@ def errors(verdict: Verdict) -> str:
     """How the refused calls compare, in one line."""
     if not verdict.results.errors:
         return ""
+    if not verdict.errors_compared:
+        return f"{len(verdict.results.errors)} refused calls, compared with nothing"
     differing = sum(problem.case == ERRORS for problem in verdict.problems)
     whole = f"{verdict.errors_compared} refused calls"
     return f"{whole}: {differing} differ" if differing else f"{whole}: the same type and text"
@@ -92,7 +94,7 @@ def text(verdict: Verdict) -> str:
     results, baseline = verdict.results, verdict.baseline
     lines = [described(results)]
     lines += [f"{name}: not covered: {why}" for name, why in results.not_covered.items()]
-    if verdict.among or baseline is None:
+    if verdict.among or (baseline is None and len(results.backends) > 1):
         lines += ["", "Largest difference between backends, in eps (1 in brackets is what the contract allows):"]
         lines += _table(results, cells(results, verdict.among))
     if baseline is not None:
@@ -109,6 +111,12 @@ def text(verdict: Verdict) -> str:
     return "\n".join(lines)
 
 
+def nothing(verdict: Verdict) -> str:
+    """What a run is that has compared nothing."""
+    alone = f"; the answers of {next(iter(verdict.results.backends))} are for a later --baseline"
+    return "nothing was compared" + (alone if verdict.records else "")
+
+
 def conclusion(verdict: Verdict) -> str:
     """In one line."""
     results = verdict.results
@@ -119,10 +127,12 @@ def conclusion(verdict: Verdict) -> str:
     if worst is not None and worst.eps == 0:
         told = " No value differs from another."
     elif worst is not None:
-        first, second = worst.between
-        told = f" Largest: {number(worst.eps)} eps, {worst.case} {worst.dtype} {worst.what}, {first} and {second}."
+        where = worst.eps, worst.case, worst.dtype, worst.what
+        pairs = [item.between for item in finite if (item.eps, item.case, item.dtype, item.what) == where]
+        who = "; ".join(f"{first} and {second}" for first, second in pairs)
+        told = f" Largest: {number(worst.eps)} eps, {worst.case} {worst.dtype} {worst.what}, {who}."
     word = f"{len(verdict.problems)} problems" if len(verdict.problems) != 1 else "1 problem"
-    held = f"fails: {word}" if verdict.problems else "parity holds"
+    held = f"fails: {word}" if verdict.problems else "parity holds" if verdict.compared else nothing(verdict)
     return f"{results.subject['name']}: {held}.{told} {results.seconds:.0f} seconds, seed {results.seed}."
 
 

@@ -51,6 +51,13 @@ class Verdict:
         """Whether anything was."""
         return bool(self.among or self.against or self.errors_compared)
 
+    @property
+    def records(self) -> bool:
+        """Whether these are answers of one backend alone, for a later run to be compared with."""
+        answers = [answer for asked in self.results.asked for answer in asked.answers.values()]
+        found = bool(self.results.errors) or any(answer.values or answer.error for answer in answers)
+        return found and self.baseline is None and len(self.results.backends) == 1
+
 
 def judge(
     results: Results,

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from xent_conformance.adapter import SOFT, is_soft
 from xent_conformance.subject import DoesNotApply
 
-
-def is_soft(logits: Any, targets: Any) -> bool:
-    """Whether they are floating and of the shape of the logits; what is no array is left to the peer to refuse."""
-    shape = getattr(targets, "shape", None)
-    return shape is not None and shape == getattr(logits, "shape", ()) and "float" in str(targets.dtype)
+__all__ = ["is_soft", "refuse_soft"]
 
 
 def refuse_soft(logits: Any, targets: Any) -> None:
     """Say that soft targets do not apply."""
     if is_soft(logits, targets):
-        raise DoesNotApply("soft targets")
+        raise DoesNotApply(SOFT)

@@ -71,6 +71,10 @@ def _input(known: dict[str, Any]) -> str:
     if given is None:
         return "<p>The input is not known.</p>"
     title = "Input, made as small as the suite could" if known["shrunk"] else "Input, as the case gave it"
+    if given.get("function"):
+        title = f"The last call, of {given['function']}"
+    if given["shape"] is None:
+        return f"<h4>{text(title)}</h4>"
     facts = [
         ("options", _options(given.get("options") or {})),
         (
@@ -78,7 +82,9 @@ def _input(known: dict[str, Any]) -> str:
             text(f"{given.get('dtype', '')}, shape {_shape(given['shape'])}, handed over {given.get('mode', '')}"),
         ),
     ]
-    parts = [f"<h4>{title}</h4>"]
+    if given.get("targets_shape") is not None:
+        facts.append(("targets", text(f"{given.get('targets_dtype', '')}, shape {_shape(given['targets_shape'])}")))
+    parts = [f"<h4>{text(title)}</h4>"]
     if given["logits"] is None:
         parts.append("<p>Too many logits to show.</p>")
     else:
