@@ -178,12 +178,12 @@ def test_a_crash_at_what_need_not_be_taken_leaves_the_rest():
     assert cases["test_V7_soft_targets[numpy-float32-eager]"].kind == "crashes"
 
 
-@pytest.mark.parametrize("backend", ["numpy", "torch", "jax", "array-api-strict"])
+@pytest.mark.parametrize("backend", ["numpy", "jax"])
 def test_a_small_call_that_hangs_shows_its_values(backend):
     if isinstance(backends.load(backend), str):
         pytest.skip(f"{backend} is not here")
     case = f"test_V9_z_loss_of_one_class[[]{backend}-float32-eager]"
-    [found] = run("sleeping_with_z_loss", backends=(backend,), cases=(case,), time_limit=8.0).subjects
+    [found] = run("sleeping_with_z_loss", backends=(backend,), cases=(case,), time_limit=5.0).subjects
     given = found.cases[0].failure.input
     assert given["logits"] == [[0.0], [3.0], [-20.0]]
     assert given["targets"] == [0, 0, 0]
@@ -282,17 +282,20 @@ def test_what_was_never_passed_is_not_shown():
     assert all(case.failure.input["options"] == {} for case in found.cases if case.outcome == "fails")
 
 
-@pytest.mark.parametrize(("V", "kind"), [(2, "SystemExit: 0"), (3, "ValueError: three"), (17, "AssertionError: ")])
-def test_an_error_is_told_first_and_where_it_was_raised(V, kind):
-    results = run("raising_in_many_ways", cases=(f"test_V1_vocabulary_sizes[[]numpy-float32-eager-{V}]",))
-    [case] = results.subjects[0].cases
-    assert case.kind == "raises"
-    first, second, *_ = case.message.splitlines()
-    assert first == kind
-    assert second.startswith(f'  File "{SMALL}", line ')
-    assert "in raising_in_many_ways: " in second
+def test_an_error_is_told_first_and_where_it_was_raised():
+    names = {2: "SystemExit: 0", 3: "ValueError: three", 17: "AssertionError: "}
+    case = "test_V1_vocabulary_sizes[numpy-float32-eager-{}]"
+    results = run("raising_in_many_ways", cases=tuple(case.format(V) for V in names))
+    found = outcomes(results.subjects[0])
+    for V, said in names.items():
+        failing = found[case.format(V)]
+        assert failing.kind == "raises"
+        first, second, *_ = failing.message.splitlines()
+        assert first == said
+        assert second.startswith(f'  File "{SMALL}", line ')
+        assert "in raising_in_many_ways: " in second
     printed = table.text(results)
-    assert printed.index(kind) < printed.index(second.strip())
+    assert printed.index("SystemExit: 0") < printed.index("sys.exit(0)")
 
 
 def test_the_wrong_type_is_named():

@@ -48,7 +48,10 @@ class Frame:
 
 
 def raised(error: BaseException, file: str | None) -> list[Frame]:
-    """Where the implementation raised the error, innermost first; nothing where it was the suite that did."""
+    """Where the implementation raised the error: its own lines, innermost first, then that of a library.
+
+    Nothing where it was the suite that raised it.
+    """
     stack = [
         Frame(entry.filename, entry.lineno or 0, entry.name, entry.line or "")
         for entry in reversed(traceback.extract_tb(error.__traceback__))
@@ -56,7 +59,10 @@ def raised(error: BaseException, file: str | None) -> list[Frame]:
     inner = _inner(stack)
     around = stack[len(inner)] if len(inner) < len(stack) else None
     called = around is not None and Path(around.file) == HERE / "adapter.py"
-    return _few(inner, file) if called or any(frame.file == file for frame in inner) else []
+    own = [frame for frame in inner if frame.file == file]
+    if own:
+        return [*own[:MOST], *(frame for frame in inner[:1] if frame.file != file)]
+    return inner[:MOST] if called else []
 
 
 def crashed(log: str, file: str | None) -> str:

@@ -86,7 +86,7 @@ def _failure(failure: Failure) -> list[str]:
         lines.append(f"{failure.what}: expected {failure.expected!r}, given {failure.given!r}")
         lines.append(f"off by {number(failure.error)} times what the contract allows")
     else:
-        lines += failure.message.splitlines()[:6]
+        lines += failure.message.splitlines()[: 12 if failure.kind == "crashes" else 6]
     return lines
 
 
