@@ -88,7 +88,8 @@ def cross_entropy(
         Whether to read the targets and raise for one outside the vocabulary. Without it, and where reading is
         impossible (tracing, Dask), the row of such a target is NaN.
     engine
-        "auto", or the name of an engine (see ``xent info``).
+        "auto", or the name of an engine (see ``xent info`` and `xent.explain`), which is to walk the logits or raise
+        ValueError.
 
     Returns
     -------

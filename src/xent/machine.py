@@ -17,6 +17,7 @@ import array_api_compat
 import numpy as np
 
 import xent
+from xent import choice
 from xent.arrays import Array, Namespace
 from xent.engines import ENGINES, threads
 
@@ -179,7 +180,9 @@ def report() -> str:
             missing.append(problem)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    engines = [f"{name}: {description}" for name, description in ENGINES.items()]
+    problem = choice.numba_problem()
+    not_here = {} if problem is None else {"numba": f"; not here: {problem}"}
+    engines = [f"{name}: {description}{not_here.get(name, '')}" for name, description in ENGINES.items()]
     parts = [[versions(), f"threads for large calls: {threads.get_num_threads()}"], table]
     if missing:
         parts.append(["not here:", *(f"  {problem}" for problem in missing)])
