@@ -44,7 +44,7 @@ def test_a_shorter_record_leaves_nothing_of_a_longer_one(seen):
 @pytest.mark.parametrize(
     "logits",
     [None, 1.5, [[0.0]], "text", 1j, object(), np.zeros((2, 2), complex), np.array(["a"]), np.array([object()])],
-    ids=repr,
+    ids=["none", "number", "list", "text", "complex", "object", "complex-array", "words", "objects"],
 )
 def test_what_is_no_logits_is_told_too(seen, logits):
     seen.saw("f", logits, {1: 2}, {"option": 1j, "much": "x" * 100})
