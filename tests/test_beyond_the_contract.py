@@ -112,3 +112,26 @@ def test_tensors_without_values_will_do(dtype, options):
 def test_the_perplexity_of_a_number_is_a_number():
     for loss in (0.0, 1.5, 1e6, float("inf"), float("nan")):
         assert type(xent.perplexity(loss)) is float
+
+
+def _of_weights(x, w, u):
+    targets = w.new_tensor([0, 1, 2, 5]).long()
+    return xent.cross_entropy(x, targets, weights=w, class_weights=u, label_smoothing=0.1, reduction="none")
+
+
+def _of_soft_targets(x, q):
+    return xent.cross_entropy(x, q, label_smoothing=0.2, z_loss=0.1)
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes"),
+    [(_of_weights, [(4, 6), (4,), (6,)]), (_of_soft_targets, [(4, 6), (4, 6)])],
+    ids=["weights", "soft"],
+)
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # gradcheck itself
+def test_forward_differentiation_takes_every_argument(function, shapes):
+    torch = pytest.importorskip("torch")
+    generator = torch.Generator().manual_seed(0)
+    inputs = [(torch.rand(shape, generator=generator, dtype=torch.float64) + 0.1).requires_grad_() for shape in shapes]
+    assert torch.autograd.gradcheck(function, inputs, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(function, inputs)

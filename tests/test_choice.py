@@ -92,6 +92,8 @@ def test_the_environment_names_the_engine_that_is_preferred(monkeypatch):
     monkeypatch.setenv("XENT_ENGINE", "array_api")
     assert choice.chosen("auto", X, PLAIN) == "array_api"
     assert choice.chosen("numba", X, PLAIN) == "numba"
+    monkeypatch.setenv("XENT_ENGINE", "")
+    assert choice.chosen("auto", X, PLAIN) == "numba"
     monkeypatch.setenv("XENT_ENGINE", "numba")
     assert choice.chosen("auto", X, Coefficients(floor=1e-10)) == "array_api"
     monkeypatch.setenv("XENT_ENGINE", "fortran")
@@ -146,18 +148,50 @@ def test_a_compilation_that_takes_long_says_so(tmp_path):
     assert list(tmp_path.rglob("*.nbi"))
 
 
+def _fresh(program, **environment):
+    path = os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, "PYTHONPATH": path, **environment}
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+
+
+TWICE = """
+import numpy as np, xent
+x, t = np.linspace(0, 1, 60).reshape(6, 10), np.arange(6)
+print(xent.cross_entropy(x, t), xent.cross_entropy(x, t))
+"""
+
+
+@needs_numba
+@pytest.mark.parametrize("damage", ["empty", "cut", "nonsense"])
+def test_a_damaged_file_on_disk_costs_time_and_nothing_else(tmp_path, damage):
+    expected = _fresh(TWICE, NUMBA_CACHE_DIR=str(tmp_path)).stdout
+    for file in [*tmp_path.rglob("*.nbi"), *tmp_path.rglob("*.nbc")]:
+        content = file.read_bytes()
+        file.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "nonsense": b"nonsense" * 9}[damage])
+    again = _fresh(TWICE, NUMBA_CACHE_DIR=str(tmp_path))
+    assert again.stdout == expected
+    assert "xent can not keep its kernel on disk" in again.stderr
+
+
+@needs_numba
+def test_numba_without_its_compiler_is_no_engine():
+    found = _fresh(f"{TWICE}print(xent.explain(x))", NUMBA_DISABLE_JIT="1").stdout
+    assert "numba: cannot serve: Numba's compiler is switched off (NUMBA_DISABLE_JIT)" in found
+
+
 @needs_numba
 def test_a_first_call_in_many_threads_at_once(tmp_path):
     program = """
-import threading, numpy as np, xent
+import threading
+import numpy as np, xent
 x, t, losses = np.linspace(0, 1, 600).reshape(20, 30), np.arange(20), []
 calls = [threading.Thread(target=lambda: losses.append(xent.cross_entropy(x, t).item())) for _ in range(8)]
 [call.start() for call in calls], [call.join() for call in calls]
 print(len(losses), len(set(losses)))
 """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    done = _fresh(program, NUMBA_CACHE_DIR=str(tmp_path))
     assert done.stdout.split() == ["8", "1"]
+    assert done.stderr.count("xent compiles its kernel") == 1
 
 
 def test_threads_are_counted_as_they_were_set(monkeypatch):

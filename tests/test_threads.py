@@ -99,13 +99,13 @@ def test_many_callers_share_the_pool():
     assert all([i for a, b in parts for i in range(a, b)] == list(range(100)) for parts in results)
 
 
-@pytest.mark.parametrize(("given", "expected"), [("1", 1), ("7", 7)])
+@pytest.mark.parametrize(("given", "expected"), [("1", 1), ("7", 7), ("", os.cpu_count())])
 def test_the_environment_says_how_many(monkeypatch, given, expected):
     monkeypatch.setenv("XENT_NUM_THREADS", given)
     assert threads.get_num_threads() == expected
 
 
-@pytest.mark.parametrize("given", ["0", "-1", "two", "", "1.5"])
+@pytest.mark.parametrize("given", ["0", "-1", "two", " ", "1.5"])
 def test_a_wrong_number_of_threads_is_named(monkeypatch, given):
     monkeypatch.setenv("XENT_NUM_THREADS", given)
     with pytest.raises(ValueError, match=rf"XENT_NUM_THREADS is '{given}'; accepted: "):

@@ -38,16 +38,16 @@ def numba_problem() -> str | None:
     if importlib.util.find_spec("numba") is None:
         return "Numba is not installed (pip install 'xent[numba]')"
     try:
-        importlib.import_module("xent.engines.numba_cpu")
+        problem: str | None = engine("numba").problem()
     except Exception as error:  # a Numba that was built for another NumPy raises what it likes
         return f"Numba does not import: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-    return None
+    return problem
 
 
 def chosen(asked: str, logits: Array, coefficients: Coefficients) -> str:
     """The name of the engine for a call that asked for "auto" or for an engine; ValueError where that cannot serve."""
     if asked == "auto":
-        preferred = os.environ.get("XENT_ENGINE", "auto")
+        preferred = os.environ.get("XENT_ENGINE") or "auto"
         if type(logits) is np.ndarray:
             return _chosen_in_host_memory(preferred, bool(coefficients.floor))
         return next(name for name in _order(preferred) if obstacle(name, logits, coefficients) is None)

@@ -138,7 +138,10 @@ class _ForwardLosses(_Losses):
         changes = [(i, x) for i, x in enumerate(tangents[1:4]) if x is not None]
         if changes:
             formula, given = _as_formula(call, [i for i, _ in changes])
-            change = change + torch.func.jvp(formula, given, tuple(x for _, x in changes))[1]
+            # Forward differentiation does not nest under torch.autograd.forward_ad; the transpose of a pullback does.
+            pull = torch.func.vjp(formula, *given)[1]
+            push = torch.func.vjp(pull, torch.zeros_like(loss))[1]
+            change = change + push(tuple(x.to(given[i].dtype) for i, (_, x) in enumerate(changes)))[0]
         return change
 
 

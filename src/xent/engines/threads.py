@@ -73,7 +73,7 @@ def get_num_threads() -> int:
     if _chosen is not None:
         return _chosen
     given = os.environ.get("XENT_NUM_THREADS")
-    if given is not None:
+    if given:
         if not given.isdecimal() or int(given) < 1:
             raise ValueError(f"XENT_NUM_THREADS is {given!r}; accepted: a whole number of at least 1")
         return int(given)

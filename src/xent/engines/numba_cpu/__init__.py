@@ -23,9 +23,11 @@ from xent.arrays import Array, Namespace
 from xent.engines import rows as block_of
 from xent.engines import threads
 from xent.engines.memory import Memory, in_host
-from xent.engines.numba_cpu.kernel import serves, work
+from xent.engines.numba_cpu.kernel import problem, serves, work
 from xent.engines.numba_cpu.wide import BLOCK
 from xent.engines.rows import Rows
+
+__all__ = ["problem", "run", "serves", "work"]
 
 # Logits below which a second thread costs more than it saves.
 SMALL = 1 << 17

@@ -83,7 +83,7 @@ def _source() -> str:
 @contextlib.contextmanager
 def _told(what: str) -> Iterator[None]:
     """Say what takes so long, if it takes over a second."""
-    timer = threading.Timer(1.0, _LOGGER.warning, ("%s: once, for a few seconds; it is kept on disk", what))
+    timer = threading.Timer(1.0, _LOGGER.warning, (what,))
     timer.daemon = True
     timer.start()
     try:
@@ -117,8 +117,22 @@ _SINGLE, _DOUBLE, _INTEGER = np.dtype(np.float32), np.dtype(np.float64), np.dtyp
 _NOTHING = {dtype: np.empty(0, dtype) for dtype in (_SINGLE, _DOUBLE, _INTEGER)}
 
 
-@functools.cache
+# One thread compiles, and says so; the others wait for it.
+_compiling = threading.Lock()
+_kernels: dict[tuple[str, str | None], Callable[..., None]] = {}
+
+
 def kernel(name: str, soft: str | None = None) -> Callable[..., None]:
+    """The walk for logits and soft targets of the dtypes of those names."""
+    found = _kernels.get((name, soft))
+    if found is None:
+        with _compiling:
+            found = _kernels.get((name, soft)) or _compiled(name, soft)
+            _kernels[name, soft] = found
+    return found
+
+
+def _compiled(name: str, soft: str | None) -> Callable[..., None]:
     """The walk compiled for logits and soft targets of the dtypes of those names, or read from the disk."""
     element = _FORMATS[name]
     real = types.float64 if name == "float64" else types.float32
@@ -142,29 +156,32 @@ def kernel(name: str, soft: str | None = None) -> Callable[..., None]:
     walk = _walk_of(_source())
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck": False}
     dtypes = name if soft is None else f"{name} logits and {soft} soft targets"
-    with _told(f"xent compiles its kernel for {dtypes}"):
+    compiled: Callable[..., None]
+    with _told(f"xent compiles its kernel for {dtypes}, which takes some seconds"):
         try:
-            compiled: Callable[..., None] = numba.njit([kinds], cache=True, **options)(walk)
-        except RuntimeError:
-            # There is no folder that Numba may keep it in.
+            compiled = numba.njit([kinds], cache=True, **options)(walk)
+        except Exception as error:
+            # No folder to keep it in, a full disk, another user's files, a damaged one: each raises what it likes.
+            _LOGGER.warning("xent can not keep its kernel on disk (%s: %s)", type(error).__name__, error)
             compiled = numba.njit([kinds], **options)(walk)
     return compiled
 
 
-@functools.cache
-def runs_here() -> bool:
-    """Whether this processor has what the kernels are made of: fused multiply-add, and float16 in hardware."""
+def problem() -> str | None:
+    """Why the kernel cannot run here; None where it can."""
+    if numba.config.DISABLE_JIT:
+        return "Numba's compiler is switched off (NUMBA_DISABLE_JIT)"
     name = llvmlite.binding.get_default_triple().split("-")[0]
-    if name in ("aarch64", "arm64"):
-        return True
     features = llvmlite.binding.get_host_cpu_features()
-    return name == "x86_64" and bool(features.get("fma")) and bool(features.get("f16c"))
+    if name in ("aarch64", "arm64") or (name == "x86_64" and features.get("fma") and features.get("f16c")):
+        return None
+    return f"this processor ({name}) has no fused multiply-add, or no float16 in hardware"
 
 
 def serves(rows: Rows, out: Memory | None) -> bool:
     """Whether `work` can walk these rows of host memory: any step from row to row, but elements side by side."""
     logits, soft = rows.logits, rows.soft
-    if rows.coefficients.floor or not runs_here() or not _is_plain(logits):
+    if rows.coefficients.floor or not _is_plain(logits):
         return False
     if soft is not None and not (_is_plain(soft) and _is_double(soft) == _is_double(logits)):
         return False
