@@ -128,7 +128,7 @@ def _of_soft_targets(x, q):
     [(_of_weights, [(4, 6), (4,), (6,)]), (_of_soft_targets, [(4, 6), (4, 6)])],
     ids=["weights", "soft"],
 )
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # gradcheck itself
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 def test_forward_differentiation_takes_every_argument(function, shapes):
     torch = pytest.importorskip("torch")
     generator = torch.Generator().manual_seed(0)
