@@ -13,7 +13,7 @@ TWO = ("--backend", "numpy", "array-api-strict")
 
 
 def parity_of(name, *arguments, backends=TWO):
-    """Run the command on one of the subjects; the exit code. One engine, so that only the subject makes a difference."""
+    """Run the command on one of the subjects; the exit code. With one engine, only the subject makes a difference."""
     parser = argparse.ArgumentParser()
     parity.configure(parser)
     subject = () if name is None else ("--subject", f"{SUBJECTS}:{name}")
