@@ -44,7 +44,11 @@ class Memory(NamedTuple):
         return scratch
 
     def store(self, rows: slice, columns: slice, block: Array) -> None:
-        """Write a block in the compute dtype, rounded to nearest even."""
+        """Write a block in the compute dtype, rounded to nearest even. The block is scratch afterwards."""
+        is_half = self.data.dtype.kind == "f" and self.data.itemsize == 2
+        if is_half and block.dtype == np.float32 and block.flags.c_contiguous:
+            self.data[rows, columns] = _half(block)
+            return
         if not self.bits:
             self.data[rows, columns] = block
             return
@@ -56,6 +60,33 @@ class Memory(NamedTuple):
         odd += words
         np.right_shift(odd, 16, out=odd)
         self.data[rows, columns] = odd
+
+
+def _half(block: Array) -> Array:
+    """float32 as float16, rounded to nearest even, over the block.
+
+    NumPy's own conversion tells the processor of every number that underflows, which costs thirty times the rest; and
+    most numbers of a gradient do.
+    """
+    words = block.view(np.uint32)
+    sign = np.right_shift(words, 16).astype(np.uint16)
+    sign &= 0x8000
+    words &= 0x7FFFFFFF
+    # Below the normal numbers: one half added leaves the multiple of 2**-24 in the low bits.
+    small = (block + np.float32(0.5)).view(np.uint32)
+    small -= 0x3F000000
+    # Else the exponent is moved by 15 − 127; half of the last place that stays, and the tie to the even neighbour.
+    normal = np.right_shift(words, 13)
+    normal &= 1
+    normal += 0xC8000FFF
+    normal += words
+    normal >>= 13
+    np.copyto(normal, small, where=words < 0x38800000)
+    np.copyto(normal, 0x7C00, where=words >= 0x47800000)
+    np.copyto(normal, 0x7E00, where=words > 0x7F800000)
+    half = normal.astype(np.uint16)
+    half |= sign
+    return half.view(np.float16)
 
 
 def in_host(
