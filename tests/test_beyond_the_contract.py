@@ -135,3 +135,23 @@ def test_forward_differentiation_takes_every_argument(function, shapes):
     inputs = [(torch.rand(shape, generator=generator, dtype=torch.float64) + 0.1).requires_grad_() for shape in shapes]
     assert torch.autograd.gradcheck(function, inputs, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("rows", [5, 700], ids=["made-with-the-loss", "made-later"])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_every_backward_gives_a_gradient_of_its_own(rows, reduction):
+    torch = pytest.importorskip("torch")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((rows, 100), generator=generator, requires_grad=True)
+    t = torch.randint(100, (rows,), generator=generator)
+    expected = xent.cross_entropy_and_grad(x, t, reduction=reduction)[1]
+    loss = xent.cross_entropy(x, t, reduction=reduction)
+    for _ in range(3):
+        [given] = torch.autograd.grad(loss, x, retain_graph=True)
+        assert torch.equal(given, expected)
+        given.zero_()
+    for scale in (3.0, 0.0, -0.5):
+        loss = xent.cross_entropy(x, t, reduction=reduction)
+        [given] = torch.autograd.grad(loss, x, torch.tensor(scale), retain_graph=True)
+        torch.testing.assert_close(given, scale * expected)
+        assert torch.equal(torch.autograd.grad(loss, x)[0], expected)

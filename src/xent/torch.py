@@ -5,6 +5,7 @@ One line moves existing code: ``from xent.torch import cross_entropy, CrossEntro
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -61,10 +62,11 @@ class _HostLoss(torch.autograd.Function):
         ctx.save_for_backward(logits, targets, *others)
         ctx.options = options
         ctx.call = call.without_logits()
-        ctx.gradient = None
+        ctx.gradients = []
         result: Tensor
         if call.reduction in ("mean", "sum") and math.prod(call.shape) <= SMALL:
-            result, ctx.gradient = loss_and_gradient(call, None, None)
+            result, gradient_for_one = loss_and_gradient(call, None, None)
+            ctx.gradients.append(gradient_for_one)
         else:
             result = loss_of(call)
         return result
@@ -77,10 +79,10 @@ class _HostLoss(torch.autograd.Function):
             with torch.enable_grad():
                 loss = _general_loss(logits, targets, ctx.options)
             return *torch.autograd.grad(loss, logits, grad, create_graph=torch.is_grad_enabled()), None, None
-        ready, ctx.gradient = ctx.gradient, None
-        if ready is not None and float(grad) == 1.0:
-            # Handed out once: whoever receives it may write into it.
-            return ready, None, None
+        if ctx.gradients and float(grad) == 1.0:
+            # Handed out once, to one thread: whoever receives it may write into it.
+            with contextlib.suppress(IndexError):
+                return ctx.gradients.pop(), None, None
         call = ctx.call.with_logits(logits.detach(), targets)
         return gradient(call, grad), None, None
 
