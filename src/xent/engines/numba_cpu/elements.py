@@ -61,7 +61,7 @@ def emit_widened(
 def _rounded_to_bfloat16(builder: ir.IRBuilder, value: ir.Value, shaped: Callable[[ir.Type], ir.Type]) -> ir.Value:
     """The bits of float32 numbers, of which the upper half is the nearest bfloat16.
 
-    A NaN may have any payload but one that carries into its sign: see `plain` in numba_objective.
+    A NaN may have any payload but one that carries into its sign: see `plain` in `outcome`.
     """
     word = shaped(INT32)
     bits = builder.bitcast(value, word)
