@@ -1,4 +1,4 @@
-// What a launch is told. The rooms of Python have the same structure (`plan.py`); strides are in elements.
+// What a launch is told. `argument.py` has the same structure; strides are in elements.
 #pragma once
 
 struct Problem {
@@ -9,7 +9,7 @@ struct Problem {
     void *losses;                // (N,)
     const void *weight;          // (N,), or null where every row weighs 1
     const void *class_weights;   // (V,), or null where every class weighs 1
-    const double *scales;        // (N,) or one number that the device holds, or null for `scale`
+    const void *scales;          // (N,) or one number that the device holds, or null for `scale`
     long long logits_row, logits_column;
     long long soft_row, soft_column;
     long long gradient_row, gradient_column;
@@ -17,7 +17,7 @@ struct Problem {
     long long rows;
     double scale, keep, spread, square;
     int classes, share, limits;
-    int soft_format;             // the format of the soft targets: see `single` in rows.cuh
+    int soft_format, scales_format;  // see `single` in rows.cuh
     int pieces;                  // that a row is walked in; one: a row belongs to a team, more: to a whole cluster
     int cluster;                 // blocks that see each other's shared memory; 1 where there are no clusters
 };

@@ -44,7 +44,7 @@ template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED> struct Tile {
     typedef Row<Format, LAYOUT == STRIDED> Line;
     static constexpr int COUNT = Format::COUNT;
     // The sums of smoothed targets need registers too.
-    static constexpr int GRANULES = SMOOTHED ? 4 : 8;
+    static constexpr int GRANULES = SMOOTHED && COUNT > 2 ? 4 : 8;
     static constexpr int WIDTH = LANES * COUNT * GRANULES;
 
     typedef Team<LANES> team;
