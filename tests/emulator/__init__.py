@@ -14,6 +14,7 @@ import random
 import shutil
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 from xent import arrays
@@ -22,6 +23,7 @@ from xent.engines.cuda import launch, memory
 
 HERE = Path(__file__).parent
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
+_busy = threading.Lock()
 DEVICE = launch.Properties("sm_90", multiprocessors=3, shared=232448, clusters=True, cache=1 << 20)
 
 
@@ -43,16 +45,18 @@ class Kernel:
     def launch(self, shape, argument, stream):
         self.shapes.append(shape)
         trouble = ctypes.create_string_buffer(200)
-        self._launch(
-            ctypes.byref(argument),
-            ctypes.c_longlong(shape.blocks),
-            shape.threads,
-            shape.cluster,
-            shape.shared,
-            ctypes.c_ulonglong(random.getrandbits(64)),
-            trouble,
-            len(trouble),
-        )
+        # ctypes lets other threads go on, and the emulator is one GPU that has one launch at a time.
+        with _busy:
+            self._launch(
+                ctypes.byref(argument),
+                ctypes.c_longlong(shape.blocks),
+                shape.threads,
+                shape.cluster,
+                shape.shared,
+                ctypes.c_ulonglong(random.getrandbits(64)),
+                trouble,
+                len(trouble),
+            )
         if trouble.value:
             raise AssertionError(f"{trouble.value.decode()} ({self.chosen}, {shape})")
 

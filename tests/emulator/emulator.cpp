@@ -48,7 +48,7 @@ void allow_what_the_problem_names(const Problem &p) {
 }  // namespace
 
 // Run the kernel; the trouble that was seen is written to `message`, and nothing where there was none.
-extern "C" void launch(const Problem *problem, long long blocks, int threads, int cluster, int shared_bytes,
+extern "C" __attribute__((visibility("default"))) void launch(const Problem *problem, long long blocks, int threads, int cluster, int shared_bytes,
                        unsigned long long seed, char *message, int size) {
     static char *stacks = nullptr;
     if (!stacks)
