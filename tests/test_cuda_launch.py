@@ -9,6 +9,7 @@ import importlib.util
 import os
 import sys
 import threading
+import time
 
 import pytest
 
@@ -265,8 +266,15 @@ def test_a_kernel_is_loaded_once_per_device_and_code(driver):
     assert driver.loaded == [(b"one", 0x1000), (b"one", 0x1001), (b"two", 0x1000), (b"two", 0x1001)]
 
 
-def test_one_thread_loads_and_the_others_wait(driver):
+def test_one_thread_loads_and_the_others_wait(driver, monkeypatch):
     together, kernels = threading.Barrier(8), []
+    retain = driver.cuDevicePrimaryCtxRetain
+
+    def slow(device):
+        time.sleep(0.05)
+        return retain(device)[1:]
+
+    monkeypatch.setattr(driver, "cuDevicePrimaryCtxRetain", slow)
 
     def ask():
         together.wait()
@@ -415,8 +423,9 @@ def test_a_driver_that_is_older_than_the_compiler(driver, compiler, monkeypatch)
     assert "'xent[cuda12]'" in here.problem()
 
 
-def test_a_compiler_that_is_older_than_the_driver_serves(driver, compiler, monkeypatch):
-    monkeypatch.setattr(program, "version", lambda: (12, 8))
+@pytest.mark.parametrize("version", [(12, 8), (13, 0), (13, 9)])
+def test_a_compiler_that_is_older_or_of_the_same_major_version_serves(driver, compiler, monkeypatch, version):
+    monkeypatch.setattr(program, "version", lambda: version)
     assert here.problem() is None
 
 
