@@ -30,10 +30,10 @@ DEVICE = launch.Properties("sm_90", multiprocessors=3, shared=232448, clusters=T
 class Kernel:
     """A walk, compiled for the CPU; the stand-in for `launch.Kernel`."""
 
-    def __init__(self, chosen):
+    def __init__(self, chosen, source=cuda.SOURCE):
         self.chosen = chosen
         self.shapes = []
-        self._launch = _library(chosen.macros).launch
+        self._launch = _library(chosen.macros, source.parent).launch
         self._launch.restype = None
 
     def blocks_per_multiprocessor(self, threads, shared=0):
@@ -65,7 +65,7 @@ def _address(x):
     return x.data_ptr() if arrays.is_torch(x) else x.ctypes.data
 
 
-def install(monkeypatch, device=DEVICE):
+def install(monkeypatch, device=DEVICE, source=cuda.SOURCE):
     """Take NumPy arrays and torch's CPU tensors for a CUDA device's, and let the emulator run what is launched there.
 
     Returns the kernels by their walks, as they come to be used.
@@ -73,7 +73,9 @@ def install(monkeypatch, device=DEVICE):
     kernels = {}
 
     def kernel(chosen, number):
-        return kernels.setdefault(chosen, Kernel(chosen))
+        if chosen not in kernels:
+            kernels[chosen] = Kernel(chosen, source)
+        return kernels[chosen]
 
     monkeypatch.setattr(arrays, "is_host_memory", lambda x: False)
     monkeypatch.setattr(arrays, "is_cuda_memory", lambda x: True)
@@ -87,9 +89,9 @@ def install(monkeypatch, device=DEVICE):
 
 
 @functools.cache
-def _library(macros):
+def _library(macros, sources):
     """The emulator built with those macros. Processes that run at the same time share what they build."""
-    texts = [path.read_bytes() for path in (*sorted(cuda.SOURCE.parent.glob("*.cu*")), *sorted(HERE.glob("*.[hc]*")))]
+    texts = [path.read_bytes() for path in (*sorted(sources.glob("*.cu*")), *sorted(HERE.glob("*.[hc]*")))]
     key = hashlib.sha256(repr((macros, texts, COMPILER)).encode()).hexdigest()[:24]
     folder = Path(tempfile.gettempdir()) / f"xent-emulator-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -104,10 +106,11 @@ def _library(macros):
             "-Wextra",
             "-Werror",
             "-Wno-unknown-pragmas",
+                "-Wno-unused",
             "-shared",
             "-fPIC",
         ]
-        command += [f"-I{HERE}", f"-I{cuda.SOURCE.parent}", *(f"-D{name}={value}" for name, value in macros)]
+        command += [f"-I{HERE}", f"-I{sources}", *(f"-D{name}={value}" for name, value in macros)]
         done = subprocess.run(
             [*command, HERE / "emulator.cpp", "-o", made], capture_output=True, text=True, check=False
         )

@@ -1,8 +1,8 @@
 // A GPU made of fibers, in the place of the CUDA engine's room `machine.cuh`: the kernel's own text runs on a CPU.
 //
-// Every thread of a cluster is a fiber that runs until it has to wait for others; which of those that can go on comes
-// next is drawn at random from a seed, so a barrier that is missing shows as bits that depend on the seed. Shared memory
-// begins as NaN. Every access to memory is looked up among the bytes that the launch may read or write.
+// Every thread of a cluster is a fiber that runs until it has to wait for others. A warp goes on for as long as it can,
+// and which comes next is drawn from a seed, so a barrier that is missing shows as bits that depend on the seed. Shared
+// memory begins as NaN. Every access to memory is looked up among the bytes that the launch may read or write.
 #pragma once
 
 #include <cmath>
@@ -76,6 +76,7 @@ struct Fiber {
 
 struct Warp {
     Barrier barrier;
+    std::vector<int> ready;
     // What lanes hand over, and how many bytes it has: two tables in turn, as in the engine's `Exchange`.
     uint64_t slot[2][32];
     int size[2][32];
@@ -85,7 +86,8 @@ inline std::vector<Fiber> fibers;
 inline std::vector<Warp> warps;
 inline Barrier everybody;
 inline std::vector<std::vector<char>> shared;
-inline std::vector<int> ready;
+inline std::vector<int> ready;  // warps with fibers that can go on, without the one that does
+inline int favoured;
 inline std::mt19937_64 dice;
 inline jmp_buf scheduler;
 inline ucontext_t origin;
@@ -93,12 +95,27 @@ inline int current, threads_of_block, finished;
 inline long long blocks_of_grid;
 inline void (*body)();
 
+inline void make_ready(int fiber) {
+    Warp &warp = warps[fiber / 32];
+    if (warp.ready.empty() && fiber / 32 != favoured) ready.push_back(fiber / 32);
+    warp.ready.push_back(fiber);
+}
+
+// One of a number of things, which is taken out.
+inline int draw(std::vector<int> &things) {
+    const size_t chosen = dice() % things.size();
+    const int thing = things[chosen];
+    things[chosen] = things.back();
+    things.pop_back();
+    return thing;
+}
+
 inline void leave() { _longjmp(scheduler, 1); }
 
 inline void wait_at(Barrier &barrier) {
     barrier.waiting.push_back(current);
     if (static_cast<int>(barrier.waiting.size()) == barrier.expected) {
-        ready.insert(ready.end(), barrier.waiting.begin(), barrier.waiting.end());
+        for (int fiber : barrier.waiting) make_ready(fiber);
         barrier.waiting.clear();
     }
     if (!_setjmp(fibers[current].here)) leave();
@@ -110,10 +127,7 @@ inline void run_body() {
     leave();
 }
 
-inline Warp &warp_of_current() {
-    const Fiber &fiber = fibers[current];
-    return warps[(fiber.rank * threads_of_block + fiber.thread) / 32];
-}
+inline Warp &warp_of_current() { return warps[current / 32]; }
 
 // Run one cluster to its end.
 inline void run_cluster(long long first_block, int cluster, int threads, size_t shared_bytes, char *stacks) {
@@ -126,18 +140,20 @@ inline void run_cluster(long long first_block, int cluster, int threads, size_t 
     everybody.expected = count;
     shared.assign(cluster, std::vector<char>(shared_bytes, '\xff'));
     ready.clear();
+    favoured = -1;
     finished = 0;
     for (int i = 0; i < count; ++i) {
         fibers[i].thread = i % threads;
         fibers[i].rank = i / threads;
         fibers[i].block = first_block + i / threads;
-        ready.push_back(i);
+        make_ready(i);
     }
-    while (!ready.empty()) {
-        const size_t chosen = dice() % ready.size();
-        current = ready[chosen];
-        ready[chosen] = ready.back();
-        ready.pop_back();
+    while (true) {
+        if (favoured < 0 || warps[favoured].ready.empty()) {
+            if (ready.empty()) break;
+            favoured = draw(ready);
+        }
+        current = draw(warps[favoured].ready);
         Fiber &fiber = fibers[current];
         if (_setjmp(scheduler)) continue;
         if (fiber.started) _longjmp(fiber.here, 1);

@@ -1,8 +1,8 @@
 // A tile: the part of a row that one team holds in registers, between its maximum, its sums and its gradient.
 //
 // The classes of a tile lie in slots: a lane has COUNT slots, and class number j of the tile belongs to slot number
-// j mod (LANES·COUNT). A slot adds up its own classes in their order, and the slots are added up in their order; so the
-// bits of a sum do not depend on where in memory the row begins, although what a lane loads does.
+// j mod (LANES·COUNT). A slot adds up its own classes in their order, and the order of the slots is fixed; so the bits of
+// a sum do not depend on where in memory the row begins, although what a lane loads does.
 #pragma once
 
 enum Layout {
@@ -224,23 +224,15 @@ template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED> struct Tile {
         }
     }
 
-    // The slots of the team, added up in their order: within a lane, then from lane to lane.
+    // The slots of the team, added up: within a lane those that are half of them apart, again and again; then the lanes.
     METHOD Real total(Real (&slots)[COUNT]) const {
         if (LAYOUT == UNALIGNED) {
-            // Slot number i of this lane is slot number i − ahead of the tile.
+            // Slot number i of this lane is slot number i − ahead of the tile. Where that is one of the lane before, it
+            // is handed over; that the slots are turned by `ahead` does not matter to such a sum.
 #pragma unroll
             for (int i = 0; i < COUNT; ++i) {
                 const Real next = team::of_next(slots[i]);
                 if (i < ahead) slots[i] = next;
-            }
-#pragma unroll
-            for (int step = 1; step < COUNT; step *= 2) {
-                Real moved[COUNT];
-#pragma unroll
-                for (int i = 0; i < COUNT; ++i) moved[i] = slots[(i + step) % COUNT];
-#pragma unroll
-                for (int i = 0; i < COUNT; ++i)
-                    if (ahead & step) slots[i] = moved[i];
             }
         }
 #pragma unroll
