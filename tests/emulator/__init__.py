@@ -106,7 +106,7 @@ def _library(macros, sources):
             "-Wextra",
             "-Werror",
             "-Wno-unknown-pragmas",
-                "-Wno-unused",
+            "-Wno-unused",
             "-shared",
             "-fPIC",
         ]

@@ -1,11 +1,11 @@
-"""`xent` as a subject of the suite, with the CUDA engine at work on the emulator: torch's CPU tensors are a device's."""
+"""`xent` as a subject of the suite, with the CUDA engine on the emulator: torch's CPU tensors are a device's."""
 
 from __future__ import annotations
 
 import pytest
-from xent_conformance.subjects_xent import Xent
-
 from tests import emulator
+
+from xent_conformance.subjects_xent import Xent
 
 
 class Emulated(Xent):
