@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tests import emulator
 
 ROOT = Path(__file__).resolve().parent.parent
