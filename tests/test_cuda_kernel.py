@@ -211,7 +211,7 @@ def test_scales_are_one_number_or_one_for_each_row(kernels, v):
 # What is done to the kernel, and what the emulator must say of it: nothing but that the bits are not the right ones, or
 # some words. The rows are 9 of bfloat16, at any address.
 BROKEN = {
-    "a barrier is missing": ("exchange.cuh", "        sync_cluster(cluster);\n", "", None),
+    "a barrier is missing": ("exchange.cuh", "        sync_cluster(blocks);\n", "", None),
     "one table for all turns": ("exchange.cuh", "        turn ^= 1;\n", "", None),
     "blocks begin too late": ("hard.cuh", "exchange.tell(piece, found);", "exchange.tell(piece ^ 1, found);", None),
     "a granule past the end": ("tile.cuh", "place + COUNT <= room;", "place < room;", "read of 16 bytes"),

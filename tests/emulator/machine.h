@@ -184,6 +184,9 @@ template <class T> inline T exchange(T x, int source) {
 }  // namespace emulator
 
 DEVICE int thread() { return emulator::fibers[emulator::current].thread; }
+DEVICE int lane() { return thread() % 32; }
+DEVICE int warp_of_block() { return thread() / 32; }
+DEVICE int warps_of_block() { return emulator::threads_of_block / 32; }
 DEVICE int threads() { return emulator::threads_of_block; }
 DEVICE long long block() { return emulator::fibers[emulator::current].block; }
 DEVICE long long blocks() { return emulator::blocks_of_grid; }

@@ -65,7 +65,7 @@ def run(xp: Namespace, rows: Rows, losses: Array, scale: Array | float = 1.0, ou
     loaded = _kernel(chosen, device)
     found = plan.plan(chosen, *logits.shape, loaded, launch.properties(device))
     argument, kept = problem_of(xp, rows, logits, losses, scale, d)
-    argument.pieces, argument.cluster = found.pieces, found.shape.cluster
+    argument.pieces, argument.cluster_log2 = found.pieces, found.shape.cluster.bit_length() - 1
     loaded.launch(found.shape, argument, stream)
     # Memory that is given back now is used again by what is queued on the same stream later.
     del kept

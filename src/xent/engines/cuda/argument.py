@@ -14,7 +14,7 @@ _POINTERS = ("logits", "soft", "gradient", "targets", "losses", "weight", "class
 _STEPS = ("logits_row", "logits_column", "soft_row", "soft_column", "gradient_row", "gradient_column")
 _WIDE = (*_STEPS, "scales_row", "rows")
 _NUMBERS = ("scale", "keep", "spread", "square")
-_WORDS = ("classes", "share", "limits", "soft_format", "scales_format", "pieces", "cluster")
+_WORDS = ("classes", "share", "limits", "soft_format", "scales_format", "pieces", "cluster_log2")
 
 # How the kernel numbers the formats of what it reads beside the logits.
 _FORMATS: Final = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}

@@ -10,17 +10,18 @@ DEVICE void walk_hard(const Problem &problem) {
     typedef Team<LANES> team;
     Tile<Format, LAYOUT, LANES, SMOOTHED> tile;
     const bool together = LANES == 32 && problem.pieces > 1, limits = problem.limits;
-    const int warps = together ? threads() / 32 * problem.cluster : 1;
-    const int warp = together ? static_cast<int>(block() % problem.cluster) * (threads() / 32) + thread() / 32 : 0;
-    long long row = together ? block() / problem.cluster : (block() * threads() + thread()) / LANES;
+    const int cluster = 1 << problem.cluster_log2, rank = static_cast<int>(block()) & (cluster - 1);
+    const int warps = together ? warps_of_block() * cluster : 1;
+    const int warp = together ? warps_of_block() * rank + warp_of_block() : 0;
+    long long row = together ? block() >> problem.cluster_log2 : (block() * threads() + thread()) / LANES;
 
-    Exchange<Part<Real>> exchange(problem.pieces, problem.cluster);
+    Exchange<Part<Real>> exchange(problem.pieces, cluster);
     // Nobody writes to a block that has not begun.
-    if (together) sync_cluster(problem.cluster);
+    if (together) sync_cluster(cluster);
 
     // All teams of a warp go on until the first of them has no row.
     for (; row - (together ? 0 : team::before()) < problem.rows;
-         row += together ? blocks() / problem.cluster : blocks() * threads() / LANES) {
+         row += together ? blocks() >> problem.cluster_log2 : blocks() * threads() / LANES) {
         const bool is_row = row < problem.rows;
         const bool counts = is_row && !is_ignored<Real>(problem, row);
         const Row<Format, LAYOUT == STRIDED> x(problem.logits, row, problem.logits_row, problem.logits_column);

@@ -10,6 +10,9 @@
 typedef unsigned long long Address;
 
 DEVICE int thread() { return static_cast<int>(threadIdx.x); }
+DEVICE int lane() { return static_cast<int>(threadIdx.x & 31u); }
+DEVICE int warp_of_block() { return static_cast<int>(threadIdx.x >> 5); }
+DEVICE int warps_of_block() { return static_cast<int>(blockDim.x >> 5); }
 DEVICE int threads() { return static_cast<int>(blockDim.x); }
 DEVICE long long block() { return blockIdx.x; }
 DEVICE long long blocks() { return gridDim.x; }

@@ -19,5 +19,5 @@ struct Problem {
     int classes, share, limits;
     int soft_format, scales_format;  // see `single` in rows.cuh
     int pieces;                  // that a row is walked in; one: a row belongs to a team, more: to a whole cluster
-    int cluster;                 // blocks that see each other's shared memory; 1 where there are no clusters
+    int cluster_log2;            // of the number of blocks that see each other's shared memory
 };

@@ -33,10 +33,11 @@ struct Group {
     int warps, warp, size, member;
 
     METHOD explicit Group(const Problem &problem)
-        : exchange(problem.pieces, problem.cluster), together(problem.pieces > 1), warps(problem.pieces), warp(0) {
+        : exchange(problem.pieces, 1 << problem.cluster_log2), together(problem.pieces > 1), warps(problem.pieces), warp(0) {
         if (together) {
-            warp = static_cast<int>(block() % problem.cluster) * (threads() / 32) + thread() / 32;
-            sync_cluster(problem.cluster);
+            const int rank = static_cast<int>(block()) & (exchange.blocks - 1);
+            warp = warps_of_block() * rank + warp_of_block();
+            sync_cluster(exchange.blocks);
         }
         size = warps * 32;
         member = warp * 32 + team::lane();
@@ -144,10 +145,10 @@ template <class Format, bool SOFT, bool GRADIENT> DEVICE void walk_spread(const 
     const bool limits = problem.limits;
     const Real infinity = Limits<Real>::infinity(), unit = static_cast<Real>(UNIT);
     Group group(problem);
-    const long long step = group.together ? blocks() / problem.cluster : blocks() * threads() / 32;
+    const long long step = group.together ? blocks() >> problem.cluster_log2 : blocks() * warps_of_block();
 
-    for (long long row = group.together ? block() / problem.cluster : (block() * threads() + thread()) / 32;
-         row < problem.rows; row += step) {
+    long long row = group.together ? block() >> problem.cluster_log2 : block() * warps_of_block() + warp_of_block();
+    for (; row < problem.rows; row += step) {
         SpreadRow<Format, SOFT> line(problem, row);
         const Row<Format, true> d(problem.gradient, row, problem.gradient_row, problem.gradient_column);
         Real *loss = static_cast<Real *>(problem.losses) + row;

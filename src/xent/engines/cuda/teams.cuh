@@ -3,10 +3,10 @@
 #pragma once
 
 template <int LANES> struct Team {
-    METHOD static int lane() { return thread() % LANES; }
+    METHOD static int lane() { return ::lane() & (LANES - 1); }
 
     // Teams of the warp before this one.
-    METHOD static int before() { return thread() % 32 / LANES; }
+    METHOD static int before() { return ::lane() / LANES; }
 
     template <class T> METHOD static T sum(T x) {
 #pragma unroll
@@ -20,7 +20,7 @@ template <int LANES> struct Team {
     }
     // What the next lane holds; the last lane's next is the first.
     template <class T> METHOD static T of_next(T x) {
-        const int mine = thread() % 32;
+        const int mine = ::lane();
         return from_lane(x, (mine & ~(LANES - 1)) | ((mine + 1) & (LANES - 1)));
     }
 };
