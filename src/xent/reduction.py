@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from xent.arithmetic import accurate_sum, cast
+from xent.arithmetic import accurate_sum, cast, quotient, wide_quotient
 from xent.arrays import Array, Namespace, wide_float
 from xent.tokens import Tokens
 
@@ -41,7 +41,8 @@ def denominator_of(
             count = shape[-1] if axis else math.prod(shape)
             nothing = 1.0 if limits else math.nan
             return float(count) if count else nothing
-        total = accurate_sum(xp, cast(xp, terms, wide), axis)
+        # A count of booleans needs to be told what to count in.
+        total = accurate_sum(xp, terms if denominator is None else cast(xp, terms, wide), axis)
         if not limits:
             return xp.where(total == 0, xp.nan, total)
     else:
@@ -69,7 +70,7 @@ def reduce(xp: Namespace, losses: Array, reduction: str, denominator: Array | fl
     if reduction == "sum":
         total = accurate_sum(xp, losses, axis)
     elif losses.dtype != wide or not limits:
-        total = accurate_sum(xp, losses, axis) / denominator
+        return quotient(xp, accurate_sum(xp, losses, axis), denominator, losses.dtype)
     else:
         # Divided before they are added: the sum of losses may be past the widest float where their mean is not.
         terms = losses / (denominator if axis is None else _along_last_axis(denominator))
@@ -92,7 +93,7 @@ def token_scale(
     """
     if kept is None and isinstance(grad, float) and isinstance(denominator, float):
         return grad / denominator
-    scale = (grad if isinstance(grad, float) else cast(xp, grad, wide)) / denominator
+    scale = grad / denominator if isinstance(grad, float) else wide_quotient(xp, grad, denominator, wide)
     if reduction == "sequence":
         scale = _along_last_axis(scale)
     if kept is not None:

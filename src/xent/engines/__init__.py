@@ -12,3 +12,5 @@ ENGINES: Final[dict[str, str]] = {
     "numba": "NumPy and torch CPU memory in one compiled pass, on all cores (extra: numba)",
     "array_api": "any array library; NumPy and torch CPU memory in blocks that fit the cache, on all cores",
 }
+# The engines that look at a target before they follow it: the row of one outside the vocabulary is NaN by itself.
+GUARDING: Final = frozenset({"numba", "cuda"})

@@ -95,6 +95,8 @@ def cross_entropy(
         "label_smoothing": label_smoothing,
         "smoothing": "uniform",
         "limits": False,
+        # PyTorch's loss can be captured, and has no word for a check that would wait.
+        "check_targets": arrays.is_traced(input, target) or not arrays.is_captured(target),
     }
     if is_followed(input, target, weight):
         result = followed_loss(classes_last, targets, **options)

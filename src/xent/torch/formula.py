@@ -41,8 +41,10 @@ def gradients_of_gradient(call: Call, scale: Tensor, grad: Tensor, needed: tuple
     places = [i for i, need in enumerate(needed) if need]
 
     def formula(*values: Tensor) -> Tensor:
-        *of_call, factor = (values[places.index(i)] if i in places else x for i, x in enumerate(inputs))
-        given = call.with_arrays(*of_call, call.tokens.classes)
+        x, soft, weight, class_weights, factor = (
+            values[places.index(i)] if i in places else given for i, given in enumerate(inputs)
+        )
+        given = call.with_arrays(x, soft, weight, class_weights, call.tokens.classes)
         d: Tensor = array_api.whole_with_gradient(call.xp, rows_of(given), factor)[1]
         return d.reshape(call.shape)
 

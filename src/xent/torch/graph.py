@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,11 +26,14 @@ _TENSORS = ("weights", "class_weights", "denominator")
 def followed_loss(logits: Tensor, targets: Tensor, **options: Any) -> Tensor:
     """The loss of `xent.cross_entropy` on the autograd graph, or inside a transformation."""
     others = (targets, *(options.get(name) for name in _TENSORS))
-    plain = not arrays.is_traced(logits, *others) and arrays.is_host_memory(logits)
-    if plain and torch.autograd.forward_ad._current_level < 0 and not arrays.requires_gradient(*others):
-        result: Tensor = _HostLoss.apply(logits, targets, options)  # type: ignore[no-untyped-call]
-        return result
-    return _general_loss(logits, targets, options)
+    if (
+        arrays.is_traced(logits, *others)
+        or torch.autograd.forward_ad._current_level >= 0
+        or arrays.requires_gradient(*others)
+    ):
+        return _general_loss(logits, targets, options)
+    result: Tensor = _PlainLoss.apply(logits, targets, options)  # type: ignore[no-untyped-call]
+    return result
 
 
 def _general_loss(logits: Tensor, targets: Tensor, options: dict[str, Any]) -> Tensor:
@@ -59,27 +63,30 @@ def _engine_of_operator(logits: Tensor, options: dict[str, Any]) -> str | None:
     asked, algorithm = options.get("engine", "auto"), options.get("algorithm", "stable")
     if type(asked) is not str or algorithm != "stable" or arrays.dtype_name(logits.dtype) not in arrays.FLOATS:
         return None
-    return _compiled_engine(logits.device.type, asked)
-
-
-@torch.compiler.assume_constant_result
-def _compiled_engine(device: str, asked: str) -> str | None:
-    """Asked once, while torch traces, which could not follow the search for an engine.
-
-    An exported program is to run without this package, and inside a transformation of functorch the derivative of the
-    operator is asked for in ways that it has not.
-    """
-    if _is_exporting() or torch._C._functorch.peek_interpreter_stack() is not None:
-        return None
-    return choice.compiled(device, asked)
+    return _compiled_engine_now(logits.device.type, asked)
 
 
 # Torch knows whether it exports since 2.7; before, it says no more than that it compiles.
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 
 
-class _HostLoss(torch.autograd.Function):
-    """The whole loss of plain tensors in host memory, differentiated with respect to the logits alone."""
+def _compiled_engine(device: str, asked: str) -> str | None:
+    """The engine that serves what torch.compile traces; None in an exported program, which is to run without this
+    package, and inside the transformations of functorch, which ask for more derivatives than the operator has.
+    """
+    if _is_exporting() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return None
+    return choice.compiled(device, asked)
+
+
+# Called while torch traces, which could not follow the search for an engine.
+_compiled_engine_now: Callable[[str, str], str | None] = torch.compiler.assume_constant_result(  # type: ignore[no-untyped-call]
+    _compiled_engine
+)
+
+
+class _PlainLoss(torch.autograd.Function):
+    """The whole loss of plain tensors, differentiated with respect to the logits alone."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, options: dict[str, Any]) -> Tensor:
@@ -91,7 +98,8 @@ class _HostLoss(torch.autograd.Function):
         ctx.call = call.without_logits()
         ctx.gradients = []
         result: Tensor
-        if call.reduction in ("mean", "sum") and math.prod(call.shape) <= SMALL:
+        # Whether a gradient from above is 1 can be asked without waiting in host memory alone.
+        if call.from_host and call.reduction in ("mean", "sum") and math.prod(call.shape) <= SMALL:
             result, gradient_for_one = loss_and_gradient(call, None, None)
             ctx.gradients.append(gradient_for_one)
         else:
