@@ -1,4 +1,4 @@
-"""The operators that torch.compile keeps whole, `xent::losses` and `xent::gradient`: where they are used, and where not.
+"""The operators that torch.compile keeps whole, `xent::losses` and `xent::gradient`: where they are used and where not.
 
 Tensors in host memory are served by the compiled engine for host memory; what a CUDA device would be told is looked at
 without one.
@@ -29,10 +29,19 @@ OPTIONS = {
     "plain": {},
     "ignore": {"ignore_index": 1, "reduction": "sum"},
     "smoothed-classes": {"label_smoothing": 0.1, "class_weights": "classes", "z_loss": 0.01},
-    "uniform-weights": {"label_smoothing": 0.1, "smoothing": "uniform", "weights": "token weights", "reduction": "sequence"},
+    "uniform-weights": {
+        "label_smoothing": 0.1,
+        "smoothing": "uniform",
+        "weights": "token weights",
+        "reduction": "sequence",
+    },
     "tokens": {"weights": "token weights", "denominator": "tokens", "reduction": "mean"},
     "none": {"reduction": "none"},
 }
+
+
+def _loss(x, t):
+    return xent.cross_entropy(x, t)
 
 
 @pytest.fixture
@@ -122,7 +131,7 @@ def test_pytorchs_own_signature_stays_whole_too(program):
 
 @pytest.mark.clause("D1")
 def test_any_shape_is_one_program(program):
-    compiled = program.of(lambda x, t: xent.cross_entropy(x, t), dynamic=True)
+    compiled = program.of(_loss, dynamic=True)
     for shape in ((3, 5), (8, 6), (20, 33)):
         x, t = _inputs(shape=shape)
         x.requires_grad_()
@@ -175,10 +184,10 @@ def test_second_derivatives_fall_back_to_the_formula():
 FORMULA = {
     "explicit": lambda x, t: xent.cross_entropy(x, t, algorithm="explicit"),
     "another engine": lambda x, t: xent.cross_entropy(x, t, engine="array_api"),
-    "func.grad": torch.func.grad(lambda x, t: xent.cross_entropy(x, t)),
-    "vmap": torch.vmap(lambda x, t: xent.cross_entropy(x, t)),
-    "jacrev": torch.func.jacrev(lambda x, t: xent.cross_entropy(x, t)),
-    "hessian": torch.func.hessian(lambda x, t: xent.cross_entropy(x, t)),
+    "func.grad": torch.func.grad(_loss),
+    "vmap": torch.vmap(_loss),
+    "jacrev": torch.func.jacrev(_loss),
+    "hessian": torch.func.hessian(_loss),
     "jvp": lambda x, t: torch.func.jvp(lambda x: xent.cross_entropy(x, t), (x,), (torch.ones_like(x),))[1],
 }
 
@@ -196,7 +205,7 @@ def test_what_needs_the_formula_has_it(program, name):
 def test_the_environment_chooses(program, monkeypatch):
     x, t = _inputs()
     monkeypatch.setenv("XENT_ENGINE", "array_api")
-    program.of(lambda x, t: xent.cross_entropy(x, t))(x, t)
+    program.of(_loss)(x, t)
     assert not _kept(program.forward)
     program.of(lambda x, t: xent.cross_entropy(x, t, engine="numba"))(x, t)
     assert _kept(program.forward) == ["xent.losses.default"]
@@ -211,7 +220,7 @@ def test_an_exported_program_and_a_recorded_graph_need_no_operator_of_ours(stric
 
     x, t = _inputs(shape=(4, 7))
     exported = torch.export.export(Loss(), (x, t), strict=strict).module()
-    recorded = make_fx(lambda x, t: xent.cross_entropy(x, t))(x, t)
+    recorded = make_fx(_loss)(x, t)
     for module in (exported, recorded):
         assert not [node for node in module.graph.nodes if "xent" in str(node.target)]
         torch.testing.assert_close(module(x, t), xent.cross_entropy(x, t))
@@ -276,6 +285,6 @@ def test_a_device_is_served_by_its_engine_if_that_can(monkeypatch, problem):
 def test_without_a_compiled_engine_the_formula_is_compiled(program, monkeypatch):
     monkeypatch.setattr(choice, "numba_problem", lambda: "Numba is not installed")
     x, t = _inputs()
-    loss = program.of(lambda x, t: xent.cross_entropy(x, t))(x, t)
+    loss = program.of(_loss)(x, t)
     assert not _kept(program.forward)
     torch.testing.assert_close(loss, xent.cross_entropy(x, t))

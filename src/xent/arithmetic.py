@@ -53,9 +53,10 @@ def wide_quotient(xp: Namespace, a: Array, b: Array | float, wide: Any) -> Array
         if b == 1.0:
             return cast(xp, a, wide)
         if is_torch(a) and a.ndim == 0:
-            # Of two numbers in tensors the wider dtype wins, wherever they are: no step to widen the first.
             b = sys.modules["torch"].tensor(b, dtype=wide)
-            return a / b
+    if is_torch(a) and a.ndim == 0:
+        # Of two numbers in tensors the wider dtype wins, wherever they are: no step to widen the first.
+        return a / b
     return cast(xp, a, wide) / b
 
 
@@ -142,6 +143,18 @@ def accurate_sum(xp: Namespace, x: Array, axis: int | None) -> Array:
     if wide == xp.float64:
         return xp.sum(x, axis=axis, dtype=wide)
     return _sum_in_runs(xp, xp.reshape(x, (-1,)) if axis is None else xp.moveaxis(x, axis, -1))
+
+
+def count_true(xp: Namespace, mask: Array, wide: Any, axis: int | None) -> Array:
+    """How many are true along one axis, or in all, in the dtype `wide`."""
+    if is_torch(mask):
+        return xp.sum(mask, axis=axis, dtype=wide)
+    return accurate_sum(xp, cast(xp, mask, wide), axis)
+
+
+def at_least_one(xp: Namespace, x: Array) -> Array:
+    """`x`, or 1 where it is less; NaN stays."""
+    return x.clamp_min(1.0) if is_torch(x) else xp.maximum(x, xp.ones_like(x))
 
 
 def finite_from_below(xp: Namespace, x: Array) -> Array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from xent.arithmetic import accurate_sum, cast, quotient, wide_quotient
+from xent.arithmetic import accurate_sum, at_least_one, cast, count_true, quotient, wide_quotient
 from xent.arrays import Array, Namespace, wide_float
 from xent.tokens import Tokens
 
@@ -41,17 +41,23 @@ def denominator_of(
             count = shape[-1] if axis else math.prod(shape)
             nothing = 1.0 if limits else math.nan
             return float(count) if count else nothing
-        # A count of booleans needs to be told what to count in.
-        total = accurate_sum(xp, terms if denominator is None else cast(xp, terms, wide), axis)
+        if terms is tokens.counted:
+            # Of nothing the sum is 0: divided by 1 it stays so, divided by 0 it is NaN.
+            total = count_true(xp, terms, wide, axis)
+            return at_least_one(xp, total) if limits else total
+        total = accurate_sum(xp, terms, axis)
         if not limits:
             return xp.where(total == 0, xp.nan, total)
     else:
         if tokens.counted is None and not math.prod(shape):
             return 1.0
-        if isinstance(denominator, (int, float)) or not hasattr(denominator, "dtype"):
-            total = xp.asarray(float(denominator), dtype=wide, device=place)
-        else:
+        if hasattr(denominator, "dtype") and not isinstance(denominator, float):
             total = cast(xp, denominator, wide)
+        elif tokens.counted is None:
+            return float(denominator)
+        else:
+            # Filled in where it is needed: copying a number to a device would wait for it.
+            total = xp.full((), float(denominator), dtype=wide, device=place)
     if tokens.counted is None:
         return total
     # Nothing counted: the sum is 0, and 0 divided by 1 keeps it so.

@@ -23,8 +23,8 @@ class Tokens(NamedTuple):
         others; or None for soft targets.
     weight: w, in the compute dtype; 0 where a token does not count, NaN where its target is outside the vocabulary and
         nobody could be told or guards; None where every token weighs 1.
-    total: what a weighted mean divides by, token for token: w times the class weight of the target, NaN where there is
-        no such class; None for 1.
+    total: what a weighted mean divides by the sum of: w times the class weight of the target, NaN where there is no
+        such class; `counted` itself where all that count weigh 1; None where every token does.
     counted: which tokens count; None where all do.
     """
 
@@ -76,7 +76,7 @@ def of_targets(
             counted = _both(counted, own != 0)
     if counted is not None:
         weight = cast(xp, counted, dtype) if weight is None else xp.where(counted, weight, xp.zeros_like(weight))
-    total = weight
+    total = counted if weights is None else weight
     if bad is not None:
         one = xp.ones(targets.shape, dtype=dtype, device=device(targets)) if weight is None else weight
         weight = xp.where(bad, xp.full_like(one, xp.nan), one)
