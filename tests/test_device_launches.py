@@ -13,7 +13,7 @@ import pytest
 
 import xent
 from xent import arrays, checks, choice
-from xent.engines import array_api
+from xent.engines import ENGINES, array_api
 
 torch = pytest.importorskip("torch")
 python_dispatch = pytest.importorskip("torch.utils._python_dispatch")
@@ -138,6 +138,21 @@ def test_loss_and_gradient_are_those_of_host_memory(request, check, options):
     loss = xent.cross_entropy(x, t, check_targets=check, **options)
     torch.testing.assert_close(loss, expected, rtol=1e-14, atol=0)
     torch.testing.assert_close(torch.autograd.grad(loss, x, grad)[0], expected_grad, rtol=1e-14, atol=1e-17)
+
+
+@pytest.mark.clause("A4")
+@pytest.mark.parametrize("engine", [name for name in ENGINES if choice.compiled("cpu", name) or name == "array_api"])
+@pytest.mark.parametrize("ignore_index", [None, -100])
+def test_A4_an_unchecked_target_is_the_same_to_every_engine(engine, ignore_index):
+    x, t = _inputs()
+    t[1], t[4] = 9, -2
+    options = {"check_targets": False, "ignore_index": ignore_index, "engine": engine}
+    loss, d_logits = xent.cross_entropy_and_grad(x.detach(), t, **options)
+    assert loss.isnan()
+    assert d_logits.isnan().sum(1).tolist() == [0, 9, 0, 0, 9, 0]
+    loss, d_logits = xent.cross_entropy_and_grad(x.detach(), t, class_weights=torch.ones(9), **options)
+    assert loss.isnan()
+    assert d_logits.isnan().all()
 
 
 @pytest.mark.clause("A4")
