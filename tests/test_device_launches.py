@@ -171,7 +171,8 @@ def test_A4_the_row_of_an_unchecked_target_is_nan_and_no_other(walks, ignore_ind
 @pytest.mark.parametrize(
     ("bad", "ignore_index", "named"),
     [
-        ({3: 9, 5: -1}, None, r"targets\[3\] is 9"),
+        ({3: 9}, None, r"targets\[3\] is 9"),
+        ({3: 10, 5: -1}, None, r"targets\[3\] is 10"),
         ({2: -5, 4: 9}, None, r"targets\[2\] is -5"),
         ({1: -100, 4: -1}, -100, r"targets\[4\] is -1"),
         ({1: 50, 5: 51}, 50, r"targets\[5\] is 51"),
