@@ -7,6 +7,7 @@ what the walk of host memory gives, writes where it should, and never asks the d
 from __future__ import annotations
 
 from collections import Counter
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -30,12 +31,30 @@ IDS = ["plain", "ignore", "smoothed-classes", "tokens-z", "explicit", "uniform-s
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
 
+TOLIST = torch.Tensor.tolist
+
+
 class Waits(python_dispatch.TorchDispatchMode):
     """Counts the operations that would wait for a device."""
 
     def __init__(self):
         super().__init__()
         self.seen = Counter()
+
+        def tolist(tensor):
+            self.seen["tolist"] += 1
+            return TOLIST(tensor)
+
+        # In host memory it is no operation.
+        self.reading = patch.object(torch.Tensor, "tolist", tolist)
+
+    def __enter__(self):
+        self.reading.start()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        self.reading.stop()
+        return super().__exit__(*error)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__

@@ -11,12 +11,53 @@ from typing import Any
 
 import numpy as np
 
-from xent.arrays import LARGEST, Array, Namespace, device, dtype_name, is_jax, is_lazy, is_torch, wide_float
+from xent.arrays import (
+    LARGEST,
+    Array,
+    Namespace,
+    device,
+    dtype_name,
+    is_jax,
+    is_lazy,
+    is_torch,
+    is_traced,
+    requires_gradient,
+    wide_float,
+)
 
 
 def cast(xp: Namespace, x: Array, dtype: Any) -> Array:
     """`x` in `dtype`, without a copy where it has it already."""
     return x if x.dtype == dtype else xp.astype(x, dtype, copy=False)
+
+
+def only(xp: Namespace, mask: Array, x: Array) -> Array:
+    """The integers `x` where `mask` is true, and 0 elsewhere."""
+    # Torch multiplies by a mask as it is, and makes an array of every 0.
+    return x * mask if is_torch(x) else xp.where(mask, x, xp.zeros_like(x))
+
+
+def quotient(xp: Namespace, a: Array, b: Array | float, dtype: Any) -> Array:
+    """a / b in the wider dtype of `a` and `b`, rounded to `dtype`."""
+    if is_torch(a) and not requires_gradient(a, b) and not is_traced(a, b):
+        torch = sys.modules["torch"]
+        shape = a.shape if isinstance(b, float) else torch.broadcast_shapes(a.shape, b.shape)
+        # Divided and rounded in one step.
+        return torch.div(a, b, out=torch.empty(shape, dtype=dtype, device=a.device))
+    return cast(xp, a / b, dtype)
+
+
+def wide_quotient(xp: Namespace, a: Array, b: Array | float, wide: Any) -> Array:
+    """a / b in the dtype `wide`."""
+    if isinstance(b, float):
+        if b == 1.0:
+            return cast(xp, a, wide)
+        if is_torch(a) and a.ndim == 0:
+            b = sys.modules["torch"].tensor(b, dtype=wide)
+    if is_torch(a) and a.ndim == 0:
+        # Of two numbers in tensors the wider dtype wins, wherever they are: no step to widen the first.
+        return a / b
+    return cast(xp, a, wide) / b
 
 
 def stop_gradient(x: Array) -> Array:
@@ -102,6 +143,18 @@ def accurate_sum(xp: Namespace, x: Array, axis: int | None) -> Array:
     if wide == xp.float64:
         return xp.sum(x, axis=axis, dtype=wide)
     return _sum_in_runs(xp, xp.reshape(x, (-1,)) if axis is None else xp.moveaxis(x, axis, -1))
+
+
+def count_true(xp: Namespace, mask: Array, wide: Any, axis: int | None) -> Array:
+    """How many are true along one axis, or in all, in the dtype `wide`."""
+    if is_torch(mask):
+        return xp.sum(mask, axis=axis, dtype=wide)
+    return accurate_sum(xp, cast(xp, mask, wide), axis)
+
+
+def at_least_one(xp: Namespace, x: Array) -> Array:
+    """`x`, or 1 where it is less; NaN stays."""
+    return x.clamp_min(1.0) if is_torch(x) else xp.maximum(x, xp.ones_like(x))
 
 
 def finite_from_below(xp: Namespace, x: Array) -> Array:

@@ -167,6 +167,27 @@ def is_immutable(x: Array) -> bool:
     return is_jax(x) or is_lazy(x)
 
 
+def any_outside(xp: Namespace, x: Array, stop: int) -> bool:
+    """Whether one of the integers `x` is outside [0, stop). It waits for the device of `x`, once."""
+    if is_torch(x):
+        if not x.numel():
+            return False
+        # Two numbers of one pass over them, read together.
+        ends = x.new_empty(2)
+        sys.modules["torch"].aminmax(x, out=(ends[0], ends[1]))
+        least, greatest = ends.tolist()
+        return bool(least < 0 or greatest >= stop)
+    bad = (x < 0) | (x >= stop)
+    return bool(bad.any() if type(bad) is np.ndarray else xp.any(bad))
+
+
+def is_captured(x: Array) -> bool:
+    """Whether what is done to `x` is not done now, but recorded in a CUDA graph."""
+    if is_torch(x):
+        return bool(x.device.type == "cuda" and sys.modules["torch"].cuda.is_current_stream_capturing())
+    return is_cupy(x) and bool(sys.modules["cupy"].cuda.get_current_stream().is_capturing())
+
+
 def on_gpu(x: Array) -> bool:
     """Whether `x` lies in an accelerator's memory."""
     if type(x) is np.ndarray:

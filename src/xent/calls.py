@@ -11,7 +11,7 @@ import numpy as np
 from xent import arrays, checks, choice, tokens
 from xent.arithmetic import cast
 from xent.arrays import Array, Namespace
-from xent.engines import ENGINES
+from xent.engines import ENGINES, GUARDING
 from xent.engines.rows import Rows
 from xent.objective import Coefficients
 from xent.reduction import denominator_of
@@ -123,6 +123,8 @@ def prepare(
     checks.class_weights(class_weights, logits, shape[-1])
     checks.denominator(denominator, reduction, logits)
     check = bool(check_targets) and not soft and (from_host or arrays.is_readable(targets))
+    if check and not from_host:
+        checks.captured(targets)
     if from_host and type(logits) is not np.ndarray:
         logits, targets = arrays.host_matrix(logits), arrays.host_matrix(targets)
         weights, class_weights = arrays.host_number(weights), arrays.host_number(class_weights)
@@ -148,6 +150,8 @@ def prepare(
                 class_weights=class_weights,
                 limits=limits,
                 check=check,
+                # What torch differentiates may need the formula, which follows every target.
+                guarded=engine in GUARDING and not followed,
                 dtype=compute,
             )
         return Call(

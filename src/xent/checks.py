@@ -16,9 +16,11 @@ from xent.arrays import (
     FLOATS,
     Array,
     Namespace,
+    any_outside,
     device_name,
     dtype_name,
     is_array,
+    is_captured,
     is_dense,
     is_immutable,
     is_lazy,
@@ -276,11 +278,14 @@ def _overlaps_itself(shape: tuple[int, ...], strides: tuple[int, ...], size: int
     return False
 
 
-def targets_in_range(xp: Namespace, targets: Array, bad: Array, vocabulary: int, ignore_index: int | None) -> None:
-    """IndexError naming the first target for which `bad` is true. Reading the answer waits for the device, once."""
-    if not (bad.any() if type(bad) is np.ndarray else bool(xp.any(bad))):
+def targets_in_range(xp: Namespace, targets: Array, classes: Array, vocabulary: int, ignore_index: int | None) -> None:
+    """IndexError naming the first target whose class is none of the vocabulary: it waits for the device, once.
+
+    classes: the targets as signed integers, with a class of the vocabulary for those that are ignored.
+    """
+    if not any_outside(xp, classes, vocabulary):
         return
-    flat = xp.reshape(xp.astype(bad, xp.uint8), (-1,))
+    flat = xp.reshape(xp.astype((classes < 0) | (classes >= vocabulary), xp.uint8), (-1,))
     shape = tuple(targets.shape)
     where = tuple(int(i) for i in np.unravel_index(int(xp.argmax(flat)), shape)) if shape else ()
     name = f"targets[{', '.join(map(str, where))}]" if where else "targets"
@@ -288,6 +293,15 @@ def targets_in_range(xp: Namespace, targets: Array, bad: Array, vocabulary: int,
     if ignore_index is not None:
         accepted += f", or ignore_index = {ignore_index}"
     raise IndexError(f"{name} is {int(targets[where])}; accepted: {accepted}")
+
+
+def captured(targets: Array) -> None:
+    """RuntimeError where a CUDA graph is being recorded, in which nobody can wait for the targets."""
+    if is_captured(targets):
+        raise RuntimeError(
+            "targets cannot be checked while a CUDA graph is captured, since that waits for the device; "
+            "accepted: check_targets=False"
+        )
 
 
 def options(

@@ -79,6 +79,27 @@ def _chosen_in_host_memory(preferred: str, floor: bool) -> str:
     return next(name for name in _order(preferred) if obstacle(name, some, coefficients) is None)
 
 
+# The compiled engine for torch tensors on a type of device.
+_OF_DEVICE = {"cpu": "numba", "cuda": "cuda"}
+
+
+def compiled(device: str, asked: str) -> str | None:
+    """The compiled engine that will walk torch tensors on a device of that type once they have values; None for none.
+
+    asked: the engine of the call.
+    """
+    name = _OF_DEVICE.get(device)
+    if name not in ENGINES:
+        return None
+    if asked == "auto":
+        order = _order(os.environ.get("XENT_ENGINE") or "auto")
+        asked = next(each for each in order if each in (name, "array_api"))
+    if asked != name:
+        return None
+    problem = numba_problem() if name == "numba" else engine(name).problem()
+    return name if problem is None else None
+
+
 def _order(preferred: str) -> tuple[str, ...]:
     """The engines in the order in which they are tried: the preferred one, then the fastest first."""
     if preferred == "auto":

@@ -46,25 +46,23 @@ def _walk(call: Call, losses: Array, scale: Array | float | None, d: Array | Non
     if len(call.lead) != 1:
         index = None if index is None else xp.reshape(index, (-1,))
         weight = None if weight is None else xp.reshape(weight, (-1,))
-    soft = call.targets
+    soft, coefficients = call.targets, call.coefficients
     run = choice.engine(call.engine).run
     start = 0
     for place in _places(call.lead, [x for x in (call.logits, soft, d) if x is not None]):
         x = _matrix(call.logits, place)
         stop = start + x.shape[0]
-        rows = Rows(
-            logits=x,
-            targets=None if index is None else index[start:stop],
-            soft=None if soft is None else _matrix(soft, place),
-            weight=None if weight is None else weight[start:stop],
-            class_weights=call.class_weights,
-            coefficients=call.coefficients,
-        )
+        rows = Rows(x, index, None if soft is None else _matrix(soft, place), weight, call.class_weights, coefficients)
+        part, factor = losses, scale
+        if place:
+            # A view of everything would be one more operation of the library's.
+            rows = rows.part(start, stop, x, rows.soft)
+            part, factor = losses[start:stop], block_of.of_rows(scale, start, stop)
         if d is None:
-            run(xp, rows, losses[start:stop])
+            run(xp, rows, part)
         else:
             matrix = _matrix(d, place)
-            run(xp, rows, losses[start:stop], block_of.of_rows(scale, start, stop), matrix)
+            run(xp, rows, part, factor, matrix)
             if not arrays.may_overlap(matrix, d):
                 d[place] = arrays.namespace(d).reshape(matrix, d[place].shape)
         start = stop

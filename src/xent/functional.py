@@ -237,7 +237,8 @@ def _token_losses(call: Call) -> Array:
 def reduced(call: Call, losses: Array) -> Array:
     """The loss of a call from its token losses (N,)."""
     xp = call.xp
-    losses = xp.reshape(losses, call.lead)
+    if len(call.lead) != 1:
+        losses = xp.reshape(losses, call.lead)
     if _masks(call):
         losses = xp.where(call.tokens.counted, losses, 0.0)
     value = reductions.reduce(xp, losses, call.reduction, call.denominator, call.coefficients.limits)

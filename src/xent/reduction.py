@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from xent.arithmetic import accurate_sum, cast
+from xent.arithmetic import accurate_sum, at_least_one, cast, count_true, quotient, wide_quotient
 from xent.arrays import Array, Namespace, wide_float
 from xent.tokens import Tokens
 
@@ -41,16 +41,23 @@ def denominator_of(
             count = shape[-1] if axis else math.prod(shape)
             nothing = 1.0 if limits else math.nan
             return float(count) if count else nothing
-        total = accurate_sum(xp, cast(xp, terms, wide), axis)
+        if terms is tokens.counted:
+            # Of nothing the sum is 0: divided by 1 it stays so, divided by 0 it is NaN.
+            total = count_true(xp, terms, wide, axis)
+            return at_least_one(xp, total) if limits else total
+        total = accurate_sum(xp, terms, axis)
         if not limits:
             return xp.where(total == 0, xp.nan, total)
     else:
         if tokens.counted is None and not math.prod(shape):
             return 1.0
-        if isinstance(denominator, (int, float)) or not hasattr(denominator, "dtype"):
-            total = xp.asarray(float(denominator), dtype=wide, device=place)
-        else:
+        if hasattr(denominator, "dtype") and not isinstance(denominator, float):
             total = cast(xp, denominator, wide)
+        elif tokens.counted is None:
+            return float(denominator)
+        else:
+            # Filled in where it is needed: copying a number to a device would wait for it.
+            total = xp.full((), float(denominator), dtype=wide, device=place)
     if tokens.counted is None:
         return total
     # Nothing counted: the sum is 0, and 0 divided by 1 keeps it so.
@@ -69,7 +76,7 @@ def reduce(xp: Namespace, losses: Array, reduction: str, denominator: Array | fl
     if reduction == "sum":
         total = accurate_sum(xp, losses, axis)
     elif losses.dtype != wide or not limits:
-        total = accurate_sum(xp, losses, axis) / denominator
+        return quotient(xp, accurate_sum(xp, losses, axis), denominator, losses.dtype)
     else:
         # Divided before they are added: the sum of losses may be past the widest float where their mean is not.
         terms = losses / (denominator if axis is None else _along_last_axis(denominator))
@@ -92,7 +99,7 @@ def token_scale(
     """
     if kept is None and isinstance(grad, float) and isinstance(denominator, float):
         return grad / denominator
-    scale = (grad if isinstance(grad, float) else cast(xp, grad, wide)) / denominator
+    scale = grad / denominator if isinstance(grad, float) else wide_quotient(xp, grad, denominator, wide)
     if reduction == "sequence":
         scale = _along_last_axis(scale)
     if kept is not None:

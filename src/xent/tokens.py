@@ -12,17 +12,19 @@ from typing import NamedTuple
 import numpy as np
 
 from xent import checks
-from xent.arithmetic import cast
+from xent.arithmetic import cast, only
 from xent.arrays import Array, Namespace, device, dtype_name, is_jax, namespace, wide_integer
 
 
 class Tokens(NamedTuple):
     """The tokens of a call, each array of the shape of the targets.
 
-    classes: targets that are safe to index with (0 where there is none), or None for soft targets.
+    classes: targets that are safe to index with (0 where there is none), unless who walks the rows guards against
+        others; or None for soft targets.
     weight: w, in the compute dtype; 0 where a token does not count, NaN where its target is outside the vocabulary and
-        nobody could be told; None where every token weighs 1.
-    total: what a weighted mean divides by, token for token: w times the class weight of the target; None for 1.
+        nobody could be told or guards; None where every token weighs 1.
+    total: what a weighted mean divides by the sum of: w times the class weight of the target, NaN where there is no
+        such class; `counted` itself where all that count weigh 1; None where every token does.
     counted: which tokens count; None where all do.
     """
 
@@ -42,19 +44,26 @@ def of_targets(
     class_weights: Array | None,
     limits: bool,
     check: bool,
+    guarded: bool,
     dtype: object,
 ) -> Tokens:
-    """The tokens of hard targets. `check`: IndexError for one outside the vocabulary; without it, its row is NaN."""
-    t, outside, kept, bad = _kinds(xp, targets, vocabulary, ignore_index)
+    """The tokens of hard targets. `check`: IndexError for one outside the vocabulary; without it, its row is NaN.
+
+    guarded: whether who walks the rows sees to that, so that such a target may stay what it is.
+    """
+    t, kept = _classes(xp, targets, vocabulary, ignore_index)
     if check and is_jax(targets):
         # A jitted function's closure is as readable as ever, but nothing that JAX computes from it there is.
         seen = np.asarray(targets)
-        seen_bad = _kinds(namespace(seen), seen, vocabulary, ignore_index)[3]
-        checks.targets_in_range(namespace(seen), seen, seen_bad, vocabulary, ignore_index)
+        host = namespace(seen)
+        checks.targets_in_range(host, seen, _classes(host, seen, vocabulary, ignore_index)[0], vocabulary, ignore_index)
     elif check:
-        checks.targets_in_range(xp, targets, bad, vocabulary, ignore_index)
-    if kept is not None or not check:
-        t = xp.where(outside if kept is None else outside | ~kept, xp.zeros_like(t), t)
+        checks.targets_in_range(xp, targets, t, vocabulary, ignore_index)
+    bad = None
+    # The weight of a class is looked up here, and one that is not there is NaN.
+    if not check and (class_weights is not None or not guarded):
+        bad = (t < 0) | (t >= vocabulary)
+        t = only(xp, ~bad, t)
     weight = None if weights is None else xp.broadcast_to(cast(xp, weights, dtype), targets.shape)
     counted = kept
     if weight is not None:
@@ -66,12 +75,11 @@ def of_targets(
         if limits:
             counted = _both(counted, own != 0)
     if counted is not None:
-        one = xp.ones(targets.shape, dtype=dtype, device=device(targets)) if weight is None else weight
-        weight = xp.where(counted, one, xp.zeros_like(one))
-    if not check:
+        weight = cast(xp, counted, dtype) if weight is None else xp.where(counted, weight, xp.zeros_like(weight))
+    total = counted if weights is None else weight
+    if bad is not None:
         one = xp.ones(targets.shape, dtype=dtype, device=device(targets)) if weight is None else weight
         weight = xp.where(bad, xp.full_like(one, xp.nan), one)
-    total = weight
     if own is not None:
         total = own if weight is None else xp.where(weight == 0, xp.zeros_like(weight), weight * own)
     return Tokens(t, weight, total, counted)
@@ -89,16 +97,13 @@ def _both(a: Array | None, b: Array) -> Array:
     return b if a is None else a & b
 
 
-def _kinds(
-    xp: Namespace, targets: Array, vocabulary: int, ignore_index: int | None
-) -> tuple[Array, Array, Array | None, Array]:
-    """Targets in the widest integer, and which are outside the vocabulary, which not ignored, which outside and not."""
+def _classes(xp: Namespace, targets: Array, vocabulary: int, ignore_index: int | None) -> tuple[Array, Array | None]:
+    """Targets in the widest integer, 0 for those that are ignored; and which are not, None for all."""
     t = _widened(xp, targets, vocabulary, ignore_index)
-    outside = (t < 0) | (t >= vocabulary)
     if ignore_index is None:
-        return t, outside, None, outside
+        return t, None
     kept = t != ignore_index
-    return t, outside, kept, outside & kept
+    return only(xp, kept, t), kept
 
 
 def _widened(xp: Namespace, targets: Array, vocabulary: int, ignore_index: int | None) -> Array:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -40,9 +41,15 @@ IDS = ["plain", "weights", "classes", "ignore-z", "explicit", "denominator"]
 
 @contextlib.contextmanager
 def _counting_torch():
+    from torch import Tensor
     from torch.utils._python_dispatch import TorchDispatchMode
 
     seen = Counter()
+    tolist = Tensor.tolist
+
+    def counted(tensor):
+        seen["tolist"] += 1
+        return tolist(tensor)
 
     class Counts(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -51,7 +58,8 @@ def _counting_torch():
                 seen[name] += 1
             return func(*args, **(kwargs or {}))
 
-    with Counts():
+    # In host memory it is no operation.
+    with mock.patch.object(Tensor, "tolist", counted), Counts():
         yield seen
 
 

@@ -13,3 +13,5 @@ ENGINES: Final[dict[str, str]] = {
     "cuda": "CuPy arrays and torch CUDA tensors in one compiled pass (extra: cuda12 or cuda13)",
     "array_api": "any array library; NumPy and torch CPU memory in blocks that fit the cache, on all cores",
 }
+# The engines that look at a target before they follow it: the row of one outside the vocabulary is NaN by itself.
+GUARDING: Final = frozenset({"numba", "cuda"})

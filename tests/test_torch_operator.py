@@ -1,0 +1,290 @@
+"""The operators that torch.compile keeps whole, `xent::losses` and `xent::gradient`: where they are used and where not.
+
+Tensors in host memory are served by the compiled engine for host memory; what a CUDA device would be told is looked at
+without one.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+import xent
+from xent import choice
+from xent.engines import ENGINES
+from xent.objective import Coefficients
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("xent.torch")
+from torch._dynamo.backends.common import aot_autograd  # noqa: E402
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # the compiler's own, which differ from version to version
+    pytest.mark.skipif(choice.numba_problem() is not None, reason="Numba is not here"),
+]
+OPTIONS = {
+    "plain": {},
+    "ignore": {"ignore_index": 1, "reduction": "sum"},
+    "smoothed-classes": {"label_smoothing": 0.1, "class_weights": "classes", "z_loss": 0.01},
+    "uniform-weights": {
+        "label_smoothing": 0.1,
+        "smoothing": "uniform",
+        "weights": "token weights",
+        "reduction": "sequence",
+    },
+    "tokens": {"weights": "token weights", "denominator": "tokens", "reduction": "mean"},
+    "none": {"reduction": "none"},
+}
+
+
+def _loss(x, t):
+    return xent.cross_entropy(x, t)
+
+
+@pytest.fixture
+def program():
+    """A compiler that keeps what it is given, forward and backward, as the names of the operators, and runs them."""
+    torch.compiler.reset()
+    found = SimpleNamespace(forward=[], backward=[])
+
+    def keep(names):
+        def compiler(graph, _inputs):
+            names.append([str(node.target) for node in graph.graph.nodes if node.op == "call_function"])
+            return graph.forward
+
+        return compiler
+
+    backend = aot_autograd(fw_compiler=keep(found.forward), bw_compiler=keep(found.backward))
+    found.of = lambda function, **options: torch.compile(function, fullgraph=True, backend=backend, **options)
+    yield found
+    torch.compiler.reset()
+
+
+def _inputs(dtype=torch.float32, soft=False, shape=(2, 5, 7)):
+    generator = torch.Generator().manual_seed(3)
+    x = (3 * torch.randn(shape, generator=generator)).to(dtype)
+    if soft:
+        return x, torch.rand(shape, generator=generator).to(dtype)
+    return x, torch.randint(shape[-1], shape[:-1], generator=generator)
+
+
+def _placed(options, x):
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    made = {
+        "classes": torch.linspace(0.5, 2, x.shape[-1], dtype=wide),
+        "token weights": torch.linspace(0, 2, x.shape[-2], dtype=wide),
+    }
+    return {key: made.get(value, value) if isinstance(value, str) else value for key, value in options.items()}
+
+
+def _kept(names):
+    return [name for graph in names for name in graph if name.startswith("xent")]
+
+
+@pytest.mark.clause("D1")
+@pytest.mark.parametrize(
+    ("name", "soft", "dtype"),
+    [
+        *((name, False, torch.float32) for name in OPTIONS),
+        ("plain", False, torch.float64),
+        ("smoothed-classes", False, torch.bfloat16),
+        ("smoothed-classes", True, torch.float32),
+    ],
+    ids=str,
+)
+def test_the_loss_stays_whole(program, name, soft, dtype):
+    x, t = _inputs(dtype, soft)
+    options = _placed(OPTIONS[name], x)
+    x.requires_grad_()
+    loss = program.of(lambda x, t: xent.cross_entropy(x, t, **options))(x, t)
+    loss.sum().backward()
+    eager = x.detach().clone().requires_grad_()
+    expected = xent.cross_entropy(eager, t, **options)
+    expected.sum().backward()
+    if name == "none":  # R5: the bits of a row
+        assert torch.equal(loss, expected)
+    torch.testing.assert_close(loss, expected, rtol=4 * torch.finfo(loss.dtype).eps, atol=0)
+    torch.testing.assert_close(x.grad, eager.grad, rtol=8 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
+    assert (_kept(program.forward), _kept(program.backward)) == (["xent.losses.default"], ["xent.gradient.default"])
+    assert not {"aten.exp.default", "aten.amax.default"} & {*program.forward[0], *program.backward[0]}
+
+
+@pytest.mark.clause("D1")
+def test_pytorchs_own_signature_stays_whole_too(program):
+    from xent.torch import CrossEntropyLoss
+
+    x, t = _inputs(shape=(4, 9, 3))
+    x, t = x.requires_grad_(), torch.randint(9, (4, 3))
+    t[0, 0] = -100
+    loss = program.of(CrossEntropyLoss(label_smoothing=0.1))(x, t)
+    loss.backward()
+    theirs = x.detach().clone().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(theirs, t, label_smoothing=0.1)
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(x.grad, theirs.grad)
+    assert (_kept(program.forward), _kept(program.backward)) == (["xent.losses.default"], ["xent.gradient.default"])
+
+
+@pytest.mark.clause("D1")
+def test_any_shape_is_one_program(program):
+    compiled = program.of(_loss, dynamic=True)
+    for shape in ((3, 5), (8, 6), (20, 33)):
+        x, t = _inputs(shape=shape)
+        x.requires_grad_()
+        torch.compiler.cudagraph_mark_step_begin()
+        loss = compiled(x, t)
+        loss.backward()
+        assert x.grad.shape == shape
+        torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(x, t))
+    assert len(program.forward) == len(program.backward) == 1
+
+
+@pytest.mark.clause("A4")
+def test_A4_in_a_program_the_row_of_a_bad_target_is_nan(program):
+    x, t = _inputs(shape=(6, 7))
+    t[2], t[4] = 7, -(2**63)
+    x.requires_grad_()
+    loss = program.of(lambda x, t: xent.cross_entropy(x, t, reduction="none", label_smoothing=0.1))(x, t)
+    loss.sum().backward()
+    bad = torch.tensor([False, False, True, False, True, False])
+    assert _kept(program.forward)
+    assert torch.equal(loss.isnan(), bad)
+    assert torch.equal(x.grad.isnan(), bad[:, None].expand(6, 7))
+
+
+@pytest.mark.clause("D1")
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_other_inputs_get_their_gradients(program, soft):
+    x, t = _inputs(torch.float64, soft)
+    given = _placed({"weights": "token weights", "class_weights": "classes"}, x)
+    leaves = [x, given["weights"], given["class_weights"], *([t] if soft else [])]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    compiled = program.of(lambda x, t, **given: xent.cross_entropy(x, t, label_smoothing=0.1, **given))
+    got = torch.autograd.grad(compiled(x, t, **given), leaves)
+    expected = torch.autograd.grad(xent.cross_entropy(x, t, label_smoothing=0.1, **given), leaves)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-15)
+    assert _kept(program.backward) == ["xent.gradient.default"]
+
+
+@pytest.mark.clause("D1")
+def test_second_derivatives_fall_back_to_the_formula():
+    torch.compiler.reset()
+    x, t = _inputs(torch.float64, shape=(3, 5))
+    compiled = torch.compile(lambda x: xent.cross_entropy(x, t, z_loss=0.1), fullgraph=True, backend="eager")
+    assert torch.autograd.gradcheck(compiled, (x.requires_grad_(),))
+    assert torch.autograd.gradgradcheck(compiled, (x,))
+
+
+FORMULA = {
+    "explicit": lambda x, t: xent.cross_entropy(x, t, algorithm="explicit"),
+    "another engine": lambda x, t: xent.cross_entropy(x, t, engine="array_api"),
+    "func.grad": torch.func.grad(_loss),
+    "vmap": torch.vmap(_loss),
+    "jacrev": torch.func.jacrev(_loss),
+    "hessian": torch.func.hessian(_loss),
+    "jvp": lambda x, t: torch.func.jvp(lambda x: xent.cross_entropy(x, t), (x,), (torch.ones_like(x),))[1],
+}
+
+
+@pytest.mark.clause("D1")
+@pytest.mark.parametrize("name", FORMULA)
+def test_what_needs_the_formula_has_it(program, name):
+    x, t = _inputs(torch.float64, shape=(3, 4, 5) if name == "vmap" else (3, 5))
+    got = program.of(FORMULA[name])(x, t)
+    torch.testing.assert_close(got, FORMULA[name](x, t), rtol=1e-12, atol=1e-14)
+    assert not _kept(program.forward)
+
+
+@pytest.mark.clause("D1")
+def test_the_environment_chooses(program, monkeypatch):
+    x, t = _inputs()
+    monkeypatch.setenv("XENT_ENGINE", "array_api")
+    program.of(_loss)(x, t)
+    assert not _kept(program.forward)
+    program.of(lambda x, t: xent.cross_entropy(x, t, engine="numba"))(x, t)
+    assert _kept(program.forward) == ["xent.losses.default"]
+
+
+@pytest.mark.clause("D1")
+@pytest.mark.parametrize("strict", [False, True], ids=["traced", "strict"])
+def test_an_exported_program_and_a_recorded_graph_need_no_operator_of_ours(strict):
+    class Loss(torch.nn.Module):
+        def forward(self, x, t):
+            return xent.cross_entropy(x, t)
+
+    x, t = _inputs(shape=(4, 7))
+    exported = torch.export.export(Loss(), (x, t), strict=strict).module()
+    recorded = make_fx(_loss)(x, t)
+    for module in (exported, recorded):
+        assert not [node for node in module.graph.nodes if "xent" in str(node.target)]
+        torch.testing.assert_close(module(x, t), xent.cross_entropy(x, t))
+
+
+def test_eager_calls_do_not_pass_through_the_operator():
+    seen = []
+
+    class Sees(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    x, t = _inputs()
+    with Sees():
+        xent.cross_entropy(x.requires_grad_(), t).backward()
+    assert seen
+    assert not _kept([seen])
+
+
+def _operands(kind):
+    x, t = _inputs(torch.float64 if kind == "float64" else torch.float32, kind == "soft", (2, 3, 5))
+    if kind == "strided":
+        x = x.permute(2, 0, 1).contiguous().permute(1, 2, 0)[:, :, 1:].detach()
+    weight = torch.linspace(0.5, 2, 6, dtype=x.dtype).requires_grad_()
+    class_weights = torch.linspace(0.5, 2, x.shape[-1], dtype=x.dtype).requires_grad_()
+    if kind == "strided":
+        t = t.clamp(max=3)
+    soft, classes = (t.requires_grad_(), None) if kind == "soft" else (None, t)
+    return x.requires_grad_(), soft, weight, class_weights, classes
+
+
+@pytest.mark.parametrize("kind", ["float64", "soft", "strided"])
+def test_torchs_own_check_of_the_operators(kind):
+    others = (*Coefficients(keep=0.9, spread=0.1, share=1, square=0.01), "numba")
+    tensors = _operands(kind)
+    scale = torch.linspace(1, 2, 6, dtype=tensors[0].dtype).requires_grad_()
+    torch.library.opcheck(torch.ops.xent.losses.default, (*tensors, *others))
+    torch.library.opcheck(torch.ops.xent.gradient.default, (*tensors, scale, *others))
+
+
+def test_what_is_foretold_of_a_cuda_tensor():
+    others = (*Coefficients(), "cuda")
+    with FakeTensorMode():
+        x = torch.empty(3, 4, 7, dtype=torch.bfloat16, device="cuda")
+        t = torch.empty(3, 4, dtype=torch.int64, device="cuda")
+        losses = torch.ops.xent.losses(x, None, None, None, t, *others)
+        d = torch.ops.xent.gradient(x, None, None, None, t, losses, *others)
+    assert (losses.device.type, losses.dtype, losses.shape) == ("cuda", torch.float32, (12,))
+    assert (d.device.type, d.dtype, d.shape, d.stride()) == ("cuda", x.dtype, x.shape, x.stride())
+
+
+@pytest.mark.parametrize("problem", [None, "no driver"])
+def test_a_device_is_served_by_its_engine_if_that_can(monkeypatch, problem):
+    monkeypatch.setattr(choice, "ENGINES", {"cuda": "a stand-in", **ENGINES})
+    monkeypatch.setattr(choice, "engine", lambda _: SimpleNamespace(problem=lambda: problem))
+    assert choice.compiled("cuda", "auto") == choice.compiled("cuda", "cuda") == (None if problem else "cuda")
+    assert choice.compiled("cuda", "numba") is choice.compiled("cuda", "array_api") is None
+    assert choice.compiled("mps", "auto") is None
+
+
+def test_without_a_compiled_engine_the_formula_is_compiled(program, monkeypatch):
+    monkeypatch.setattr(choice, "numba_problem", lambda: "Numba is not installed")
+    x, t = _inputs()
+    loss = program.of(_loss)(x, t)
+    assert not _kept(program.forward)
+    torch.testing.assert_close(loss, xent.cross_entropy(x, t))
