@@ -203,6 +203,8 @@ def torch_compile(subject: Subject) -> str:
 def extra_memory(subject: Subject) -> str:
     """A call takes O(rows) of memory besides its results, and takes it from the library's own allocator."""
     library = subject.library
+    if not library.on_gpu:
+        raise NotHereError("the host's memory is the business of test_memory.py")
     n, v = 2048, 32768
     x, t = subject.rows(n, v, "float32")
     out = library.array(library.numpy(x), "float32")
