@@ -30,7 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
     "numpy", "array-api-compat", "cupy", "cupy-cuda12x", "cupy-cuda13x", "torch", "triton", "jax", "jaxlib",
     "jax-cuda12-plugin", "jax-cuda13-plugin", "cuda-core", "cuda-bindings", "nvidia-cuda-nvrtc",
-    "nvidia-cuda-nvrtc-cu12", "nvidia-cuda-runtime", "liger-kernel", "quack-kernels", "numba", "pytest", "hypothesis", "mpmath",
+    "nvidia-cuda-nvrtc-cu12", "nvidia-cuda-runtime", "liger-kernel", "quack-kernels", "numba", "pytest", "hypothesis",
+    "mpmath",
 )  # fmt: skip
 SOURCES = (".py", ".cu", ".cuh", ".h", ".hpp", ".cpp")
 SAME = ("commit", "source_sha256", "dry_run_on_cpu", "gpus", "versions")
@@ -40,9 +41,9 @@ NAMED_FAILURES = 50
 
 
 def usable_backends(*, cpu: bool) -> list[str]:
-    """The backends whose arrays lie on a GPU here; for a run without one, NumPy and torch."""
+    """The backends whose arrays lie on a GPU here; for a run without one, NumPy."""
     if cpu:
-        return [name for name in ("numpy", "torch") if BACKENDS[name].problem() is None]
+        return ["numpy"]
     candidates = [name for name in ("cupy", "torch-cuda", "jax") if BACKENDS[name].problem() is None]
     return [name for name in candidates if BACKENDS[name].device_name() != "cpu"]
 
@@ -85,6 +86,18 @@ def begin(commit: str, backends: Sequence[str], *, cpu: bool) -> dict[str, Any]:
         "backends": {name: BACKENDS[name].device_name() for name in backends},
         "parts": [],
     }
+
+
+def without_places(value: Any, places: Sequence[str]) -> Any:
+    """The same without the folders of one machine, which a published record has no use for."""
+    if isinstance(value, dict):
+        return {key: without_places(one, places) for key, one in value.items()}
+    if isinstance(value, list):
+        return [without_places(one, places) for one in value]
+    if isinstance(value, str):
+        for place in places:
+            value = value.replace(f"{place}/", "")
+    return value
 
 
 def differences(record: dict[str, Any], fresh: dict[str, Any]) -> list[str]:
@@ -227,12 +240,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = given.status or int(result is None)
         # Asked for again, a part stands for itself alone.
         record["parts"] = [one for one in record["parts"] if one["name"] != given.name]
-        record["parts"].append(
-            {
-                "name": given.name, "date": _now(), "status": status, "seconds": given.seconds, "limit": given.limit,
-                "command": given.command_line, "result": result,
-            }
-        )  # fmt: skip
+        # From the innermost: where parts write, where the record is, the tree, the interpreter, its packages.
+        places = [*map(str, (given.result.parent, given.file.parent, ROOT, Path(sys.executable).parent)), sys.prefix]
+        part = {
+            "name": given.name, "date": _now(), "status": status, "seconds": given.seconds, "limit": given.limit,
+            "command": given.command_line.strip(), "result": result,
+        }  # fmt: skip
+        record["parts"].append(without_places(part, places))
         _save(given.file, record)
         return status
     print("\n".join(lines(record)))

@@ -35,6 +35,8 @@ class Contender:
     in_place: bool = False
     """Whether the gradient replaces the logits, which then have to be put back before every call."""
     ours: bool = False
+    swept: bool = False
+    """Whether it is measured at every size too, not only at every vocabulary."""
 
     @property
     def smoothing(self) -> float:
@@ -44,7 +46,7 @@ class Contender:
 
 def of(library: Library) -> list[Contender]:
     """The contenders of a library, the copy first."""
-    chosen = [_plain("copy", COPY, 2, _copy)]
+    chosen = [_plain("copy", COPY, 2, _copy, swept=True)]
     for engine in library.engines():
         chosen += _ours(engine, fastest=engine == library.engines()[0])
         if isinstance(library, Torch):
@@ -56,8 +58,10 @@ def of(library: Library) -> list[Contender]:
             chosen += [*_COMPILED, *_fused_peers()]
     if isinstance(library, NumPy):
         chosen += [
-            Contender(FORWARD, "textbook", 1, lambda library: partial(_textbook, library.xp)),
-            Contender(GRADIENT, "textbook", 2, lambda library: partial(_textbook_with_gradient, library.xp)),
+            Contender(FORWARD, "textbook", 1, lambda library: partial(_textbook, library.xp), swept=True),
+            Contender(
+                GRADIENT, "textbook", 2, lambda library: partial(_textbook_with_gradient, library.xp), swept=True
+            ),
         ]
     return chosen
 
@@ -89,9 +93,10 @@ def _ours(engine: str, *, fastest: bool) -> list[Contender]:
     ]
     if fastest:
         chosen += [
-            _of_xent(FORWARD, f"{name}, unchecked", 1, lambda x, t, out: loss(x, t, check_targets=False)),
+            _of_xent(FORWARD, f"{name}, unchecked", 1, lambda x, t, out: loss(x, t, check_targets=False), swept=True),
             _of_xent(
-                GRADIENT, f"{name}, out=, unchecked", 2, lambda x, t, out: both(x, t, out=out, check_targets=False)
+                GRADIENT, f"{name}, out=, unchecked", 2,
+                lambda x, t, out: both(x, t, out=out, check_targets=False), swept=True,
             ),
         ]  # fmt: skip
     return chosen
@@ -130,8 +135,8 @@ def _compiled_forward(library: Library) -> Function:
 
 
 _TORCH = [
-    _plain(FORWARD, "F.cross_entropy", 1, lambda x, t, out: _torch_loss(x, t)),
-    _plain(GRADIENT, "F.cross_entropy", 2, partial(_torch_backward, _torch_loss)),
+    _plain(FORWARD, "F.cross_entropy", 1, lambda x, t, out: _torch_loss(x, t), swept=True),
+    _plain(GRADIENT, "F.cross_entropy", 2, partial(_torch_backward, _torch_loss), swept=True),
     _plain(SMOOTHED, "F.cross_entropy", 2, partial(_torch_backward, _smoothed_torch_loss)),
 ]
 _COMPILED_NAME = "F.cross_entropy, torch.compile"

@@ -21,6 +21,8 @@ AT_A_TIME = 2**24
 """How many logits are widened to float64 together."""
 MORE_THAN_ANY_CACHE = 2**28
 """Bytes; an H200's second-level cache has 60 MB."""
+HEAD_START = 0.02
+"""Seconds for which the device is kept busy before the first timed call, so that it never waits for the host."""
 CYCLES_PER_SECOND = 2e9
 """Not fewer than any GPU's, so that a delay counted in cycles is never shorter than was asked for."""
 
@@ -48,13 +50,15 @@ class Library:
     """Those of the benchmark."""
     all_dtypes: tuple[str, ...]
     on_gpu = False
+    cache_bytes = 0
+    """More than the device's cache holds; 0 where that is of no interest."""
 
     def itemsize(self, dtype: str) -> int:
         """The bytes of an element."""
         return {"float64": 8, "float32": 4}.get(dtype, 2)
 
     def engines(self) -> tuple[str, ...]:
-        """The engines of `xent` that are looked at, the fastest first. On a GPU, a missing compiled one is a failure."""
+        """The engines of `xent` to look at, the fastest first; on a GPU, the compiled one whether here or not."""
         return ("cuda", "array_api") if self.on_gpu else ("array_api",)
 
     def device(self) -> str:
@@ -105,7 +109,7 @@ class Library:
         return _host_times(calls, before)
 
     def flush(self) -> None:
-        """Put something else into the device's cache."""
+        """Put something else into the device's cache, by reading: what is written would have to leave it later."""
 
     def release(self) -> None:
         """Give cached memory back, for the library that is measured next."""
@@ -213,6 +217,7 @@ class TorchCuda(Torch):
     name = "torch-cuda"
     place = "cuda"
     on_gpu = True
+    cache_bytes = MORE_THAN_ANY_CACHE
 
     def __init__(self) -> None:
         super().__init__()
@@ -228,6 +233,7 @@ class TorchCuda(Torch):
         cuda = self.torch.cuda
         events = [(cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)) for _ in calls]
         cuda.synchronize()
+        self.delay(HEAD_START)
         for call, (start, stop) in zip(calls, events, strict=True):
             if before is not None:
                 before()
@@ -239,8 +245,8 @@ class TorchCuda(Torch):
 
     def flush(self):
         if self._scratch is None:
-            self._scratch = self.torch.empty(MORE_THAN_ANY_CACHE, dtype=self.torch.uint8, device=self.place)
-        self._scratch.zero_()
+            self._scratch = self.torch.zeros(MORE_THAN_ANY_CACHE // 4, device=self.place)
+        self._scratch.max()
 
     def release(self):
         self._scratch = None
@@ -378,6 +384,7 @@ class CuPy(NumPy):
 
     name = "cupy"
     on_gpu = True
+    cache_bytes = MORE_THAN_ANY_CACHE
 
     def __init__(self) -> None:
         import cupy
@@ -400,6 +407,7 @@ class CuPy(NumPy):
         stream = cuda.get_current_stream()
         events = [(cuda.Event(), cuda.Event()) for _ in calls]
         stream.synchronize()
+        self.delay(HEAD_START)
         for call, (start, stop) in zip(calls, events, strict=True):
             if before is not None:
                 before()
@@ -411,8 +419,8 @@ class CuPy(NumPy):
 
     def flush(self):
         if self._scratch is None:
-            self._scratch = self.xp.empty(MORE_THAN_ANY_CACHE, dtype=np.uint8)
-        self._scratch.fill(0)
+            self._scratch = self.xp.zeros(MORE_THAN_ANY_CACHE // 4, dtype=np.float32)
+        self._scratch.max()
 
     def release(self):
         self._scratch = None

@@ -9,7 +9,7 @@
 # --only runs these parts alone (checks, conformance and benchmarks also as checks-cupy, benchmarks-torch-cuda, ...) and
 #   adds them to the record that is in OUTPUT, if it is of the same tree on the same machine. Without it, a new record.
 # --seconds is the time for all parts together (default 560): what does not fit is named as not reached.
-# --cpu-dry-run takes the same path with tiny sizes on NumPy and, where it is, torch.
+# --cpu-dry-run takes the same path with tiny sizes on NumPy.
 # Exit code: 0 all parts of this run passed; 1 a part failed, was stopped or not reached (later parts still run);
 # 2 cannot start; 3 no CUDA backend.
 set -uo pipefail
@@ -186,7 +186,7 @@ done
 for backend in "${measured[@]}"; do
     if asked benchmarks "$backend"; then
         sizes=(--seconds 210)
-        if [ -n "$dry" ]; then sizes+=(--vocabularies 64 300 --logits-bytes 40000); fi
+        if [ -n "$dry" ]; then sizes+=(--vocabularies 64 300 --logits-bytes 40000 --sizes 20000 80000); fi
         part "benchmarks-$backend" benchmarks.json 240 "$python" -m benchmarks.gpu "$scratch/benchmarks.json" \
             --backend "$backend" "${sizes[@]}"
     fi
