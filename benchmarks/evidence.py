@@ -103,10 +103,22 @@ def without_places(value: Any, places: Sequence[str]) -> Any:
 def differences(record: dict[str, Any], fresh: dict[str, Any]) -> list[str]:
     """Why a record cannot take what is run now: what it is of, and what is here."""
     return [
-        f"{key} is {record.get(key)!r} in the record and {fresh[key]!r} here"
+        f"{key} is {was!r} in the record and {now!r} here"
         for key in SAME
-        if record.get(key) != fresh[key]
+        for was, now in [(_kind(record.get(key)), _kind(fresh[key]))]
+        if was != now
     ]
+
+
+def _kind(value: Any) -> Any:
+    """GPUs without their driver, which every part names: machines of one kind may differ in it."""
+    if not isinstance(value, list):
+        return value
+    return [{key: one[key] for key in one if key != "driver_version"} for one in value]
+
+
+def _driver() -> str:
+    return ", ".join(sorted({one["driver_version"] for one in gpus()}))
 
 
 def result_of(path: Path) -> Any:
@@ -243,8 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # From the innermost: where parts write, where the record is, the tree, the interpreter, its packages.
         places = [*map(str, (given.result.parent, given.file.parent, ROOT, Path(sys.executable).parent)), sys.prefix]
         part = {
-            "name": given.name, "date": _now(), "status": status, "seconds": given.seconds, "limit": given.limit,
-            "command": given.command_line.strip(), "result": result,
+            "name": given.name, "date": _now(), "driver": _driver(), "command": given.command_line.strip(),
+            "status": status, "seconds": given.seconds, "limit": given.limit, "result": result,
         }  # fmt: skip
         record["parts"].append(without_places(part, places))
         _save(given.file, record)

@@ -18,7 +18,7 @@ import numpy as np
 Calls = list[Callable[[], Any]]
 
 AT_A_TIME = 2**24
-"""How many logits are widened to float64 together."""
+"""How many logits are drawn, or widened to float64, together."""
 MORE_THAN_ANY_CACHE = 2**28
 """Bytes; an H200's second-level cache has 60 MB."""
 HEAD_START = 0.02
@@ -327,11 +327,12 @@ class NumPy(Library):
     def data(self, n, v, dtype, buffers):
         xp = self.xp
         random = xp.random.default_rng(1)
-        logits = []
+        logits, step = [], max(1, AT_A_TIME // v)
         for _ in range(buffers):
-            x = random.standard_normal((n, v), dtype=xp.float32)
-            x *= 3
-            logits.append(x.astype(dtype, copy=False))
+            x = xp.empty((n, v), dtype=dtype)
+            for i in range(0, n, step):
+                x[i : i + step] = 3 * random.standard_normal((min(step, n - i), v), dtype=xp.float32)
+            logits.append(x)
         return logits, random.integers(0, v, n), xp.zeros((n, v), dtype=dtype)
 
     def empty(self, n, v, dtype):

@@ -65,7 +65,7 @@ def page(record: Record, pictures: Sequence[tuple[Path, str]]) -> str:
 def _facts(record: Record) -> str:
     rows = [
         ("GPU", "; ".join(f"{one['name']}, {one['memory.total']}" for one in record["gpus"]) or "none"),
-        ("driver", ", ".join(sorted({one["driver_version"] for one in record["gpus"]})) or "none"),
+        ("driver", ", ".join(sorted({one["driver"] for one in record["parts"]} - {""})) or "none"),
         ("host", f"{record['processor']}, {record['cores']} cores"),
         ("versions", f"{record['xent']}; " + ", ".join(f"{k} {v}" for k, v in record["versions"].items())),
         ("commit", f"{record['commit']}, sources {record['source_sha256'][:16]}"),

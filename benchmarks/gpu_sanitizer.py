@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("file", type=Path, help="the JSON to write")
     parser.add_argument("--backend", action="append", required=True)
     parser.add_argument("--small", action="store_true", help="short rows alone")
-    parser.add_argument("--seconds", type=float, default=230.0, help="start nothing new after this time")
+    parser.add_argument("--seconds", type=float, default=280.0, help="start nothing new after this time")
     given = parser.parse_args(arguments)
 
     result: dict[str, Any] = {"sanitizer": []}

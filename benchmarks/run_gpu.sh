@@ -143,9 +143,9 @@ part() {
 failed=0
 
 checks() {
-    local -a sizes=(--seconds 140)
+    local -a sizes=(--seconds 180)
     if [ -n "$dry" ]; then sizes+=(--small); fi
-    part "checks-$1" checks.json 150 "$python" -m benchmarks.gpu_checks "$scratch/checks.json" --backend "$1" "${sizes[@]}"
+    part "checks-$1" checks.json 200 "$python" -m benchmarks.gpu_checks "$scratch/checks.json" --backend "$1" "${sizes[@]}"
 }
 
 # suite NAME LIMIT ARGUMENT...: pytest. What warns of a later version is not this machine's to decide; every other warning
@@ -185,9 +185,12 @@ done
 
 for backend in "${measured[@]}"; do
     if asked benchmarks "$backend"; then
-        sizes=(--seconds 210)
+        # torch has compiled contenders too.
+        limit=160
+        if [ "$backend" = torch-cuda ]; then limit=360; fi
+        sizes=(--seconds $((limit - 20)))
         if [ -n "$dry" ]; then sizes+=(--vocabularies 64 300 --logits-bytes 40000 --sizes 20000 80000); fi
-        part "benchmarks-$backend" benchmarks.json 240 "$python" -m benchmarks.gpu "$scratch/benchmarks.json" \
+        part "benchmarks-$backend" benchmarks.json "$limit" "$python" -m benchmarks.gpu "$scratch/benchmarks.json" \
             --backend "$backend" "${sizes[@]}"
     fi
 done
@@ -196,9 +199,9 @@ chosen=()
 for backend in "${measured[@]}"; do chosen+=(--backend "$backend"); done
 
 if asked sanitizer && [ ${#measured[@]} -gt 0 ]; then
-    sizes=(--seconds 240)
+    sizes=(--seconds 280)
     if [ -n "$dry" ]; then sizes+=(--small); fi
-    part sanitizer sanitizer.json 260 "$python" -m benchmarks.gpu_sanitizer "$scratch/sanitizer.json" "${chosen[@]}" "${sizes[@]}"
+    part sanitizer sanitizer.json 300 "$python" -m benchmarks.gpu_sanitizer "$scratch/sanitizer.json" "${chosen[@]}" "${sizes[@]}"
 fi
 
 # What tests/ has for a CUDA device is skipped everywhere else.

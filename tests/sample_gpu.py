@@ -47,7 +47,10 @@ def record() -> dict[str, Any]:
 
 
 def _part(name: str, result: Any, *, status: int = 0) -> dict[str, Any]:
-    return {"name": name, "status": status, "seconds": 1, "limit": 9, "command": "python3 -m x", "result": result}
+    return {
+        "name": name, "date": "2000-01-01T00:00:00+00:00", "driver": "0.0", "command": "python3 -m x",
+        "status": status, "seconds": 1, "limit": 9, "result": result,
+    }  # fmt: skip
 
 
 def _checks() -> dict[str, Any]:

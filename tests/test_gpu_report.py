@@ -33,6 +33,7 @@ def test_the_page_has_machine_verdicts_tables_and_pictures(docs, tmp_path):
     page = (docs / "evidence" / f"{NAME}.md").read_text(encoding="utf-8")
     for line in (
         "# FABRICATED GPU, 2000-01-01",
+        "| driver | 0.0 |",
         "| conformance-cupy | failed (1) | 1 | 3 tests, 1 failures, 0 errors, 0 skipped |",
         "| conformance-cupy | `a::b` | FABRICATED |",
         "| accuracy | passed | Is it? | FABRICATED \\| 0.5 |",

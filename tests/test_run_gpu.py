@@ -135,6 +135,20 @@ def test_another_tree_does_not_join_the_record(dry_run, tmp_path):
     assert "commit is '0123abc' in the record and '4567def' here" in done.stderr
 
 
+def test_a_record_is_of_one_kind_of_gpu_under_any_driver():
+    gpu_of = {"name": "G", "driver_version": "1", "memory.total": "1 MiB", "compute_cap": "9.0"}
+    record = {
+        "commit": "a",
+        "source_sha256": "b",
+        "dry_run_on_cpu": False,
+        "gpus": [gpu_of],
+        "versions": {"numpy": "2"},
+    }
+    assert evidence.differences(record, record | {"gpus": [gpu_of | {"driver_version": "2"}]}) == []
+    assert len(evidence.differences(record, record | {"gpus": [gpu_of | {"name": "H"}]})) == 1
+    assert len(evidence.differences(record, record | {"versions": {}, "source_sha256": "c"})) == 2
+
+
 def test_what_does_not_fit_is_not_reached(tmp_path, capsys):
     record = tmp_path / "evidence.json"
     assert evidence.main(["begin", str(record), "numpy", "--commit", "abc"]) == 0
