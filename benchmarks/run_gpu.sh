@@ -63,7 +63,7 @@ fi
 # and the repository.
 scratch=$out/scratch
 trap 'rm -rf "$scratch"' EXIT
-export TMPDIR=$scratch XDG_CACHE_HOME=$scratch CUDA_CACHE_PATH=$scratch/cuda CUPY_CACHE_DIR=$scratch/cupy \
+export TMPDIR=$scratch XDG_CACHE_HOME=$scratch XENT_CACHE_DIR=$scratch/xent CUDA_CACHE_PATH=$scratch/cuda CUPY_CACHE_DIR=$scratch/cupy \
     TRITON_CACHE_DIR=$scratch/triton TORCHINDUCTOR_CACHE_DIR=$scratch/inductor NUMBA_CACHE_DIR=$scratch/numba \
     MPLCONFIGDIR=$scratch/matplotlib HYPOTHESIS_STORAGE_DIRECTORY=$scratch/hypothesis
 # JAX would take three quarters of the memory that the other libraries need.
