@@ -28,6 +28,11 @@ def test_no_backend_is_imported():
     )
 
 
+def test_the_cuda_engine_imports_nothing_of_nvidias_before_it_is_asked():
+    program = "import sys, xent, xent.engines.cuda, xent.engines.cuda.program, xent.engines.cuda.launch"
+    assert _fresh(f"{program}\nprint(*[name for name in sys.modules if name.partition('.')[0] == 'cuda'])") == []
+
+
 def test_no_backend_is_imported_by_a_call_with_numpy():
     program = """
 import sys, numpy as np, xent

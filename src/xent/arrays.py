@@ -211,6 +211,13 @@ def is_host_memory(x: Array) -> bool:
     return isinstance(x, np.generic)
 
 
+def is_cuda_memory(x: Array) -> bool:
+    """Whether `x` is a CuPy array or a plain torch tensor in the memory of a CUDA device."""
+    if is_torch(x):
+        return bool(x.device.type == "cuda" and x.layout == sys.modules["torch"].strided)
+    return is_cupy(x)
+
+
 def host_view(x: Array) -> Any:
     """Host memory as a plain NumPy array that shares it."""
     if type(x) is np.ndarray:

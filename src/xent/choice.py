@@ -25,11 +25,18 @@ def obstacle(name: str, logits: Array, coefficients: Coefficients) -> str | None
     """Why the engine of that name cannot walk these logits; None where it can."""
     if name == "array_api":
         return None
-    if not (arrays.is_host_memory(logits) and arrays.is_readable(logits)):
-        return f"it walks eager NumPy arrays and torch tensors in host memory, and logits {_kind(logits)}"
+    if name == "numba":
+        walks, there = "NumPy arrays and torch tensors in host memory", arrays.is_host_memory(logits)
+    else:
+        walks, there = "CuPy arrays and torch tensors on a CUDA device", arrays.is_cuda_memory(logits)
+    if not (there and arrays.is_readable(logits)):
+        return f"it walks eager {walks}, and logits {_kind(logits)}"
     if coefficients.floor:
         return "it has no clipped probabilities, which algorithm='explicit' asks for"
-    return numba_problem()
+    if name == "numba":
+        return numba_problem()
+    problem: str | None = engine(name).obstacle(logits)
+    return problem
 
 
 @functools.cache
@@ -41,6 +48,12 @@ def numba_problem() -> str | None:
         problem: str | None = engine("numba").problem()
     except Exception as error:  # a Numba that was built for another NumPy raises what it likes
         return f"Numba does not import: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return problem
+
+
+def cuda_problem() -> str | None:
+    """Why the first CUDA device cannot be used here; None where it can. It asks the driver."""
+    problem: str | None = engine("cuda").problem()
     return problem
 
 
@@ -128,9 +141,9 @@ def _kind(logits: Array) -> str:
         return "are lazy"
     if not arrays.is_readable(logits):
         return "are traced"
-    return f"are {arrays.library(logits)} arrays on {_place(logits)}"
+    return f"are {arrays.library(logits)} arrays {_place(logits)}"
 
 
 def _place(logits: Array) -> str:
     name = arrays.device_name(logits)
-    return "in host memory" if name is None or arrays.is_host_memory(logits) else f"device {name}"
+    return "in host memory" if name is None or arrays.is_host_memory(logits) else f"on device {name}"

@@ -180,9 +180,11 @@ def report() -> str:
             missing.append(problem)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    problem = choice.numba_problem()
-    not_here = {} if problem is None else {"numba": f"; not here: {problem}"}
-    engines = [f"{name}: {description}{not_here.get(name, '')}" for name, description in ENGINES.items()]
+    problems = {"numba": choice.numba_problem(), "cuda": choice.cuda_problem()}
+    engines = [
+        f"{name}: {description}" + (f"; not here: {problems[name]}" if problems.get(name) else "")
+        for name, description in ENGINES.items()
+    ]
     parts = [[versions(), f"threads for large calls: {threads.get_num_threads()}"], table]
     if missing:
         parts.append(["not here:", *(f"  {problem}" for problem in missing)])

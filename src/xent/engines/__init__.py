@@ -10,5 +10,6 @@ from typing import Final
 
 ENGINES: Final[dict[str, str]] = {
     "numba": "NumPy and torch CPU memory in one compiled pass, on all cores (extra: numba)",
+    "cuda": "CuPy arrays and torch CUDA tensors in one compiled pass (extra: cuda12 or cuda13)",
     "array_api": "any array library; NumPy and torch CPU memory in blocks that fit the cache, on all cores",
 }

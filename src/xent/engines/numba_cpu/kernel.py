@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,12 @@ import numpy as np
 from numba import types
 
 from xent.arrays import Array
+from xent.engines.compiling import LOGGER, told
 from xent.engines.memory import Memory
 from xent.engines.numba_cpu import narrow, wide
 from xent.engines.numba_cpu.vectors import format_of, inline
 from xent.engines.rows import Rows
 
-_LOGGER = logging.getLogger("xent")
 _narrow, _wide, _NARROW = narrow.walk, wide.walk, narrow.NARROW
 
 
@@ -78,18 +77,6 @@ def _source() -> str:
         for path in sorted(Path(__file__).parent.glob("*.py")):
             text += path.read_bytes()
     return hashlib.sha256(text).hexdigest()
-
-
-@contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Say what takes so long, if it takes over a second."""
-    timer = threading.Timer(1.0, _LOGGER.warning, (what,))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 @inline
@@ -157,12 +144,12 @@ def _compiled(name: str, soft: str | None) -> Callable[..., None]:
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck": False}
     dtypes = name if soft is None else f"{name} logits and {soft} soft targets"
     compiled: Callable[..., None]
-    with _told(f"xent compiles its kernel for {dtypes}, which takes some seconds"):
+    with told(f"xent compiles its kernel for {dtypes}, which takes some seconds"):
         try:
             compiled = numba.njit([kinds], cache=True, **options)(walk)
         except Exception as error:
             # No folder to keep it in, a full disk, another user's files, a damaged one: each raises what it likes.
-            _LOGGER.warning("xent can not keep its kernel on disk (%s: %s)", type(error).__name__, error)
+            LOGGER.warning("xent can not keep its kernel on disk (%s: %s)", type(error).__name__, error)
             compiled = numba.njit([kinds], **options)(walk)
     return compiled
 

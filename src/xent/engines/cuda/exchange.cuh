@@ -1,0 +1,25 @@
+// What the warps of a cluster tell one another: each writes numbers that all of them read after one barrier.
+#pragma once
+
+// Two tables in the shared memory of every block take turns, so that one barrier is enough: who writes a table again has
+// passed a barrier that everybody reached after reading it.
+template <class Entry> struct Exchange {
+    int entries, cluster, turn;
+
+    METHOD Exchange(int entries, int cluster) : entries(entries), cluster(cluster), turn(0) {}
+
+    METHOD Entry *table() const { return reinterpret_cast<Entry *>(shared_memory()) + turn * entries; }
+
+    // Give everybody an entry, from all lanes of a warp.
+    METHOD void tell(int place, const Entry &entry) const {
+        if (thread() % 32 < cluster) *remote(table() + place, thread() % 32) = entry;
+    }
+
+    // Wait for everybody; the entries are good until the next but one `all`.
+    METHOD const Entry *all() {
+        sync_cluster(cluster);
+        const Entry *full = table();
+        turn ^= 1;
+        return full;
+    }
+};

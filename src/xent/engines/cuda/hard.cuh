@@ -1,0 +1,68 @@
+// Rows with one target each: a row is read once, and its gradient written from what the registers hold.
+//
+// A short row belongs to a team of lanes, alone. The pieces of a long row, a tile each, belong to the warps of a block, or
+// of a cluster of blocks; a warp that has several holds the last until the gradient, and reads the others again.
+#pragma once
+
+template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED, bool GRADIENT>
+DEVICE void walk_hard(const Problem &problem) {
+    typedef typename Format::Real Real;
+    typedef Team<LANES> team;
+    Tile<Format, LAYOUT, LANES, SMOOTHED> tile;
+    const bool together = LANES == 32 && problem.pieces > 1, limits = problem.limits;
+    const int warps = together ? threads() / 32 * problem.cluster : 1;
+    const int warp = together ? static_cast<int>(block() % problem.cluster) * (threads() / 32) + thread() / 32 : 0;
+    long long row = together ? block() / problem.cluster : (block() * threads() + thread()) / LANES;
+
+    Exchange<Part<Real>> exchange(problem.pieces, problem.cluster);
+    // Nobody writes to a block that has not begun.
+    if (together) sync_cluster(problem.cluster);
+
+    // All teams of a warp go on until the first of them has no row.
+    for (; row - (together ? 0 : team::before()) < problem.rows;
+         row += together ? blocks() / problem.cluster : blocks() * threads() / LANES) {
+        const bool is_row = row < problem.rows;
+        const bool counts = is_row && !is_ignored<Real>(problem, row);
+        const Row<Format, LAYOUT == STRIDED> x(problem.logits, row, problem.logits_row, problem.logits_column);
+        // A target outside the row, which nobody should give, is NaN.
+        const int target = counts ? place_of_target(problem, row) : -1;
+        const Real logit = target >= 0 ? x.number(target) : Limits<Real>::nan();
+
+        Part<Real> found{-Limits<Real>::infinity(), 0, 0, 0};
+        int piece = warp;
+#pragma unroll 1
+        for (; piece < problem.pieces; piece += warps) {
+            const int first = piece * tile.WIDTH;
+            tile.load(x.from(first), counts ? problem.classes - first : 0);
+            found = tile.statistics(target < 0 ? -1 : target - first, limits);
+            if (together && counts) exchange.tell(piece, found);
+        }
+        if (together && counts) {
+            const Part<Real> *parts = exchange.all();
+            if (!GRADIENT && warp) continue;
+            found = merged<LANES>(parts, problem.pieces);
+        }
+
+        Outcome<Real> result{0, 0, 0, 0};
+        if (counts) {
+            const Real own = target >= 0 ? of_line<Real>(problem.class_weights, target) : Real(1);
+            const Spread<Real> spread{found.count, found.count, found.deficit};
+            result = outcome<SMOOTHED, false>(problem, row, {found.maximum, found.others, logit}, spread, own);
+        }
+        if (is_row && warp == 0 && team::lane() == 0) store(static_cast<Real *>(problem.losses) + row, result.loss);
+        if (!GRADIENT) continue;
+
+        // Everybody has read the target's logit, which one of them is going to write.
+        sync_warp();
+        const Row<Format, LAYOUT == STRIDED> d(problem.gradient, row, problem.gradient_row, problem.gradient_column);
+        const Real centre = counts ? centre_of(found.maximum) : Real(0);
+        bool is_held = true;
+#pragma unroll 1
+        for (piece -= warps; piece >= 0; piece -= warps) {
+            const int first = piece * tile.WIDTH;
+            if (!is_held) tile.load(x.from(first), counts ? problem.classes - first : 0);
+            is_held = false;
+            tile.store(d.from(first), is_row ? problem.classes - first : 0, target < 0 ? -1 : target - first, centre, result, limits);
+        }
+    }
+}

@@ -1,0 +1,196 @@
+"""Which walk is compiled and how many threads run it. The order of a row's sums depends on the row's length and dtypes
+and on nothing that is decided here.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple, Protocol
+
+from xent.engines.cuda.launch import Properties, Shape
+from xent.engines.cuda.memory import Matrix
+
+# Elements of 16 bytes, and the kernel's name for them.
+_FORMATS: Final = {
+    "bfloat16": ("Bfloat16", 8),
+    "float16": ("Float16", 8),
+    "float32": ("Float32", 4),
+    "float64": ("Float64", 2),
+}
+LAYOUTS: Final = ("ALIGNED", "UNALIGNED", "STRIDED")
+TARGETS: Final = ("HARD", "SMOOTHED", "SPREAD", "SOFT")
+LANES: Final = (1, 8, 32)
+# The warps of a block where a row is too long for one warp, and not held in registers.
+_WARPS = 8
+# Classes that a warp alone goes over, of targets that are more than one class; and those of a block of a cluster.
+_FOR_A_WARP, _FOR_A_BLOCK = 1024, 16384
+# Clusters of more than eight blocks are not to be had on every device that has clusters.
+_LARGEST_CLUSTER, _PORTABLE_CLUSTER = 16, 8
+
+
+class Variant(NamedTuple):
+    """What the kernel's macros choose."""
+
+    format: str
+    layout: str
+    targets: str
+    gradient: bool
+    lanes: int
+
+    @property
+    def macros(self) -> tuple[tuple[str, str], ...]:
+        """The macros, by name."""
+        return (
+            ("XENT_FORMAT", _FORMATS[self.format][0]),
+            ("XENT_LAYOUT", self.layout),
+            ("XENT_TARGETS", self.targets),
+            ("XENT_GRADIENT", str(int(self.gradient))),
+            ("XENT_LANES", str(self.lanes)),
+            ("XENT_THREADS", str(self.threads)),
+        )
+
+    @property
+    def threads(self) -> int:
+        """The most threads of a block, of which two run at once: so many that the registers suffice."""
+        if self.format == "float64" or self.targets in ("SPREAD", "SOFT"):
+            return 256
+        if self.targets == "SMOOTHED":
+            return 256 if self.in_granule == 8 else 384
+        return 512 if self.layout == "ALIGNED" else 384
+
+    @property
+    def in_granule(self) -> int:
+        """Elements in 16 bytes."""
+        return _FORMATS[self.format][1]
+
+    @property
+    def width(self) -> int:
+        """Classes of a tile."""
+        return self.lanes * self.in_granule * _granules(self.targets, self.in_granule)
+
+
+class Kernel(Protocol):
+    """What is asked of a kernel that is loaded."""
+
+    def blocks_per_multiprocessor(self, threads: int, shared: int = 0) -> int:
+        """How many blocks run on a multiprocessor at once."""
+
+    def active_clusters(self, threads: int, cluster: int, shared: int = 0) -> int:
+        """How many clusters run on the device at once."""
+
+
+class Plan(NamedTuple):
+    """The threads of a launch, and the pieces that a row is walked in."""
+
+    shape: Shape
+    pieces: int
+
+
+def variant(logits: Matrix, out: Matrix | None, targets: str) -> Variant:
+    """The walk for those matrices."""
+    count = _FORMATS[logits.format][1]
+    if targets in ("SPREAD", "SOFT"):
+        return Variant(logits.format, "STRIDED", targets, out is not None, 32)
+    granules = -(-logits.shape[1] // count)
+    lanes = 1 if granules <= 4 else 8 if granules <= 8 * _granules(targets, count) else 32
+    layout = _layout(logits, out)
+    if layout == "ALIGNED" and lanes < 32:
+        # Nothing to be gained in a short row.
+        layout = "UNALIGNED"
+    return Variant(logits.format, layout, targets, out is not None, lanes)
+
+
+def all_variants() -> list[Variant]:
+    """Every walk that `variant` may ask for."""
+    found = []
+    for format in _FORMATS:
+        for gradient in (False, True):
+            for targets in TARGETS[:2]:
+                found += [
+                    Variant(format, layout, targets, gradient, lanes)
+                    for lanes in LANES
+                    for layout in LAYOUTS
+                    if lanes == 32 or layout != "ALIGNED"
+                ]
+            found += [Variant(format, "STRIDED", targets, gradient, 32) for targets in TARGETS[2:]]
+    return found
+
+
+def _granules(targets: str, count: int) -> int:
+    """How many times 16 bytes a lane holds, as in `tile.cuh`."""
+    return 4 if targets == "SMOOTHED" and count > 2 else 8
+
+
+def _layout(logits: Matrix, out: Matrix | None) -> str:
+    size = logits.itemsize
+    matrices = [logits] if out is None else [logits, out]
+    if any(one.column != 1 and one.shape[1] > 1 for one in matrices):
+        return "STRIDED"
+    if all(one.address % 16 == 0 and one.row * size % 16 == 0 for one in matrices):
+        return "ALIGNED"
+    # The gradient's rows have to begin as the logits' do.
+    if out is not None and (out.address % 16 != logits.address % 16 or (out.row - logits.row) * size % 16):
+        return "STRIDED"
+    return "UNALIGNED"
+
+
+def _entry(chosen: Variant) -> int:
+    """Bytes of shared memory for a piece: what warps tell one another, twice."""
+    if chosen.targets in ("SPREAD", "SOFT"):
+        return 2 * 4 * 8
+    return 2 * 4 * (8 if chosen.format == "float64" else 4)
+
+
+def most_classes(format: str, device: Properties) -> int:
+    """The longest row that the kernel can walk on a device, whatever its targets."""
+    shortest = Variant(format, "STRIDED", "SMOOTHED", True, 32)
+    return device.shared // _entry(shortest) * shortest.width
+
+
+def plan(chosen: Variant, rows: int, classes: int, kernel: Kernel, device: Properties) -> Plan:
+    """The threads for so many rows of so many classes."""
+    spreads = chosen.targets in ("SPREAD", "SOFT")
+    if spreads:
+        pieces = (
+            1 if classes <= _FOR_A_WARP else _WARPS * _cluster_for(classes / _FOR_A_BLOCK, device, _PORTABLE_CLUSTER)
+        )
+    else:
+        pieces = -(-classes // chosen.width) if chosen.lanes == 32 else 1
+    if pieces == 1:
+        threads = 128
+        at_once = device.multiprocessors * kernel.blocks_per_multiprocessor(threads)
+        return Plan(Shape(min(-(-rows * chosen.lanes // threads), at_once), threads), 1)
+    shared = pieces * _entry(chosen)
+    if spreads:
+        cluster, warps = pieces // _WARPS, _WARPS
+    else:
+        cluster, warps = _warps_for_tiles(chosen, rows, pieces, shared, kernel, device)
+    at_once = kernel.active_clusters(32 * warps, cluster, shared)
+    return Plan(Shape(cluster * min(rows, max(at_once, 1)), 32 * warps, cluster, shared), pieces)
+
+
+def _warps_for_tiles(
+    chosen: Variant, rows: int, pieces: int, shared: int, kernel: Kernel, device: Properties
+) -> tuple[int, int]:
+    """How many blocks form a cluster, and how many warps a block, for rows of so many tiles."""
+    most = chosen.threads // 32
+    # Rows that are too few to occupy the device are shared out among more blocks.
+    wanted = min(pieces, 2 * device.multiprocessors / rows)
+    if chosen.gradient:
+        # A warp holds one tile in registers between its sums and its gradient.
+        wanted = max(wanted, pieces / most)
+    else:
+        most = _WARPS
+    cluster = _cluster_for(wanted, device, _LARGEST_CLUSTER)
+    warps = min(most, -(-pieces // cluster))
+    while cluster > _PORTABLE_CLUSTER and not kernel.active_clusters(32 * warps, cluster, shared):
+        cluster //= 2
+        warps = min(most, -(-pieces // cluster))
+    return cluster, warps
+
+
+def _cluster_for(blocks: float, device: Properties, most: int) -> int:
+    """The smallest power of two that is no less than `blocks`, as far as clusters go."""
+    cluster = 1
+    while device.clusters and cluster < min(blocks, most):
+        cluster *= 2
+    return cluster

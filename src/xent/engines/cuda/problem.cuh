@@ -1,0 +1,23 @@
+// What a launch is told. `argument.py` has the same structure; strides are in elements.
+#pragma once
+
+struct Problem {
+    const void *logits;
+    const void *soft;            // soft targets (N, V), or null
+    void *gradient;              // or null
+    const long long *targets;    // (N,), or null
+    void *losses;                // (N,)
+    const void *weight;          // (N,), or null where every row weighs 1
+    const void *class_weights;   // (V,), or null where every class weighs 1
+    const void *scales;          // (N,) or one number that the device holds, or null for `scale`
+    long long logits_row, logits_column;
+    long long soft_row, soft_column;
+    long long gradient_row, gradient_column;
+    long long scales_row;
+    long long rows;
+    double scale, keep, spread, square;
+    int classes, share, limits;
+    int soft_format, scales_format;  // see `single` in rows.cuh
+    int pieces;                  // that a row is walked in; one: a row belongs to a team, more: to a whole cluster
+    int cluster;                 // blocks that see each other's shared memory; 1 where there are no clusters
+};

@@ -1,0 +1,203 @@
+// Targets that are more than one class: soft targets, and smoothed ones that class weights make uneven.
+//
+// A row belongs to a warp, or to all warps of a cluster, whose threads take every so-manieth class. They go over it
+// several times, which the cache makes cheap: one cluster has one row.
+#pragma once
+
+// What a warp tells the others: sums, or a largest number and its place.
+struct Told {
+    double number[4];
+};
+
+// A running sum; what `high` loses by rounding gathers in `low`.
+template <class Real> struct Sum {
+    Real high = 0, low = 0;
+
+    METHOD void add(Real x) {
+        const Real after = high + x, taken = after - high;
+        low += (high - (after - taken)) + (x - taken);
+        high = after;
+    }
+    // An infinity in `high` has left a NaN in `low`.
+    METHOD double total() const {
+        return low != low ? static_cast<double>(high) : static_cast<double>(high) + static_cast<double>(low);
+    }
+};
+
+// The threads that share a row.
+struct Group {
+    typedef Team<32> team;
+
+    Exchange<Told> exchange;
+    bool together;
+    int warps, warp, size, member;
+
+    METHOD explicit Group(const Problem &problem)
+        : exchange(problem.pieces, problem.cluster), together(problem.pieces > 1), warps(problem.pieces), warp(0) {
+        if (together) {
+            warp = static_cast<int>(block() % problem.cluster) * (threads() / 32) + thread() / 32;
+            sync_cluster(problem.cluster);
+        }
+        size = warps * 32;
+        member = warp * 32 + team::lane();
+    }
+
+    METHOD Told sums(double a, double b, double c, double d) {
+        Told mine = {{team::sum(a), team::sum(b), team::sum(c), team::sum(d)}};
+        if (!together) return mine;
+        exchange.tell(warp, mine);
+        const Told *all = exchange.all();
+        mine = {{0, 0, 0, 0}};
+        for (int i = team::lane(); i < warps; i += 32)
+            for (int k = 0; k < 4; ++k) mine.number[k] += all[i].number[k];
+        for (int k = 0; k < 4; ++k) mine.number[k] = team::sum(mine.number[k]);
+        return mine;
+    }
+
+    // The largest number, and the first place of those that have it.
+    METHOD Told largest(double x, int place) {
+        Told mine = of_warp(x, place);
+        if (!together) return mine;
+        exchange.tell(warp, mine);
+        const Told *all = exchange.all();
+        mine = all[0];
+        for (int i = team::lane(); i < warps; i += 32) mine = better(mine, all[i]);
+        return of_warp(mine.number[0], static_cast<int>(mine.number[1]));
+    }
+
+  private:
+    METHOD static Told better(const Told &a, const Told &b) {
+        const bool first = a.number[0] == b.number[0] ? a.number[1] <= b.number[1]
+                                                      : larger(a.number[0], b.number[0]) == a.number[0];
+        // NaN is not equal to itself, and has no place that matters.
+        return first || a.number[0] != a.number[0] ? a : b;
+    }
+
+    METHOD static Told of_warp(double x, int place) {
+        Told mine = {{x, static_cast<double>(place), 0, 0}};
+        for (int mask = 16; mask; mask /= 2)
+            mine = better(mine, {{from_partner(mine.number[0], mask), from_partner(mine.number[1], mask), 0, 0}});
+        return mine;
+    }
+};
+
+// One row: its logits, soft targets and class weights, and what smoothing needs to know of it.
+template <class Format, bool SOFT> struct SpreadRow {
+    typedef typename Format::Real Real;
+
+    const Problem &problem;
+    const Row<Format, true> x;
+    const long long row;
+    // Of soft targets that are smoothed: the even share, that of the others, the mass on classes that cannot occur, the
+    // largest mass, its place, and the sum of all others.
+    Real even, others, lost, peak, rest;
+    int place;
+
+    METHOD SpreadRow(const Problem &problem, long long row)
+        : problem(problem), x(problem.logits, row, problem.logits_row, problem.logits_column), row(row) {}
+
+    METHOD Real soft(int j) const {
+        return single<Real>(problem.soft, problem.soft_format, row * problem.soft_row + j * problem.soft_column);
+    }
+    METHOD Real occurs(Real logit) const { return problem.limits && logit == -Limits<Real>::infinity() ? Real(0) : Real(1); }
+
+    METHOD void prepare(Group &group) {
+        Sum<Real> count, missing;
+        Real most = -Limits<Real>::infinity();
+        int where = problem.classes;
+        for (int j = group.member; j < problem.classes; j += group.size) {
+            const Real q = soft(j), here = occurs(x.number(j));
+            count.add(here);
+            missing.add(q * (1 - here));
+            if (q * here > most || most != most) most = q * here, where = j;
+        }
+        const Told sums = group.sums(count.total(), missing.total(), 0, 0), top = group.largest(most, where);
+        place = static_cast<int>(top.number[1]);
+        Sum<Real> remaining;
+        for (int j = group.member; j < problem.classes; j += group.size)
+            if (j != place) remaining.add(soft(j) * occurs(x.number(j)));
+        const double possible = sums.number[0];
+        const Real spread = static_cast<Real>(problem.spread), n = static_cast<Real>(possible);
+        even = spread / (n > 1 ? n : Real(1));
+        others = n <= 1 ? Real(0) : spread / (n - 1);
+        lost = static_cast<Real>(sums.number[1]);
+        peak = static_cast<Real>(top.number[0]);
+        rest = static_cast<Real>(group.sums(remaining.total(), 0, 0, 0).number[0]);
+    }
+
+    // The mass of a class: `objective.class_masses` or `.soft_masses`.
+    METHOD Real mass(int j, Real logit) const {
+        const Real u = of_line<Real>(problem.class_weights, j), here = occurs(logit);
+        if (!SOFT) return here == 0 ? Real(0) : u;
+        const Real q = soft(j);
+        if (problem.spread == 0) return q * u;
+        const Real kept = static_cast<Real>(problem.keep) * q;
+        if (problem.share) return (kept + even * here) * u;
+        // The others of every class, without what the likeliest has: that would drown the rest.
+        const Real sum_of_others = j == place ? rest : (rest - q * here) + peak;
+        return (kept + (here * others * sum_of_others + even * here * lost)) * u;
+    }
+};
+
+template <class Format, bool SOFT, bool GRADIENT> DEVICE void walk_spread(const Problem &problem) {
+    typedef typename Format::Real Real;
+    const bool limits = problem.limits;
+    const Real infinity = Limits<Real>::infinity(), unit = static_cast<Real>(UNIT);
+    Group group(problem);
+    const long long step = group.together ? blocks() / problem.cluster : blocks() * threads() / 32;
+
+    for (long long row = group.together ? block() / problem.cluster : (block() * threads() + thread()) / 32;
+         row < problem.rows; row += step) {
+        SpreadRow<Format, SOFT> line(problem, row);
+        const Row<Format, true> d(problem.gradient, row, problem.gradient_row, problem.gradient_column);
+        Real *loss = static_cast<Real *>(problem.losses) + row;
+        if (is_ignored<Real>(problem, row)) {
+            if (group.member == 0) store(loss, Real(0));
+            if (GRADIENT)
+                for (int j = group.member; j < problem.classes; j += group.size) d.put(j, Format::narrow_one(0));
+            continue;
+        }
+
+        Real most = -infinity;
+        int where = problem.classes;
+        for (int j = group.member; j < problem.classes; j += group.size) {
+            const Real logit = line.x.number(j);
+            if (logit > most || logit != logit || where == problem.classes) where = j;
+            most = larger(most, logit);
+        }
+        const Told top = group.largest(most, where);
+        const Real maximum = static_cast<Real>(top.number[0]), centre = centre_of(maximum);
+        // Any class of soft targets may be kept apart from the sum of exponentials; the likeliest leaves the smallest sum.
+        const int target = SOFT ? static_cast<int>(top.number[1]) : place_of_target(problem, row);
+        const Real logit = target >= 0 ? line.x.number(target) : Limits<Real>::nan();
+        if (SOFT && problem.spread != 0) line.prepare(group);
+
+        Sum<Real> others, count, mass, deficit;
+        for (int j = group.member; j < problem.classes; j += group.size) {
+            if (j == target) continue;
+            const Real x = line.x.number(j), u = line.mass(j, x), gap = centre * unit - x * unit;
+            others.add(exponential(x - centre));
+            count.add(line.occurs(x));
+            mass.add(u);
+            // 0·∞ counts as 0, with `limits`; without, an infinite mass at the maximum counts in the mass alone.
+            deficit.add((limits ? x == -infinity && u == 0 : gap == 0) ? Real(0) : u * gap);
+        }
+        const Told sums = group.sums(others.total(), count.total(), mass.total(), deficit.total());
+        const Spread<Real> spread{static_cast<Real>(sums.number[1]), static_cast<Real>(sums.number[2]),
+                                  static_cast<Real>(sums.number[3])};
+        Real own = Limits<Real>::nan();
+        if (target >= 0) own = SOFT ? line.mass(target, logit) : of_line<Real>(problem.class_weights, target);
+        const Outcome<Real> result =
+            outcome<true, SOFT>(problem, row, {maximum, static_cast<Real>(sums.number[0]), logit}, spread, own);
+        if (group.member == 0) store(loss, result.loss);
+        if (!GRADIENT) continue;
+
+        // Everybody has read the target's logit, which one of them is going to write.
+        sync_warp();
+        for (int j = group.member; j < problem.classes; j += group.size) {
+            const Real x = line.x.number(j);
+            const Real value = result.factor * exponential(x - centre) - result.spread * line.mass(j, x);
+            d.put(j, Format::narrow_one(j == target ? result.entry : value));
+        }
+    }
+}

@@ -1,0 +1,244 @@
+// A tile: the part of a row that one team holds in registers, between its maximum, its sums and its gradient.
+//
+// The classes of a tile lie in slots: a lane has COUNT slots, and class number j of the tile belongs to slot number
+// j mod (LANES·COUNT). A slot adds up its own classes in their order, and the order of the slots is fixed; so the bits of
+// a sum do not depend on where in memory the row begins, although what a lane loads does.
+#pragma once
+
+enum Layout {
+    ALIGNED,    // every row begins at a 16-byte boundary
+    UNALIGNED,  // elements lie side by side, and the gradient's rows begin as the logits' rows do
+    STRIDED,    // anything else: one element at a time
+};
+
+// The statistics of a piece of a row; `deficit` is in units of 1/UNIT.
+template <class Real> struct Part {
+    Real maximum, others, deficit, count;
+};
+
+// Each piece is rescaled by the row's centre; a piece of nothing but −∞ adds nothing.
+template <class Real> DEVICE void add_part(Part<Real> &all, const Part<Real> &part, Real centre) {
+    const Real unit = static_cast<Real>(UNIT), further = centre * unit - part.maximum * unit;
+    const bool moves = part.maximum != -Limits<Real>::infinity() && further != 0;
+    all.others += part.others * precise_exp(part.maximum - centre);
+    all.deficit += part.deficit + (moves ? part.count * further : Real(0));
+    all.count += part.count;
+}
+
+// The statistics of a row from those of its pieces, for all lanes of a team.
+template <int LANES, class Real> DEVICE Part<Real> merged(const Part<Real> *parts, int count) {
+    Real maximum = -Limits<Real>::infinity();
+#pragma unroll 1
+    for (int i = Team<LANES>::lane(); i < count; i += LANES) maximum = larger(maximum, parts[i].maximum);
+    Part<Real> all{Team<LANES>::maximum(maximum), 0, 0, 0};
+#pragma unroll 1
+    for (int i = Team<LANES>::lane(); i < count; i += LANES) add_part(all, parts[i], centre_of(all.maximum));
+    all.others = Team<LANES>::sum(all.others);
+    all.deficit = Team<LANES>::sum(all.deficit);
+    all.count = Team<LANES>::sum(all.count);
+    return all;
+}
+
+template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED> struct Tile {
+    typedef typename Format::Real Real;
+    typedef Row<Format, LAYOUT == STRIDED> Line;
+    static constexpr int COUNT = Format::COUNT;
+    // The sums of smoothed targets need registers too.
+    static constexpr int GRANULES = SMOOTHED && COUNT > 2 ? 4 : 8;
+    static constexpr int WIDTH = LANES * COUNT * GRANULES;
+
+    typedef Team<LANES> team;
+    Granule held[GRANULES];
+    Granule last;  // of the first lane of an unaligned tile: the classes after the last whole granule
+    int ahead;     // how many classes of the first granule belong to the tile before
+    int room;      // how many classes the tile holds; WIDTH, where the row goes on
+
+    // The place in the tile that granule number k of this lane begins at.
+    METHOD int place_of(int k) const { return (k * LANES + team::lane()) * COUNT - ahead; }
+    METHOD bool is_whole(int place) const { return (LAYOUT != UNALIGNED || place >= 0) && place + COUNT <= room; }
+    // Whether granule number k of no lane has anything, which is worth a question in short rows only.
+    METHOD bool is_empty(int k) const { return LANES < 32 && k * LANES * COUNT - ahead >= room; }
+    METHOD bool starts_ahead() const { return LAYOUT == UNALIGNED && ahead && team::lane() == 0; }
+
+    // Which granule of this lane the row ends in the middle of; −1 for none, or one that `starts_ahead`.
+    METHOD int broken() const {
+        const int reach = room + ahead;
+        if (room == WIDTH || room <= 0 || reach >= WIDTH || reach % COUNT == 0) return -1;
+        const int granule = reach / COUNT;
+        return granule % LANES == team::lane() && !(granule == 0 && ahead) ? granule / LANES : -1;
+    }
+
+    // --- loading and storing ------------------------------------------------------------------------------------------
+
+    // Hold the first classes of a part of a row, where `left` are; −∞ stands for those that are not there.
+    METHOD void load(const Line &x, int left) {
+        room = left < WIDTH ? left : WIDTH;
+        ahead = LAYOUT == UNALIGNED ? x.misaligned() : 0;
+        if (LAYOUT == UNALIGNED) last = nothing<Format>();
+        if (LAYOUT == ALIGNED && room == WIDTH) {
+#pragma unroll
+            for (int k = 0; k < GRANULES; ++k) held[k] = x.whole(place_of(k));
+            return;
+        }
+#pragma unroll
+        for (int k = 0; k < GRANULES; ++k) {
+            if (LAYOUT == STRIDED) {
+                held[k] = x.some(place_of(k), room);
+            } else {
+                held[k] = nothing<Format>();
+                if (is_whole(place_of(k))) held[k] = x.whole(place_of(k));
+            }
+        }
+        if (LAYOUT == STRIDED) return;
+        if (starts_ahead()) {
+            held[0] = x.some(-ahead, room);
+            last = x.some(WIDTH - ahead, room);
+        }
+        const int k = broken();
+        if (k >= 0) {
+            const Granule g = x.some(place_of(k), room);
+#pragma unroll
+            for (int i = 0; i < GRANULES; ++i)
+                if (i == k) held[i] = g;
+        }
+    }
+
+    // Write factor·exp(x − centre) − spread, the latter for the classes that can occur (with `limits`), and the entry of
+    // the target, over the same classes of another row, where `left` are.
+    METHOD void store(const Line &d, int left, int target, Real centre, const Outcome<Real> &result,
+                      bool limits) {
+        room = left < WIDTH ? left : WIDTH;
+        Real x[COUNT];
+#pragma unroll
+        for (int k = 0; k < GRANULES; ++k) {
+            if (is_empty(k)) continue;
+            gradient(held[k], centre, result, limits, x);
+            if (LAYOUT == STRIDED) {
+                d.put_some(place_of(k), x, room);
+            } else if ((LAYOUT == ALIGNED && room == WIDTH) || is_whole(place_of(k))) {
+                d.put_whole(place_of(k), Format::narrow(x));
+            }
+        }
+        if (LAYOUT != STRIDED) {
+            if (starts_ahead()) {
+                gradient(held[0], centre, result, limits, x);
+                d.put_some(-ahead, x, room);
+                gradient(last, centre, result, limits, x);
+                d.put_some(WIDTH - ahead, x, room);
+            }
+            const int k = broken();
+            if (k >= 0) {
+                Granule g = held[0];
+#pragma unroll
+                for (int i = 1; i < GRANULES; ++i)
+                    if (i == k) g = held[i];
+                gradient(g, centre, result, limits, x);
+                d.put_some(place_of(k), x, room);
+            }
+        }
+        // Written by the lane that has just written something else there.
+        if (target >= 0 && target < room) {
+            const int granule = (target + ahead) / COUNT;
+            if (granule % LANES == team::lane()) d.put(target, Format::narrow_one(result.entry));
+        }
+    }
+
+    // --- statistics ---------------------------------------------------------------------------------------------------
+
+    // Of the classes without the target, whose place in the tile is `target`, if it is there.
+    METHOD Part<Real> statistics(int target, bool limits) const {
+        Part<Real> found;
+        found.maximum = team::maximum(largest());
+        const Real centre = centre_of(found.maximum);
+        Sums sums = {};
+        if (target >= 0 && target < room)
+            sums_of<true>(sums, centre, target, limits);
+        else
+            sums_of<false>(sums, centre, 0, limits);
+        found.others = total(sums.others);
+        found.deficit = SMOOTHED ? total(sums.deficit) : Real(0);
+        found.count = SMOOTHED ? static_cast<Real>(team::sum(sums.count)) : Real(0);
+        return found;
+    }
+
+  private:
+    // A number for each slot of this lane.
+    struct Sums {
+        Real others[COUNT], deficit[COUNT];
+        int count;
+    };
+
+    METHOD Real largest() const {
+        Granule most = held[0];
+#pragma unroll
+        for (int k = 1; k < GRANULES; ++k) Format::keep_larger(most, held[k]);
+        if (LAYOUT == UNALIGNED) Format::keep_larger(most, last);
+        Real x[COUNT];
+        Format::widen(most, x);
+#pragma unroll
+        for (int half = COUNT / 2; half; half /= 2)
+#pragma unroll
+            for (int i = 0; i < half; ++i) x[i] = larger(x[i], x[i + half]);
+        return x[0];
+    }
+
+    template <bool HAS_TARGET> METHOD void sums_of(Sums &sums, Real centre, int target, bool limits) const {
+#pragma unroll
+        for (int k = 0; k < GRANULES; ++k)
+            if (!is_empty(k)) add<HAS_TARGET>(sums, held[k], place_of(k), room, centre, target, limits);
+        if (LAYOUT == UNALIGNED && ahead) {
+            // Only the first lane has any.
+            const int place = WIDTH - ahead;
+            add<HAS_TARGET>(sums, last, place, starts_ahead() ? room : place, centre, starts_ahead() ? target : -1, limits);
+        }
+    }
+
+    template <bool HAS_TARGET>
+    METHOD void add(Sums &sums, const Granule &g, int place, int end, Real centre, int target, bool limits) const {
+        Real x[COUNT];
+        Format::widen(g, x);
+        const Real unit = static_cast<Real>(UNIT);
+        const bool whole = place >= 0 && place + COUNT <= end;
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) {
+            const bool is_target = HAS_TARGET && i == target - place;
+            const Real e = exponential(x[i] - centre);
+            sums.others[i] += is_target ? Real(0) : e;
+            if (SMOOTHED) {
+                // Scaled before the subtraction, so that it cannot overflow. 0·∞ counts as 0, with `limits`.
+                const bool is_there = whole || (place + i >= 0 && place + i < end);
+                const bool occurs = !(limits && x[i] == -Limits<Real>::infinity());
+                const bool counts = is_there && occurs && !is_target;
+                sums.deficit[i] += counts ? centre * unit - x[i] * unit : Real(0);
+                sums.count += counts;
+            }
+        }
+    }
+
+    METHOD void gradient(const Granule &g, Real centre, const Outcome<Real> &result, bool limits, Real (&x)[COUNT]) const {
+        Format::widen(g, x);
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) {
+            const Real share = SMOOTHED && !(limits && x[i] == -Limits<Real>::infinity()) ? result.spread : Real(0);
+            x[i] = result.factor * exponential(x[i] - centre) - share;
+        }
+    }
+
+    // The slots of the team, added up: within a lane those that are half of them apart, again and again; then the lanes.
+    METHOD Real total(Real (&slots)[COUNT]) const {
+        if (LAYOUT == UNALIGNED) {
+            // Slot number i of this lane is slot number i − ahead of the tile. Where that is one of the lane before, it
+            // is handed over; that the slots are turned by `ahead` does not matter to such a sum.
+#pragma unroll
+            for (int i = 0; i < COUNT; ++i) {
+                const Real next = team::of_next(slots[i]);
+                if (i < ahead) slots[i] = next;
+            }
+        }
+#pragma unroll
+        for (int half = COUNT / 2; half; half /= 2)
+#pragma unroll
+            for (int i = 0; i < half; ++i) slots[i] += slots[i + half];
+        return team::sum(slots[0]);
+    }
+};

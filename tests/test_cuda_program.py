@@ -1,0 +1,346 @@
+"""Cubins: NVRTC makes them, without a GPU; the folder in which they are kept may do what it likes."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from tests import cuda_resources
+
+from xent.engines.cuda import program
+
+HERE = importlib.util.find_spec("cuda") is not None and importlib.util.find_spec("cuda.bindings") is not None
+needs_nvrtc = pytest.mark.skipif(
+    not (HERE or os.environ.get("XENT_REQUIRE_NVRTC")),
+    reason="NVRTC is not here; XENT_REQUIRE_NVRTC makes that a failure",
+)
+pytestmark = needs_nvrtc
+
+KERNEL = """
+#include "scale.cuh"
+struct Problem { const float *x; float *y; long long n; float factors[60]; };
+#if XENT_CLUSTER > 1
+#define CLUSTER __cluster_dims__(XENT_CLUSTER, 1, 1)
+#else
+#define CLUSTER
+#endif
+extern "C" __global__ void CLUSTER walk(const __grid_constant__ Problem problem) {
+    __shared__ float seen[64];
+    seen[threadIdx.x % 64] = scaled(problem.x[threadIdx.x]) * problem.factors[3];
+#if XENT_CLUSTER > 1
+    asm volatile("barrier.cluster.arrive.aligned;\\nbarrier.cluster.wait.aligned;");
+#else
+    __syncthreads();
+#endif
+    problem.y[threadIdx.x] = seen[(threadIdx.x + 1) % 64];
+}
+"""
+SCALE = "__device__ inline float scaled(float x) { return 2.0f * x; }\n"
+ALONE, PAIR = (("XENT_CLUSTER", "1"),), (("XENT_CLUSTER", "2"),)
+
+
+@pytest.fixture
+def source(tmp_path):
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "scale.cuh").write_text(SCALE)
+    (folder / "kernel.cu").write_text(KERNEL)
+    return folder / "kernel.cu"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """The folder of kept cubins, empty, in a process that has compiled nothing."""
+    monkeypatch.setenv("XENT_CACHE_DIR", str(tmp_path / "kept"))
+    monkeypatch.setattr(program, "_cubins", {})
+    return tmp_path / "kept"
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    """What was compiled, and not found."""
+    made, compiled = [], program.compiled
+
+    def counted(*arguments):
+        made.append(arguments)
+        return compiled(*arguments)
+
+    monkeypatch.setattr(program, "compiled", counted)
+    return made
+
+
+@pytest.fixture
+def warnings(caplog):
+    caplog.set_level(logging.WARNING, logger="xent")
+    return lambda: [record.getMessage() for record in caplog.records if record.name == "xent"]
+
+
+def _forget():
+    """As a new process would."""
+    program._cubins.clear()
+
+
+def test_a_cubin_is_machine_code_for_the_architecture(source):
+    cubins = [program.cubin(source, ALONE, architecture) for architecture in ("sm_80", "sm_90")]
+    for cubin in cubins:
+        assert cubin.startswith(b"\x7fELF")
+        assert b".text.walk" in cubin
+    assert cubins[0] != cubins[1]
+
+
+def test_macros_reach_the_source(source):
+    alone, pair = (program.cubin(source, macros, "sm_90") for macros in (ALONE, PAIR))
+    assert alone != pair
+    # There are no clusters before sm_90: the macro is what asks for one.
+    program.cubin(source, ALONE, "sm_80")
+    with pytest.raises(RuntimeError, match="cluster"):
+        program.cubin(source, PAIR, "sm_80")
+
+
+def test_what_was_compiled_is_not_compiled_again(source, compilations):
+    first = program.cubin(source, ALONE, "sm_90")
+    assert program.cubin(source, ALONE, "sm_90") is first
+    _forget()
+    assert program.cubin(source, ALONE, "sm_90") == first
+    assert len(compilations) == 1
+
+
+def test_the_kept_file_is_a_cubin_to_other_tools(source, folder):
+    cubin = program.cubin(source, ALONE, "sm_90")
+    (kept,) = folder.iterdir()
+    assert kept.suffix == ".cubin"
+    assert kept.read_bytes().startswith(cubin)
+
+
+def _another_header(source, monkeypatch):
+    (source.parent / "scale.cuh").write_text(SCALE.replace("2.0f", "3.0f"))
+
+
+def _another_source(source, monkeypatch):
+    source.write_text(KERNEL.replace("factors[3]", "factors[4]"))
+
+
+def _another_header_that_is_new(source, monkeypatch):
+    (source.parent / "more.cuh").write_text("")
+
+
+def _another_compiler(source, monkeypatch):
+    monkeypatch.setattr(program, "version", lambda: (99, 9))
+
+
+@pytest.mark.parametrize("change", [_another_header, _another_source, _another_header_that_is_new, _another_compiler])
+def test_what_a_cubin_is_made_from_is_in_its_name(source, folder, compilations, monkeypatch, change):
+    program.cubin(source, ALONE, "sm_90")
+    _forget()
+    change(source, monkeypatch)
+    program.cubin(source, ALONE, "sm_90")
+    assert len(compilations) == len(list(folder.iterdir())) == 2
+
+
+def test_macros_and_architecture_are_in_the_name(source, folder, compilations):
+    for macros, architecture in ((ALONE, "sm_90"), (ALONE, "sm_80"), (PAIR, "sm_90"), ((*ALONE, ("A", "1")), "sm_90")):
+        program.cubin(source, macros, architecture)
+    assert len(compilations) == len(list(folder.iterdir())) == 4
+
+
+def test_where_the_source_lies_is_not_in_the_name(source, tmp_path, compilations):
+    program.cubin(source, ALONE, "sm_90")
+    (source.parent / "kernel.py").write_text("nothing that is compiled")
+    source.parent.rename(tmp_path / "elsewhere")
+    program.cubin(tmp_path / "elsewhere" / "kernel.cu", ALONE, "sm_90")
+    assert len(compilations) == 1
+
+
+DAMAGES = {
+    "empty": lambda kept: b"",
+    "cut": lambda kept: kept[:-1],
+    "cut in the middle": lambda kept: kept[: len(kept) // 2],
+    "one bit": lambda kept: kept[:1000] + bytes([kept[1000] ^ 1]) + kept[1001:],
+    "longer": lambda kept: kept + b"\0",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_made_anew(source, folder, compilations, warnings, damage):
+    cubin = program.cubin(source, ALONE, "sm_90")
+    (kept,) = folder.iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes(DAMAGES[damage](whole))
+    _forget()
+    assert program.cubin(source, ALONE, "sm_90").startswith(b"\x7fELF")
+    assert [len(compilations), len(warnings())] == [2, 1]
+    assert "damaged" in warnings()[0]
+    _forget()
+    assert program.cubin(source, ALONE, "sm_90") == cubin
+    assert len(compilations) == 2
+    assert list(folder.iterdir()) == [kept]
+
+
+def test_a_folder_that_cannot_be_made_costs_time_alone(source, folder, warnings):
+    folder.write_text("a file is in the way")
+    assert program.cubin(source, ALONE, "sm_90").startswith(b"\x7fELF")
+    assert warnings()
+    assert all(words.startswith("xent can not keep its kernel on disk") for words in warnings())
+
+
+def test_a_file_that_cannot_be_read_or_replaced_costs_time_alone(source, folder, compilations, warnings):
+    program.cubin(source, ALONE, "sm_90")
+    (kept,) = folder.iterdir()
+    kept.unlink()
+    kept.mkdir()
+    (kept / "occupied").touch()
+    _forget()
+    assert program.cubin(source, ALONE, "sm_90").startswith(b"\x7fELF")
+    assert [len(compilations), len(warnings())] == [2, 2]
+    assert list(folder.iterdir()) == [kept], "what was half written is taken away"
+
+
+def test_a_user_without_a_home_costs_time_alone(source, monkeypatch, warnings):
+    def homeless(self):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XENT_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    assert program.cubin(source, ALONE, "sm_90").startswith(b"\x7fELF")
+    assert len(warnings()) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has another folder for caches")
+def test_the_folder_is_the_one_that_was_asked_for(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    monkeypatch.setenv("XENT_CACHE_DIR", str(tmp_path / "asked"))
+    assert program._folder() == tmp_path / "asked"
+    monkeypatch.delenv("XENT_CACHE_DIR")
+    assert program._folder() == tmp_path / "caches" / "xent"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert program._folder() == tmp_path / "home" / ".cache" / "xent"
+
+
+def test_an_error_has_the_compilers_words(source, folder):
+    source.write_text(KERNEL.replace("problem.factors[3]", "problem.nothing"))
+    for _ in range(2):
+        with pytest.raises(
+            RuntimeError, match=r"(?s)does not compile kernel.cu for sm_90 XENT_CLUSTER=1 .*nothing"
+        ) as caught:
+            program.cubin(source, ALONE, "sm_90")
+        assert "kernel.cu(11): error" in str(caught.value)
+    assert not folder.exists()
+
+
+def test_an_unknown_architecture_is_an_error(source):
+    with pytest.raises(RuntimeError, match="sm_1"):
+        program.cubin(source, ALONE, "sm_1")
+
+
+def test_one_thread_compiles_and_the_others_wait(source, compilations):
+    together, cubins = threading.Barrier(8), []
+
+    def ask():
+        together.wait()
+        cubins.append(program.cubin(source, ALONE, "sm_90"))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(cubins) == 8
+    assert len(set(map(id, cubins))) == len(compilations) == 1
+
+
+def test_many_processes_keep_one_file(source, folder):
+    words = f"""
+from pathlib import Path
+from xent.engines.cuda import program
+for _ in range(20):
+    program._cubins.clear()
+    print(len(program.cubin(Path({str(source)!r}), {ALONE!r}, "sm_90")))
+    for path in Path({str(folder)!r}).iterdir():
+        path.unlink(missing_ok=True)
+"""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    size = str(len(program.cubin(source, ALONE, "sm_90")))
+    for process in processes:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert set(out.split()) == {size}
+        assert "damaged" not in err
+
+
+def test_who_waits_is_told(source, monkeypatch, warnings):
+    def slow(*arguments):
+        time.sleep(1.3)
+        return program.Compiled(b"code", "")
+
+    monkeypatch.setattr(program, "compiled", slow)
+    assert program.cubin(source, PAIR, "sm_90") == b"code"
+    assert warnings() == ["xent compiles kernel.cu for sm_90 XENT_CLUSTER=2, which takes some seconds"]
+
+
+def test_the_compiler_knows_the_architectures_of_its_time():
+    assert program.version() >= (12, 0)
+    assert {"sm_80", "sm_90"} <= program.architectures()
+
+
+def test_resources_are_read_without_a_gpu(source):
+    (found,) = cuda_resources.resources(source, ALONE, "sm_90").items()
+    name, taken = found
+    assert name == "walk"
+    assert taken.shared == 256
+    assert 0 < taken.registers < 64
+    assert taken.stack == taken.spills == 0
+
+
+SPILLS = """
+extern "C" __global__ void __launch_bounds__(1024, 2) spills(float *x) {
+    float t[80], sum = 0;
+#pragma unroll
+    for (int i = 0; i < 80; i++) t[i] = x[i * threadIdx.x];
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 80; i++)
+        for (int j = 0; j < 80; j += 7) sum += __sinf(t[i] * t[j]);
+    x[0] = sum;
+}
+extern "C" __global__ void stack(float *x) {
+    float t[64];
+    for (int i = 0; i < 64; i++) t[i] = x[i] * x[i + threadIdx.x];
+    x[threadIdx.x] = t[(int)x[threadIdx.x] & 63];
+}
+"""
+
+
+def test_spills_and_stacks_are_seen(source):
+    source.write_text(SPILLS)
+    found = cuda_resources.resources(source, (), "sm_90")
+    assert found.keys() == {"spills", "stack"}
+    assert found["spills"].registers == 32
+    assert found["spills"].spills > 0
+    assert found["stack"].stack >= 256
+    assert found["stack"].spills == 0
+
+
+def test_resources_are_read_from_what_nvcc_prints():
+    log = """ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'walk' for 'sm_90'
+ptxas info    : Function properties for walk
+    112 bytes stack frame, 108 bytes spill stores, 104 bytes spill loads
+ptxas info    : Used 32 registers, used 1 barriers, 112 bytes cumulative stack size, 400 bytes smem
+ptxas info    : Function properties for _Z1ffi
+    8 bytes stack frame, 4 bytes spill stores, 4 bytes spill loads
+"""
+    assert cuda_resources.read(log) == {"walk": cuda_resources.Resources(32, 112, 108, 400)}
+    with pytest.raises(ValueError, match="names no kernel"):
+        cuda_resources.read("ptxas info    : 0 bytes gmem")
