@@ -100,6 +100,11 @@ if ! "$python" -m benchmarks.evidence begin "$record" --commit "$commit" $dry "$
 fi
 echo "backends: ${backends[*]}; writing to $out"
 
+# The parts would each compile one program after another, and start anew in every process.
+if [ -z "$dry" ]; then
+    timeout 120 "$python" -m benchmarks.gpu_compile 2>&1 | tee -a "$log" || echo "   the parts compile for themselves"
+fi
+
 # The backends whose arrays the checks, the suite and the benchmark are about; JAX compiles the loss itself.
 measured=()
 jax=

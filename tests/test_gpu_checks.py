@@ -8,10 +8,11 @@ import json
 import sys
 import time
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from benchmarks import gpu_checks, gpu_queue, gpu_sanitizer, gpu_values, gpu_variants
+from benchmarks import gpu_checks, gpu_compile, gpu_queue, gpu_sanitizer, gpu_values, gpu_variants
 from benchmarks.gpu_library import NotHereError, NumPy, Torch
 from benchmarks.gpu_subject import Subject
 
@@ -437,6 +438,22 @@ def test_a_variant_that_is_not_finite_is_seen(monkeypatch):
     monkeypatch.setattr(Subject, "loss", lambda self, x, t, **options: np.float32("nan"))
     with pytest.raises(AssertionError, match="not finite"):
         gpu_variants.main(["--backend", "numpy", "--small"])
+
+
+def test_every_program_is_compiled_ahead_and_kept(monkeypatch, tmp_path, capsys):
+    program = pytest.importorskip("xent.engines.cuda.program")
+    try:
+        program.version()
+    except (ImportError, RuntimeError):
+        pytest.skip("NVRTC is not here; XENT_REQUIRE_NVRTC makes that a failure elsewhere")
+    monkeypatch.setenv("XENT_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(gpu_compile.cuda, "problem", lambda: None)
+    monkeypatch.setattr(gpu_compile.launch, "properties", lambda device: SimpleNamespace(architecture="sm_90"))
+    some = gpu_compile.plan.all_variants()[:3]
+    monkeypatch.setattr(gpu_compile.plan, "all_variants", lambda: some)
+    assert gpu_compile.main() == 0
+    assert "3 programs for sm_90" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("*.cubin"))) == 3
 
 
 def test_what_is_not_on_a_cpu_says_so():
