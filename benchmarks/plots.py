@@ -22,7 +22,7 @@ from benchmarks.measurement import Measurement
 
 ROOFLINE, VOCABULARY, MEMORY = "benchmarks-roofline.svg", "benchmarks-vocabulary.svg", "benchmarks-memory.svg"
 
-_SETTINGS = {
+SETTINGS = {
     "svg.hashsalt": "xent",
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
@@ -43,8 +43,8 @@ _KINDS = (
 )
 _ENGINE_COLOURS = {"numba": _KINDS[0][1], "array_api": _KINDS[1][1], "": _KINDS[2][1]}
 _BACKEND_MARKS = {"numpy": ("o", "-"), "torch": ("^", (0, (5, 1))), "jax": ("X", "-")}
-_PEER_LINES = (("#d55e00", "s", "--"), ("#cc79a7", "D", "-."), ("#8f7500", "v", (0, (5, 1, 1, 1, 1, 1))))
-_COPY_LINE = ("#1b1f24", ".", ":")
+PEER_LINES = (("#d55e00", "s", "--"), ("#cc79a7", "D", "-."), ("#8f7500", "v", (0, (5, 1, 1, 1, 1, 1))))
+COPY_LINE = ("#1b1f24", ".", ":")
 _BAR, _PANEL = 0.28, 0.9
 """Inches: of a bar and its gap, and of a panel beside its bars."""
 
@@ -61,16 +61,17 @@ def draw(measurements: Iterable[Measurement], folder: Path) -> list[tuple[Path, 
     written = []
     for name, figure, words in pictures:
         if figure is not None:
-            _save(figure, folder / name, words)
+            save(figure, folder / name, words)
             written.append((folder / name, words))
     return written
 
 
-def _save(figure: Figure, path: Path, title: str) -> None:
+def save(figure: Figure, path: Path, title: str) -> None:
+    """Write a figure; the title is for those who hear it."""
     # Room for viewers whose letters are wider than those that the figure was laid out with.
     figure.get_layout_engine().set(w_pad=0.15, h_pad=0.1)
     text = io.StringIO()
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         figure.savefig(text, format="svg", facecolor="white", metadata={"Date": None, "Creator": None, "Title": title})
     path.write_text("\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n", encoding="utf-8")
 
@@ -121,7 +122,7 @@ def _bars(panels: Sequence[tuple[str, Sequence[tuple[str, float]], float, str]],
     if not panels:
         return None
     heights = [_BAR * len(bars) + _PANEL for _, bars, _, _ in panels]
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(8.5, sum(heights) + 0.5), layout="constrained")
         all_axes = figure.subplots(len(panels), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
         for axes, panel in zip(all_axes, panels, strict=True):
@@ -156,8 +157,8 @@ def _vocabulary(found: list[Measurement]) -> Figure | None:
     asked = [one for one in found if one.question == "scaling-v"]
     if not asked:
         return None
-    peers = itertools.cycle(_PEER_LINES)
-    with matplotlib.rc_context(_SETTINGS):
+    peers = itertools.cycle(PEER_LINES)
+    with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(8.5, 5.5), layout="constrained")
         axes = figure.subplots()
         for name in dict.fromkeys(one.contender for one in asked):
@@ -184,7 +185,7 @@ def _vocabulary(found: list[Measurement]) -> Figure | None:
 def _line_style(name: str, peers: Iterator[tuple]) -> tuple:
     """Colour, marker and dash."""
     if name == COPY:
-        return _COPY_LINE
+        return COPY_LINE
     if not name.startswith("xent "):
         return next(peers)
     marker, dash = _BACKEND_MARKS.get(name.split()[1].rstrip(","), ("P", "-"))

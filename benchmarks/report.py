@@ -34,13 +34,13 @@ def _fenced(lines: Sequence[str]) -> str:
     return "\n".join(["```text", *lines, "```"])
 
 
-def replaced(page: str, part: str) -> str:
-    """The page with another generated part."""
-    before, begin, rest = page.partition(BEGIN)
+def replaced(page: str, part: str, mark: str = BEGIN) -> str:
+    """The page with another generated part after a mark."""
+    before, begin, rest = page.partition(mark)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise ValueError(f"the page has no {BEGIN} with {END} after it")
-    return f"{before}{BEGIN}\n\n{part}\n\n{END}{after}"
+        raise ValueError(f"the page has no {mark} with {END} after it")
+    return f"{before}{mark}\n\n{part}\n\n{END}{after}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

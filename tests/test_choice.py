@@ -12,6 +12,7 @@ import pytest
 import xent
 from xent import choice
 from xent.engines import ENGINES
+from xent.machine import BACKENDS
 from xent.objective import Coefficients
 
 X = np.linspace(-2.0, 2.0, 60).reshape(6, 10)
@@ -31,10 +32,14 @@ def without_numba(monkeypatch):
 
 
 def test_every_engine_that_is_required_is_here():
+    """Each serves arrays of a backend that is required too; where none is, NumPy's."""
     required = [name for name in os.environ.get("XENT_REQUIRE_ENGINES", "").split(",") if name]
+    backends = [name for name in os.environ.get("XENT_REQUIRE_BACKENDS", "").split(",") if name] or ["numpy"]
     assert set(required) <= set(ENGINES)
+    logits = [BACKENDS[name].array(X.tolist()) for name in backends] if required else []
     for name in required:
-        assert choice.obstacle(name, X, PLAIN) is None
+        obstacles = [choice.obstacle(name, x, PLAIN) for x in logits]
+        assert None in obstacles, obstacles
 
 
 @needs_numba

@@ -142,6 +142,7 @@ class CuPy(_NumPyLike):
 
     name = "cupy"
     device = "cuda"
+    modes = (Mode.EAGER, Mode.PORTABLE, Mode.STRIDED, Mode.BROADCAST)
 
     def load(self):
         import cupy
@@ -202,7 +203,6 @@ class TorchCuda(Torch):
 
     name = "torch-cuda"
     device = "cuda"
-    modes = (Mode.EAGER, Mode.STRIDED, Mode.BROADCAST)
 
 
 class Jax(Backend):
