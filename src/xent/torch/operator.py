@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xent import arrays, flatten
+from xent import arrays, choice, flatten
 from xent.calls import Call
 from xent.objective import Coefficients
 from xent.tokens import Tokens
@@ -59,8 +59,16 @@ def _call(tensors: tuple[Any, ...], others: tuple[Any, ...]) -> Call:
     )
 
 
+def _walkable(tensors: tuple[Any, ...], others: tuple[Any, ...]) -> Call:
+    """The call of arrays that have values. What they are may be too much for the engine that their device promised."""
+    call = _call(tensors, others)
+    if choice.obstacle(call.engine, call.logits, call.coefficients) is None:
+        return call
+    return call._replace(engine="array_api")
+
+
 def _losses(*inputs: Any) -> Tensor:
-    found: Tensor = flatten.walk(_call(inputs[:5], inputs[5:]))[0]
+    found: Tensor = flatten.walk(_walkable(inputs[:5], inputs[5:]))[0]
     return found
 
 
@@ -68,7 +76,7 @@ def _gradient(*inputs: Any) -> Tensor:
     logits = inputs[0]
     # With the strides that the compiler has been told; where they are plain, `walk` has faster memory.
     out = None if logits.is_contiguous() else torch.empty_like(logits)
-    found = flatten.walk(_call(inputs[:5], inputs[6:]), inputs[5], out)[1]
+    found = flatten.walk(_walkable(inputs[:5], inputs[6:]), inputs[5], out)[1]
     assert isinstance(found, Tensor)
     return found
 
