@@ -142,7 +142,8 @@ def is_traced(*arrays: object) -> bool:
         for x in tensors:
             if (type(x) is not torch.Tensor and type(x) is not torch.nn.Parameter) or x.is_meta or wrapped(x):
                 return True
-    return any(isinstance(x, sys.modules["jax"].core.Tracer) for x in arrays if is_jax(x))
+    jax = sys.modules.get("jax")
+    return jax is not None and any(isinstance(x, jax.core.Tracer) for x in arrays if is_jax(x))
 
 
 def _is_recorded() -> bool:
