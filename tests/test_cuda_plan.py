@@ -99,6 +99,7 @@ def test_every_plan_can_be_launched(problem, largest, data):
     assert pieces >= 1
     if pieces == 1:
         assert shape.cluster == 1
+        assert targets in SPREADS or classes <= chosen.width
         # No block without a row.
         assert (shape.blocks - 1) * shape.threads < rows * chosen.lanes
     elif targets in SPREADS:
@@ -165,6 +166,9 @@ def matrix(rows, classes, format="bfloat16", address=1 << 20, **steps):
         (matrix(9, 4096, row=-4096), matrix(9, 4096), "ALIGNED"),
         (matrix(9, 4096, row=1, column=9), None, "STRIDED"),
         (matrix(9, 4096), matrix(9, 4096, row=1, column=9), "STRIDED"),
+        (matrix(9, 4096), matrix(9, 4096, row=8192, column=2), "STRIDED"),
+        # A row of one class has no steps.
+        (matrix(9, 1, row=3, column=7), matrix(9, 1, row=3, column=0), "UNALIGNED"),
         # One row begins where it begins, whatever the step to the next.
         (matrix(1, 4097), None, "ALIGNED"),
         (matrix(1, 4097, row=1), matrix(1, 4097), "ALIGNED"),

@@ -92,16 +92,19 @@ class Plan(NamedTuple):
 
 def variant(logits: Matrix, out: Matrix | None, targets: str) -> Variant:
     """The walk for those matrices."""
-    count = _FORMATS[logits.format][1]
-    if targets in _SPREADS:
-        return Variant(logits.format, "STRIDED", targets, out is not None, 32)
-    granules = -(-logits.shape[1] // count)
-    lanes = 1 if granules <= 4 else 8 if granules <= 8 * _granules(targets, count) else 32
-    layout = _layout(logits, out)
-    if layout == "ALIGNED" and lanes < 32:
-        # Nothing to be gained in a short row.
-        layout = "UNALIGNED"
-    return Variant(logits.format, layout, targets, out is not None, lanes)
+    layout = "STRIDED" if targets in _SPREADS else _layout(logits, out)
+    return _variant(logits.format, logits.shape[1], layout, targets, out is not None)
+
+
+@functools.lru_cache(maxsize=4096)
+def _variant(format: str, classes: int, layout: str, targets: str, gradient: bool) -> Variant:
+    count = _FORMATS[format][1]
+    granules = -(-classes // count)
+    if targets in _SPREADS or granules > 8 * _granules(targets, count):
+        return Variant(format, layout, targets, gradient, 32)
+    # There is nothing to be gained by knowing that a short row is aligned.
+    layout = "UNALIGNED" if layout == "ALIGNED" else layout
+    return Variant(format, layout, targets, gradient, 1 if granules <= 4 else 8)
 
 
 def all_variants() -> list[Variant]:
@@ -126,18 +129,23 @@ def _granules(targets: str, count: int) -> int:
 
 
 def _layout(logits: Matrix, out: Matrix | None) -> str:
-    size = logits.itemsize
-    matrices = [logits] if out is None else [logits, out]
-    if any(one.column != 1 and one.shape[1] > 1 for one in matrices):
+    if not (_is_dense(logits) and (out is None or _is_dense(out))):
         return "STRIDED"
-    # The step to a row that is not there says nothing.
-    steps = [one.row * size for one in matrices] if logits.shape[0] > 1 else [0]
-    if not any(step % 16 for step in steps) and not any(one.address % 16 for one in matrices):
-        return "ALIGNED"
+    begins = _begins(logits)
     # The gradient's rows have to begin as the logits' do.
-    if out is not None and ((out.address - logits.address) % 16 or (steps[-1] - steps[0]) % 16):
+    if out is not None and _begins(out) != begins:
         return "STRIDED"
-    return "UNALIGNED"
+    return "UNALIGNED" if any(begins) else "ALIGNED"
+
+
+def _is_dense(x: Matrix) -> bool:
+    """Whether the elements of a row lie side by side."""
+    return x.column == 1 or x.shape[1] == 1
+
+
+def _begins(x: Matrix) -> tuple[int, int]:
+    """How far behind a 16-byte boundary the first row begins, and each other more than the one before."""
+    return x.address % 16, x.row * x.itemsize % 16 if x.shape[0] > 1 else 0
 
 
 def _entry(chosen: Variant) -> int:
@@ -147,6 +155,7 @@ def _entry(chosen: Variant) -> int:
     return 2 * 4 * (8 if chosen.format == "float64" else 4)
 
 
+@functools.cache
 def most_classes(format: str, device: Properties) -> int:
     """The longest row that the kernel can walk on a device, whatever its targets."""
     shortest = Variant(format, "STRIDED", "SMOOTHED", True, 32)
