@@ -1,4 +1,4 @@
-"""What a kernel takes of a multiprocessor, as ptxas says it; no GPU is asked.
+"""What a kernel takes of a multiprocessor, as ptxas says it, and its instructions; no GPU is asked.
 
     found = resources(source, (("XENT_GRADIENT", "1"),), "sm_90")["walk"]
     assert not found.spills
@@ -8,7 +8,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,8 +31,23 @@ class Resources(NamedTuple):
 
 
 def resources(source: Path, macros: program.Macros, architecture: str) -> dict[str, Resources]:
-    """Of every kernel in a source, by name. It is compiled for this, whatever is kept on disk."""
-    return read(program.compiled(source, macros, architecture).log)
+    """Of every kernel in a source, by name. A test run finds what an earlier one compiled of the same texts."""
+    folder = Path(tempfile.gettempdir()) / f"xent-ptxas-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    path = folder / f"{program.name_of_made(source, macros, architecture)}.log"
+    if not path.exists():
+        made = path.with_suffix(f".{os.getpid()}")
+        made.write_text(program.compiled(source, macros, architecture).log)
+        made.replace(path)
+    return read(path.read_text())
+
+
+def resources_with_nvcc(nvcc: str, source: Path, macros: program.Macros, architecture: str, to: Path):
+    """The same by NVIDIA's other compiler; the cubin goes to that folder."""
+    options = [nvcc, *program._options(macros, architecture), "--cubin", source, "-o", to / "made.cubin"]
+    done = subprocess.run(options, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return read(done.stderr)
 
 
 def read(log: str) -> dict[str, Resources]:
@@ -44,3 +65,21 @@ def _read(words: str) -> Resources:
     shared = re.search(r"(\d+) bytes smem", words)
     registers = re.search(r"Used (\d+) registers", words)[1]
     return Resources(int(registers), int(stack), int(stores), int(shared[1]) if shared else 0)
+
+
+def tool(name: str) -> str | None:
+    """NVIDIA's tool of that name: on the path, where the toolkit is put, or in a Python package that brings it."""
+    folders = [Path("/usr/local/cuda/bin")]
+    for package, inside in (("nvidia", "cu13/bin"), ("triton", "backends/nvidia/bin")):
+        spec = importlib.util.find_spec(package)
+        folders += [Path(folder) / inside for folder in (spec.submodule_search_locations if spec else [])]
+    candidates = (shutil.which(name), *(shutil.which(name, path=folder) for folder in folders))
+    return next(filter(None, candidates), None)
+
+
+def instructions(disassembler: str, cubin: Path) -> Counter[str]:
+    """How often each instruction occurs in what nvdisasm reads."""
+    done = subprocess.run([disassembler, "-c", cubin], capture_output=True, text=True, check=True)
+    found = Counter(re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", done.stdout))
+    assert found["EXIT"], "this is no disassembly"
+    return found

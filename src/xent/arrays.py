@@ -91,9 +91,17 @@ def library(x: Array) -> str:
     return name.removeprefix("array_api_compat.").split(".")[0].replace("_", "-")
 
 
-def quiet(xp: Namespace) -> AbstractContextManager[Any]:
-    """A context in which NumPy, or a library that computes through it, does not warn of infinities and NaN."""
-    warns = xp.__name__ not in ("array_api_compat.torch", "array_api_compat.cupy", "jax.numpy")
+def computing(xp: Namespace, place: Any) -> AbstractContextManager[Any]:
+    """The context to compute in, for arrays on the device `place`.
+
+    NumPy, or a library that computes through it, does not warn of infinities and NaN. CuPy makes arrays and computes on
+    its current device, wherever the arrays lie that it is given: that device is the current one.
+    """
+    if xp.__name__ == "array_api_compat.cupy":
+        # A device keeps what was current before, and threads that share a call may not share that.
+        device: AbstractContextManager[Any] = sys.modules["cupy"].cuda.Device(place.id)
+        return device
+    warns = xp.__name__ not in ("array_api_compat.torch", "jax.numpy")
     return np.errstate(all="ignore") if warns else contextlib.nullcontext()
 
 

@@ -134,7 +134,7 @@ def prepare(
     else:
         xp, place = arrays.namespace(logits), arrays.device(logits)
     engine = choice.chosen(engine, logits, coefficients)
-    with arrays.quiet(xp):
+    with arrays.computing(xp, place):
         compute, wide = arrays.compute_dtype(xp, dtype), arrays.wide_float(xp, logits)
         if class_weights is not None:
             class_weights = cast(xp, class_weights, compute)

@@ -210,9 +210,9 @@ def is_followed(*inputs: Array | float | str | None) -> bool:
 
 def loss_of(call: Call) -> Array:
     """The loss of a call that torch does not follow."""
-    if 0 in call.lead:
-        return _loss_of_nothing(call)
-    with arrays.quiet(call.xp):
+    with arrays.computing(call.xp, call.place):
+        if 0 in call.lead:
+            return _loss_of_nothing(call)
         return reduced(call, _token_losses(call))
 
 
@@ -252,17 +252,17 @@ def _masks(call: Call) -> bool:
 
 def loss_and_gradient(call: Call, grad_output: Array | float | None, out: Array | None) -> tuple[Array, Array]:
     """The loss of a call and its gradient."""
-    if 0 in call.lead:
-        return _loss_of_nothing(call), call.finished(arrays.new_like(call.logits)) if out is None else out
-    with arrays.quiet(call.xp):
+    with arrays.computing(call.xp, call.place):
+        if 0 in call.lead:
+            return _loss_of_nothing(call), call.finished(arrays.new_like(call.logits)) if out is None else out
         return _loss_and_gradient(call, grad_output, out)
 
 
 def gradient(call: Call, grad_output: Array | float | None) -> Array:
     """The gradient of a call alone."""
-    if 0 in call.lead:
-        return call.finished(arrays.new_like(call.logits))
-    with arrays.quiet(call.xp):
+    with arrays.computing(call.xp, call.place):
+        if 0 in call.lead:
+            return call.finished(arrays.new_like(call.logits))
         return call.finished(_losses_and_gradient(call, grad_output, None)[1])
 
 

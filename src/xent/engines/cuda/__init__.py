@@ -51,9 +51,9 @@ def run(xp: Namespace, rows: Rows, losses: Array, scale: Array | float = 1.0, ou
     if not rows.logits.shape[0]:
         return
     if not memory.is_plain(rows.logits):
-        rows = rows._replace(logits=xp.asarray(rows.logits, copy=True))
+        rows = rows._replace(logits=memory.copy(xp, rows.logits))
     if rows.soft is not None and not memory.is_plain(rows.soft):
-        rows = rows._replace(soft=xp.asarray(rows.soft, copy=True))
+        rows = rows._replace(soft=memory.copy(xp, rows.soft))
     if out is not None and not memory.is_plain(out):
         made = xp.empty_like(out)
         run(xp, rows, losses, scale, made)

@@ -70,6 +70,8 @@ def problem_of(
     if isinstance(scale, (int, float)):
         problem.scale = scale
     else:
+        if scale.ndim and memory.is_one_number(scale):
+            scale = scale[0]
         problem.scales = line(scale)
         problem.scales_row = 0 if scale.ndim == 0 else 1
         problem.scales_format = _FORMATS[memory.format_of(scale)]

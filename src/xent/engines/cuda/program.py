@@ -100,15 +100,20 @@ def _kept_or_compiled(source: Path, macros: Macros, architecture: str) -> bytes:
 
 
 def _path(source: Path, macros: Macros, architecture: str) -> Path | None:
-    """Where that cubin is kept: a name that changes with all that it is made from. None where there is no folder."""
-    texts = [(path.name, path.read_bytes()) for path in sorted(source.parent.iterdir()) if _is_source(path)]
-    made_from = (version(), _options(macros, architecture), source.name, texts)
-    key = hashlib.sha256(repr(made_from).encode()).hexdigest()
+    """Where that cubin is kept. None where there is no folder."""
     try:
-        return _folder() / f"{source.stem}-{architecture}-{key[:32]}.cubin"
+        return _folder() / f"{name_of_made(source, macros, architecture)}.cubin"
     except RuntimeError as error:  # a user without a home
         _warn(error)
         return None
+
+
+def name_of_made(source: Path, macros: Macros, architecture: str) -> str:
+    """A name for what the compiler makes, which changes with all that it is made from."""
+    texts = [(path.name, path.read_bytes()) for path in sorted(source.parent.iterdir()) if _is_source(path)]
+    made_from = (version(), _options(macros, architecture), source.name, texts)
+    key = hashlib.sha256(repr(made_from).encode()).hexdigest()
+    return f"{source.stem}-{architecture}-{key[:32]}"
 
 
 def _is_source(path: Path) -> bool:
