@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CLAUSES = ROOT / "conformance" / "xent_conformance" / "clauses"
 ELSEWHERE = ("test_large", "test_concurrency", "test_compile_torch", "test_derivatives_torch", "test_derivatives_jax")
 
-pytestmark = pytest.mark.skipif(emulator.COMPILER is None, reason="there is no C++ compiler for the emulator")
+pytestmark = emulator.needed
 
 
 @pytest.mark.parametrize("file", sorted(path.stem for path in CLAUSES.glob("test_*.py") if path.stem not in ELSEWHERE))

@@ -25,7 +25,7 @@ xp = pytest.importorskip("array_api_compat.torch")
 python_dispatch = pytest.importorskip("torch.utils._python_dispatch")
 ml_dtypes = pytest.importorskip("ml_dtypes")
 
-needs_compiler = pytest.mark.skipif(emulator.COMPILER is None, reason="there is no C++ compiler for the emulator")
+needs_compiler = emulator.needed
 GENUINE = {name: getattr(memory, name) for name in ("address", "is_plain", "place")}
 PLAIN, SMOOTHED = Coefficients(), Coefficients(keep=0.9, spread=0.1)
 N, V = 5, 37

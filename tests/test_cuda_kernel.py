@@ -19,7 +19,7 @@ from xent.objective import Coefficients
 torch = pytest.importorskip("torch")
 xp = pytest.importorskip("array_api_compat.torch")
 
-pytestmark = pytest.mark.skipif(emulator.COMPILER is None, reason="there is no C++ compiler for the emulator")
+pytestmark = emulator.needed
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 PLAIN, SMOOTHED = Coefficients(), Coefficients(keep=0.9, spread=0.1)

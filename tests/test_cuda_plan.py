@@ -217,7 +217,7 @@ def test_where_no_cluster_runs_at_all_blocks_walk_alone():
     assert shape.cluster == 1
 
 
-@pytest.mark.skipif(emulator.COMPILER is None, reason="there is no C++ compiler")
+@emulator.needed
 def test_the_kernel_has_the_same_numbers(tmp_path):
     """A structure's places, a tile's width and what a piece takes of shared memory: C++ and Python have them twice."""
     claims = [f"sizeof(Problem) == {argument.ctypes.sizeof(argument.Problem)}"]
