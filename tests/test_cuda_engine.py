@@ -14,7 +14,7 @@ import pytest
 from tests import emulator
 
 import xent
-from xent import arrays, choice
+from xent import arrays, choice, functional
 from xent.engines import cuda
 from xent.engines.cuda import launch, memory, plan, program
 from xent.engines.rows import Rows
@@ -414,6 +414,33 @@ def test_cupy_computes_on_the_device_of_the_logits(cupy):
         assert Device.current == 1
         assert place._before == [], "threads that share a call would share what was current before"
     assert Device.current == 0
+
+
+@pytest.mark.parametrize("n", [0, 2])
+def test_every_array_of_a_call_is_made_in_that_context(monkeypatch, n):
+    inside, outside = [], []
+
+    @contextlib.contextmanager
+    def computing(namespace, place):
+        inside.append(place)
+        yield
+        inside.pop()
+
+    def watched(make):
+        def made(*given, **named):
+            if not inside:
+                outside.append(make)
+            return make(*given, **named)
+
+        return made
+
+    monkeypatch.setattr(arrays, "computing", computing)
+    for module, name in ((arrays, "empty"), (arrays, "new_like"), (functional, "_loss_of_nothing")):
+        monkeypatch.setattr(module, name, watched(getattr(module, name)))
+    x, t = np.zeros((n, 3)), np.zeros(n, int)
+    loss_fn = xent.CrossEntropyLoss()
+    xent.cross_entropy(x, t), xent.cross_entropy_and_grad(x, t), loss_fn(x, t), loss_fn.backward()
+    assert outside == []
 
 
 def test_nothing_else_changes_its_device():
