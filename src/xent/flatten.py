@@ -26,7 +26,8 @@ def walk(call: Call, scale: Array | float | None = None, out: Array | None = Non
     losses = arrays.empty(call.xp, math.prod(call.lead), arrays.compute_dtype(call.xp, call.dtype), call.place)
     d = None
     if scale is not None:
-        others = (call.targets, call.tokens.classes, call.tokens.weight, call.class_weights, call.denominator)
+        tokens = call.tokens
+        others = (call.targets, tokens.classes, tokens.weight, call.class_weights, call.denominator, scale)
         d = out
         if out is None or not _is_safe(out, call.logits, others):
             d = arrays.new_like(call.logits)

@@ -75,21 +75,23 @@ template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED> struct Tile {
         room = left < WIDTH ? left : WIDTH;
         ahead = LAYOUT == UNALIGNED ? x.misaligned() : 0;
         if (LAYOUT == UNALIGNED) last = nothing<Format>();
-        if (LAYOUT == ALIGNED && room == WIDTH) {
+        if (LAYOUT == STRIDED) {
 #pragma unroll
-            for (int k = 0; k < GRANULES; ++k) held[k] = x.whole(place_of(k));
+            for (int k = 0; k < GRANULES; ++k) held[k] = x.some(place_of(k), room);
+            return;
+        }
+        if (LAYOUT == ALIGNED && room == WIDTH) {
+            // From here, all granules of this lane are a number of bytes away that the compiler knows.
+            const Line mine = x.from(place_of(0));
+#pragma unroll
+            for (int k = 0; k < GRANULES; ++k) held[k] = mine.whole(k * LANES * COUNT);
             return;
         }
 #pragma unroll
         for (int k = 0; k < GRANULES; ++k) {
-            if (LAYOUT == STRIDED) {
-                held[k] = x.some(place_of(k), room);
-            } else {
-                held[k] = nothing<Format>();
-                if (is_whole(place_of(k))) held[k] = x.whole(place_of(k));
-            }
+            held[k] = nothing<Format>();
+            if (is_whole(place_of(k))) held[k] = x.whole(place_of(k));
         }
-        if (LAYOUT == STRIDED) return;
         if (starts_ahead()) {
             held[0] = x.some(-ahead, room);
             last = x.some(WIDTH - ahead, room);
@@ -109,14 +111,23 @@ template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED> struct Tile {
                       bool limits) {
         room = left < WIDTH ? left : WIDTH;
         Real x[COUNT];
+        const Line mine = d.from(place_of(0));
+        if (LAYOUT == ALIGNED && room == WIDTH) {
 #pragma unroll
-        for (int k = 0; k < GRANULES; ++k) {
-            if (is_empty(k)) continue;
-            gradient(held[k], centre, result, limits, x);
-            if (LAYOUT == STRIDED) {
-                d.put_some(place_of(k), x, room);
-            } else if ((LAYOUT == ALIGNED && room == WIDTH) || is_whole(place_of(k))) {
-                d.put_whole(place_of(k), Format::narrow(x));
+            for (int k = 0; k < GRANULES; ++k) {
+                gradient(held[k], centre, result, limits, x);
+                mine.put_whole(k * LANES * COUNT, Format::narrow(x));
+            }
+        } else {
+#pragma unroll
+            for (int k = 0; k < GRANULES; ++k) {
+                if (is_empty(k)) continue;
+                gradient(held[k], centre, result, limits, x);
+                if (LAYOUT == STRIDED) {
+                    d.put_some(place_of(k), x, room);
+                } else if (is_whole(place_of(k))) {
+                    mine.put_whole(k * LANES * COUNT, Format::narrow(x));
+                }
             }
         }
         if (LAYOUT != STRIDED) {
