@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Everything that only a GPU can show, from the repository root, without a network:
+# Everything that only a GPU can show, without a network:
 #
 #     benchmarks/run_gpu.sh [--cpu-dry-run] [--only PART,...] [--seconds N] [OUTPUT]
 #
 # The parts, the most telling first: checks, conformance, benchmarks, sanitizer, tests, train, jax; then a table.
-# OUTPUT (else $OUT, else ./gpu-evidence) receives evidence.json, run.log and loss.png; nothing is written elsewhere and
+# OUTPUT (else $OUT, else gpu-evidence in the repository) receives evidence.json, run.log and loss.png; nothing is written elsewhere and
 # nothing is installed. PYTHON names the interpreter (default python3), XENT_COMMIT the commit of a tree without history.
 # --only runs these parts alone (checks, conformance and benchmarks also as checks-cupy, benchmarks-torch-cuda, ...) and
 #   adds them to the record that is in OUTPUT, if it is of the same tree on the same machine. Without it, a new record.
@@ -13,6 +13,7 @@
 # Exit code: 0 all parts of this run passed; 1 a part failed, was stopped or not reached (later parts still run);
 # 2 cannot start; 3 no CUDA backend.
 set -uo pipefail
+caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 
 usage() {
@@ -43,8 +44,11 @@ for name in ${only//,/ }; do
         usage "no part is called $name; there are checks, conformance, benchmarks, sanitizer, tests, train, jax"
     fi
 done
-out=${out:-${OUT:-gpu-evidence}}
+out=${out:-${OUT:-$PWD/gpu-evidence}}
 python=${PYTHON:-python3}
+# What is named from the caller's folder is meant there.
+if [[ $out != /* ]]; then out=$caller/$out; fi
+if [[ $python == */* && $python != /* ]]; then python=$caller/$python; fi
 deadline=$((SECONDS + seconds))
 
 export PYTHONPATH="$PWD/src:$PWD/conformance:$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1

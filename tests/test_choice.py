@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import xent
-from xent import choice
+from xent import choice, cli
 from xent.engines import ENGINES
 from xent.machine import BACKENDS
 from xent.objective import Coefficients
@@ -101,9 +101,22 @@ def test_the_environment_names_the_engine_that_is_preferred(monkeypatch):
     assert choice.chosen("auto", X, PLAIN) == "numba"
     monkeypatch.setenv("XENT_ENGINE", "numba")
     assert choice.chosen("auto", X, Coefficients(floor=1e-10)) == "array_api"
+    assert "XENT_ENGINE is 'numba'" not in xent.explain(np.zeros((2, 3)))
+    monkeypatch.setenv("XENT_ENGINE", "cuda")
+    assert "XENT_ENGINE is 'cuda', which cannot serve, so it is not followed" in xent.explain(np.zeros((2, 3)))
     monkeypatch.setenv("XENT_ENGINE", "fortran")
     with pytest.raises(ValueError, match="XENT_ENGINE is 'fortran'; accepted: 'auto', 'numba', 'cuda', 'array_api'"):
         xent.cross_entropy(X, T)
+
+
+@pytest.mark.parametrize(("name", "value"), [("XENT_ENGINE", "gpu"), ("XENT_NUM_THREADS", "0")])
+def test_info_says_in_one_line_what_is_wrong_with_the_environment(monkeypatch, capsys, name, value):
+    monkeypatch.setenv(name, value)
+    assert cli.main(["info"]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith(f"xent: {name} is '{value}'; accepted: ")
+    assert err.count("\n") == 1
 
 
 def test_a_numba_that_does_not_import_is_a_reason(tmp_path):

@@ -22,10 +22,11 @@ SCRIPT = ROOT / "benchmarks" / "run_gpu.sh"
 pytestmark = pytest.mark.skipif(shutil.which("timeout") is None, reason="the script is for GNU systems")
 
 
-def run(*arguments, **environment):
+def run(*arguments, cwd=ROOT, **environment):
     inherited = {name: value for name, value in os.environ.items() if name not in ("OUT", "PYTHONPATH", "XENT_COMMIT")}
     return subprocess.run(
         ["bash", SCRIPT, *arguments],
+        cwd=cwd,
         env=inherited | {"PYTHON": sys.executable} | environment,
         capture_output=True,
         text=True,
@@ -171,6 +172,13 @@ def test_without_a_gpu_one_line_and_3(tmp_path):
     done = run(str(tmp_path / "out"))
     assert done.returncode == 3
     assert (done.stdout + done.stderr).count("\n") == 1
+
+
+@pytest.mark.skipif(bool(evidence.gpus()), reason="for machines without a GPU")
+def test_a_folder_is_meant_where_the_caller_is(tmp_path):
+    assert run("out", cwd=tmp_path).returncode == 3
+    assert (tmp_path / "out").is_dir()
+    assert not (ROOT / "out").exists()
 
 
 @pytest.mark.parametrize(

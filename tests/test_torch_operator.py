@@ -288,3 +288,22 @@ def test_without_a_compiled_engine_the_formula_is_compiled(program, monkeypatch)
     loss = program.of(_loss)(x, t)
     assert not _kept(program.forward)
     torch.testing.assert_close(loss, xent.cross_entropy(x, t))
+
+
+@pytest.mark.parametrize("numbers", [(3, 4, 5), (3.0, 4.5)], ids=["whole", "real"])
+def test_a_denominator_may_be_a_number_that_changes(program, numbers):
+    x, t = torch.randn(4, 7), torch.randint(7, (4,))
+    compiled = program.of(xent.cross_entropy)
+    for number in numbers:
+        assert torch.allclose(compiled(x, t, denominator=number), xent.cross_entropy(x, t, denominator=number))
+
+
+def test_a_denominator_may_be_a_size_that_an_exported_program_learns_later():
+    class Module(torch.nn.Module):
+        def forward(self, x, t):
+            return xent.cross_entropy(x, t, denominator=2 * x.shape[0])
+
+    x, t, n = torch.randn(4, 7), torch.randint(7, (4,)), torch.export.Dim("n")
+    exported = torch.export.export(Module(), (x, t), dynamic_shapes=({0: n}, {0: n})).module()
+    x, t = torch.randn(9, 7), torch.randint(7, (9,))
+    assert torch.allclose(exported(x, t), xent.cross_entropy(x, t, denominator=18))

@@ -166,6 +166,22 @@ def is_recorded_as_script() -> bool:
     return bool(sys.modules["torch"].jit.is_tracing())
 
 
+def is_symbolic(x: object) -> bool:
+    """Whether `x` is a number that torch has yet to learn, as a size is while it exports a program."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, (torch.SymInt, torch.SymFloat))
+
+
+def number_of(x: Array | float) -> float | None:
+    """`x` as a float if it is a number, which stays symbolic where torch has yet to learn it; None for an array."""
+    if isinstance(x, (int, float)):
+        return float(x)
+    if is_symbolic(x):
+        symbolic: float = sys.modules["torch"].sym_float(x)
+        return symbolic
+    return None if hasattr(x, "dtype") else float(x)
+
+
 def is_readable(x: Array) -> bool:
     """Whether Python may look at the values of `x` now."""
     return type(x) is np.ndarray or not (is_lazy(x) or is_traced(x))

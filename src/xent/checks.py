@@ -24,6 +24,7 @@ from xent.arrays import (
     is_dense,
     is_immutable,
     is_lazy,
+    is_symbolic,
     is_torch,
     library,
     namespace,
@@ -212,7 +213,7 @@ def denominator(value: Any, reduction: str, logits: Array) -> None:
             raise TypeError(f"denominator has dtype {dtype}; accepted: {accepted}")
         if shape_of("denominator", value):
             raise ValueError(f"denominator has shape {tuple(value.shape)}; accepted: {accepted}")
-    elif not 0.0 < number("denominator", value, accepted) < math.inf:
+    elif not is_symbolic(value) and not 0.0 < number("denominator", value, accepted) < math.inf:
         raise ValueError(f"denominator is {value!r}; accepted: {accepted}")
 
 

@@ -115,6 +115,16 @@ def engine(name: str) -> ModuleType:
     return importlib.import_module(f"xent.engines.{'numba_cpu' if name == 'numba' else name}")
 
 
+def environment_problem() -> str | None:
+    """What is wrong with XENT_ENGINE or XENT_NUM_THREADS, which every call or every large call would say; or None."""
+    try:
+        _order(os.environ.get("XENT_ENGINE") or "auto")
+        threads.get_num_threads()
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def explain(logits: Array, algorithm: str = "stable") -> str:
     """Say which engine would walk these logits, and for each other one why not.
 
@@ -152,6 +162,9 @@ def explain(logits: Array, algorithm: str = "stable") -> str:
             f"cannot serve: {problem}" if problem else f"{'chosen' if name == best else 'can serve'}: {description}"
         )
         lines.append(f"{name}: {verdict}")
+    preferred = os.environ.get("XENT_ENGINE") or "auto"
+    if preferred not in ("auto", best):
+        lines.append(f"XENT_ENGINE is {preferred!r}, which cannot serve, so it is not followed")
     if arrays.is_host_memory(logits) and arrays.is_readable(logits):
         lines.append(f"threads for large calls: {threads.get_num_threads()}")
     return "\n".join(lines)

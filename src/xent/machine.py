@@ -169,7 +169,10 @@ def versions() -> str:
 
 
 def report() -> str:
-    """The whole of `xent info`, as plain text."""
+    """The whole of `xent info`, as plain text; UsageError where the environment asks for what there is not."""
+    wrong = choice.environment_problem()
+    if wrong is not None:
+        raise UsageError(wrong)
     rows = [("backend", "version", "device", "dtypes")]
     missing = []
     for backend in BACKENDS.values():

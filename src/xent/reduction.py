@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 from xent.arithmetic import accurate_sum, at_least_one, cast, count_true, quotient, wide_quotient
-from xent.arrays import Array, Namespace, wide_float
+from xent.arrays import Array, Namespace, number_of, wide_float
 from xent.tokens import Tokens
 
 
@@ -51,13 +51,14 @@ def denominator_of(
     else:
         if tokens.counted is None and not math.prod(shape):
             return 1.0
-        if hasattr(denominator, "dtype") and not isinstance(denominator, float):
+        number = number_of(denominator)
+        if number is None:
             total = cast(xp, denominator, wide)
         elif tokens.counted is None:
-            return float(denominator)
+            return number
         else:
             # Filled in where it is needed: copying a number to a device would wait for it.
-            total = xp.full((), float(denominator), dtype=wide, device=place)
+            total = xp.full((), number, dtype=wide, device=place)
     if tokens.counted is None:
         return total
     # Nothing counted: the sum is 0, and 0 divided by 1 keeps it so.

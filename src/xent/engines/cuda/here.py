@@ -15,8 +15,10 @@ def problem(device: int = 0) -> str | None:
     """Why the engine cannot use the device of that number; None where it can."""
     try:
         from cuda.bindings import driver, nvrtc  # noqa: F401
-    except ImportError:
-        return f"cuda-bindings is not installed ({_ADVICE})"
+    except ImportError as error:
+        if error.name in ("cuda", "cuda.bindings"):
+            return f"cuda-bindings is not installed ({_ADVICE})"
+        return f"cuda-bindings does not import: {_first_line(error)} ({_ADVICE})"
     try:
         compiler = program.version()
     except RuntimeError as error:
