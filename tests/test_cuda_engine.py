@@ -14,7 +14,7 @@ import pytest
 from tests import emulator
 
 import xent
-from xent import arrays, choice, functional
+from xent import arrays, calls, choice, functional, tokens
 from xent.engines import cuda
 from xent.engines.cuda import launch, memory, plan, program
 from xent.engines.rows import Rows
@@ -435,7 +435,8 @@ def test_every_array_of_a_call_is_made_in_that_context(monkeypatch, n):
         return made
 
     monkeypatch.setattr(arrays, "computing", computing)
-    for module, name in ((arrays, "empty"), (arrays, "new_like"), (functional, "_loss_of_nothing")):
+    made = ((arrays, "empty"), (arrays, "new_like"), (functional, "_loss_of_nothing"))
+    for module, name in (*made, (tokens, "of_targets"), (calls, "denominator_of")):
         monkeypatch.setattr(module, name, watched(getattr(module, name)))
     x, t = np.zeros((n, 3)), np.zeros(n, int)
     loss_fn = xent.CrossEntropyLoss()
