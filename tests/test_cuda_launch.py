@@ -186,11 +186,12 @@ def _as_c_reads_it(configuration):
 def driver(monkeypatch):
     driver = Driver()
     monkeypatch.setattr(launch, "_driver", lambda: driver)
-    monkeypatch.setattr(launch, "_kernels", {})
+    launch.kernel.forget()
     caches = (launch.properties, launch._context, launch._configuration, here.problem)
     for cache in caches:
         cache.cache_clear()
     yield driver
+    launch.kernel.forget()
     assert driver.contexts[:1] == [OTHER]
     assert len(driver.contexts) == 1, "the caller's context is not its own any more"
     assert driver.mode == GLOBAL, "the thread's capture mode is not what it was"

@@ -59,7 +59,7 @@ def source(tmp_path):
 def folder(tmp_path, monkeypatch):
     """The folder of kept cubins, empty, in a process that has compiled nothing."""
     monkeypatch.setenv("XENT_CACHE_DIR", str(tmp_path / "kept"))
-    monkeypatch.setattr(program, "_cubins", {})
+    program.cubin.forget()
     return tmp_path / "kept"
 
 
@@ -84,7 +84,7 @@ def warnings(caplog):
 
 def _forget():
     """As a new process would."""
-    program._cubins.clear()
+    program.cubin.forget()
 
 
 def test_a_cubin_is_machine_code_for_the_architecture(source):
@@ -262,7 +262,7 @@ def test_many_processes_keep_one_file(source, folder):
 from pathlib import Path
 from xent.engines.cuda import program
 for _ in range(20):
-    program._cubins.clear()
+    program.cubin.forget()
     print(len(program.cubin(Path({str(source)!r}), {ALONE!r}, "sm_90")))
     for path in Path({str(folder)!r}).iterdir():
         path.unlink(missing_ok=True)

@@ -242,10 +242,11 @@ def test_who_is_asked_whether_a_graph_is_captured(monkeypatch):
     assert not arrays.is_captured(tensor)
 
     class ndarray:  # noqa: N801
-        pass
+        device = SimpleNamespace(id=1)
 
-    stream = SimpleNamespace(is_capturing=lambda: capturing[0])
-    cupy = SimpleNamespace(ndarray=ndarray, cuda=SimpleNamespace(get_current_stream=lambda: stream))
+    # One stream of each device; only that of the array's own may be captured.
+    streams = [SimpleNamespace(is_capturing=lambda: False), SimpleNamespace(is_capturing=lambda: capturing[0])]
+    cupy = SimpleNamespace(ndarray=ndarray, cuda=SimpleNamespace(get_current_stream=lambda number: streams[number]))
     monkeypatch.setitem(__import__("sys").modules, "cupy", cupy)
     assert not arrays.is_captured(ndarray())
     capturing[0] = True

@@ -210,7 +210,7 @@ def is_captured(x: Array) -> bool:
     """Whether what is done to `x` is not done now, but recorded in a CUDA graph."""
     if is_torch(x):
         return bool(x.device.type == "cuda" and sys.modules["torch"].cuda.is_current_stream_capturing())
-    return is_cupy(x) and bool(sys.modules["cupy"].cuda.get_current_stream().is_capturing())
+    return is_cupy(x) and bool(sys.modules["cupy"].cuda.get_current_stream(x.device.id).is_capturing())
 
 
 def on_gpu(x: Array) -> bool:

@@ -60,7 +60,7 @@ def cuda_problem() -> str | None:
 def chosen(asked: str, logits: Array, coefficients: Coefficients) -> str:
     """The name of the engine for a call that asked for "auto" or for an engine; ValueError where that cannot serve."""
     if asked == "auto":
-        preferred = os.environ.get("XENT_ENGINE") or "auto"
+        preferred = _preferred()
         if type(logits) is np.ndarray:
             return _chosen_in_host_memory(preferred, bool(coefficients.floor))
         return next(name for name in _order(preferred) if obstacle(name, logits, coefficients) is None)
@@ -92,12 +92,17 @@ def compiled(device: str, asked: str) -> str | None:
     if name not in ENGINES:
         return None
     if asked == "auto":
-        order = _order(os.environ.get("XENT_ENGINE") or "auto")
+        order = _order(_preferred())
         asked = next(each for each in order if each in (name, "array_api"))
     if asked != name:
         return None
     problem = numba_problem() if name == "numba" else engine(name).problem()
     return name if problem is None else None
+
+
+def _preferred() -> str:
+    """The engine that the environment prefers, or "auto"."""
+    return os.environ.get("XENT_ENGINE") or "auto"
 
 
 def _order(preferred: str) -> tuple[str, ...]:
@@ -118,7 +123,7 @@ def engine(name: str) -> ModuleType:
 def environment_problem() -> str | None:
     """What is wrong with XENT_ENGINE or XENT_NUM_THREADS, which every call or every large call would say; or None."""
     try:
-        _order(os.environ.get("XENT_ENGINE") or "auto")
+        _order(_preferred())
         threads.get_num_threads()
     except ValueError as error:
         return str(error)
@@ -162,7 +167,7 @@ def explain(logits: Array, algorithm: str = "stable") -> str:
             f"cannot serve: {problem}" if problem else f"{'chosen' if name == best else 'can serve'}: {description}"
         )
         lines.append(f"{name}: {verdict}")
-    preferred = os.environ.get("XENT_ENGINE") or "auto"
+    preferred = _preferred()
     if preferred not in ("auto", best):
         lines.append(f"XENT_ENGINE is {preferred!r}, which cannot serve, so it is not followed")
     if arrays.is_host_memory(logits) and arrays.is_readable(logits):

@@ -132,9 +132,9 @@ def cross_entropy(
         "engine": engine,
     }
     if is_followed(logits, targets, weights, class_weights, denominator):
-        from xent import torch
+        from xent.torch.graph import followed_loss
 
-        return torch.followed_loss(logits, targets, weights=weights, **options)
+        return followed_loss(logits, targets, weights=weights, **options)
     return loss_of(prepare(logits, targets, weights=weights, **options))
 
 

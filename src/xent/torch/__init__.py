@@ -23,7 +23,7 @@ from xent.calls import prepare
 from xent.functional import is_followed, loss_of
 from xent.torch.graph import followed_loss
 
-__all__ = ["CrossEntropyLoss", "cross_entropy", "followed_loss"]
+__all__ = ["CrossEntropyLoss", "cross_entropy"]
 
 
 def cross_entropy(

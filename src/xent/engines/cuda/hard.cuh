@@ -63,7 +63,8 @@ DEVICE void walk_hard(const Problem &problem) {
             const int first = piece * tile.WIDTH;
             if (!is_held) tile.load(x.from(first), counts ? problem.classes - first : 0);
             is_held = false;
-            tile.store(d.from(first), is_row ? problem.classes - first : 0, target < 0 ? -1 : target - first, centre, result, limits);
+            const int left = is_row ? problem.classes - first : 0, place = target < 0 ? -1 : target - first;
+            tile.store(d.from(first), left, place, centre, result, limits);
         }
     }
 }

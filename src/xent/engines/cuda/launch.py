@@ -17,13 +17,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-# One thread loads; the others wait for it.
-_loading = threading.Lock()
-_kernels: dict[tuple[bytes, int, str], Kernel] = {}
+from xent.engines.compiling import Once
 
 _Addresses = ctypes.c_void_p * 1
 
@@ -126,14 +123,10 @@ class Kernel:
         return found
 
 
+@Once
 def kernel(cubin: bytes, device: int, name: str = "walk") -> Kernel:
     """The kernel of that name in a cubin, on the device of that number; RuntimeError where it does not load."""
-    found = _kernels.get((cubin, device, name))
-    if found is None:
-        with _loading:
-            found = _kernels.get((cubin, device, name)) or Kernel(cubin, device, name)
-            _kernels[cubin, device, name] = found
-    return found
+    return Kernel(cubin, device, name)
 
 
 @functools.cache

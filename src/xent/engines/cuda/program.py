@@ -15,20 +15,15 @@ import functools
 import hashlib
 import os
 import tempfile
-import threading
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from xent.engines.compiling import LOGGER, told
+from xent.engines.compiling import LOGGER, Once, told
 
 Macros: TypeAlias = tuple[tuple[str, str], ...]
 
 # The bytes at the end of a kept file: a digest of those before. Tools that read cubins take no notice of it.
 _DIGEST: Final = hashlib.sha256().digest_size
-
-# One thread compiles, and says so; the others wait for it.
-_compiling = threading.Lock()
-_cubins: dict[tuple[Path, Macros, str], bytes] = {}
 
 
 class Compiled(NamedTuple):
@@ -38,6 +33,7 @@ class Compiled(NamedTuple):
     log: str  # with the registers, the stack and the spills of every kernel
 
 
+@Once
 def cubin(source: Path, macros: Macros, architecture: str) -> bytes:
     """The machine code of that source for an architecture such as "sm_90"; from memory, the disk, or the compiler.
 
@@ -46,11 +42,13 @@ def cubin(source: Path, macros: Macros, architecture: str) -> bytes:
     RuntimeError
         Where it does not compile, with the compiler's words, or where there is no compiler.
     """
-    found = _cubins.get((source, macros, architecture))
+    path = _path(source, macros, architecture)
+    found = None if path is None else _kept(path)
     if found is None:
-        with _compiling:
-            found = _cubins.get((source, macros, architecture)) or _kept_or_compiled(source, macros, architecture)
-            _cubins[source, macros, architecture] = found
+        with told(f"xent compiles {_name(source, macros, architecture)}, which takes some seconds"):
+            found = compiled(source, macros, architecture).cubin
+        if path is not None:
+            _keep(path, found)
     return found
 
 
@@ -86,17 +84,6 @@ def version() -> tuple[int, int]:
 def architectures() -> frozenset[str]:
     """The architectures that NVRTC makes machine code for."""
     return frozenset(f"sm_{number}" for number in _value(_nvrtc().nvrtcGetSupportedArchs()))
-
-
-def _kept_or_compiled(source: Path, macros: Macros, architecture: str) -> bytes:
-    path = _path(source, macros, architecture)
-    found = None if path is None else _kept(path)
-    if found is None:
-        with told(f"xent compiles {_name(source, macros, architecture)}, which takes some seconds"):
-            found = compiled(source, macros, architecture).cubin
-        if path is not None:
-            _keep(path, found)
-    return found
 
 
 def _path(source: Path, macros: Macros, architecture: str) -> Path | None:

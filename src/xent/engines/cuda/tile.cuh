@@ -107,8 +107,7 @@ template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED> struct Tile {
 
     // Write factor·exp(x − centre) − spread, the latter for the classes that can occur (with `limits`), and the entry of
     // the target, over the same classes of another row, where `left` are.
-    METHOD void store(const Line &d, int left, int target, Real centre, const Outcome<Real> &result,
-                      bool limits) {
+    METHOD void store(const Line &d, int left, int target, Real centre, const Outcome<Real> &result, bool limits) {
         room = left < WIDTH ? left : WIDTH;
         Real x[COUNT];
         const Line mine = d.from(place_of(0));

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import numpy as np
 from numba import types
 
 from xent.arrays import Array
-from xent.engines.compiling import LOGGER, told
+from xent.engines.compiling import LOGGER, Once, told
 from xent.engines.memory import Memory
 from xent.engines.numba_cpu import narrow, wide
 from xent.engines.numba_cpu.vectors import format_of, inline
@@ -104,22 +103,8 @@ _SINGLE, _DOUBLE, _INTEGER = np.dtype(np.float32), np.dtype(np.float64), np.dtyp
 _NOTHING = {dtype: np.empty(0, dtype) for dtype in (_SINGLE, _DOUBLE, _INTEGER)}
 
 
-# One thread compiles, and says so; the others wait for it.
-_compiling = threading.Lock()
-_kernels: dict[tuple[str, str | None], Callable[..., None]] = {}
-
-
+@Once
 def kernel(name: str, soft: str | None = None) -> Callable[..., None]:
-    """The walk for logits and soft targets of the dtypes of those names."""
-    found = _kernels.get((name, soft))
-    if found is None:
-        with _compiling:
-            found = _kernels.get((name, soft)) or _compiled(name, soft)
-            _kernels[name, soft] = found
-    return found
-
-
-def _compiled(name: str, soft: str | None) -> Callable[..., None]:
     """The walk compiled for logits and soft targets of the dtypes of those names, or read from the disk."""
     element = _FORMATS[name]
     real = types.float64 if name == "float64" else types.float32

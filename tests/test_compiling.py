@@ -1,0 +1,51 @@
+"""What the engines that compile share: nothing is made twice, and who waits is told."""
+
+import threading
+
+import pytest
+
+from xent.engines.compiling import Once
+
+
+def test_what_raises_is_tried_again():
+    tried = []
+
+    @Once
+    def make(name):
+        tried.append(name)
+        if len(tried) == 1:
+            raise RuntimeError(name)
+        return [name]
+
+    with pytest.raises(RuntimeError, match="a"):
+        make("a")
+    made = make("a")
+    assert made is make("a")
+    assert make("b") == ["b"]
+    assert tried == ["a", "a", "b"]
+    make.forget()
+    assert make("a") is not made
+
+
+def test_one_thread_makes_and_the_others_wait():
+    together, go_on, found, tried = threading.Barrier(9), threading.Event(), [], []
+
+    @Once
+    def make():
+        tried.append(threading.get_ident())
+        go_on.wait()
+        return object()
+
+    def ask():
+        together.wait()
+        found.append(make())
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    together.wait()
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert len(tried) == 1
+    assert len(set(map(id, found))) == 1
