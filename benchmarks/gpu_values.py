@@ -217,8 +217,8 @@ def more_than_2_31_logits(subject: Subject) -> str:
     assert np.isfinite(losses).all(), f"{int((~np.isfinite(losses)).sum())} losses are not finite"
     assert (losses == in_place).all(), "the losses differ with and without a gradient"
     for i, (loss, gradient) in exact.items():
-        # V1: 4 + log2(V / 4096) eps of float32, and in a gradient a unit for each in the logarithm of its entry; then it
-        # is rounded to the dtype of the logits, below whose normal numbers that is half of the smallest.
+        # V1: 4 + log2(V / 4096) eps of float32, and in a gradient one more for each unit of its entry's logarithm; then
+        # it is rounded to the dtype of the logits, below whose normal numbers that is half of the smallest.
         alike(losses[i], loss, 8 * 2.0**-23, f"loss of row {i}")
         half_ulp, smallest = (2.0**-8, 1e-30) if dtype == "bfloat16" else (2.0**-11, 2.0**-25)
         rtol = half_ulp + (8 + np.log(1 / 1e-30)) * 2.0**-23
