@@ -15,7 +15,7 @@ help:  ## list the targets
 	@touch $@
 
 demo: .venv/installed  ## train a language model with the same loss on every installed backend
-	$(BIN)/xent train
+	$(BIN)/crossent train
 
 test: .venv/installed  ## the package's own tests, the conformance suite on every backend, the examples in the docs
 	$(BIN)/python -m pytest -n 2
@@ -38,17 +38,17 @@ bench-compare: .venv/installed  ## is this tree slower than revision BASE? pair 
 	$(BIN)/python -m benchmarks.compare $(BASE) --sizes $(SIZES) --pairs $(PAIRS)
 
 accuracy: .venv/installed  ## the accuracy table of the README, against the 60-digit oracle
-	$(BIN)/python -m xent_conformance.accuracy
+	$(BIN)/python -m crossent_conformance.accuracy
 
 .venv/peers: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev,peers]'
 	@touch $@
 
 scoreboard: .venv/peers  ## other people's cross-entropies against the contract: docs/scoreboard.md
-	$(BIN)/python -m xent_conformance.scoreboard
+	$(BIN)/python -m crossent_conformance.scoreboard
 
 vectors: .venv/installed  ## inputs and 40-digit results as JSON, for other languages: conformance/vectors
-	$(BIN)/python -m xent_conformance.vectors --write conformance/vectors
+	$(BIN)/python -m crossent_conformance.vectors --write conformance/vectors
 
 clean:  ## remove .venv and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -34,9 +34,9 @@ def pytest_addoption(parser):
     group = parser.getgroup("cross-entropy benchmarks")
     group.addoption(
         "--sizes",
-        default=os.environ.get("XENT_BENCH_SIZES"),
+        default=os.environ.get("CROSSENT_BENCH_SIZES"),
         help="rows x vocabulary and perhaps :dtype, separated by commas, for all but small calls"
-        " (default: $XENT_BENCH_SIZES, or each question's own)",
+        " (default: $CROSSENT_BENCH_SIZES, or each question's own)",
     )
     group.addoption(
         "--rounds", type=int, default=ROUNDS, help="rounds of a large call; the median counts (%(default)s)"

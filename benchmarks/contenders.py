@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.problem import CHECKED_ROWS, Problem
-from xent.engines import ENGINES
-from xent.machine import BACKENDS
+from crossent.engines import ENGINES
+from crossent.machine import BACKENDS
 
 Call = Callable[[], Any]
 """Gives the mean loss, or the loss and the gradient; None for a copy."""
@@ -84,9 +84,9 @@ def problem_with(name: str) -> str | None:
         found = any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
         return None if found else "torch.compile has no C++ compiler"
     if importlib.util.find_spec(name) is None:
-        remedy = " (pip install 'xent[numba]')" if name == NUMBA else ""
+        remedy = " (pip install numba)" if name == NUMBA else ""
         return f"{name} is not installed{remedy}"
-    return "xent has no engine numba" if name == NUMBA and NUMBA not in ENGINES else None
+    return "crossent has no engine numba" if name == NUMBA and NUMBA not in ENGINES else None
 
 
 def read(result: Any) -> tuple[float, np.ndarray | None]:
@@ -198,18 +198,18 @@ def jax_value_and_grad(loss: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def _limited(threads: int) -> Iterator[None]:
-    """So many threads for `xent`, which reads the variable at each call, and for torch where it is in use."""
+    """So many threads for `crossent`, which reads the variable at each call, and for torch where it is in use."""
     torch = sys.modules.get("torch")
-    before, torch_before = os.environ.get("XENT_NUM_THREADS"), torch and torch.get_num_threads()
-    os.environ["XENT_NUM_THREADS"] = str(threads)
+    before, torch_before = os.environ.get("CROSSENT_NUM_THREADS"), torch and torch.get_num_threads()
+    os.environ["CROSSENT_NUM_THREADS"] = str(threads)
     if torch:
         torch.set_num_threads(threads)
     try:
         yield
     finally:
         if before is None:
-            del os.environ["XENT_NUM_THREADS"]
+            del os.environ["CROSSENT_NUM_THREADS"]
         else:
-            os.environ["XENT_NUM_THREADS"] = before
+            os.environ["CROSSENT_NUM_THREADS"] = before
         if torch:
             torch.set_num_threads(torch_before)

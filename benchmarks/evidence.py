@@ -24,7 +24,7 @@ from xml.etree import ElementTree
 
 from benchmarks import gpu, gpu_checks, gpu_sanitizer, host
 from benchmarks.table import aligned
-from xent.machine import BACKENDS, versions
+from crossent.machine import BACKENDS, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
@@ -60,7 +60,7 @@ def gpus() -> list[dict[str, str]]:
 
 
 def digest_of_sources() -> str:
-    """SHA-256 over the sources of `xent`, for trees that come without their history."""
+    """SHA-256 over the sources of `crossent`, for trees that come without their history."""
     digest = hashlib.sha256()
     for path in sorted(path for path in (ROOT / "src").rglob("*") if path.suffix in SOURCES):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
@@ -74,7 +74,7 @@ def _now() -> str:
 def begin(commit: str, backends: Sequence[str], *, cpu: bool) -> dict[str, Any]:
     """The record before the first part."""
     return {
-        "xent": versions(),
+        "crossent": versions(),
         "commit": commit,
         "source_sha256": digest_of_sources(),
         "date": _now(),
@@ -148,7 +148,7 @@ def lines(record: dict[str, Any]) -> list[str]:
     """The record for people."""
     gpu_names = "; ".join(", ".join(one.values()) for one in record["gpus"]) or "no GPU"
     text = [
-        f"{record['date']}  {record['xent']}, commit {record['commit']}",
+        f"{record['date']}  {record['crossent']}, commit {record['commit']}",
         f"{gpu_names}; {record['processor']}, {record['cores']} cores",
         ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
         "",

@@ -1,10 +1,10 @@
-"""Speed on a GPU against a copy in its own memory: every engine of `xent`, torch eager and compiled, Liger and Quack
-where they are installed, the textbook version on CuPy.
+"""Speed on a GPU against a copy in its own memory: every engine of `crossent`, torch eager and compiled, Liger and
+Quack where they are installed, the textbook version on CuPy.
 
 `python -m benchmarks.gpu FILE --backend torch-cuda --backend cupy` rewrites FILE after every case, so that what is
 finished outlives an interruption. Every figure is the median of device-event times with the buffers taking turns, after
-a warm-up, and counts only if the answer agrees with float64. Exit code 1 if one of `xent`'s own figures is missing or
-wrong; a peer's failure is a line in FILE.
+a warm-up, and counts only if the answer agrees with float64. Exit code 1 if one of `crossent`'s own figures is missing
+or wrong; a peer's failure is a line in FILE.
 
 A gradient in place of the logits would leave the next call a gradient to read. So before every such call, untimed,
 the logits are put back into the memory that it works in, and more memory than any cache has is read.

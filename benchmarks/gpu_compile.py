@@ -12,8 +12,8 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
-from xent.engines import cuda
-from xent.engines.cuda import launch, plan, program
+from crossent.engines import cuda
+from crossent.engines.cuda import launch, plan, program
 
 
 def compile_one(variant: plan.Variant, architecture: str) -> int:

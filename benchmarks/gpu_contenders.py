@@ -1,6 +1,6 @@
 """Who competes on a GPU. Every contender is a function of logits, targets and memory for a gradient.
 
-`xent` competes with each of its engines, by name; a peer that is not installed is not there.
+`crossent` competes with each of its engines, by name; a peer that is not installed is not there.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import xent
+import crossent
 from benchmarks.gpu_library import Library, NumPy, Torch
 
 COPY = "copy of the logits"
@@ -50,8 +50,8 @@ def of(library: Library) -> list[Contender]:
     for engine in library.engines():
         chosen += _ours(engine, fastest=engine == library.engines()[0])
         if isinstance(library, Torch):
-            loss = partial(xent.cross_entropy, engine=engine)
-            chosen.append(_of_xent(GRADIENT, f"xent {engine}, backward", 2, partial(_torch_backward, loss)))
+            loss = partial(crossent.cross_entropy, engine=engine)
+            chosen.append(_ours(GRADIENT, f"crossent {engine}, backward", 2, partial(_torch_backward, loss)))
     if isinstance(library, Torch):
         chosen += _TORCH
         if library.on_gpu:
@@ -70,7 +70,7 @@ def _plain(question: str, name: str, traffic: int, function: Function, **kind: b
     return Contender(question, name, traffic, lambda library: function, **kind)
 
 
-def _of_xent(question: str, name: str, traffic: int, function: Function, **kind: bool) -> Contender:
+def _ours(question: str, name: str, traffic: int, function: Function, **kind: bool) -> Contender:
     return _plain(question, name, traffic, function, ours=True, **kind)
 
 
@@ -80,21 +80,21 @@ def _copy(x: Any, t: Any, out: Any) -> None:
 
 def _ours(engine: str, *, fastest: bool) -> list[Contender]:
     """Every way to ask an engine; without the check of the targets only the one that this is about."""
-    loss = partial(xent.cross_entropy, engine=engine)
-    both = partial(xent.cross_entropy_and_grad, engine=engine)
+    loss = partial(crossent.cross_entropy, engine=engine)
+    both = partial(crossent.cross_entropy_and_grad, engine=engine)
     smoothed = partial(both, label_smoothing=SMOOTHING, smoothing="uniform")
-    name = f"xent {engine}"
+    name = f"crossent {engine}"
     chosen = [
-        _of_xent(FORWARD, name, 1, lambda x, t, out: loss(x, t)),
-        _of_xent(GRADIENT, f"{name}, out=", 2, lambda x, t, out: both(x, t, out=out)),
-        _of_xent(GRADIENT, f"{name}, out=logits", 2, lambda x, t, out: both(x, t, out=x), in_place=True),
-        _of_xent(GRADIENT, name, 2, lambda x, t, out: both(x, t)),
-        _of_xent(SMOOTHED, f"{name}, out=", 2, lambda x, t, out: smoothed(x, t, out=out)),
+        _ours(FORWARD, name, 1, lambda x, t, out: loss(x, t)),
+        _ours(GRADIENT, f"{name}, out=", 2, lambda x, t, out: both(x, t, out=out)),
+        _ours(GRADIENT, f"{name}, out=logits", 2, lambda x, t, out: both(x, t, out=x), in_place=True),
+        _ours(GRADIENT, name, 2, lambda x, t, out: both(x, t)),
+        _ours(SMOOTHED, f"{name}, out=", 2, lambda x, t, out: smoothed(x, t, out=out)),
     ]
     if fastest:
         chosen += [
-            _of_xent(FORWARD, f"{name}, unchecked", 1, lambda x, t, out: loss(x, t, check_targets=False), swept=True),
-            _of_xent(
+            _ours(FORWARD, f"{name}, unchecked", 1, lambda x, t, out: loss(x, t, check_targets=False), swept=True),
+            _ours(
                 GRADIENT, f"{name}, out=, unchecked", 2,
                 lambda x, t, out: both(x, t, out=out, check_targets=False), swept=True,
             ),

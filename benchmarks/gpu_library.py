@@ -58,7 +58,7 @@ class Library:
         return {"float64": 8, "float32": 4}.get(dtype, 2)
 
     def engines(self) -> tuple[str, ...]:
-        """The engines of `xent` to look at, the fastest first; on a GPU, the compiled one whether here or not."""
+        """The engines of `crossent` to look at, the fastest first; on a GPU, the compiled one whether here or not."""
         return ("cuda", "array_api") if self.on_gpu else ("array_api",)
 
     def device(self) -> str:

@@ -81,7 +81,7 @@ def _panels(figures: Figures, over: str, label: str) -> Figure:
             axes.set_xlabel(label)
         for axes in all_axes[:, 0]:
             axes.set_ylabel("GB/s")
-        ordered = sorted(seen, key=lambda name: (COPY not in name, "xent" not in name, name))
+        ordered = sorted(seen, key=lambda name: (COPY not in name, "crossent" not in name, name))
         figure.legend(
             [seen[name] for name in ordered], ordered, loc="outside lower center", ncols=2, frameon=False,
             handlelength=4, fontsize=9,

@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import xent
+import crossent
 from benchmarks.gpu_library import NotHereError, Torch
 from benchmarks.gpu_subject import Subject, alike
 
@@ -189,9 +189,9 @@ def torch_compile(subject: Subject) -> str:
         for node in module.graph.nodes
         if node.op == "call_function"
     ]
-    own = [name for name in called if name.startswith("xent")]
+    own = [name for name in called if name.startswith("crossent")]
     assert len(graphs) == 1, f"{len(graphs)} graphs"
-    assert len(own) == 1, f"operators of xent in the graph: {own}; all calls: {called}"
+    assert len(own) == 1, f"operators of crossent in the graph: {own}; all calls: {called}"
     torch.compiler.reset()
     gradients = []
     compiler = "aot_eager" if subject.small else "inductor"
@@ -281,7 +281,7 @@ def launch_overhead(subject: Subject) -> str:
         "gradient": lambda: subject.both(x, t, out=out),
         "loss, checked": lambda: subject.loss(x, t, check_targets=True),
         "gradient, checked": lambda: subject.both(x, t, out=out, check_targets=True),
-        "loss, array_api": lambda: xent.cross_entropy(x, t, check_targets=False, engine="array_api"),
+        "loss, array_api": lambda: crossent.cross_entropy(x, t, check_targets=False, engine="array_api"),
     }
     if isinstance(library, Torch):
         leaf = x.clone().requires_grad_(True)
@@ -314,10 +314,10 @@ def _host_microseconds(subject: Subject, call: Any) -> float:
 
 
 def import_leaves_the_driver_alone(subject: Subject) -> str:
-    """`import xent` imports no array library but NumPy, and so touches no driver."""
+    """`import crossent` imports no array library but NumPy, and so touches no driver."""
     import subprocess
 
-    code = "import sys, xent; print([m for m in ('torch', 'cupy', 'jax', 'cuda') if m in sys.modules])"
+    code = "import sys, crossent; print([m for m in ('torch', 'cupy', 'jax', 'cuda') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.strip() == "[]", (done.stdout + done.stderr).strip()
     return "torch, cupy, jax and cuda stay out"

@@ -67,7 +67,7 @@ def _facts(record: Record) -> str:
         ("GPU", "; ".join(f"{one['name']}, {one['memory.total']}" for one in record["gpus"]) or "none"),
         ("driver", ", ".join(sorted({one["driver"] for one in record["parts"]} - {""})) or "none"),
         ("host", f"{record['processor']}, {record['cores']} cores"),
-        ("versions", f"{record['xent']}; " + ", ".join(f"{k} {v}" for k, v in record["versions"].items())),
+        ("versions", f"{record['crossent']}; " + ", ".join(f"{k} {v}" for k, v in record["versions"].items())),
         ("commit", f"{record['commit']}, sources {record['source_sha256'][:16]}"),
         ("date", record["date"]),
     ]
@@ -150,7 +150,7 @@ def goals(figures: list[dict[str, Any]]) -> list[tuple[str, ...]]:
         engine = here[0]["contender"].split()[1].rstrip(",")
         for question, ending, words in asked:
             chosen = [
-                one for one in here if (one["question"], one["contender"]) == (question, f"xent {engine}{ending}")
+                one for one in here if (one["question"], one["contender"]) == (question, f"crossent {engine}{ending}")
             ]
             if not chosen:
                 continue

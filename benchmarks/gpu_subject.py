@@ -1,4 +1,4 @@
-"""What the checks ask: `xent` with one engine, on one library, with rows that any seed gives again."""
+"""What the checks ask: `crossent` with one engine, on one library, with rows that any seed gives again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-import xent
+import crossent
 from benchmarks.gpu_library import Library
 
 
@@ -27,11 +27,11 @@ class Subject:
 
     def loss(self, x: Any, t: Any, **options: Any) -> Any:
         """The loss alone; without the check of the targets unless it is asked for."""
-        return xent.cross_entropy(x, t, **{"engine": self.engine, "check_targets": False} | options)
+        return crossent.cross_entropy(x, t, **{"engine": self.engine, "check_targets": False} | options)
 
     def both(self, x: Any, t: Any, **options: Any) -> Any:
         """The loss and its gradient, likewise."""
-        return xent.cross_entropy_and_grad(x, t, **{"engine": self.engine, "check_targets": False} | options)
+        return crossent.cross_entropy_and_grad(x, t, **{"engine": self.engine, "check_targets": False} | options)
 
     def rows(self, n: int, v: int, dtype: str, seed: int = 0) -> tuple[Any, Any]:
         """Logits, three times standard normal, and targets."""

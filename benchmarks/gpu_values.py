@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-import xent
+import crossent
 from benchmarks.gpu_library import NotHereError
 from benchmarks.gpu_subject import Subject, alike
-from xent_conformance import oracle, units
+from crossent_conformance import oracle, units
 
 COMPUTED = {"float64": "float64"}
 """The dtype of the arithmetic, where it is not float32."""
@@ -26,7 +26,7 @@ def engine_serves_every_dtype(subject: Subject) -> str:
     taken = {}
     for dtype in subject.library.all_dtypes:
         x, _ = subject.rows(2, 5, dtype)
-        taken[dtype] = xent.explain(x)
+        taken[dtype] = crossent.explain(x)
         first = taken[dtype].partition("\n")[0]
         assert f"engine {subject.engine!r}" in first, f"{dtype}: not {subject.engine}; {taken[dtype]}"
     return f"{subject.engine} in {', '.join(taken)}"

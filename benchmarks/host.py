@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import COMPILER, NUMBA, PEERS, problem_with
-from xent.engines import threads
-from xent.machine import BACKENDS, versions
+from crossent.engines import threads
+from crossent.machine import BACKENDS, versions
 
 _PACKAGES = ("numpy", "numba", "torch", "jax", "dask", "optax", "scipy")
 
@@ -45,7 +45,7 @@ def facts() -> dict[str, Any]:
         "processor": processor(),
         "cores": os.cpu_count(),
         "threads": threads.get_num_threads(),
-        "xent": versions(),
+        "crossent": versions(),
         "packages": package_versions(),
         "missing": [problem for name in wanted if (problem := problem_with(name)) is not None],
     }
@@ -54,7 +54,7 @@ def facts() -> dict[str, Any]:
 def lines(of: dict[str, Any]) -> list[str]:
     """The head of every table, from what `facts` gave."""
     return [
-        f"{of['date']}, {of['processor']}, {of['cores']} cores, {of['threads']} threads; {of['xent']}",
+        f"{of['date']}, {of['processor']}, {of['cores']} cores, {of['threads']} threads; {of['crossent']}",
         ", ".join(f"{name} {version}" for name, version in of["packages"].items()),
         *(["not here: " + "; ".join(of["missing"])] if of["missing"] else []),
     ]

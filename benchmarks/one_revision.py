@@ -1,7 +1,7 @@
-"""The times of whichever `xent` is imported, for `compare`: the same file runs in both revisions.
+"""The times of whichever `crossent` is imported, for `compare`: the same file runs in both revisions.
 
-`python -m benchmarks.one_revision SOURCE SIZE...` prints seconds as JSON. It uses nothing of `xent` but its public
-functions, and of the benchmarks only what does not import `xent`. What a revision cannot do has no time.
+`python -m benchmarks.one_revision SOURCE SIZE...` prints seconds as JSON. It uses nothing of `crossent` but its public
+functions, and of the benchmarks only what does not import `crossent`. What a revision cannot do has no time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import xent
+import crossent
 from benchmarks.problem import Problem
 
 ROUNDS, SECONDS = 7, 0.01
@@ -35,8 +35,8 @@ def calls(problem: Problem) -> Calls:
 def _numpy(problem: Problem) -> Calls:
     x, t = problem.logits, problem.targets
     out = x * 0
-    yield "forward, numpy", lambda: xent.cross_entropy(x, t)
-    yield "forward and gradient, numpy, out=", lambda: xent.cross_entropy_and_grad(x, t, out=out)
+    yield "forward, numpy", lambda: crossent.cross_entropy(x, t)
+    yield "forward and gradient, numpy, out=", lambda: crossent.cross_entropy_and_grad(x, t, out=out)
 
 
 def _torch(problem: Problem) -> Calls:
@@ -45,8 +45,8 @@ def _torch(problem: Problem) -> Calls:
     x, t = torch.tensor(problem.logits), torch.tensor(problem.targets)
     half, half_out = x.bfloat16(), torch.zeros_like(x, dtype=torch.bfloat16)
     followed = x.clone().requires_grad_(True)
-    yield "forward and backward, torch", lambda: torch.autograd.grad(xent.cross_entropy(followed, t), followed)
-    yield "forward and gradient, torch bfloat16, out=", lambda: xent.cross_entropy_and_grad(half, t, out=half_out)
+    yield "forward and backward, torch", lambda: torch.autograd.grad(crossent.cross_entropy(followed, t), followed)
+    yield "forward and gradient, torch bfloat16, out=", lambda: crossent.cross_entropy_and_grad(half, t, out=half_out)
 
 
 def seconds(call: Callable[[], Any]) -> float:
@@ -78,9 +78,9 @@ def measured(problems: Sequence[Problem]) -> dict[str, float | None]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the times, after seeing that it is the right `xent`."""
+    """Print the times, after seeing that it is the right `crossent`."""
     source, *sizes = arguments
-    imported = Path(xent.__file__).resolve()
+    imported = Path(crossent.__file__).resolve()
     if not imported.is_relative_to(Path(source).resolve()):
         print(f"imported {imported}, which is not in {source}", file=sys.stderr)
         return 2

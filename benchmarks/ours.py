@@ -1,4 +1,4 @@
-"""`xent` as a contender: on every backend, and on CPU memory with each of its engines."""
+"""`crossent` as a contender: on every backend, and on CPU memory with each of its engines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import xent
+import crossent
 from benchmarks.contenders import (
     ALL_DTYPES,
     NUMBA,
@@ -32,15 +32,15 @@ def ways(backends: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...], str,
         if backend in ("numpy", "torch"):
             for engine in CPU_ENGINES:
                 needs = (backend, NUMBA) if engine == NUMBA else (backend,)
-                yield f"xent {backend}, {engine}", needs, backend, {"engine": engine}
+                yield f"crossent {backend}, {engine}", needs, backend, {"engine": engine}
         else:
-            yield f"xent {backend}" + (", jit" if backend == "jax" else ""), (backend,), backend, {}
+            yield f"crossent {backend}" + (", jit" if backend == "jax" else ""), (backend,), backend, {}
 
 
 def forward(*backends: str) -> list[Contender]:
     """The loss alone."""
     return [
-        Contender(title, needs, on(backend, partial(xent.cross_entropy, **engine)), _dtypes(backend))
+        Contender(title, needs, on(backend, partial(crossent.cross_entropy, **engine)), _dtypes(backend))
         for title, needs, backend, engine in ways(backends)
     ]
 
@@ -64,7 +64,7 @@ def in_place(*backends: str) -> list[Contender]:
 def fresh(*backends: str) -> list[Contender]:
     """The loss and the gradient, in memory of its own."""
     return [
-        Contender(title, needs, on(backend, partial(xent.cross_entropy_and_grad, **engine)))
+        Contender(title, needs, on(backend, partial(crossent.cross_entropy_and_grad, **engine)))
         for title, needs, backend, engine in ways(backends)
     ]
 
@@ -72,9 +72,9 @@ def fresh(*backends: str) -> list[Contender]:
 def autograd() -> list[Contender]:
     """The framework's own forward and backward, with this loss on its graph."""
     return [
-        Contender(f"{title}, autograd", needs, _backward(backend, partial(xent.cross_entropy, **engine)))
+        Contender(f"{title}, autograd", needs, _backward(backend, partial(crossent.cross_entropy, **engine)))
         for title, needs, backend, engine in ways(("torch", "torch-cuda"))
-    ] + [Contender("xent jax, jit, autograd", ("jax",), on("jax", jax_value_and_grad(xent.cross_entropy)))]
+    ] + [Contender("crossent jax, jit, autograd", ("jax",), on("jax", jax_value_and_grad(crossent.cross_entropy)))]
 
 
 def _dtypes(backend: str) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ def _into_out(backend: str, engine: dict[str, str], problem: Problem) -> Call:
     wait = waiting(backend)
     # Every page touched: a fresh gradient's page faults are another contender's.
     out = x * 0
-    return lambda: wait(xent.cross_entropy_and_grad(x, t, out=out, **engine, **problem.options))
+    return lambda: wait(crossent.cross_entropy_and_grad(x, t, out=out, **engine, **problem.options))
 
 
 def _in_place(backend: str, engine: dict[str, str], problem: Problem) -> Call:
@@ -98,4 +98,4 @@ def _in_place(backend: str, engine: dict[str, str], problem: Problem) -> Call:
     if backend == "numpy":
         x = x.copy()
     wait = waiting(backend)
-    return lambda: wait(xent.cross_entropy_and_grad(x, t, out=x, **engine, **problem.options))
+    return lambda: wait(crossent.cross_entropy_and_grad(x, t, out=x, **engine, **problem.options))

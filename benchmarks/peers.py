@@ -1,6 +1,6 @@
 """The peers: PyTorch eager and compiled, optax under jit, SciPy, the textbook; and the copy that bounds them all.
 
-Every one takes the options that it is asked about in `xent`'s names.
+Every one takes the options that it is asked about in `crossent`'s names.
 """
 
 from __future__ import annotations

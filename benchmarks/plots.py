@@ -23,7 +23,7 @@ from benchmarks.measurement import Measurement
 ROOFLINE, VOCABULARY, MEMORY = "benchmarks-roofline.svg", "benchmarks-vocabulary.svg", "benchmarks-memory.svg"
 
 SETTINGS = {
-    "svg.hashsalt": "xent",
+    "svg.hashsalt": "crossent",
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -36,9 +36,9 @@ SETTINGS = {
     "ytick.color": "#1b1f24",
 }
 _KINDS = (
-    ("xent, engine numba", "#0072b2"),
-    ("xent, engine array_api", "#56b4e9"),
-    ("xent, other libraries", "#009e73"),
+    ("crossent, engine numba", "#0072b2"),
+    ("crossent, engine array_api", "#56b4e9"),
+    ("crossent, other libraries", "#009e73"),
     ("peers", "#e69f00"),
 )
 _ENGINE_COLOURS = {"numba": _KINDS[0][1], "array_api": _KINDS[1][1], "": _KINDS[2][1]}
@@ -87,7 +87,7 @@ def _engine(name: str) -> str:
 
 
 def _kind(name: str) -> int:
-    if not name.startswith("xent"):
+    if not name.startswith("crossent"):
         return 3
     return ("numba", "array_api", "").index(_engine(name))
 
@@ -186,7 +186,7 @@ def _line_style(name: str, peers: Iterator[tuple]) -> tuple:
     """Colour, marker and dash."""
     if name == COPY:
         return COPY_LINE
-    if not name.startswith("xent "):
+    if not name.startswith("crossent "):
         return next(peers)
     marker, dash = _BACKEND_MARKS.get(name.split()[1].rstrip(","), ("P", "-"))
     return _ENGINE_COLOURS[_engine(name)], marker, dash

@@ -1,4 +1,4 @@
-"""The data of a benchmark: random logits and targets of one size and dtype, and the exact answer, without `xent`."""
+"""The data of a benchmark: random logits and targets of one size and dtype, and the exact answer, not by `crossent`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ITEMSIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 TOLERANCES = {"float64": 1e-8, "float32": 1e-4, "float16": 1e-2, "bfloat16": 2e-2}
 
 OPTIONS = {"ignore_index": -100, "label_smoothing": 0.1, "smoothing": "uniform", "z_loss": 1e-4}
-"""What is asked for where a question is about options, in `xent`'s names."""
+"""What is asked for where a question is about options, in `crossent`'s names."""
 IGNORED_EVERY = 8
 """Of how many tokens one is ignored where there are options, the first of them."""
 _EXACT_AT_ONCE = 2**18

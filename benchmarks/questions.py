@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from benchmarks import ours, peers
 from benchmarks.contenders import Contender
 from benchmarks.problem import IGNORED_EVERY, Problem
-from xent.engines import threads
+from crossent.engines import threads
 
 BIG, WIDE = "2048x50257", "4096x10000"
 DTYPES = (f"{WIDE}:float64", f"{WIDE}:float16", f"{WIDE}:bfloat16")

@@ -5,7 +5,7 @@
 #
 # The parts, the most telling first: checks, conformance, benchmarks, sanitizer, tests, train, jax; then a table.
 # OUTPUT (else $OUT, else gpu-evidence in the repository) receives evidence.json, run.log and loss.png; nothing is written elsewhere and
-# nothing is installed. PYTHON names the interpreter (default python3), XENT_COMMIT the commit of a tree without history.
+# nothing is installed. PYTHON names the interpreter (default python3), CROSSENT_COMMIT the commit of a tree without history.
 # --only runs these parts alone (checks, conformance and benchmarks also as checks-cupy, benchmarks-torch-cuda, ...) and
 #   adds them to the record that is in OUTPUT, if it is of the same tree on the same machine. Without it, a new record.
 # --seconds is the time for all parts together (default 560): what does not fit is named as not reached.
@@ -67,7 +67,7 @@ fi
 # and the repository.
 scratch=$out/scratch
 trap 'rm -rf "$scratch"' EXIT
-export TMPDIR=$scratch XDG_CACHE_HOME=$scratch XENT_CACHE_DIR=$scratch/xent CUDA_CACHE_PATH=$scratch/cuda CUPY_CACHE_DIR=$scratch/cupy \
+export TMPDIR=$scratch XDG_CACHE_HOME=$scratch CROSSENT_CACHE_DIR=$scratch/crossent CUDA_CACHE_PATH=$scratch/cuda CUPY_CACHE_DIR=$scratch/cupy \
     TRITON_CACHE_DIR=$scratch/triton TORCHINDUCTOR_CACHE_DIR=$scratch/inductor NUMBA_CACHE_DIR=$scratch/numba \
     MPLCONFIGDIR=$scratch/matplotlib HYPOTHESIS_STORAGE_DIRECTORY=$scratch/hypothesis
 # JAX would take three quarters of the memory that the other libraries need.
@@ -80,7 +80,7 @@ fi
 record=$out/evidence.json
 log=$out/run.log
 # No engine of the CPU is what a dry run is about: Numba's would be compiled anew, and threads would only meet each other.
-if [ -n "$dry" ]; then export XENT_ENGINE=array_api OMP_NUM_THREADS=1; fi
+if [ -n "$dry" ]; then export CROSSENT_ENGINE=array_api OMP_NUM_THREADS=1; fi
 if [ -z "$only" ]; then rm -f "$record" "$log"; fi
 touch "$log"
 
@@ -94,8 +94,8 @@ if [ ${#backends[@]} -eq 0 ]; then
     exit 3
 fi
 
-commit=${XENT_COMMIT:-$(git rev-parse HEAD 2>/dev/null || echo unknown)}
-if [ -z "${XENT_COMMIT-}" ] && [ "$commit" != unknown ] && [ -n "$(git --no-optional-locks status --porcelain 2>/dev/null)" ]; then
+commit=${CROSSENT_COMMIT:-$(git rev-parse HEAD 2>/dev/null || echo unknown)}
+if [ -z "${CROSSENT_COMMIT-}" ] && [ "$commit" != unknown ] && [ -n "$(git --no-optional-locks status --porcelain 2>/dev/null)" ]; then
     commit+=-dirty
 fi
 if ! "$python" -m benchmarks.evidence begin "$record" --commit "$commit" $dry "${backends[@]}"; then
@@ -181,7 +181,7 @@ conformance() {
     local backend=$1 engines=$2 limit=$3
     local -a narrowed=()
     if [ -n "$dry" ]; then narrowed=(-k "every_engine_that_is_required or (test_R1 and $backend-float32)"); fi
-    XENT_REQUIRE_BACKENDS=$backend XENT_REQUIRE_ENGINES=$engines suite "conformance-$backend" "$limit" \
+    CROSSENT_REQUIRE_BACKENDS=$backend CROSSENT_REQUIRE_ENGINES=$engines suite "conformance-$backend" "$limit" \
         "$required" conformance --backend "$backend" "${workers[@]}" "${narrowed[@]}"
 }
 
@@ -219,7 +219,7 @@ if asked tests && [ ${#measured[@]} -gt 0 ]; then
     files=("$required" tests/test_*cuda*.py)
     shopt -u nullglob
     if [ -n "$dry" ]; then files=("$required"); fi
-    XENT_REQUIRE_BACKENDS=$(IFS=,; echo "${measured[*]}") XENT_REQUIRE_ENGINES=$fast suite tests 90 "${files[@]}" "${workers[@]}"
+    CROSSENT_REQUIRE_BACKENDS=$(IFS=,; echo "${measured[*]}") CROSSENT_REQUIRE_ENGINES=$fast suite tests 90 "${files[@]}" "${workers[@]}"
 fi
 
 if asked train; then
@@ -228,7 +228,7 @@ if asked train; then
         if [ "$backend" != numpy ]; then trained+=(--backend "$backend"); fi
     done
     if [ -n "$dry" ]; then trained+=(--steps 2 --vocabulary 300); fi
-    part train train.json 120 "$python" -c "import sys; from xent.cli import main; sys.exit(main())" train \
+    part train train.json 120 "$python" -c "import sys; from crossent.cli import main; sys.exit(main())" train \
         "${trained[@]}" --picture "$out/loss.png" --json "$scratch/train.json"
 fi
 

@@ -1,6 +1,6 @@
 """What a kernel takes of a multiprocessor, as ptxas says it, and its instructions; no GPU is asked.
 
-    found = resources(source, (("XENT_GRADIENT", "1"),), "sm_90")["walk"]
+    found = resources(source, (("CROSSENT_GRADIENT", "1"),), "sm_90")["walk"]
     assert not found.spills
 
 `read` takes what `nvcc -Xptxas -v` prints as well.
@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from xent.engines.cuda import program
+from crossent.engines.cuda import program
 
 
 class Resources(NamedTuple):
@@ -32,7 +32,7 @@ class Resources(NamedTuple):
 
 def resources(source: Path, macros: program.Macros, architecture: str) -> dict[str, Resources]:
     """Of every kernel in a source, by name. A test run finds what an earlier one compiled of the same texts."""
-    folder = Path(tempfile.gettempdir()) / f"xent-ptxas-{os.getuid()}"
+    folder = Path(tempfile.gettempdir()) / f"crossent-ptxas-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / f"{program.name_of_made(source, macros, architecture)}.log"
     if not path.exists():

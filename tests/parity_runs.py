@@ -1,4 +1,4 @@
-"""What the tests of `xent parity` share: running it on a subject of `subjects/disagreeing.py`, reading its report."""
+"""What the tests of `crossent parity` share: running it on a subject of `subjects/disagreeing.py`, its report."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from unittest import mock
 
-from xent_conformance import parity
+from crossent_conformance import parity
 
 SUBJECTS = Path(__file__).parent / "subjects" / "disagreeing.py"
 TWO = ("--backend", "numpy", "array-api-strict")
@@ -17,7 +17,7 @@ def parity_of(name, *arguments, backends=TWO):
     parser = argparse.ArgumentParser()
     parity.configure(parser)
     subject = () if name is None else ("--subject", f"{SUBJECTS}:{name}")
-    with mock.patch.dict(os.environ, XENT_ENGINE="array_api"):
+    with mock.patch.dict(os.environ, CROSSENT_ENGINE="array_api"):
         return parity.run(parser.parse_args([*subject, *backends, *map(str, arguments)]))
 
 

@@ -11,13 +11,13 @@ from benchmarks.gpu_contenders import COPY, FORWARD, GRADIENT, SMOOTHED
 ROOF = 4000.0
 VOCABULARIES = (4096, 32768, 50257, 128256, 131072, 262144)
 SHARES = {
-    "xent cuda": 0.95,
-    "xent cuda, unchecked": 0.96,
-    "xent cuda, out=": 0.94,
-    "xent cuda, out=, unchecked": 0.95,
-    "xent cuda, out=logits": 0.93,
-    "xent array_api": 0.1,
-    "xent array_api, out=": 0.12,
+    "crossent cuda": 0.95,
+    "crossent cuda, unchecked": 0.96,
+    "crossent cuda, out=": 0.94,
+    "crossent cuda, out=, unchecked": 0.95,
+    "crossent cuda, out=logits": 0.93,
+    "crossent array_api": 0.1,
+    "crossent array_api, out=": 0.12,
     "F.cross_entropy": 0.25,
     "F.cross_entropy, torch.compile": 0.45,
     "textbook": 0.08,
@@ -30,7 +30,7 @@ def record() -> dict[str, Any]:
     parts += [_part(f"benchmarks-{backend}", {"figures": figures(backend)}) for backend in ("torch-cuda", "cupy")]
     parts.append(_part("sanitizer", _sanitizer()))
     return {
-        "xent": "xent 0.0.0",
+        "crossent": "crossent 0.0.0",
         "commit": "fabricated",
         "source_sha256": "0" * 64,
         "date": "2000-01-01T00:00:00+00:00",
@@ -86,13 +86,13 @@ def figures(backend: str) -> list[dict[str, Any]]:
             if (
                 name in foreign
                 or not (smoothed or question != SMOOTHED)
-                or not (with_out or not name.startswith("xent"))
+                or not (with_out or not name.startswith("crossent"))
             ):
                 continue
             swept = "unchecked" in name or name in ("F.cross_entropy", "textbook")
             if series == gpu.VOCABULARY or (swept and question != SMOOTHED):
                 found.append(_figure(backend, dtype, series, v, nbytes, question, name, rate * share))
-    lost = next(one for one in found if one["contender"] == "xent array_api")
+    lost = next(one for one in found if one["contender"] == "crossent array_api")
     lost |= {"error": "FABRICATED: out of memory"}
     del lost["ms"], lost["quartiles_ms"]
     return gpu.with_rates(found)
@@ -106,6 +106,6 @@ def _figure(
     return {
         "backend": backend, "device": "FABRICATED GPU", "dtype": dtype, "series": series, "V": v,
         "N": nbytes // v // (4 if dtype == "float32" else 2), "logits_bytes": nbytes, "question": question,
-        "contender": name, "ours": name.startswith("xent"), "bytes_moved": moved, "ms": ms,
+        "contender": name, "ours": name.startswith("crossent"), "bytes_moved": moved, "ms": ms,
         "quartiles_ms": [0.99 * ms, 1.01 * ms],
     }  # fmt: skip

@@ -164,8 +164,8 @@ def good():
         if clause not in ("A7", "D1") or name in ("torch", "jax")
     ]
     return {
-        "name": "xent",
-        "spec": "xent_conformance.subjects_xent:subject",
+        "name": "crossent",
+        "spec": "crossent_conformance.subjects_crossent:subject",
         "version": "0.1.0",
         "notes": [],
         "backends": BACKENDS,
@@ -196,7 +196,7 @@ def bad():
                 cells.append(cell(clause, "torch", dtype, "holds", worst=0.31))
     return {
         "name": f"package.{HOSTILE}",
-        "spec": "xent_conformance.peers.torch:functional",
+        "spec": "crossent_conformance.peers.torch:functional",
         "version": "2.13.0",
         "notes": [NOTE],
         "backends": {"torch": backend("2.13.0", ("float64", "float32"), notes=[NOTE, "float16: RuntimeError: no"])},
@@ -215,7 +215,7 @@ def partial():
     cells.append(cell("V2", "jax", "float32", "holds"))
     return {
         "name": "optax.softmax_cross_entropy_with_integer_labels",
-        "spec": "xent_conformance.peers.optax:integer",
+        "spec": "crossent_conformance.peers.optax:integer",
         "version": None,
         "notes": [],
         "backends": {"jax": backend("0.8.0", ("float32",))},
@@ -230,9 +230,9 @@ def results(*subjects, **more):
     """The JSON form, of these implementations; a copy, that may be changed."""
     return copy.deepcopy(
         {
-            "format": "xent-conformance/1",
+            "format": "crossent-conformance/1",
             "created": "2026-11-24T01:02:03+00:00",
-            "command": "xent conform a:b --backend torch",
+            "command": "crossent conform a:b --backend torch",
             "seed": 0,
             "thorough": False,
             "clauses_asked": None,

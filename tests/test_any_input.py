@@ -1,7 +1,7 @@
 """All that the clauses ask one by one, together: any shape, dtype, options and special values give the oracle's values.
 
-The suite keeps clauses apart, so that a report says which one fails. Here only `xent` is asked, and whatever fails is
-a fault of its own.
+The suite keeps clauses apart, so that a report says which one fails. Here only `crossent` is asked, and whatever fails
+is a fault of its own.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from xent_conformance import agree, backends, depth, subject
-from xent_conformance.backends import Mode
-from xent_conformance.drawn import EXACT, SPECIAL, WEIGHT, filled
-from xent_conformance.places import Place
+from crossent_conformance import agree, backends, depth, subject
+from crossent_conformance.backends import Mode
+from crossent_conformance.drawn import EXACT, SPECIAL, WEIGHT, filled
+from crossent_conformance.places import Place
 
 DIRECT = (Mode.EAGER, Mode.READONLY, Mode.STRIDED, Mode.LAZY, Mode.STRICTEST)
 PLACES = [

@@ -16,7 +16,7 @@ from benchmarks.problem import OPTIONS, Problem
 from benchmarks.questions import QUESTIONS, VOCABULARIES
 from benchmarks.table import lines
 
-import xent
+import crossent
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = Problem(6, 40)
@@ -74,11 +74,11 @@ def test_given_sizes_replace_all_but_those_of_small_calls():
 
 
 def test_a_contender_with_threads_leaves_the_setting_as_it_was(monkeypatch):
-    monkeypatch.setenv("XENT_NUM_THREADS", "3")
+    monkeypatch.setenv("CROSSENT_NUM_THREADS", "3")
     seen = []
-    one = Contender("a", (), lambda problem: lambda: seen.append(os.environ["XENT_NUM_THREADS"])).limited_to(1)
+    one = Contender("a", (), lambda problem: lambda: seen.append(os.environ["CROSSENT_NUM_THREADS"])).limited_to(1)
     one.prepare(SIZE)()
-    assert (one.label, seen, os.environ["XENT_NUM_THREADS"]) == ("a, threads=1", ["1"], "3")
+    assert (one.label, seen, os.environ["CROSSENT_NUM_THREADS"]) == ("a, threads=1", ["1"], "3")
 
 
 def test_an_engine_that_is_not_here_is_named():
@@ -109,7 +109,7 @@ def test_bfloat16_logits_are_half_of_a_float32():
 @pytest.mark.parametrize("with_options", [False, True])
 def test_the_exact_answer_is_that_of_the_definition(with_options):
     problem = Problem(70_000, 4, "float64", with_options)
-    loss, gradient = xent.cross_entropy_and_grad(problem.logits, problem.targets, **problem.options)
+    loss, gradient = crossent.cross_entropy_and_grad(problem.logits, problem.targets, **problem.options)
     problem.check(float(loss), gradient[:4])
 
 
@@ -128,7 +128,7 @@ def of(question, contender, size="1000x1000", **what):
 def test_table_has_ratios_to_torch_and_to_the_copy():
     found = [
         of("forward", COPY, seconds=1e-3),
-        of("forward", "xent numpy", seconds=2e-3),
+        of("forward", "crossent numpy", seconds=2e-3),
         of("forward", TORCH, seconds=8e-3),
         of("forward", COPY, "1000x1000:float16", seconds=1e-3),
     ]
@@ -136,18 +136,21 @@ def test_table_has_ratios_to_torch_and_to_the_copy():
     assert title == "forward"
     assert head.split("  ")[-1] == "of copy's"
     assert size.split() == ["1000x1000", "float32"]
-    assert ours.split() == ["xent", "numpy", "2", "0.25", "2.00", "2.0", "25%"]
+    assert ours.split() == ["crossent", "numpy", "2", "0.25", "2.00", "2.0", "25%"]
     assert other_size.split() == ["1000x1000", "float16"]
     assert half.split()[-4:] == ["1", "1.00", "4.0", "100%"]
 
 
 def test_table_of_a_size_without_torch_or_copy_has_no_ratios():
-    assert lines([of("forward", "xent numpy", seconds=2e-3)])[3].split() == ["xent", "numpy", "2", "2.0"]
+    assert lines([of("forward", "crossent numpy", seconds=2e-3)])[3].split() == ["crossent", "numpy", "2", "2.0"]
 
 
 def test_small_calls_are_in_microseconds():
-    found = [of("small-forward", "xent numpy", "8x16", seconds=3e-5), of("small-forward", TORCH, "8x16", seconds=6e-5)]
-    assert lines(found)[3].split() == ["xent", "numpy", "30.0", "0.50"]
+    found = [
+        of("small-forward", "crossent numpy", "8x16", seconds=3e-5),
+        of("small-forward", TORCH, "8x16", seconds=6e-5),
+    ]
+    assert lines(found)[3].split() == ["crossent", "numpy", "30.0", "0.50"]
 
 
 def test_scaling_has_a_column_for_each_size():
@@ -195,7 +198,7 @@ def test_what_is_missing_makes_a_run_partial():
 
 def test_peak_memory_of_a_process(capsys):
     # Not of this process, whose peak so far may be larger than what the call takes: only that it prints a number.
-    assert memory.main(["memory-gradient", "xent numpy, array_api, out=logits", "6x40"]) == 0
+    assert memory.main(["memory-gradient", "crossent numpy, array_api, out=logits", "6x40"]) == 0
     assert int(capsys.readouterr().out) >= 0
 
 
@@ -210,7 +213,7 @@ def run_benchmarks(*arguments):
 
 def test_a_run_from_the_command_line(tmp_path):
     file = tmp_path / "run.json"
-    chosen = "(xent-numpy and array_api) or (copy and not torch)"
+    chosen = "(crossent-numpy and array_api) or (copy and not torch)"
     done = run_benchmarks("--sizes", "6x40", "--rounds", "1", "-k", chosen, "--json", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
     run = Run.load(file)
@@ -228,7 +231,7 @@ def test_a_size_that_is_none_is_a_usage_error():
 
 def test_one_revision_answers_its_questions(monkeypatch, capsys):
     monkeypatch.setattr(one_revision, "SECONDS", 0.0)
-    assert one_revision.main([str(Path(xent.__file__).parent), "6x40"]) == 0
+    assert one_revision.main([str(Path(crossent.__file__).parent), "6x40"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {name.rpartition(", ")[2] for name in found} == {"6x40", "8x16"}
     assert all(seconds > 0 for seconds in found.values())
@@ -241,7 +244,7 @@ def test_one_revision_refuses_another_ones_sources(tmp_path, capsys):
 
 def test_what_a_revision_cannot_do_has_no_time(monkeypatch, capsys):
     monkeypatch.setattr(one_revision, "SECONDS", 0.0)
-    monkeypatch.delattr(xent, "cross_entropy_and_grad")
+    monkeypatch.delattr(crossent, "cross_entropy_and_grad")
     found = one_revision.measured([SIZE])
     assert found["forward and gradient, numpy, out=, 6x40"] is None
     assert found["forward, numpy, 6x40"] > 0

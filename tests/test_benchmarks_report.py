@@ -45,7 +45,7 @@ def test_the_page_has_machine_versions_date_command_tables_and_plots(docs):
     for said in (
         run.host["date"],
         run.host["processor"],
-        run.host["xent"],
+        run.host["crossent"],
         "numpy 2.4.6",
         f"{run.command} (1.8 minutes)",
     ):

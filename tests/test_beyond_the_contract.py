@@ -1,14 +1,14 @@
-"""What `xent` keeps where the contract leaves room: the same bits, not only the same digits; tensors without values."""
+"""What `crossent` keeps where the contract leaves room: bits, not just digits; tensors without values."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-import xent
-from xent_conformance import backends, cases
-from xent_conformance.backends import Mode
-from xent_conformance.places import Place
+import crossent
+from crossent_conformance import backends, cases
+from crossent_conformance.backends import Mode
+from crossent_conformance.places import Place
 
 IN_MEMORY = [name for name in ("numpy", "torch", "array-api-strict") if not isinstance(backends.load(name), str)]
 OPTIONS = [
@@ -46,9 +46,9 @@ def test_out_comes_back_itself_with_the_same_bits(name, options):
     place = _place(name)
     logits, targets = cases.random((2, 3), 5)
     options, t = _made(place, options), place.put(targets)
-    expected = _bits(place, xent.cross_entropy_and_grad(place.put(logits, "float32"), t, **options))
+    expected = _bits(place, crossent.cross_entropy_and_grad(place.put(logits, "float32"), t, **options))
     x = place.put(logits, "float32")
-    result = xent.cross_entropy_and_grad(x, t, out=x, **options)
+    result = crossent.cross_entropy_and_grad(x, t, out=x, **options)
     assert result[1] is x
     _same(_bits(place, result), expected)
 
@@ -59,9 +59,9 @@ def test_a_loss_without_dimensions_is_an_array(reduction):
     if reduction == "none":
         x, t = x[0], t[0, ...]
     for loss in (
-        xent.cross_entropy(x, t, reduction=reduction),
-        xent.cross_entropy_and_grad(x, t, reduction=reduction)[0],
-        xent.cross_entropy(x[..., :0, :], t[..., :0], reduction=reduction) if t.ndim else np.zeros(()),
+        crossent.cross_entropy(x, t, reduction=reduction),
+        crossent.cross_entropy_and_grad(x, t, reduction=reduction)[0],
+        crossent.cross_entropy(x[..., :0, :], t[..., :0], reduction=reduction) if t.ndim else np.zeros(()),
     ):
         assert type(loss) is np.ndarray
         assert loss.shape == ()
@@ -77,7 +77,7 @@ def test_how_an_array_lies_changes_no_bit(name, options):
     results = [
         _bits(
             place,
-            xent.cross_entropy_and_grad(place.put(logits, "float32"), place.put(targets), **_made(place, options)),
+            crossent.cross_entropy_and_grad(place.put(logits, "float32"), place.put(targets), **_made(place, options)),
         )
         for place in (eager, strided)
     ]
@@ -92,8 +92,8 @@ def test_half_precision_gives_the_bits_of_the_widened_logits(name, dtype, option
     place = _place(name, dtype)
     logits, targets = cases.random((2, 3), 5)
     logits, t, options = place.round(logits), place.put(targets), _made(place, options)
-    loss, d_logits = _bits(place, xent.cross_entropy_and_grad(place.put(logits, dtype), t, **options))
-    wide_loss, wide = _bits(place, xent.cross_entropy_and_grad(place.put(logits, "float32"), t, **options))
+    loss, d_logits = _bits(place, crossent.cross_entropy_and_grad(place.put(logits, dtype), t, **options))
+    wide_loss, wide = _bits(place, crossent.cross_entropy_and_grad(place.put(logits, "float32"), t, **options))
     _same([loss, d_logits.astype(np.float64)], [wide_loss, place.round(wide)])
 
 
@@ -104,23 +104,23 @@ def test_half_precision_gives_the_bits_of_the_widened_logits(name, dtype, option
 def test_tensors_without_values_will_do(dtype, options):
     torch = pytest.importorskip("torch")
     x = torch.empty(2, 3, 5, dtype=getattr(torch, dtype), device="meta")
-    loss, d_logits = xent.cross_entropy_and_grad(x, torch.empty(2, 3, dtype=torch.int64, device="meta"), **options)
+    loss, d_logits = crossent.cross_entropy_and_grad(x, torch.empty(2, 3, dtype=torch.int64, device="meta"), **options)
     assert (loss.device.type, d_logits.device.type) == ("meta", "meta")
     assert (loss.shape, d_logits.shape, d_logits.dtype) == ((), x.shape, x.dtype)
 
 
 def test_the_perplexity_of_a_number_is_a_number():
     for loss in (0.0, 1.5, 1e6, float("inf"), float("nan")):
-        assert type(xent.perplexity(loss)) is float
+        assert type(crossent.perplexity(loss)) is float
 
 
 def _of_weights(x, w, u):
     targets = w.new_tensor([0, 1, 2, 5]).long()
-    return xent.cross_entropy(x, targets, weights=w, class_weights=u, label_smoothing=0.1, reduction="none")
+    return crossent.cross_entropy(x, targets, weights=w, class_weights=u, label_smoothing=0.1, reduction="none")
 
 
 def _of_soft_targets(x, q):
-    return xent.cross_entropy(x, q, label_smoothing=0.2, z_loss=0.1)
+    return crossent.cross_entropy(x, q, label_smoothing=0.2, z_loss=0.1)
 
 
 @pytest.mark.parametrize(
@@ -144,14 +144,14 @@ def test_every_backward_gives_a_gradient_of_its_own(rows, reduction):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn((rows, 100), generator=generator, requires_grad=True)
     t = torch.randint(100, (rows,), generator=generator)
-    expected = xent.cross_entropy_and_grad(x, t, reduction=reduction)[1]
-    loss = xent.cross_entropy(x, t, reduction=reduction)
+    expected = crossent.cross_entropy_and_grad(x, t, reduction=reduction)[1]
+    loss = crossent.cross_entropy(x, t, reduction=reduction)
     for _ in range(3):
         [given] = torch.autograd.grad(loss, x, retain_graph=True)
         assert torch.equal(given, expected)
         given.zero_()
     for scale in (3.0, 0.0, -0.5):
-        loss = xent.cross_entropy(x, t, reduction=reduction)
+        loss = crossent.cross_entropy(x, t, reduction=reduction)
         [given] = torch.autograd.grad(loss, x, torch.tensor(scale), retain_graph=True)
         torch.testing.assert_close(given, scale * expected)
         assert torch.equal(torch.autograd.grad(loss, x)[0], expected)

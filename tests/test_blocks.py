@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-import xent
-from xent.engines import array_api
+import crossent
+from crossent.engines import array_api
 
 
 @pytest.fixture
@@ -16,11 +16,11 @@ def problem():
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "z_loss": 1e-3}, {"ignore_index": 7}])
 def test_R5_the_size_of_a_block_does_not_change_a_bit(problem, options, monkeypatch):
     logits, targets = problem
-    expected = xent.cross_entropy_and_grad(logits, targets, reduction="none", **options)
+    expected = crossent.cross_entropy_and_grad(logits, targets, reduction="none", **options)
     for size in (1, 5 * logits[0].nbytes, 1 << 30):
         monkeypatch.setattr(array_api, "HOST_BLOCK", size)
         for got, wanted in zip(
-            xent.cross_entropy_and_grad(logits, targets, reduction="none", **options), expected, strict=True
+            crossent.cross_entropy_and_grad(logits, targets, reduction="none", **options), expected, strict=True
         ):
             assert np.array_equal(got, wanted)
 
@@ -32,13 +32,15 @@ def test_V1_tiles_of_a_row_give_what_the_row_gives(problem, dtype, options, monk
     logits[3, 100:200] = -np.inf
     targets[3] = 5
     targets[4] = 7
-    expected = xent.cross_entropy_and_grad(logits, targets, reduction="none", **options)
+    expected = crossent.cross_entropy_and_grad(logits, targets, reduction="none", **options)
     monkeypatch.setattr(array_api, "TILE", 100)
     eps = np.finfo(np.float32 if dtype == np.float16 else dtype).eps
     for in_place in (False, True):
         copy = logits.copy()
-        loss, d = xent.cross_entropy_and_grad(copy, targets, copy if in_place else None, reduction="none", **options)
+        loss, d = crossent.cross_entropy_and_grad(
+            copy, targets, copy if in_place else None, reduction="none", **options
+        )
         np.testing.assert_allclose(loss, expected[0], rtol=8 * eps)
         spacing = np.finfo(dtype).eps if dtype == np.float16 else 16 * eps
         np.testing.assert_allclose(d, expected[1], rtol=spacing, atol=16 * eps)
-        assert np.array_equal(xent.cross_entropy(logits, targets, reduction="none", **options), loss)
+        assert np.array_equal(crossent.cross_entropy(logits, targets, reduction="none", **options), loss)

@@ -9,23 +9,25 @@ import sys
 import numpy as np
 import pytest
 
-import xent
-from xent import choice, cli
-from xent.engines import ENGINES
-from xent.machine import BACKENDS
-from xent.objective import Coefficients
+import crossent
+from crossent import choice, cli
+from crossent.engines import ENGINES
+from crossent.machine import BACKENDS
+from crossent.objective import Coefficients
 
 X = np.linspace(-2.0, 2.0, 60).reshape(6, 10)
 T = np.arange(6)
 PLAIN = Coefficients()
 HAS_NUMBA = choice.numba_problem() is None
-needs_numba = pytest.mark.skipif(not HAS_NUMBA, reason="Numba is not here; XENT_REQUIRE_ENGINES makes that a failure")
+needs_numba = pytest.mark.skipif(
+    not HAS_NUMBA, reason="Numba is not here; CROSSENT_REQUIRE_ENGINES makes that a failure"
+)
 
 
 @pytest.fixture
 def without_numba(monkeypatch):
     """As if Numba were not installed."""
-    monkeypatch.setattr(choice, "numba_problem", lambda: "Numba is not installed (pip install 'xent[numba]')")
+    monkeypatch.setattr(choice, "numba_problem", lambda: "Numba is not installed (pip install numba)")
     choice._chosen_in_host_memory.cache_clear()
     yield
     choice._chosen_in_host_memory.cache_clear()
@@ -33,8 +35,8 @@ def without_numba(monkeypatch):
 
 def test_every_engine_that_is_required_is_here():
     """Each serves arrays of a backend that is required too; where none is, NumPy's."""
-    required = [name for name in os.environ.get("XENT_REQUIRE_ENGINES", "").split(",") if name]
-    backends = [name for name in os.environ.get("XENT_REQUIRE_BACKENDS", "").split(",") if name] or ["numpy"]
+    required = [name for name in os.environ.get("CROSSENT_REQUIRE_ENGINES", "").split(",") if name]
+    backends = [name for name in os.environ.get("CROSSENT_REQUIRE_BACKENDS", "").split(",") if name] or ["numpy"]
     assert set(required) <= set(ENGINES)
     logits = [BACKENDS[name].array(X.tolist()) for name in backends] if required else []
     for name in required:
@@ -48,84 +50,86 @@ def test_the_fastest_that_can_is_chosen(dtype):
     x = X.astype(dtype)
     assert choice.chosen("auto", x, PLAIN) == "numba"
     np.testing.assert_array_equal(
-        xent.cross_entropy(x, T, reduction="none"), xent.cross_entropy(x, T, reduction="none", engine="numba")
+        crossent.cross_entropy(x, T, reduction="none"), crossent.cross_entropy(x, T, reduction="none", engine="numba")
     )
     assert choice.chosen("auto", x, Coefficients(floor=1e-10)) == "array_api"
 
 
 def test_without_numba_nothing_changes_but_speed(without_numba):
-    loss, d_logits = xent.cross_entropy_and_grad(X, T, label_smoothing=0.1)
-    forced = xent.cross_entropy_and_grad(X, T, label_smoothing=0.1, engine="array_api")
+    loss, d_logits = crossent.cross_entropy_and_grad(X, T, label_smoothing=0.1)
+    forced = crossent.cross_entropy_and_grad(X, T, label_smoothing=0.1, engine="array_api")
     np.testing.assert_array_equal(loss, forced[0])
     np.testing.assert_array_equal(d_logits, forced[1])
     with pytest.raises(ValueError, match=r"engine is 'numba'.*Numba is not installed.*accepted: 'auto', 'array_api'"):
-        xent.cross_entropy(X, T, engine="numba")
-    assert "numba: cannot serve: Numba is not installed (pip install 'xent[numba]')" in xent.explain(X)
+        crossent.cross_entropy(X, T, engine="numba")
+    assert "numba: cannot serve: Numba is not installed (pip install numba)" in crossent.explain(X)
 
 
 @needs_numba
 def test_a_forced_engine_that_cannot_serve_says_why():
     with pytest.raises(ValueError, match="algorithm='explicit'"):
-        xent.cross_entropy(X, T, engine="numba", algorithm="explicit")
+        crossent.cross_entropy(X, T, engine="numba", algorithm="explicit")
     strict = pytest.importorskip("array_api_strict")
     with pytest.raises(ValueError, match=r"logits are array-api-strict arrays on device CPU.*accepted: 'auto'"):
-        xent.cross_entropy(strict.asarray(X), strict.asarray(T), engine="numba")
+        crossent.cross_entropy(strict.asarray(X), strict.asarray(T), engine="numba")
     dask = pytest.importorskip("dask.array")
     with pytest.raises(ValueError, match="logits are lazy"):
-        xent.cross_entropy(dask.from_array(X), dask.from_array(T), engine="numba")
+        crossent.cross_entropy(dask.from_array(X), dask.from_array(T), engine="numba")
     jax = pytest.importorskip("jax")
     with pytest.raises(ValueError, match="logits are traced"):
-        jax.jit(lambda x, t: xent.cross_entropy(x, t, engine="numba"))(jax.numpy.asarray(X), jax.numpy.asarray(T))
+        jax.jit(lambda x, t: crossent.cross_entropy(x, t, engine="numba"))(jax.numpy.asarray(X), jax.numpy.asarray(T))
 
 
 @needs_numba
 def test_tensors_in_host_memory_are_walked_by_the_same_engine():
     torch = pytest.importorskip("torch")
     x = torch.tensor(X, requires_grad=True)
-    loss = xent.cross_entropy(x, torch.tensor(T), engine="numba")
+    loss = crossent.cross_entropy(x, torch.tensor(T), engine="numba")
     loss.backward()
-    expected = xent.cross_entropy_and_grad(X, T, engine="numba")
+    expected = crossent.cross_entropy_and_grad(X, T, engine="numba")
     assert loss.item() == float(expected[0])
     np.testing.assert_array_equal(x.grad, expected[1])
-    assert "engine 'numba'" in xent.explain(x)
+    assert "engine 'numba'" in crossent.explain(x)
     with pytest.raises(ValueError, match="logits are traced"):
-        torch.func.grad(lambda x: xent.cross_entropy(x, torch.tensor(T), engine="numba"))(x.detach())
+        torch.func.grad(lambda x: crossent.cross_entropy(x, torch.tensor(T), engine="numba"))(x.detach())
 
 
 @needs_numba
 def test_the_environment_names_the_engine_that_is_preferred(monkeypatch):
-    monkeypatch.setenv("XENT_ENGINE", "array_api")
+    monkeypatch.setenv("CROSSENT_ENGINE", "array_api")
     assert choice.chosen("auto", X, PLAIN) == "array_api"
     assert choice.chosen("numba", X, PLAIN) == "numba"
-    monkeypatch.setenv("XENT_ENGINE", "")
+    monkeypatch.setenv("CROSSENT_ENGINE", "")
     assert choice.chosen("auto", X, PLAIN) == "numba"
-    monkeypatch.setenv("XENT_ENGINE", "numba")
+    monkeypatch.setenv("CROSSENT_ENGINE", "numba")
     assert choice.chosen("auto", X, Coefficients(floor=1e-10)) == "array_api"
-    assert "XENT_ENGINE is 'numba'" not in xent.explain(np.zeros((2, 3)))
-    monkeypatch.setenv("XENT_ENGINE", "cuda")
-    assert "XENT_ENGINE is 'cuda', which cannot serve, so it is not followed" in xent.explain(np.zeros((2, 3)))
-    monkeypatch.setenv("XENT_ENGINE", "fortran")
-    with pytest.raises(ValueError, match="XENT_ENGINE is 'fortran'; accepted: 'auto', 'numba', 'cuda', 'array_api'"):
-        xent.cross_entropy(X, T)
+    assert "CROSSENT_ENGINE is 'numba'" not in crossent.explain(np.zeros((2, 3)))
+    monkeypatch.setenv("CROSSENT_ENGINE", "cuda")
+    assert "CROSSENT_ENGINE is 'cuda', which cannot serve, so it is not followed" in crossent.explain(np.zeros((2, 3)))
+    monkeypatch.setenv("CROSSENT_ENGINE", "fortran")
+    with pytest.raises(
+        ValueError, match="CROSSENT_ENGINE is 'fortran'; accepted: 'auto', 'numba', 'cuda', 'array_api'"
+    ):
+        crossent.cross_entropy(X, T)
 
 
-@pytest.mark.parametrize(("name", "value"), [("XENT_ENGINE", "gpu"), ("XENT_NUM_THREADS", "0")])
+@pytest.mark.parametrize(("name", "value"), [("CROSSENT_ENGINE", "gpu"), ("CROSSENT_NUM_THREADS", "0")])
 def test_info_says_in_one_line_what_is_wrong_with_the_environment(monkeypatch, capsys, name, value):
     monkeypatch.setenv(name, value)
     assert cli.main(["info"]) == 2
     out, err = capsys.readouterr()
     assert not out
-    assert err.startswith(f"xent: {name} is '{value}'; accepted: ")
+    assert err.startswith(f"crossent: {name} is '{value}'; accepted: ")
     assert err.count("\n") == 1
 
 
 def test_a_numba_that_does_not_import_is_a_reason(tmp_path):
     (tmp_path / "numba.py").write_text("raise ImportError('Numba needs NumPy 1.99 or less')\n")
     program = """
-import numpy as np, xent
+import numpy as np, crossent
 x = np.zeros((2, 3))
-xent.cross_entropy(x, np.zeros(2, int))
-print(xent.explain(x))
+crossent.cross_entropy(x, np.zeros(2, int))
+print(crossent.explain(x))
 """
     path = os.pathsep.join([str(tmp_path), *[entry for entry in sys.path if entry]])
     done = subprocess.run(
@@ -141,15 +145,15 @@ print(xent.explain(x))
 
 def test_explain_checks_what_it_is_given():
     with pytest.raises(TypeError, match="logits is list"):
-        xent.explain([0.0])
+        crossent.explain([0.0])
     with pytest.raises(ValueError, match="algorithm is 'fast'"):
-        xent.explain(X, algorithm="fast")
+        crossent.explain(X, algorithm="fast")
 
 
 @needs_numba
 def test_a_compilation_that_takes_long_says_so(tmp_path):
     """A first call in a process, with nothing on disk; Numba's own compilation takes seconds."""
-    program = "import numpy as np, xent; print(xent.cross_entropy(np.zeros((2, 3)), np.zeros(2, int)))"
+    program = "import numpy as np, crossent; print(crossent.cross_entropy(np.zeros((2, 3)), np.zeros(2, int)))"
     environment = {
         **os.environ,
         "NUMBA_CACHE_DIR": str(tmp_path),
@@ -159,7 +163,7 @@ def test_a_compilation_that_takes_long_says_so(tmp_path):
         subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
         for _ in range(2)
     ]
-    assert "xent compiles its kernel for float64" in runs[0].stderr
+    assert "crossent compiles its kernel for float64" in runs[0].stderr
     assert runs[1].stderr == ""
     assert runs[0].stdout == runs[1].stdout
     # The text of another room of the kernel makes what is on disk stale: see `kernel._source`.
@@ -173,9 +177,9 @@ def _fresh(program, **environment):
 
 
 TWICE = """
-import numpy as np, xent
+import numpy as np, crossent
 x, t = np.linspace(0, 1, 60).reshape(6, 10), np.arange(6)
-print(xent.cross_entropy(x, t), xent.cross_entropy(x, t))
+print(crossent.cross_entropy(x, t), crossent.cross_entropy(x, t))
 """
 
 
@@ -188,12 +192,12 @@ def test_a_damaged_file_on_disk_costs_time_and_nothing_else(tmp_path, damage):
         file.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "nonsense": b"nonsense" * 9}[damage])
     again = _fresh(TWICE, NUMBA_CACHE_DIR=str(tmp_path))
     assert again.stdout == expected
-    assert "xent can not keep its kernel on disk" in again.stderr
+    assert "crossent can not keep its kernel on disk" in again.stderr
 
 
 @needs_numba
 def test_numba_without_its_compiler_is_no_engine():
-    found = _fresh(f"{TWICE}print(xent.explain(x))", NUMBA_DISABLE_JIT="1").stdout
+    found = _fresh(f"{TWICE}print(crossent.explain(x))", NUMBA_DISABLE_JIT="1").stdout
     assert "numba: cannot serve: Numba's compiler is switched off (NUMBA_DISABLE_JIT)" in found
 
 
@@ -201,26 +205,26 @@ def test_numba_without_its_compiler_is_no_engine():
 def test_a_first_call_in_many_threads_at_once(tmp_path):
     program = """
 import threading
-import numpy as np, xent
+import numpy as np, crossent
 x, t, losses = np.linspace(0, 1, 600).reshape(20, 30), np.arange(20), []
-calls = [threading.Thread(target=lambda: losses.append(xent.cross_entropy(x, t).item())) for _ in range(8)]
+calls = [threading.Thread(target=lambda: losses.append(crossent.cross_entropy(x, t).item())) for _ in range(8)]
 [call.start() for call in calls], [call.join() for call in calls]
 print(len(losses), len(set(losses)))
 """
     done = _fresh(program, NUMBA_CACHE_DIR=str(tmp_path))
     assert done.stdout.split() == ["8", "1"]
-    assert done.stderr.count("xent compiles its kernel") == 1
+    assert done.stderr.count("crossent compiles its kernel") == 1
 
 
 def test_threads_are_counted_as_they_were_set(monkeypatch):
-    monkeypatch.setenv("XENT_NUM_THREADS", "3")
-    assert xent.get_num_threads() == 3
-    xent.set_num_threads(np.int64(2))
+    monkeypatch.setenv("CROSSENT_NUM_THREADS", "3")
+    assert crossent.get_num_threads() == 3
+    crossent.set_num_threads(np.int64(2))
     try:
-        assert xent.get_num_threads() == 2
+        assert crossent.get_num_threads() == 2
     finally:
-        xent.set_num_threads(None)
-    assert xent.get_num_threads() == 3
+        crossent.set_num_threads(None)
+    assert crossent.get_num_threads() == 3
 
 
 @pytest.mark.parametrize(
@@ -228,4 +232,4 @@ def test_threads_are_counted_as_they_were_set(monkeypatch):
 )
 def test_a_number_of_threads_that_is_none(number, error):
     with pytest.raises(error, match="accepted: None or a whole number of at least 1"):
-        xent.set_num_threads(number)
+        crossent.set_num_threads(number)

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-import xent
-from xent import cli, machine
+import crossent
+from crossent import cli, machine
 
 TEXT = "".join(f"{number} green bottles hanging on the wall, and if {number} fall\n" for number in range(200))
 
@@ -35,14 +35,14 @@ def refused(capsys, arguments):
     captured = capsys.readouterr()
     assert code == 2
     assert captured.out == ""
-    assert captured.err.startswith("xent")
+    assert captured.err.startswith("crossent")
     assert captured.err.count("\n") == 1
     return captured.err
 
 
 def test_version(capsys):
     assert cli.main(["--version"]) == 0
-    assert capsys.readouterr().out == f"xent {xent.__version__}\n"
+    assert capsys.readouterr().out == f"crossent {crossent.__version__}\n"
 
 
 def test_info_lists_every_backend_engine_and_the_threads(capsys):
@@ -56,14 +56,14 @@ def test_info_lists_every_backend_engine_and_the_threads(capsys):
 
 
 def test_info_through_the_installed_module():
-    code = "import sys; from xent.cli import main; sys.exit(main(['--version']))"
+    code = "import sys; from crossent.cli import main; sys.exit(main(['--version']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"xent {xent.__version__}\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"crossent {crossent.__version__}\n", "")
 
 
 def test_the_command_line_imports_no_backend():
     code = (
-        "import sys; import xent.cli; "
+        "import sys; import crossent.cli; "
         "print([name for name in ('torch', 'jax', 'cupy', 'dask', 'rich', 'matplotlib') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
@@ -151,7 +151,7 @@ def test_an_uninstalled_backend_is_named_with_its_remedy(capsys, monkeypatch):
     absent = machine.Backend("cupy", "no_such_library", "no_such_library", "cupy-cuda12")
     monkeypatch.setitem(machine.BACKENDS, "cupy", absent)
     line = refused(capsys, ["train", "--backend", "cupy"])
-    assert "backend cupy is not installed (pip install 'xent[cupy-cuda12]'); usable here: numpy" in line
+    assert "backend cupy is not installed (pip install cupy-cuda12x); usable here: numpy" in line
 
 
 def test_a_backend_without_its_device_says_so(capsys, monkeypatch):
@@ -177,7 +177,7 @@ def test_without_its_extra_train_says_which_to_install(capsys, monkeypatch, libr
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == library else find_spec(name))
     line = refused(capsys, ["train"])
-    assert f"{library} is not installed; xent train needs it: pip install 'xent[train]'" in line
+    assert f"crossent train needs what is not installed: pip install {library}" in line
 
 
 def test_without_names_training_takes_what_is_here():
@@ -192,10 +192,10 @@ def test_without_names_training_takes_what_is_here():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_an_interruption_while_it_starts_is_no_traceback(tmp_path):
-    (tmp_path / "xent_conformance.py").write_text(
+    (tmp_path / "crossent_conformance.py").write_text(
         "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(5)"
     )
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from xent.cli import main; sys.exit(main())"
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from crossent.cli import main; sys.exit(main())"
     done = subprocess.run([sys.executable, "-c", code, "info"], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from xent.engines.compiling import Once
+from crossent.engines.compiling import Once
 
 
 def test_what_raises_is_tried_again():

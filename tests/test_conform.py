@@ -1,4 +1,4 @@
-"""`xent conform`: the matrix, the exit codes, the files; what hangs, crashes or is interrupted loses nothing else."""
+"""`crossent conform`: the matrix, the exit codes, the files; what hangs, crashes or is stopped loses nothing else."""
 
 import ast
 import json
@@ -15,9 +15,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from xent import cli
-from xent_conformance import backends, contract, files, junit, report_html, table
-from xent_conformance.run import Run, Settings
+from crossent import cli
+from crossent_conformance import backends, contract, files, junit, report_html, table
+from crossent_conformance.run import Run, Settings
 
 SMALL = Path(__file__).parent / "subjects" / "small.py"
 
@@ -242,7 +242,7 @@ def test_nothing_is_left_in_the_folder_of_the_user(tmp_path, monkeypatch):
     (tmp_path / "temporary").mkdir()
     run("Renamed", cases=("test_V1_any_row",))
     assert [path.name for path in tmp_path.iterdir()] == ["temporary"]
-    assert not [path for path in (tmp_path / "temporary").iterdir() if path.name.startswith("xent")]
+    assert not [path for path in (tmp_path / "temporary").iterdir() if path.name.startswith("crossent")]
 
 
 def test_an_option_that_always_raises_fails_and_is_said_to_do_nothing():
@@ -353,7 +353,7 @@ def test_the_command_writes_every_file(tmp_path, capsys):
     assert "seed 3" in printed
     assert "renamed: holds" in printed
     document = json.loads(files["json"].read_text(), parse_constant=pytest.fail)
-    assert document["format"] == "xent-conformance/1"
+    assert document["format"] == "crossent-conformance/1"
     assert document["complete"]
     assert document["clauses_asked"] == ["V2", "S2"]
     [subject] = document["subjects"]
@@ -427,7 +427,7 @@ def test_a_file_that_cannot_be_written_after_all_is_told_at_the_end(tmp_path, ca
     captured = capsys.readouterr()
     assert "renamed: holds" in captured.out
     assert captured.err == (
-        f"xent: cannot write {names['json']}: No space left on device; "
+        f"crossent: cannot write {names['json']}: No space left on device; "
         f"cannot write {names['junit']}: No space left on device\n"
     )
     assert Path(names["html"]).is_file()
@@ -448,7 +448,7 @@ def test_an_interruption_is_the_parents_affair_while_processes_start(tmp_path):
         f"    open({str(tmp_path / 'done')!r}, 'w').close()\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
     )
-    command = [sys.executable, "-m", "xent.cli", "conform", "xent_conformance.subjects_xent:subject"]
+    command = [sys.executable, "-m", "crossent.cli", "conform", "crossent_conformance.subjects_crossent:subject"]
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [*command, "--backend", "numpy", "--case", "test_V2_never_negative"],
@@ -465,7 +465,7 @@ def test_an_interruption_is_the_parents_affair_while_processes_start(tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_an_interrupted_run_leaves_what_it_finished(tmp_path):
     file = tmp_path / "report.json"
-    command = [sys.executable, "-m", "xent.cli", "conform", "xent_conformance.subjects_xent:subject"]
+    command = [sys.executable, "-m", "crossent.cli", "conform", "crossent_conformance.subjects_crossent:subject"]
     command += ["--backend", "numpy", "--json", str(file), "--workers", "1"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import xent
-from xent_conformance import backends, evidence, probe, subject
-from xent_conformance.subject import DoesNotApply, SubjectError
+import crossent
+from crossent_conformance import backends, evidence, probe, subject
+from crossent_conformance.subject import DoesNotApply, SubjectError
 
 SMALL = Path(__file__).parent / "subjects" / "small.py"
 X = np.array([[0.5, -1.0, 2.0], [1.0, 0.0, 0.25]])
@@ -27,7 +27,7 @@ def test_a_mean_of_rows_is_taken_row_by_row():
     assert traits.fixed == {"reduction": "mean"}
     assert traits.flat
     assert not traits.gradient
-    np.testing.assert_allclose(found.loss(X, T, reduction="none"), xent.cross_entropy(X, T, reduction="none"))
+    np.testing.assert_allclose(found.loss(X, T, reduction="none"), crossent.cross_entropy(X, T, reduction="none"))
     assert found.loss(X, T, reduction="none").shape == (2,)
     for options in ({"reduction": "sum"}, {"reduction": "sequence"}, {"label_smoothing": 0.1}, {"weights": np.ones(2)}):
         with pytest.raises(DoesNotApply, match=next(iter(options))):
@@ -41,14 +41,14 @@ def test_rows_are_not_taken_one_by_one_where_the_reduction_is_the_question():
     found, _ = load("textbook", clause="R1")
     with pytest.raises(DoesNotApply, match="reduction='none'"):
         found.loss(X, T, reduction="none")
-    assert found.loss(X, T) == pytest.approx(float(xent.cross_entropy(X, T)))
+    assert found.loss(X, T) == pytest.approx(float(crossent.cross_entropy(X, T)))
 
 
 def test_logits_of_more_axes_are_flattened_but_not_where_that_is_the_question():
     found, _ = load("textbook")
     x, t = np.stack([X, X + 1])[None], np.stack([T, T[::-1]])[None]
-    np.testing.assert_allclose(found.loss(x, t, reduction="none"), xent.cross_entropy(x, t, reduction="none"))
-    assert found.loss(x, t) == pytest.approx(float(xent.cross_entropy(x, t)))
+    np.testing.assert_allclose(found.loss(x, t, reduction="none"), crossent.cross_entropy(x, t, reduction="none"))
+    assert found.loss(x, t) == pytest.approx(float(crossent.cross_entropy(x, t)))
     with found.unassisted(), pytest.raises(DoesNotApply, match=r"\(N, V\)"):
         found.loss(x, t)
 
@@ -77,7 +77,7 @@ def test_rows_are_taken_one_by_one_where_losses_are_refused():
     found, traits = load("of_sums_alone")
     assert "reduction='none'" in traits.refuses
     options = {"reduction": "none", "class_weights": np.array([1.0, 0.5, 2.0])}
-    expected = xent.cross_entropy_and_grad(X, T, **options)
+    expected = crossent.cross_entropy_and_grad(X, T, **options)
     for got, value in zip(found.loss_and_grad(X, T, **options), expected, strict=True):
         np.testing.assert_allclose(got, value)
     with pytest.raises(KeyError):  # its mean is no reduction that it need not have
@@ -103,7 +103,7 @@ def test_what_pytorch_refuses_is_found(spec):
     assert "ValueError: sequence is not a valid value for reduction" in traits.refuses["reduction='sequence'"]
 
 
-def test_nothing_is_refused_by_xent_itself():
+def test_nothing_is_refused_by_crossent_itself():
     for name in backends.BACKENDS:
         if not isinstance(backend := backends.load(name), str):
             assert probe.examine(subject.load(subject.DEFAULT), backend).refuses == {}
@@ -123,7 +123,7 @@ def test_a_smoothing_that_has_no_name_is_found_by_trying():
     found, traits = load("smoothed")
     assert traits.fixed == {"smoothing": "uniform"}
     given = {"label_smoothing": 0.25, "smoothing": "uniform"}
-    np.testing.assert_allclose(found.loss(X, T, **given), xent.cross_entropy(X, T, **given))
+    np.testing.assert_allclose(found.loss(X, T, **given), crossent.cross_entropy(X, T, **given))
     with pytest.raises(DoesNotApply, match="smoothing='others'"):
         found.loss(X, T, label_smoothing=0.25)
     # Its own default reduction is another than the contract's, which is therefore said.
@@ -138,11 +138,11 @@ def test_gradients_come_from_autograd():
     torch = pytest.importorskip("torch")
     x, t = torch.tensor(X), torch.tensor(T)
     loss, d_logits = found.loss_and_grad(x, t.to(torch.int32), grad_output=torch.tensor(0.5, dtype=torch.float64))
-    expected = xent.cross_entropy_and_grad(X, T, grad_output=np.asarray(0.5))
+    expected = crossent.cross_entropy_and_grad(X, T, grad_output=np.asarray(0.5))
     assert not loss.requires_grad
     np.testing.assert_allclose(d_logits, expected[1])
     rows, d_rows = found.loss_and_grad(x, t, reduction="none")
-    np.testing.assert_allclose(rows, xent.cross_entropy(X, T, reduction="none"))
+    np.testing.assert_allclose(rows, crossent.cross_entropy(X, T, reduction="none"))
     assert d_rows.shape == x.shape
     with found.unassisted(), pytest.raises(RuntimeError, match="Int"):
         found.loss(x, t.to(torch.int32))
@@ -155,7 +155,7 @@ def test_an_error_may_use_the_names_of_the_implementation():
     found, _ = load("of_another_name")
     assert found.names_of("logits") == ("logits", "scores")
     assert found.names_of("weights") == ("weights",)
-    keras = subject.load("xent_conformance.peers.keras:sparse")
+    keras = subject.load("crossent_conformance.peers.keras:sparse")
     assert keras.names_of("logits") == ("logits", "y_pred", "output")
 
 
@@ -221,7 +221,7 @@ def test_an_adapter_says_what_it_takes():
     assert found.version == np.__version__
     assert probe.examine(found, backends.load("array-api-strict")).refusal == "its adapter does not name this backend"
     options = {"class_weights": np.ones(3)}
-    assert found.loss(X, T, **options) == xent.cross_entropy(X, T, **options)
+    assert found.loss(X, T, **options) == crossent.cross_entropy(X, T, **options)
     with pytest.raises(DoesNotApply, match="class_weights"):
         found.loss_and_grad(X, T, **options)
     for name in ("loss_object", "perplexity", "shift", "threads"):
@@ -251,11 +251,11 @@ def test_a_refusal_says_why():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("xent", "MODULE:ATTRIBUTE"),
+        ("crossent", "MODULE:ATTRIBUTE"),
         (":x", "MODULE:ATTRIBUTE"),
         ("nowhere.py:x", "there is no file nowhere.py"),
         ("no_such_module:x", "no module 'no_such_module'"),
-        ("xent:nothing", "there is no 'nothing' in xent"),
+        ("crossent:nothing", "there is no 'nothing' in crossent"),
         ("numpy:pi", "numpy:pi is float; accepted: a function, or an object with a method 'loss'"),
     ],
 )

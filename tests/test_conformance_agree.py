@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from xent_conformance import agree, backends, evidence, subject, units
-from xent_conformance.places import Place
+from crossent_conformance import agree, backends, evidence, subject, units
+from crossent_conformance.places import Place
 
 PLACE = Place(backends.load("numpy"), "float32", backends.Mode.EAGER)
 
@@ -76,5 +76,5 @@ def test_equal_in_value_or_in_every_bit():
 def test_to_find_out_about_soft_targets_is_not_the_tests_call():
     evidence.forget()
     evidence.record_call(np.ones((1, 2)), np.array([1]))
-    agree.serves_soft(PLACE, subject.load("xent_conformance.reference:subject"))
+    agree.serves_soft(PLACE, subject.load("crossent_conformance.reference:subject"))
     assert evidence.last_call().logits.shape == (1, 2)

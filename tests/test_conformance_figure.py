@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from tests import sample_results as sample
 
-from xent_conformance import backends, figure, oracle, sweep, units
-from xent_conformance.subject import DoesNotApply
+from crossent_conformance import backends, figure, oracle, sweep, units
+from crossent_conformance.subject import DoesNotApply
 
 SVG = "{http://www.w3.org/2000/svg}"
 NUMPY = backends.load("numpy")
@@ -172,16 +172,16 @@ def test_every_line_is_drawn_and_named():
     for line in lines:
         panels = 1 if line.subject.startswith("optax") else 2
         assert len(lines_of(svg, shown(line.label))) == panels + 1
-    assert "xent · numpy" in labels
-    assert "xent · array-api-strict" in labels
+    assert "crossent · numpy" in labels
+    assert "crossent · array-api-strict" in labels
 
 
 def test_lines_differ_by_more_than_colour():
     svg, lines = plot()
     drawn = {line.label: lines_of(svg, shown(line.label))[-1].get("style") for line in lines}
     dashes = {label: re.search("stroke-dasharray:([^;]*)", style).group(1) for label, style in drawn.items()}
-    of_xent = [dash for label, dash in dashes.items() if label.startswith("xent")]
-    assert len(set(of_xent)) == 7
+    of_crossent = [dash for label, dash in dashes.items() if label.startswith("crossent")]
+    assert len(set(of_crossent)) == 7
     looks = {(line.colour % 8, line.number % 7, line.number % 5) for line in lines}
     assert len(looks) == len({line.label for line in lines})
 
@@ -224,7 +224,7 @@ def test_a_line_within_the_allowance_lies_in_the_shade():
     svg, _ = plot("float32", sample.good)
     shade = next(path for path in ET.fromstring(svg).iter(f"{SVG}path") if path.get("class") == "allowed")
     limits = dict(points_of(ET.Element("path", d=shade.get("d").partition("V")[0])))
-    for x, y in points_of(lines_of(svg, "xent · torch")[0]):
+    for x, y in points_of(lines_of(svg, "crossent · torch")[0]):
         assert y >= limits[x]
     high, _ = plot("float32", sample.partial)
     optax = points_of(lines_of(high, "optax.softmax_cross_entropy_with_integer_labels · jax")[0])

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from xent_conformance import files
+from crossent_conformance import files
 
 
 def test_to_ask_leaves_and_changes_nothing(tmp_path):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from xent_conformance import frames
-from xent_conformance.adapter import UnderTest
+from crossent_conformance import frames
+from crossent_conformance.adapter import UnderTest
 
 HERE = str(frames.HERE)
 LOG = f"""a warning of an earlier case

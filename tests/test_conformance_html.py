@@ -8,8 +8,8 @@ import pytest
 from tests import sample_results as sample
 from tests.test_conformance_figure import contrast
 
-from xent_conformance import report_html
-from xent_conformance.report_html.words import SIGNS, number
+from crossent_conformance import report_html
+from crossent_conformance.report_html.words import SIGNS, number
 
 VOID = {"meta", "br", "wbr", "hr", "img", "input", "link", "rect", "path"}
 
@@ -429,7 +429,7 @@ def test_a_plot_for_each_dtype_with_its_numbers(root):
         "bfloat16",
     ]
     rows = {row.all("th")[0].text: [cell.text for cell in row.all("td")] for row in figures[1].all("tr")[1:]}
-    assert rows["xent · numpy"][1::2] == ["nowhere", "nowhere"]
+    assert rows["crossent · numpy"][1::2] == ["nowhere", "nowhere"]
     torch = next(cells for name, cells in rows.items() if name.startswith("package."))
     assert torch[0] == "NaN or infinite at gap 80"
     assert re.fullmatch(r"at \d+ of 120 gaps, first at \d", torch[1])
@@ -448,12 +448,12 @@ def test_without_curves_there_are_no_plots():
 def test_what_was_run_is_told(root):
     (section,) = root.all("section", **{"aria-labelledby": "run"})
     for words in (
-        "xent conform a:b --backend torch",
+        "crossent conform a:b --backend torch",
         "71.2 seconds",
         "Python 3.11.7, Linux 6.1 x86_64, 2 cores",
         "complete",
         "cupy: not usable: no CUDA device",
-        "xent_conformance.peers.torch:functional",
+        "crossent_conformance.peers.torch:functional",
         "takes (N, V) logits: others are flattened",
         "float16: RuntimeError: no",
         "2025.1.0",

@@ -11,11 +11,11 @@ from collections import deque
 import pytest
 from conformance.mutants import catalogue
 
-from xent_conformance import contract
-from xent_conformance.results import FAILS, HOLDS, NOT
-from xent_conformance.run import Run, Settings
+from crossent_conformance import contract
+from crossent_conformance.results import FAILS, HOLDS, NOT
+from crossent_conformance.run import Run, Settings
 
-CLEAN = "xent_conformance.reference:subject"
+CLEAN = "crossent_conformance.reference:subject"
 BACKENDS = {"frameworks": ("torch", "array-api-strict")}
 SEEN = ("disagrees", "not refused", "raises", "wrong type")
 """Kinds of failures that are about what came back; a mutant that hangs or crashes is killed by nothing."""

@@ -7,9 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from xent_conformance import agree, backends, cases, evidence, shrink, subject, units
-from xent_conformance.adapter import UnderTest
-from xent_conformance.places import Place
+from crossent_conformance import agree, backends, cases, evidence, shrink, subject, units
+from crossent_conformance.adapter import UnderTest
+from crossent_conformance.places import Place
 
 PLACE = Place(backends.load("numpy"), "float32", backends.Mode.EAGER)
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from xent_conformance import adapter, backends, evidence, witness
-from xent_conformance.witness import Witness
+from crossent_conformance import adapter, backends, evidence, witness
+from crossent_conformance.witness import Witness
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 from tests import emulator
 
 ROOT = Path(__file__).resolve().parent.parent
-CLAUSES = ROOT / "conformance" / "xent_conformance" / "clauses"
+CLAUSES = ROOT / "conformance" / "crossent_conformance" / "clauses"
 ELSEWHERE = ("test_large", "test_concurrency", "test_compile_torch", "test_derivatives_torch", "test_derivatives_jax")
 
 pytestmark = emulator.needed

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from tests import emulator
 
-import xent
-from xent import arrays, calls, choice, functional, tokens
-from xent.engines import cuda
-from xent.engines.cuda import launch, memory, plan, program
-from xent.engines.rows import Rows
-from xent.objective import Coefficients
+import crossent
+from crossent import arrays, calls, choice, functional, tokens
+from crossent.engines import cuda
+from crossent.engines.cuda import launch, memory, plan, program
+from crossent.engines.rows import Rows
+from crossent.objective import Coefficients
 
 torch = pytest.importorskip("torch")
 xp = pytest.importorskip("array_api_compat.torch")
@@ -439,8 +439,8 @@ def test_every_array_of_a_call_is_made_in_that_context(monkeypatch, n):
     for module, name in (*made, (tokens, "of_targets"), (calls, "denominator_of")):
         monkeypatch.setattr(module, name, watched(getattr(module, name)))
     x, t = np.zeros((n, 3)), np.zeros(n, int)
-    loss_fn = xent.CrossEntropyLoss()
-    xent.cross_entropy(x, t), xent.cross_entropy_and_grad(x, t), loss_fn(x, t), loss_fn.backward()
+    loss_fn = crossent.CrossEntropyLoss()
+    crossent.cross_entropy(x, t), crossent.cross_entropy_and_grad(x, t), loss_fn(x, t), loss_fn.backward()
     assert outside == []
 
 
@@ -460,12 +460,12 @@ LOGITS = torch.zeros(2, 3)
 @pytest.fixture
 def on_device(idle, monkeypatch):
     monkeypatch.setattr(arrays, "device_name", lambda x: "cuda:0")
-    monkeypatch.delenv("XENT_ENGINE", raising=False)
+    monkeypatch.delenv("CROSSENT_ENGINE", raising=False)
 
 
 def test_the_engine_is_chosen_for_a_devices_memory(on_device):
     assert choice.chosen("auto", LOGITS, PLAIN) == choice.chosen("cuda", LOGITS, PLAIN) == "cuda"
-    lines = xent.explain(LOGITS).splitlines()
+    lines = crossent.explain(LOGITS).splitlines()
     assert lines[0].endswith("on device cuda:0: engine 'cuda'")
     assert lines[1:3] == [
         "numba: cannot serve: it walks eager NumPy arrays and torch tensors in host memory, and logits are torch "
@@ -476,7 +476,7 @@ def test_the_engine_is_chosen_for_a_devices_memory(on_device):
 
 def test_clipped_probabilities_are_left_to_the_general_engine(on_device):
     assert choice.chosen("auto", LOGITS, EXPLICIT) == "array_api"
-    assert "cuda: cannot serve: it has no clipped probabilities" in xent.explain(LOGITS, algorithm="explicit")
+    assert "cuda: cannot serve: it has no clipped probabilities" in crossent.explain(LOGITS, algorithm="explicit")
     with pytest.raises(
         ValueError, match=r"engine is 'cuda', which .*algorithm='explicit'.*accepted: 'auto', 'array_api'"
     ):
@@ -489,7 +489,7 @@ def test_rows_that_are_too_long_are_left_to_the_general_engine(on_device):
     assert choice.chosen("auto", longest, PLAIN) == "cuda"
     assert choice.chosen("auto", longer, PLAIN) == "array_api"
     reason = f"its rows have {most} classes at most on this device, and these have {most + 1}"
-    assert f"cuda: cannot serve: {reason}" in xent.explain(longer)
+    assert f"cuda: cannot serve: {reason}" in crossent.explain(longer)
     with pytest.raises(ValueError, match=f"engine is 'cuda', which cannot serve this call: {reason}; accepted: 'auto'"):
         choice.chosen("cuda", longer, PLAIN)
 
@@ -499,7 +499,7 @@ def test_a_device_that_does_not_serve_is_left_to_the_general_engine(on_device, m
     monkeypatch.setattr(memory, "place", lambda x: (1, 0))
     monkeypatch.setattr(cuda, "problem", lambda number=0: reason if number == 1 else None)
     assert choice.chosen("auto", LOGITS, PLAIN) == "array_api"
-    assert f"cuda: cannot serve: {reason}" in xent.explain(LOGITS)
+    assert f"cuda: cannot serve: {reason}" in crossent.explain(LOGITS)
     with pytest.raises(ValueError, match=f"engine is 'cuda', which cannot serve this call: {reason}; accepted: 'auto'"):
         choice.chosen("cuda", LOGITS, PLAIN)
     monkeypatch.setattr(memory, "place", lambda x: (0, 0))
@@ -511,4 +511,4 @@ def test_the_engine_is_not_for_host_memory(make):
     walks = "it walks eager CuPy arrays and torch tensors on a CUDA device"
     words = f"{walks}, and logits are (numpy|torch) arrays in host memory"
     with pytest.raises(ValueError, match=f"engine is 'cuda', which cannot serve this call: {words}; accepted: 'auto'"):
-        xent.cross_entropy(make((2, 3)), make(2, dtype=torch.int64 if make is torch.zeros else int), engine="cuda")
+        crossent.cross_entropy(make((2, 3)), make(2, dtype=torch.int64 if make is torch.zeros else int), engine="cuda")

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from tests import emulator
 
-from xent.engines import cuda
-from xent.engines.rows import Rows
-from xent.objective import Coefficients
-from xent_conformance import oracle, units
+from crossent.engines import cuda
+from crossent.engines.rows import Rows
+from crossent.objective import Coefficients
+from crossent_conformance import oracle, units
 
 torch = pytest.importorskip("torch")
 xp = pytest.importorskip("array_api_compat.torch")

@@ -13,13 +13,13 @@ import time
 
 import pytest
 
-from xent.engines.cuda import here, launch, program
-from xent.engines.cuda.launch import Shape
+from crossent.engines.cuda import here, launch, program
+from crossent.engines.cuda.launch import Shape
 
 HERE = importlib.util.find_spec("cuda") is not None and importlib.util.find_spec("cuda.bindings") is not None
 pytestmark = pytest.mark.skipif(
-    not (HERE or os.environ.get("XENT_REQUIRE_NVRTC")),
-    reason="cuda-bindings is not here; XENT_REQUIRE_NVRTC makes that a failure",
+    not (HERE or os.environ.get("CROSSENT_REQUIRE_NVRTC")),
+    reason="cuda-bindings is not here; CROSSENT_REQUIRE_NVRTC makes that a failure",
 )
 
 
@@ -359,7 +359,7 @@ def test_every_error_has_its_name_its_words_and_what_was_tried(driver, problem, 
     driver.fails[function] = 700
     with pytest.raises(RuntimeError) as caught:
         _everything(problem)
-    words = f"CUDA answers CUDA_ERROR_ILLEGAL_ADDRESS: the words for 700 where xent tried to {tried}"
+    words = f"CUDA answers CUDA_ERROR_ILLEGAL_ADDRESS: the words for 700 where crossent tried to {tried}"
     assert str(caught.value).startswith(words)
     driver.fails.clear()
     _everything(problem)
@@ -421,7 +421,7 @@ def test_a_device_that_is_too_old_or_too_new(driver, compiler, has, words):
 def test_a_driver_that_is_older_than_the_compiler(driver, compiler, monkeypatch):
     monkeypatch.setattr(launch, "driver_version", lambda: (12, 8))
     assert "the driver is one of CUDA 12.8, and NVRTC one of 13" in here.problem()
-    assert "'xent[cuda12]'" in here.problem()
+    assert "'cuda-bindings==12.*'" in here.problem()
 
 
 @pytest.mark.parametrize("version", [(12, 8), (13, 0), (13, 9)])
@@ -452,13 +452,13 @@ def test_a_machine_without_nvrtc(driver, monkeypatch):
         raise RuntimeError("libnvrtc was not found\nin many folders")
 
     monkeypatch.setattr(program, "version", missing)
-    assert here.problem().startswith("NVRTC is not found: libnvrtc was not found (pip install 'xent[cuda13]'")
+    assert here.problem().startswith("NVRTC is not found: libnvrtc was not found (pip install 'cuda-bindings==13.*'")
     assert driver.calls == []
 
 
 def test_a_machine_without_the_bindings(driver, monkeypatch):
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
-    assert here.problem().startswith("cuda-bindings is not installed (pip install 'xent[cuda13]'")
+    assert here.problem().startswith("cuda-bindings is not installed (pip install 'cuda-bindings==13.*'")
 
 
 def test_no_driver_or_no_device_is_told_by_the_driver(monkeypatch):
@@ -470,7 +470,7 @@ def test_no_driver_or_no_device_is_told_by_the_driver(monkeypatch):
     monkeypatch.setattr(driver, "cuGetErrorName", lambda code: (driver.CUresult.CUDA_SUCCESS, code.name.encode()))
     monkeypatch.setattr(driver, "cuGetErrorString", lambda code: (driver.CUresult.CUDA_SUCCESS, b"no device"))
     launch._driver.cache_clear()
-    with pytest.raises(RuntimeError, match="CUDA_ERROR_NO_DEVICE: no device where xent tried to initialise CUDA"):
+    with pytest.raises(RuntimeError, match="CUDA_ERROR_NO_DEVICE: no device where crossent tried to initialise CUDA"):
         launch._driver()
     assert launch._driver() is driver
     launch._driver.cache_clear()

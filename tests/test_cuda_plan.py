@@ -9,10 +9,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests import emulator
 
-from xent.engines.cuda import SOURCE, argument, plan
-from xent.engines.cuda.launch import Properties
-from xent.engines.cuda.memory import Matrix
-from xent.engines.cuda.plan import Variant
+from crossent.engines.cuda import SOURCE, argument, plan
+from crossent.engines.cuda.launch import Properties
+from crossent.engines.cuda.memory import Matrix
+from crossent.engines.cuda.plan import Variant
 
 H100 = Properties("sm_90", multiprocessors=132, shared=232448, clusters=True, cache=50 << 20)
 A100 = Properties("sm_80", multiprocessors=108, shared=166912, clusters=False, cache=40 << 20)
@@ -231,7 +231,7 @@ def test_the_kernel_has_the_same_numbers(tmp_path):
         ]
     for chosen in plan.all_variants():
         macros = dict(chosen.macros)
-        format, smoothed = macros["XENT_FORMAT"], chosen.targets == "SMOOTHED"
+        format, smoothed = macros["CROSSENT_FORMAT"], chosen.targets == "SMOOTHED"
         claims.append(f"{format}::COUNT == {chosen.in_granule}")
         if chosen.targets in SPREADS:
             claims.append(f"2 * sizeof(Told) == {plan._entry(chosen)}")
@@ -241,7 +241,7 @@ def test_the_kernel_has_the_same_numbers(tmp_path):
                 f"2 * sizeof(Part<{format}::Real>) == {plan._entry(chosen)}",
             ]
     some = Variant("float32", "STRIDED", "HARD", False, 32)
-    text = ['#define XENT_MACHINE "machine.h"', *(f"#define {name} {value}" for name, value in some.macros)]
+    text = ['#define CROSSENT_MACHINE "machine.h"', *(f"#define {name} {value}" for name, value in some.macros)]
     text += ["#include <cstddef>", "#include <type_traits>", '#include "kernel.cu"']
     text += [f'static_assert({claim}, "");' for claim in claims]
     (tmp_path / "claims.cpp").write_text("\n".join(text))

@@ -14,27 +14,27 @@ from pathlib import Path
 import pytest
 from tests import cuda_resources
 
-from xent.engines.cuda import program
+from crossent.engines.cuda import program
 
 HERE = importlib.util.find_spec("cuda") is not None and importlib.util.find_spec("cuda.bindings") is not None
 needs_nvrtc = pytest.mark.skipif(
-    not (HERE or os.environ.get("XENT_REQUIRE_NVRTC")),
-    reason="NVRTC is not here; XENT_REQUIRE_NVRTC makes that a failure",
+    not (HERE or os.environ.get("CROSSENT_REQUIRE_NVRTC")),
+    reason="NVRTC is not here; CROSSENT_REQUIRE_NVRTC makes that a failure",
 )
 pytestmark = needs_nvrtc
 
 KERNEL = """
 #include "scale.cuh"
 struct Problem { const float *x; float *y; long long n; float factors[60]; };
-#if XENT_CLUSTER > 1
-#define CLUSTER __cluster_dims__(XENT_CLUSTER, 1, 1)
+#if CROSSENT_CLUSTER > 1
+#define CLUSTER __cluster_dims__(CROSSENT_CLUSTER, 1, 1)
 #else
 #define CLUSTER
 #endif
 extern "C" __global__ void CLUSTER walk(const __grid_constant__ Problem problem) {
     __shared__ float seen[64];
     seen[threadIdx.x % 64] = scaled(problem.x[threadIdx.x]) * problem.factors[3];
-#if XENT_CLUSTER > 1
+#if CROSSENT_CLUSTER > 1
     asm volatile("barrier.cluster.arrive.aligned;\\nbarrier.cluster.wait.aligned;");
 #else
     __syncthreads();
@@ -43,7 +43,7 @@ extern "C" __global__ void CLUSTER walk(const __grid_constant__ Problem problem)
 }
 """
 SCALE = "__device__ inline float scaled(float x) { return 2.0f * x; }\n"
-ALONE, PAIR = (("XENT_CLUSTER", "1"),), (("XENT_CLUSTER", "2"),)
+ALONE, PAIR = (("CROSSENT_CLUSTER", "1"),), (("CROSSENT_CLUSTER", "2"),)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def source(tmp_path):
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     """The folder of kept cubins, empty, in a process that has compiled nothing."""
-    monkeypatch.setenv("XENT_CACHE_DIR", str(tmp_path / "kept"))
+    monkeypatch.setenv("CROSSENT_CACHE_DIR", str(tmp_path / "kept"))
     program.cubin.forget()
     return tmp_path / "kept"
 
@@ -78,8 +78,8 @@ def compilations(monkeypatch):
 
 @pytest.fixture
 def warnings(caplog):
-    caplog.set_level(logging.WARNING, logger="xent")
-    return lambda: [record.getMessage() for record in caplog.records if record.name == "xent"]
+    caplog.set_level(logging.WARNING, logger="crossent")
+    return lambda: [record.getMessage() for record in caplog.records if record.name == "crossent"]
 
 
 def _forget():
@@ -187,7 +187,7 @@ def test_a_folder_that_cannot_be_made_costs_time_alone(source, folder, warnings)
     folder.write_text("a file is in the way")
     assert program.cubin(source, ALONE, "sm_90").startswith(b"\x7fELF")
     assert warnings()
-    assert all(words.startswith("xent can not keep its kernel on disk") for words in warnings())
+    assert all(words.startswith("crossent can not keep its kernel on disk") for words in warnings())
 
 
 def test_a_file_that_cannot_be_read_or_replaced_costs_time_alone(source, folder, compilations, warnings):
@@ -206,7 +206,7 @@ def test_a_user_without_a_home_costs_time_alone(source, monkeypatch, warnings):
     def homeless(self):
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.delenv("XENT_CACHE_DIR")
+    monkeypatch.delenv("CROSSENT_CACHE_DIR")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "expanduser", homeless)
     assert program.cubin(source, ALONE, "sm_90").startswith(b"\x7fELF")
@@ -217,19 +217,19 @@ def test_a_user_without_a_home_costs_time_alone(source, monkeypatch, warnings):
 def test_the_folder_is_the_one_that_was_asked_for(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    monkeypatch.setenv("XENT_CACHE_DIR", str(tmp_path / "asked"))
+    monkeypatch.setenv("CROSSENT_CACHE_DIR", str(tmp_path / "asked"))
     assert program._folder() == tmp_path / "asked"
-    monkeypatch.delenv("XENT_CACHE_DIR")
-    assert program._folder() == tmp_path / "caches" / "xent"
+    monkeypatch.delenv("CROSSENT_CACHE_DIR")
+    assert program._folder() == tmp_path / "caches" / "crossent"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert program._folder() == tmp_path / "home" / ".cache" / "xent"
+    assert program._folder() == tmp_path / "home" / ".cache" / "crossent"
 
 
 def test_an_error_has_the_compilers_words(source, folder):
     source.write_text(KERNEL.replace("problem.factors[3]", "problem.nothing"))
     for _ in range(2):
         with pytest.raises(
-            RuntimeError, match=r"(?s)does not compile kernel.cu for sm_90 XENT_CLUSTER=1 .*nothing"
+            RuntimeError, match=r"(?s)does not compile kernel.cu for sm_90 CROSSENT_CLUSTER=1 .*nothing"
         ) as caught:
             program.cubin(source, ALONE, "sm_90")
         assert "kernel.cu(11): error" in str(caught.value)
@@ -260,7 +260,7 @@ def test_one_thread_compiles_and_the_others_wait(source, compilations):
 def test_many_processes_keep_one_file(source, folder):
     words = f"""
 from pathlib import Path
-from xent.engines.cuda import program
+from crossent.engines.cuda import program
 for _ in range(20):
     program.cubin.forget()
     print(len(program.cubin(Path({str(source)!r}), {ALONE!r}, "sm_90")))
@@ -286,7 +286,7 @@ def test_who_waits_is_told(source, monkeypatch, warnings):
 
     monkeypatch.setattr(program, "compiled", slow)
     assert program.cubin(source, PAIR, "sm_90") == b"code"
-    assert warnings() == ["xent compiles kernel.cu for sm_90 XENT_CLUSTER=2, which takes some seconds"]
+    assert warnings() == ["crossent compiles kernel.cu for sm_90 CROSSENT_CLUSTER=2, which takes some seconds"]
 
 
 def test_the_compiler_knows_the_architectures_of_its_time():

@@ -13,13 +13,13 @@ import os
 import pytest
 from tests import cuda_resources
 
-from xent.engines.cuda import SOURCE, plan, program
-from xent.engines.cuda.plan import Variant
+from crossent.engines.cuda import SOURCE, plan, program
+from crossent.engines.cuda.plan import Variant
 
 HERE = importlib.util.find_spec("cuda") is not None and importlib.util.find_spec("cuda.bindings") is not None
 needs_nvrtc = pytest.mark.skipif(
-    not (HERE or os.environ.get("XENT_REQUIRE_NVRTC")),
-    reason="NVRTC is not here; XENT_REQUIRE_NVRTC makes that a failure",
+    not (HERE or os.environ.get("CROSSENT_REQUIRE_NVRTC")),
+    reason="NVRTC is not here; CROSSENT_REQUIRE_NVRTC makes that a failure",
 )
 NVCC, DISASSEMBLER = map(cuda_resources.tool, ("nvcc", "nvdisasm"))
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="there is no nvcc on the path or in /usr/local/cuda")

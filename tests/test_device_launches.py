@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-import xent
-from xent import arrays, checks, choice
-from xent.engines import ENGINES, array_api
+import crossent
+from crossent import arrays, checks, choice
+from crossent.engines import ENGINES, array_api
 
 torch = pytest.importorskip("torch")
 python_dispatch = pytest.importorskip("torch.utils._python_dispatch")
@@ -75,7 +75,7 @@ def _inputs(n=6, v=9, dtype=torch.float32):
 
 def _launches(x, t, **options):
     with Launches() as forward:
-        loss = xent.cross_entropy(x, t, **options)
+        loss = crossent.cross_entropy(x, t, **options)
     with Launches() as backward:
         loss.backward(torch.ones_like(loss))
     return forward.names, [name for name in backward.names if name != "ones_like"]
@@ -108,7 +108,7 @@ def test_the_launches_besides_the_walk(walks, name, dtype):
 
 @pytest.mark.clause("A6")
 def test_the_launches_of_pytorchs_own_signature(walks):
-    from xent.torch import cross_entropy
+    from crossent.torch import cross_entropy
 
     x, t = _inputs()
     with Launches() as launches:
@@ -122,7 +122,7 @@ def test_the_launches_of_pytorchs_own_signature(walks):
 def test_the_gradient_outside_the_graph_is_one_walk(walks):
     x, t = _inputs()
     with Launches() as launches:
-        xent.cross_entropy_and_grad(x.detach(), t, check_targets=False)
+        crossent.cross_entropy_and_grad(x.detach(), t, check_targets=False)
     assert launches.names == ["sum", "div"]
     assert walks == ["gradient"]
 
@@ -131,11 +131,11 @@ def test_the_gradient_outside_the_graph_is_one_walk(walks):
 @pytest.mark.parametrize("options", [{}, {"ignore_index": 3}, {"reduction": "none", "label_smoothing": 0.1}], ids=str)
 def test_loss_and_gradient_are_those_of_host_memory(request, check, options):
     x, t = _inputs(dtype=torch.float64)
-    expected = xent.cross_entropy(x, t, engine="array_api", **options)
+    expected = crossent.cross_entropy(x, t, engine="array_api", **options)
     grad = torch.linspace(1, 2, 6, dtype=x.dtype) if expected.ndim else torch.tensor(0.25, dtype=x.dtype)
     expected_grad = torch.autograd.grad(expected, x, grad)[0]
     request.getfixturevalue("walks")
-    loss = xent.cross_entropy(x, t, check_targets=check, **options)
+    loss = crossent.cross_entropy(x, t, check_targets=check, **options)
     torch.testing.assert_close(loss, expected, rtol=1e-14, atol=0)
     torch.testing.assert_close(torch.autograd.grad(loss, x, grad)[0], expected_grad, rtol=1e-14, atol=1e-17)
 
@@ -147,10 +147,10 @@ def test_A4_an_unchecked_target_is_the_same_to_every_engine(engine, ignore_index
     x, t = _inputs()
     t[1], t[4] = 9, -2
     options = {"check_targets": False, "ignore_index": ignore_index, "engine": engine}
-    loss, d_logits = xent.cross_entropy_and_grad(x.detach(), t, **options)
+    loss, d_logits = crossent.cross_entropy_and_grad(x.detach(), t, **options)
     assert loss.isnan()
     assert d_logits.isnan().sum(1).tolist() == [0, 9, 0, 0, 9, 0]
-    loss, d_logits = xent.cross_entropy_and_grad(x.detach(), t, class_weights=torch.ones(9), **options)
+    loss, d_logits = crossent.cross_entropy_and_grad(x.detach(), t, class_weights=torch.ones(9), **options)
     assert loss.isnan()
     assert d_logits.isnan().all()
 
@@ -160,7 +160,7 @@ def test_A4_an_unchecked_target_is_the_same_to_every_engine(engine, ignore_index
 def test_A4_the_row_of_an_unchecked_target_is_nan_and_no_other(walks, ignore_index):
     x, t = _inputs()
     t[1], t[4] = 9, -2
-    loss = xent.cross_entropy(x, t, check_targets=False, ignore_index=ignore_index)
+    loss = crossent.cross_entropy(x, t, check_targets=False, ignore_index=ignore_index)
     loss.backward()
     assert loss.isnan()
     assert x.grad.isnan().all(1).tolist() == [False, True, False, False, True, False]
@@ -183,7 +183,7 @@ def test_A4_the_first_offender_is_named(walks, bad, ignore_index, named):
     for place, value in bad.items():
         t[place] = value
     with pytest.raises(IndexError, match=named):
-        xent.cross_entropy(x, t, ignore_index=ignore_index)
+        crossent.cross_entropy(x, t, ignore_index=ignore_index)
     assert not walks
 
 
@@ -192,7 +192,7 @@ def test_A10_the_graph_keeps_the_inputs_and_little_else(walks):
     x, t = _inputs(64, 500)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved) or saved, lambda saved: saved):
-        loss = xent.cross_entropy(x, t)
+        loss = crossent.cross_entropy(x, t)
     assert [saved.data_ptr() for saved in kept] == [x.data_ptr(), t.data_ptr()]
     held = loss.grad_fn.call
     assert held.logits is held.targets is None
@@ -202,7 +202,7 @@ def test_A10_the_graph_keeps_the_inputs_and_little_else(walks):
 @pytest.mark.clause("D1")
 def test_D1_what_is_written_in_between_is_noticed(walks):
     x, t = _inputs()
-    loss = xent.cross_entropy(x, t)
+    loss = crossent.cross_entropy(x, t)
     with torch.no_grad():
         x.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -212,21 +212,21 @@ def test_D1_what_is_written_in_between_is_noticed(walks):
 @pytest.mark.clause("D1")
 def test_D1_a_gradient_to_be_differentiated_is_the_formulas(walks):
     x, t = _inputs(dtype=torch.float64)
-    assert torch.autograd.gradgradcheck(lambda x: xent.cross_entropy(x, t), (x,))
+    assert torch.autograd.gradgradcheck(lambda x: crossent.cross_entropy(x, t), (x,))
 
 
 def test_a_check_in_a_captured_graph_is_refused(walks, monkeypatch):
-    from xent.torch import cross_entropy
+    from crossent.torch import cross_entropy
 
     x, t = _inputs()
     monkeypatch.setattr(arrays, "is_captured", lambda _: True)
     monkeypatch.setattr(checks, "is_captured", lambda _: True)
-    for call in (xent.cross_entropy, xent.cross_entropy_and_grad):
+    for call in (crossent.cross_entropy, crossent.cross_entropy_and_grad):
         with pytest.raises(RuntimeError, match=r"while a CUDA graph is captured.*accepted: check_targets=False"):
             call(x, t)
     assert not walks
     with Launches() as launches:
-        xent.cross_entropy(x, t, check_targets=False).backward()
+        crossent.cross_entropy(x, t, check_targets=False).backward()
         cross_entropy(x, t).backward()
     assert "_local_scalar_dense" not in launches.names
     assert "aminmax" not in launches.names

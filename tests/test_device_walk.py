@@ -12,9 +12,9 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-import xent
-from xent import arrays
-from xent.engines import array_api
+import crossent
+from crossent import arrays
+from crossent.engines import array_api
 
 torch = pytest.importorskip("torch")
 python_dispatch = pytest.importorskip("torch.utils._python_dispatch")
@@ -107,13 +107,13 @@ def test_the_same_as_host_memory(device, dtype, soft, options, block):
     if soft:
         options.pop("ignore_index", None)
     x, t = _inputs(dtype, soft)
-    expected = xent.cross_entropy_and_grad(x, t, **options)
+    expected = crossent.cross_entropy_and_grad(x, t, **options)
     device(block)
     before = x.clone()
-    loss, d_logits = xent.cross_entropy_and_grad(x, t, **options)
+    loss, d_logits = crossent.cross_entropy_and_grad(x, t, **options)
     torch.testing.assert_close(loss, expected[0], rtol=_tolerance(loss.dtype), atol=0)
     torch.testing.assert_close(d_logits, expected[1], rtol=_tolerance(dtype), atol=_tolerance(dtype) / 16)
-    torch.testing.assert_close(xent.cross_entropy(x, t, **options), loss, rtol=0, atol=0)
+    torch.testing.assert_close(crossent.cross_entropy(x, t, **options), loss, rtol=0, atol=0)
     assert torch.equal(x, before)
 
 
@@ -124,14 +124,14 @@ def test_out(device, dtype, kind, options):
     device(3)
     options = _placed(options, dtype)
     x, t = _inputs(dtype)
-    expected = xent.cross_entropy_and_grad(x, t, **options)
+    expected = crossent.cross_entropy_and_grad(x, t, **options)
     out = {
         "own": lambda: x,
         "apart": lambda: torch.full_like(x, 7),
         "strided": lambda: torch.full((8, 9, 22), 7.0, dtype=dtype)[::2, :, ::2],
         "transposed": lambda: torch.full((9, 11, 4), 7.0, dtype=dtype).permute(2, 0, 1),
     }[kind]()
-    loss, d_logits = xent.cross_entropy_and_grad(x, t, out, **options)
+    loss, d_logits = crossent.cross_entropy_and_grad(x, t, out, **options)
     assert d_logits is out
     torch.testing.assert_close(loss, expected[0], rtol=0, atol=0)
     torch.testing.assert_close(d_logits, expected[1], rtol=0, atol=0)
@@ -148,9 +148,9 @@ def test_A6_nothing_waits_without_the_check(device, dtype, soft, options):
         options.pop("ignore_index", None)
     x, t = _inputs(dtype, soft)
     with Waits() as waits:
-        xent.cross_entropy(x, t, check_targets=False, **options)
-        xent.cross_entropy_and_grad(x, t, check_targets=False, **options)
-        xent.cross_entropy_and_grad(x, t, x, check_targets=False, **options)
+        crossent.cross_entropy(x, t, check_targets=False, **options)
+        crossent.cross_entropy_and_grad(x, t, check_targets=False, **options)
+        crossent.cross_entropy_and_grad(x, t, x, check_targets=False, **options)
     assert not waits.seen
 
 
@@ -161,7 +161,7 @@ def test_A6_the_check_waits_once(device, options):
     x, t = _inputs(torch.float32)
     options = _placed(options, torch.float32)
     with Waits() as waits:
-        xent.cross_entropy_and_grad(x, t, **options)
+        crossent.cross_entropy_and_grad(x, t, **options)
     assert waits.seen.total() == 1
 
 
@@ -173,7 +173,7 @@ def test_A6_automatic_differentiation_does_not_wait_either(device, options):
     options = _placed(options, torch.float32)
     x.requires_grad_()
     with Waits() as waits:
-        xent.cross_entropy(x, t, check_targets=False, **options).sum().backward()
+        crossent.cross_entropy(x, t, check_targets=False, **options).sum().backward()
     assert not waits.seen
 
 
@@ -183,9 +183,9 @@ def test_S4_special_rows(device, dtype):
     x, t = _inputs(dtype)
     x[1, 2, 4], x[1, 3, 0], x[2, 0], x[3, 1, 5] = torch.nan, torch.inf, -torch.inf, torch.nan
     t[3, 1] = -100
-    expected = xent.cross_entropy_and_grad(x, t, ignore_index=-100, reduction="none")
+    expected = crossent.cross_entropy_and_grad(x, t, ignore_index=-100, reduction="none")
     device(3)
-    got = xent.cross_entropy_and_grad(x, t, ignore_index=-100, reduction="none")
+    got = crossent.cross_entropy_and_grad(x, t, ignore_index=-100, reduction="none")
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=_tolerance(dtype), atol=_tolerance(dtype), equal_nan=True)
     assert torch.isnan(got[0]).sum() == 3
@@ -198,8 +198,8 @@ def test_a_bad_target_stops_before_anything_is_written(device):
     before = x.clone()
     t[3, 8] = 11
     with pytest.raises(IndexError, match=r"targets\[3, 8\] is 11; accepted: 0 to 10"):
-        xent.cross_entropy_and_grad(x, t, x)
+        crossent.cross_entropy_and_grad(x, t, x)
     assert torch.equal(x, before)
     np.testing.assert_array_equal(
-        xent.cross_entropy(x, t, check_targets=False, reduction="none").isnan().nonzero().tolist(), [[3, 8]]
+        crossent.cross_entropy(x, t, check_targets=False, reduction="none").isnan().nonzero().tolist(), [[3, 8]]
     )

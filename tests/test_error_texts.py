@@ -1,14 +1,14 @@
-"""The words of every refusal of `xent`, the same on every backend. Of others the suite asks what a text must name."""
+"""The words of every refusal of `crossent`, the same on every backend. Of others the suite asks what a text names."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-import xent
-from xent_conformance import adapter, backends, bad_calls, subject, texts
-from xent_conformance.clauses.test_refusals import maker
-from xent_conformance.refused import IDS, LOGITS, SEQUENCES, SOFT, TARGETS
+import crossent
+from crossent_conformance import adapter, backends, bad_calls, subject, texts
+from crossent_conformance.clauses.test_refusals import maker
+from crossent_conformance.refused import IDS, LOGITS, SEQUENCES, SOFT, TARGETS
 
 ON_CPU = ("numpy", "torch", "jax", "dask", "array-api-strict")
 LIBRARIES = [name for name in ON_CPU if not isinstance(backends.load(name), str)]
@@ -68,15 +68,15 @@ def test_targets_out_of_range(name):
     x, targets = make(SEQUENCES, "float32"), IDS.copy()
     targets[0, 2], targets[1, 1] = 5, 77
     t = make(targets)
-    for function in (xent.cross_entropy, xent.cross_entropy_and_grad, xent.CrossEntropyLoss().forward):
+    for function in (crossent.cross_entropy, crossent.cross_entropy_and_grad, crossent.CrossEntropyLoss().forward):
         with pytest.raises(IndexError) as caught:
             function(x, t)
         assert str(caught.value) == "targets[0, 2] is 5; accepted: 0 to 3 (V = 4)"
     with pytest.raises(IndexError) as caught:
-        xent.cross_entropy(x, t, ignore_index=5)
+        crossent.cross_entropy(x, t, ignore_index=5)
     assert str(caught.value) == "targets[1, 1] is 77; accepted: 0 to 3 (V = 4), or ignore_index = 5"
     with pytest.raises(IndexError) as caught:
-        xent.cross_entropy(make(np.zeros(4), "float32"), make(np.asarray(4)))
+        crossent.cross_entropy(make(np.zeros(4), "float32"), make(np.asarray(4)))
     assert str(caught.value) == "targets is 4; accepted: 0 to 3 (V = 4)"
 
 
@@ -86,11 +86,11 @@ def test_a_target_is_named_by_its_own_value(dtype):
     targets = TARGETS.astype(dtype)
     targets[3] = value
     with pytest.raises(IndexError, match=rf"^targets\[3\] is {value}; "):
-        xent.cross_entropy(LOGITS, targets)
+        crossent.cross_entropy(LOGITS, targets)
 
 
 @pytest.mark.parametrize("option", ["label_smooth", "weight", "limits", "followed"])
-@pytest.mark.parametrize("function", [xent.cross_entropy, xent.cross_entropy_and_grad])
+@pytest.mark.parametrize("function", [crossent.cross_entropy, crossent.cross_entropy_and_grad])
 def test_unknown_options(function, option):
     # The signature lists what is accepted, so the error is Python's own.
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
@@ -111,8 +111,8 @@ VALUES = {
 def _with(x, t, argument, value):
     name = "targets" if argument == "soft" else argument
     if name == "targets":
-        return name, lambda: xent.cross_entropy_and_grad(x, value)
-    return name, lambda: xent.cross_entropy_and_grad(x, t, **{name: value})
+        return name, lambda: crossent.cross_entropy_and_grad(x, value)
+    return name, lambda: crossent.cross_entropy_and_grad(x, t, **{name: value})
 
 
 @pytest.mark.parametrize("argument", VALUES)
@@ -145,7 +145,7 @@ def test_masked_arrays(argument):
     arguments["out"] = LOGITS.copy()
     arguments[argument] = np.ma.masked_array(arguments[argument])
     with pytest.raises(TypeError, match=f"^{argument} is a masked array.*accepted:"):
-        xent.cross_entropy_and_grad(arguments.pop("logits"), arguments.pop("targets"), **arguments)
+        crossent.cross_entropy_and_grad(arguments.pop("logits"), arguments.pop("targets"), **arguments)
 
 
 def test_memory_that_cannot_take_the_gradient():
@@ -153,20 +153,20 @@ def test_memory_that_cannot_take_the_gradient():
     readonly.flags.writeable = False
     for out in (readonly, np.broadcast_to(LOGITS[:1], LOGITS.shape)):
         with pytest.raises(ValueError, match=r"out is read-only.*; accepted: "):
-            xent.cross_entropy_and_grad(LOGITS, TARGETS, out=out)
+            crossent.cross_entropy_and_grad(LOGITS, TARGETS, out=out)
     for strides in ((0, 8), (24, 8), (8, 8)):
         repeated = np.lib.stride_tricks.as_strided(np.zeros(64), LOGITS.shape, strides)
         with pytest.raises(ValueError, match=r"out has elements that share memory.*; accepted: "):
-            xent.cross_entropy_and_grad(LOGITS, TARGETS, out=repeated)
+            crossent.cross_entropy_and_grad(LOGITS, TARGETS, out=repeated)
 
 
 def test_tensors_that_cannot_take_the_gradient():
     torch = pytest.importorskip("torch")
     x, t = torch.tensor(LOGITS), torch.tensor(TARGETS)
     with pytest.raises(ValueError, match=r"out has elements that share memory.*; accepted: "):
-        xent.cross_entropy_and_grad(x, t, out=x[:1].expand(6, 4))
+        crossent.cross_entropy_and_grad(x, t, out=x[:1].expand(6, 4))
     with pytest.raises(ValueError, match=r"out requires a gradient.*; accepted: "):
-        xent.cross_entropy_and_grad(x, t, out=x.clone().requires_grad_())
+        crossent.cross_entropy_and_grad(x, t, out=x.clone().requires_grad_())
 
 
 def test_dense_tensors_only():
@@ -179,7 +179,7 @@ def test_dense_tensors_only():
         ((x, t), {"class_weights": x[0].to_sparse()}, "class_weights"),
     ):
         with pytest.raises(TypeError, match=f"{name} is a sparse, nested or opaque tensor; accepted: .*dense"):
-            xent.cross_entropy(*arguments, **options)
+            crossent.cross_entropy(*arguments, **options)
 
 
 def test_unknown_lengths():
@@ -187,7 +187,7 @@ def test_unknown_lengths():
     x, t, kept = array.from_array(LOGITS), array.from_array(TARGETS), array.ones(6, dtype=bool)
     for arguments, name in (((x[kept], t), "logits"), ((x, t[kept]), "targets")):
         with pytest.raises(ValueError, match=rf"^{name} has the unknown shape .*accepted: a shape of known lengths"):
-            xent.cross_entropy(*arguments)
+            crossent.cross_entropy(*arguments)
 
 
 def test_refused_under_tracing_too():
@@ -195,13 +195,13 @@ def test_refused_under_tracing_too():
     x, t = jax.numpy.asarray(LOGITS), jax.numpy.asarray(TARGETS)
     for options, word in (({"reduction": "avg"}, "'avg'"), ({"class_weights": jax.numpy.ones(3)}, r"\(3,\)")):
         with pytest.raises(ValueError, match=f"{word}.*accepted:"):
-            jax.jit(lambda x, t, options=options: xent.cross_entropy(x, t, **options))(x, t)
+            jax.jit(lambda x, t, options=options: crossent.cross_entropy(x, t, **options))(x, t)
 
 
 def test_backward_before_forward():
     for options in ({}, {"reduction": "none"}):
         with pytest.raises(RuntimeError, match=r"backward\(\).*forward"):
-            xent.CrossEntropyLoss(**options).backward()
+            crossent.CrossEntropyLoss(**options).backward()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from xent_conformance.findings import PACKAGES, found
+from crossent_conformance.findings import PACKAGES, found
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "findings"

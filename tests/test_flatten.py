@@ -8,8 +8,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-import xent
-from xent import flatten
+import crossent
+from crossent import flatten
 
 
 def _covered(lead, places):
@@ -64,8 +64,8 @@ def test_any_order_of_axes_gives_the_same(monkeypatch, order, chunk, in_place):
     t = rng.integers(0, x.shape[-1], x.shape[:-1])
     g = rng.random(x.shape[:-1])
     options = {"reduction": "none", "weights": rng.random(x.shape[:-1]), "grad_output": g}
-    expected = xent.cross_entropy_and_grad(np.ascontiguousarray(x), t, **options)
-    got = xent.cross_entropy_and_grad(x, t, x if in_place else None, **options)
+    expected = crossent.cross_entropy_and_grad(np.ascontiguousarray(x), t, **options)
+    got = crossent.cross_entropy_and_grad(x, t, x if in_place else None, **options)
     np.testing.assert_array_equal(got[0], expected[0])
     np.testing.assert_array_equal(got[1], expected[1])
 
@@ -73,12 +73,12 @@ def test_any_order_of_axes_gives_the_same(monkeypatch, order, chunk, in_place):
 def test_a_class_axis_in_the_middle_costs_no_copy_of_the_whole():
     x = np.zeros((8, 2000, 64, 16), np.float32).transpose(0, 2, 3, 1)
     t = np.zeros(x.shape[:-1], np.int8)
-    xent.cross_entropy(x[:1], t[:1])
+    crossent.cross_entropy(x[:1], t[:1])
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
         tracemalloc.reset_peak()
-        xent.cross_entropy(x, t)
+        crossent.cross_entropy(x, t)
         extra = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()

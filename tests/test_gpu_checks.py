@@ -16,7 +16,7 @@ from benchmarks import gpu_checks, gpu_compile, gpu_queue, gpu_sanitizer, gpu_va
 from benchmarks.gpu_library import NotHereError, NumPy, Torch
 from benchmarks.gpu_subject import Subject
 
-from xent import choice
+from crossent import choice
 
 
 class ActedGpu(NumPy):
@@ -243,7 +243,7 @@ def test_an_engine_that_steps_aside_is_seen(monkeypatch):
 def test_torch_compile_wants_one_operator():
     torch = pytest.importorskip("torch")
 
-    @torch.library.custom_op("xent_acted::loss", mutates_args=())
+    @torch.library.custom_op("crossent_acted::loss", mutates_args=())
     def acted(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(x, t)
 
@@ -270,7 +270,7 @@ def test_torch_compile_wants_one_operator():
     assert outcome(gpu_queue.torch_compile, subject_of(OneOperator, TorchActed))[0] == gpu_checks.PASSED
     verdict, text = outcome(gpu_queue.torch_compile, subject_of(TwoOperators, TorchActed))
     assert verdict == gpu_checks.FAILED
-    assert "operators of xent in the graph" in text
+    assert "operators of crossent in the graph" in text
 
 
 @pytest.mark.parametrize("library", [NumPy, Torch])
@@ -441,12 +441,12 @@ def test_a_variant_that_is_not_finite_is_seen(monkeypatch):
 
 
 def test_every_program_is_compiled_ahead_and_kept(monkeypatch, tmp_path, capsys):
-    program = pytest.importorskip("xent.engines.cuda.program")
+    program = pytest.importorskip("crossent.engines.cuda.program")
     try:
         program.version()
     except (ImportError, RuntimeError):
-        pytest.skip("NVRTC is not here; XENT_REQUIRE_NVRTC makes that a failure elsewhere")
-    monkeypatch.setenv("XENT_CACHE_DIR", str(tmp_path))
+        pytest.skip("NVRTC is not here; CROSSENT_REQUIRE_NVRTC makes that a failure elsewhere")
+    monkeypatch.setenv("CROSSENT_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(gpu_compile.cuda, "problem", lambda: None)
     monkeypatch.setattr(gpu_compile.launch, "properties", lambda device: SimpleNamespace(architecture="sm_90"))
     some = gpu_compile.plan.all_variants()[:3]

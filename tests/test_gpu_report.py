@@ -41,13 +41,13 @@ def test_the_page_has_machine_verdicts_tables_and_pictures(docs, tmp_path):
         "| memcheck, cupy | passed | FABRICATED |",
         "| torch-cuda | float32 | forward and gradient, in place | 93% at V=4096; 90% reached |",
         "checks-cupy: python3 -m x",
-        "torch-cuda | bfloat16 | 4096 | 131072 | forward | xent array_api | FABRICATED: out of memory",
+        "torch-cuda | bfloat16 | 4096 | 131072 | forward | crossent array_api | FABRICATED: out of memory",
     ):
         assert line in page.splitlines(), line
     # 4096 classes and a lost figure; 1 GiB of logits at 95 % of a copy at 4000 GB/s less its start.
-    assert "| forward | xent array_api | – | 394 (10%) |" in page
-    assert "| forward and gradient | xent cuda, out=, unchecked | 3742 (95%) |" in page
-    assert "| 16 bits | forward | xent cuda, unchecked | 1.010 |" in page
+    assert "| forward | crossent array_api | – | 394 (10%) |" in page
+    assert "| forward and gradient | crossent cuda, out=, unchecked | 3742 (95%) |" in page
+    assert "| 16 bits | forward | crossent cuda, unchecked | 1.010 |" in page
     assert json.loads((docs / "evidence" / f"{NAME}.json").read_text(encoding="utf-8"))["commit"] == "fabricated"
     for ending in ("size", "vocabulary"):
         assert f"../images/{NAME}-{ending}.svg" in page
@@ -77,12 +77,12 @@ def test_pictures_have_a_line_for_every_contender_and_the_copy(tmp_path):
         drawn = "".join(ElementTree.parse(path).getroot().itertext())
         names = [
             "copy of the logits, torch-cuda",
-            "xent cuda, torch-cuda",
-            "xent cuda, cupy",
+            "crossent cuda, torch-cuda",
+            "crossent cuda, cupy",
             "F.cross_entropy, torch-cuda",
         ]
         if path.name == "x-vocabulary.svg":
-            names += ["xent array_api, cupy", "F.cross_entropy, torch.compile, torch-cuda"]
+            names += ["crossent array_api, cupy", "F.cross_entropy, torch.compile, torch-cuda"]
         for name in (*names, "forward, 16 bits", "forward and gradient, 32 bits", words):
             assert name in drawn, name
     assert {path.name for path in tmp_path.iterdir()} == {"x-size.svg", "x-vocabulary.svg"}
@@ -90,7 +90,7 @@ def test_pictures_have_a_line_for_every_contender_and_the_copy(tmp_path):
 
 def test_a_goal_missed_or_not_measured_is_said():
     figures = sample_gpu.figures("cupy")
-    forward = [one for one in figures if one["contender"] == "xent cuda, unchecked" and one["dtype"] == "float32"]
+    forward = [one for one in figures if one["contender"] == "crossent cuda, unchecked" and one["dtype"] == "float32"]
     forward[2]["share_of_copy"] = 0.7
     rows = {row[1:3]: row[3] for row in gpu_report.goals(figures)}
     assert rows["float32", "forward"] == f"70% at V={forward[2]['V']}; 90% missed"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from xent.engines.memory import Memory
+from crossent.engines.memory import Memory
 
 EVERY = slice(None)
 

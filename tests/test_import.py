@@ -1,4 +1,4 @@
-"""What `import xent` costs: NumPy at most. In fresh processes, since this one has imported everything."""
+"""What `import crossent` costs: NumPy at most. In fresh processes, since this one has imported everything."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-import xent
+import crossent
 
-# Numba is no backend but an engine: a call may import it, and it imports SciPy where that is; `import xent` may not.
+# Numba is an engine, no backend: a call may import it (and SciPy with it, where that is), `import crossent` may not.
 BACKENDS = ("torch", "jax", "cupy", "dask", "array_api_strict", "matplotlib", "rich", "mpmath")
 
 
@@ -23,32 +23,34 @@ def _fresh(program):
 
 def test_no_backend_is_imported():
     assert (
-        _fresh(f"import sys, xent; print(*[name for name in {(*BACKENDS, 'numba', 'scipy')} if name in sys.modules])")
+        _fresh(
+            f"import sys, crossent; print(*[name for name in {(*BACKENDS, 'numba', 'scipy')} if name in sys.modules])"
+        )
         == []
     )
 
 
 def test_the_cuda_engine_imports_nothing_of_nvidias_before_it_is_asked():
-    program = "import sys, xent, xent.engines.cuda, xent.engines.cuda.program, xent.engines.cuda.launch"
+    program = "import sys, crossent, crossent.engines.cuda, crossent.engines.cuda.program, crossent.engines.cuda.launch"
     assert _fresh(f"{program}\nprint(*[name for name in sys.modules if name.partition('.')[0] == 'cuda'])") == []
 
 
 def test_no_backend_is_imported_by_a_call_with_numpy():
     program = """
-import sys, numpy as np, xent
+import sys, numpy as np, crossent
 x, t = np.zeros((200, 700), np.float32), np.zeros(200, np.int64)
-loss_fn = xent.CrossEntropyLoss(label_smoothing=0.1, ignore_index=3)
-loss_fn(x, t), loss_fn.backward(), xent.cross_entropy(x, x), xent.perplexity(1.0)
+loss_fn = crossent.CrossEntropyLoss(label_smoothing=0.1, ignore_index=3)
+loss_fn(x, t), loss_fn.backward(), crossent.cross_entropy(x, x), crossent.perplexity(1.0)
 """
     assert _fresh(f"{program}\nprint(*[name for name in {BACKENDS} if name in sys.modules])") == []
 
 
 def test_errors_import_no_backend_either():
     program = """
-import sys, numpy as np, xent
+import sys, numpy as np, crossent
 for arguments in (([0.0], [0]), (np.zeros(3), None), (np.zeros((2, 3)), np.array([0, 3]))):
     try:
-        xent.cross_entropy(*arguments)
+        crossent.cross_entropy(*arguments)
     except (TypeError, IndexError):
         pass
     else:
@@ -61,26 +63,26 @@ for arguments in (([0.0], [0]), (np.zeros(3), None), (np.zeros((2, 3)), np.array
 def test_one_framework_does_not_import_the_other(library):
     pytest.importorskip(library)
     other = {"torch": "jax", "jax": "torch"}[library]
-    assert _fresh(f"import sys, xent.{library}; print({other!r} in sys.modules)") == ["False"]
+    assert _fresh(f"import sys, crossent.{library}; print({other!r} in sys.modules)") == ["False"]
 
 
 def test_importing_the_package_does_not_import_its_framework_rooms():
     assert (
-        _fresh("import sys, xent; print(*[m for m in ('xent.torch', 'xent.jax', 'xent.cli') if m in sys.modules])")
+        _fresh("import sys, crossent; print(*sys.modules.keys() & {'crossent.torch', 'crossent.jax', 'crossent.cli'})")
         == []
     )
 
 
 def test_the_types_are_published():
-    assert (Path(xent.__file__).parent / "py.typed").is_file()
+    assert (Path(crossent.__file__).parent / "py.typed").is_file()
 
 
 def test_the_version_is_the_distributions():
-    assert xent.__version__ == importlib.metadata.version("xent")
+    assert crossent.__version__ == importlib.metadata.version("crossent")
 
 
 def test_every_public_name_exists_and_is_documented():
-    for name in xent.__all__:
-        assert hasattr(xent, name)
+    for name in crossent.__all__:
+        assert hasattr(crossent, name)
         if name != "__version__":
-            assert getattr(xent, name).__doc__
+            assert getattr(crossent, name).__doc__

@@ -6,11 +6,11 @@ import pytest
 
 pytest.importorskip("numba")
 
-from xent.engines import array_api, threads
-from xent.engines.memory import Memory
-from xent.engines.numba_cpu import serves, work
-from xent.engines.rows import Rows
-from xent.objective import Coefficients
+from crossent.engines import array_api, threads
+from crossent.engines.memory import Memory
+from crossent.engines.numba_cpu import serves, work
+from crossent.engines.rows import Rows
+from crossent.objective import Coefficients
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52, "float16": 2.0**-10, "bfloat16": 2.0**-7}

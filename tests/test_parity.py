@@ -1,25 +1,25 @@
-"""`xent parity`: what it compares, what it calls different, what is a mistake of the user."""
+"""`crossent parity`: what it compares, what it calls different, what is a mistake of the user."""
 
 import json
 
 import pytest
 from tests.parity_runs import SUBJECTS, TWO, fails, parity_of
 
-from xent import cli
-from xent_conformance import backends, files
-from xent_conformance.command import UsageError
-from xent_conformance.parity import answers
-from xent_conformance.parity.cases import CASES
+from crossent import cli
+from crossent_conformance import backends, files
+from crossent_conformance.command import UsageError
+from crossent_conformance.parity import answers
+from crossent_conformance.parity.cases import CASES
 
 
-def test_xent_agrees_with_itself(capsys):
+def test_crossent_agrees_with_itself(capsys):
     assert parity_of(None, backends=("--backend", "numpy", "torch", "array-api-strict")) == 0
     printed = capsys.readouterr().out
     for name in CASES:
         assert f"\n{name} " in printed
     assert "errors: " in printed
     assert "the same type and text" in printed
-    assert "xent: parity holds." in printed
+    assert "crossent: parity holds." in printed
 
 
 def test_a_difference_over_what_is_allowed_fails(capsys):
@@ -176,12 +176,12 @@ def test_through_the_command_line(capsys, monkeypatch):
     assert cli.main(["parity", "--backend", "numpy"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("xent: numpy alone")
+    assert captured.err.startswith("crossent: numpy alone")
     assert captured.err.count("\n") == 1
     with pytest.raises(SystemExit) as stopped:
         cli.main(["parity", "--slack", "-1"])
     assert stopped.value.code == 2
-    assert capsys.readouterr().err == "xent parity: argument --slack: '-1' is not a number of at least 0\n"
+    assert capsys.readouterr().err == "crossent parity: argument --slack: '-1' is not a number of at least 0\n"
 
     def interrupted(*_args):
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""`xent parity --baseline`: what the JSON keeps, what is a regression, what is no baseline."""
+"""`crossent parity --baseline`: what the JSON keeps, what is a regression, what is no baseline."""
 
 import json
 
@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from tests.parity_runs import TWO, edited, fails, parity_of
 
-from xent_conformance import backends, units
-from xent_conformance.command import UsageError
-from xent_conformance.parity import answers, file
-from xent_conformance.parity.cases import CASES, Case
+from crossent_conformance import backends, units
+from crossent_conformance.command import UsageError
+from crossent_conformance.parity import answers, file
+from crossent_conformance.parity.cases import CASES, Case
 
 
 @pytest.fixture
 def baseline(tmp_path, capsys):
-    """A run of xent on NumPy and array-api-strict."""
+    """A run of crossent on NumPy and array-api-strict."""
     path = tmp_path / "baseline.json"
     assert parity_of("same", "--case", "plain", "z-loss", "errors", "--json", path) == 0
     capsys.readouterr()
@@ -206,10 +206,10 @@ def test_results_of_other_inputs_fail(capsys, baseline):
     [
         ("", "is not JSON: "),
         ("[" * 100_000, "is not JSON: "),
-        ("[1, 2]", "its format is None; accepted: 'xent-parity/1'"),
-        ('{"format": "xent-parity/2"}', "its format is 'xent-parity/2'; accepted: 'xent-parity/1'"),
-        ('{"format": "xent-conformance/1"}', "its format is 'xent-conformance/1'; accepted: "),
-        ('{"format": "xent-parity/1"}', "is damaged: KeyError: "),
+        ("[1, 2]", "its format is None; accepted: 'crossent-parity/1'"),
+        ('{"format": "crossent-parity/2"}', "its format is 'crossent-parity/2'; accepted: 'crossent-parity/1'"),
+        ('{"format": "crossent-conformance/1"}', "its format is 'crossent-conformance/1'; accepted: "),
+        ('{"format": "crossent-parity/1"}', "is damaged: KeyError: "),
         (b"\xff\xfe\x00", "is not text"),
     ],
     ids=["empty", "deep", "list", "version", "other", "hollow", "binary"],

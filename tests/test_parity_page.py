@@ -1,4 +1,4 @@
-"""The page of `xent parity`: it stands alone, and escapes whatever a subject says."""
+"""The page of `crossent parity`: it stands alone, and escapes whatever a subject says."""
 
 import html.parser
 

@@ -1,4 +1,4 @@
-"""The inputs of `xent parity`, which must never change by accident, and how it counts differences."""
+"""The inputs of `crossent parity`, which must never change by accident, and how it counts differences."""
 
 import hashlib
 import math
@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from xent_conformance import backends, repeatable, units
-from xent_conformance.parity import answers, compare
-from xent_conformance.parity.cases import CASES, Case
+from crossent_conformance import backends, repeatable, units
+from crossent_conformance.parity import answers, compare
+from crossent_conformance.parity.cases import CASES, Case
 
 
 def test_the_inputs_are_those_of_every_earlier_version():
@@ -88,7 +88,7 @@ def test_below_the_floor_results_need_only_be_as_small():
 
 def test_reading_the_arguments_imports_the_standard_library_alone():
     code = (
-        "import argparse, sys; from xent_conformance import parity; "
+        "import argparse, sys; from crossent_conformance import parity; "
         "parity.configure(argparse.ArgumentParser()); "
         "print([name for name in ('numpy', 'pytest', 'mpmath', 'torch', 'jax') if name in sys.modules])"
     )

@@ -13,8 +13,8 @@ from benchmarks import evidence, gpu, gpu_contenders
 from benchmarks.gpu_contenders import Contender
 from benchmarks.gpu_library import NumPy, Torch
 
-import xent
-from xent_conformance.backends import BACKENDS, Mode
+import crossent
+from crossent_conformance.backends import BACKENDS, Mode
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "benchmarks" / "run_gpu.sh"
@@ -23,7 +23,9 @@ pytestmark = pytest.mark.skipif(shutil.which("timeout") is None, reason="the scr
 
 
 def run(*arguments, cwd=ROOT, **environment):
-    inherited = {name: value for name, value in os.environ.items() if name not in ("OUT", "PYTHONPATH", "XENT_COMMIT")}
+    inherited = {
+        name: value for name, value in os.environ.items() if name not in ("OUT", "PYTHONPATH", "CROSSENT_COMMIT")
+    }
     return subprocess.run(
         ["bash", SCRIPT, *arguments],
         cwd=cwd,
@@ -45,7 +47,7 @@ def files_of_the_repository():
 def dry_run(tmp_path_factory):
     out = tmp_path_factory.mktemp("evidence")
     before = files_of_the_repository()
-    done = run("--cpu-dry-run", str(out), XENT_COMMIT="0123abc")
+    done = run("--cpu-dry-run", str(out), CROSSENT_COMMIT="0123abc")
     assert files_of_the_repository() - before == set()
     return done, out, json.loads((out / "evidence.json").read_text(encoding="utf-8"))
 
@@ -110,7 +112,7 @@ def test_table_comes_last(dry_run):
     done, _, _ = dry_run
     lines = done.stdout.splitlines()
     assert lines[-1].split()[:3] == ["synccheck,", "numpy", "not"]
-    assert any("forward and gradient | xent array_api, out=" in line for line in lines)
+    assert any("forward and gradient | crossent array_api, out=" in line for line in lines)
     assert any(line.split()[:2] == ["accuracy", "passed"] for line in lines)
     (part,) = (line for line in lines if line.split()[:1] == ["sanitizer"])
     assert "not here" in part
@@ -119,7 +121,7 @@ def test_table_comes_last(dry_run):
 def test_parts_by_name_join_the_record_that_is_there(dry_run, tmp_path):
     _, out, record = dry_run
     shutil.copy(out / "evidence.json", tmp_path)
-    done = run("--cpu-dry-run", "--only", "sanitizer", str(tmp_path), XENT_COMMIT="0123abc")
+    done = run("--cpu-dry-run", "--only", "sanitizer", str(tmp_path), CROSSENT_COMMIT="0123abc")
     assert done.returncode == 0, done.stdout + done.stderr
     joined = json.loads((tmp_path / "evidence.json").read_text(encoding="utf-8"))
     names = [one["name"] for one in joined["parts"]]
@@ -131,7 +133,7 @@ def test_parts_by_name_join_the_record_that_is_there(dry_run, tmp_path):
 def test_another_tree_does_not_join_the_record(dry_run, tmp_path):
     _, out, _ = dry_run
     shutil.copy(out / "evidence.json", tmp_path)
-    done = run("--cpu-dry-run", "--only", "sanitizer", str(tmp_path), XENT_COMMIT="4567def")
+    done = run("--cpu-dry-run", "--only", "sanitizer", str(tmp_path), CROSSENT_COMMIT="4567def")
     assert done.returncode == 2
     assert "commit is '0123abc' in the record and '4567def' here" in done.stderr
 
@@ -225,9 +227,9 @@ def test_torch_takes_the_same_path(tmp_path):
     figures = json.loads(file.read_text(encoding="utf-8"))["figures"]
     assert {one["dtype"] for one in figures} == {"bfloat16", "float32"}
     assert {one["contender"] for one in figures} >= {
-        "xent array_api",
-        "xent array_api, out=logits",
-        "xent array_api, backward",
+        "crossent array_api",
+        "crossent array_api, out=logits",
+        "crossent array_api, backward",
         "F.cross_entropy",
     }
 
@@ -238,7 +240,7 @@ def a_case(contender, seconds=60.0):
 
 
 def test_a_wrong_answer_has_no_time():
-    wrong = Contender("forward", "xent", 1, lambda library: lambda x, t, out: 1.0)
+    wrong = Contender("forward", "crossent", 1, lambda library: lambda x, t, out: 1.0)
     (figure,) = a_case(wrong)
     assert "ms" not in figure
     assert "mean loss off" in figure["error"]
@@ -250,7 +252,7 @@ def test_a_gradient_in_place_always_finds_logits():
 
     def in_place(x, t, out):
         seen.append(float(abs(x).max()))
-        result = xent.cross_entropy_and_grad(x, t, out=x)
+        result = crossent.cross_entropy_and_grad(x, t, out=x)
         return result[0], result[1].copy() if len(seen) == 1 else x
 
     (figure,) = a_case(Contender("forward and gradient", "x", 2, lambda library: in_place, in_place=True))
@@ -278,7 +280,7 @@ def test_the_exact_answer_is_that_of_the_contract(library, smoothing):
     one = library()
     (x,), t, _ = one.data(40, 9, "float32", 1)
     loss, gradient = one.exact(x, t, 6, smoothing)
-    expected = xent.cross_entropy_and_grad(
+    expected = crossent.cross_entropy_and_grad(
         one.numpy(one.float64(x)), one.numpy(t), label_smoothing=smoothing, smoothing="uniform"
     )
     np.testing.assert_allclose(loss, expected[0], rtol=1e-12)
@@ -295,16 +297,16 @@ def test_on_a_gpu_every_engine_and_the_peers_that_are_installed_compete(monkeypa
     monkeypatch.setattr(gpu_contenders.importlib.util, "find_spec", lambda name: None)
     names = {one.name for one in gpu_contenders.of(OnGpu())}
     assert names >= {
-        "xent cuda, out=logits",
-        "xent cuda, unchecked",
-        "xent array_api, out=",
+        "crossent cuda, out=logits",
+        "crossent cuda, unchecked",
+        "crossent array_api, out=",
         "F.cross_entropy, torch.compile",
     }
     assert not names & {"Liger", "Quack"}
     monkeypatch.setattr(gpu_contenders.importlib.util, "find_spec", lambda name: object())
     assert {one.name for one in gpu_contenders.of(OnGpu())} >= {"Liger", "Quack"}
     ours = [one for one in gpu_contenders.of(OnGpu()) if one.ours]
-    assert all(one.name.startswith("xent") for one in ours)
+    assert all(one.name.startswith("crossent") for one in ours)
 
 
 def test_without_the_compiled_engine_a_run_on_a_gpu_fails(monkeypatch, tmp_path):
@@ -317,14 +319,14 @@ def test_without_the_compiled_engine_a_run_on_a_gpu_fails(monkeypatch, tmp_path)
     assert gpu.main([str(file), "--backend", "numpy", *few]) == 1
     figures = json.loads(file.read_text(encoding="utf-8"))["figures"]
     missing = {one["contender"].split(",")[0] for one in figures if "error" in one}
-    assert missing == {"xent cuda"}
+    assert missing == {"crossent cuda"}
 
 
 def test_cupy_is_compared_with_torch_where_both_answered():
     figures = [
         {
             "backend": backend, "dtype": dtype, "series": "vocabulary", "V": 8, "question": "forward",
-            "contender": "xent cuda", "ours": True, "ms": 1.0, "gigabytes_per_second": rate,
+            "contender": "crossent cuda", "ours": True, "ms": 1.0, "gigabytes_per_second": rate,
         }
         for backend, dtype, rate in (
             ("cupy", "float16", 95.0), ("torch-cuda", "bfloat16", 100.0), ("cupy", "float32", 9.0),

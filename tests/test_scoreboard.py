@@ -6,10 +6,10 @@ import sys
 import numpy as np
 import pytest
 
-from xent_conformance import backends, oracle, probe, subject
-from xent_conformance.peers import PEERS, Peer
-from xent_conformance.scoreboard.__main__ import main
-from xent_conformance.scoreboard.page import page
+from crossent_conformance import backends, oracle, probe, subject
+from crossent_conformance.peers import PEERS, Peer
+from crossent_conformance.scoreboard.__main__ import main
+from crossent_conformance.scoreboard.page import page
 
 DEVELOPMENT = ("torch", "optax", "scipy", "")
 PRESENT = {peer.label: peer for peer in PEERS if peer.package in DEVELOPMENT}
@@ -35,7 +35,7 @@ def test_adapters_import_nothing_before_they_are_called():
     packages = ("torch", "jax", "optax", "scipy", "sklearn", "keras", "liger_kernel", "triton")
     program = f"""
 import sys
-from xent_conformance import peers, subject
+from crossent_conformance import peers, subject
 for peer in peers.PEERS:
     subject.load(peer.spec)
 print(*[name for name in {packages} if name in sys.modules])"""
@@ -90,4 +90,4 @@ def test_an_unknown_column_is_a_usage_error(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--only", "nobody"])
     assert stopped.value.code == 2
-    assert "there are xent, torch, torch linear" in capsys.readouterr().err
+    assert "there are crossent, torch, torch linear" in capsys.readouterr().err

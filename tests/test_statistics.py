@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from array_api_compat import numpy as xp
 
-from xent import objective, statistics
-from xent.engines import array_api
-from xent.objective import Coefficients
-from xent.statistics import RowStatistics
+from crossent import objective, statistics
+from crossent.engines import array_api
+from crossent.objective import Coefficients
+from crossent.statistics import RowStatistics
 
 
 def _pieces(x, t, edges, masses=False):
@@ -117,7 +117,7 @@ def test_not_a_number_is_not_lost(rows):
     ids=["plain", "others", "uniform-classes", "z-ignore", "classes"],
 )
 def test_rows_in_tiles_are_rows_in_one_piece(monkeypatch, dtype, options):
-    import xent
+    import crossent
 
     rng = np.random.default_rng(5)
     x = (5 * rng.standard_normal((7, 103))).astype(dtype)
@@ -128,13 +128,13 @@ def test_rows_in_tiles_are_rows_in_one_piece(monkeypatch, dtype, options):
     x[3, np.arange(103) != t[3]] = -np.inf
     if options.get("class_weights"):
         options = {**options, "class_weights": rng.random(103).astype(dtype)}
-    whole = xent.cross_entropy_and_grad(x, t, reduction="none", **options)
+    whole = crossent.cross_entropy_and_grad(x, t, reduction="none", **options)
     eps = np.finfo(dtype).eps
     for tile in (1, 10, 64, 102):
         monkeypatch.setattr(array_api, "TILE", tile)
         for out in (None, x.copy()):
             given = x if out is None else out
-            loss, d_logits = xent.cross_entropy_and_grad(given, t, out, reduction="none", **options)
+            loss, d_logits = crossent.cross_entropy_and_grad(given, t, out, reduction="none", **options)
             np.testing.assert_allclose(loss, whole[0], rtol=40 * eps)
             np.testing.assert_allclose(d_logits, whole[1], rtol=80 * eps, atol=eps / 8)
-        np.testing.assert_array_equal(xent.cross_entropy(x, t, reduction="none", **options), loss)
+        np.testing.assert_array_equal(crossent.cross_entropy(x, t, reduction="none", **options), loss)

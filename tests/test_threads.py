@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from xent.engines import threads
+from crossent.engines import threads
 
 
 def _parts(n, count):
@@ -78,7 +78,7 @@ def test_a_call_from_a_thread_of_the_pool_runs_where_it_is():
     def work(start, stop):
         time.sleep(0.002)
         name = threading.current_thread().name
-        if name.startswith("xent"):
+        if name.startswith("crossent"):
             outer.append(name)
             threads.split(nested, 10, 4)
 
@@ -101,19 +101,19 @@ def test_many_callers_share_the_pool():
 
 @pytest.mark.parametrize(("given", "expected"), [("1", 1), ("7", 7), ("", os.cpu_count())])
 def test_the_environment_says_how_many(monkeypatch, given, expected):
-    monkeypatch.setenv("XENT_NUM_THREADS", given)
+    monkeypatch.setenv("CROSSENT_NUM_THREADS", given)
     assert threads.get_num_threads() == expected
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "two", " ", "1.5"])
 def test_a_wrong_number_of_threads_is_named(monkeypatch, given):
-    monkeypatch.setenv("XENT_NUM_THREADS", given)
-    with pytest.raises(ValueError, match=rf"XENT_NUM_THREADS is '{given}'; accepted: "):
+    monkeypatch.setenv("CROSSENT_NUM_THREADS", given)
+    with pytest.raises(ValueError, match=rf"CROSSENT_NUM_THREADS is '{given}'; accepted: "):
         threads.get_num_threads()
 
 
 def test_without_the_environment_the_cores_of_this_process(monkeypatch):
-    monkeypatch.delenv("XENT_NUM_THREADS", raising=False)
+    monkeypatch.delenv("CROSSENT_NUM_THREADS", raising=False)
     assert 1 <= threads.get_num_threads() <= (os.cpu_count() or 1)
 
 
@@ -123,20 +123,20 @@ def test_a_forked_child_computes_too():
     program = """
         import os, sys, warnings
         import numpy as np
-        os.environ["XENT_NUM_THREADS"] = "4"
-        import xent
+        os.environ["CROSSENT_NUM_THREADS"] = "4"
+        import crossent
         rng = np.random.default_rng(0)
         x, t = rng.standard_normal((400, 600)).astype(np.float32), rng.integers(0, 600, 400)
-        expected = xent.cross_entropy(x, t, reduction="none")
+        expected = crossent.cross_entropy(x, t, reduction="none")
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
         if not child:
             import signal
             signal.alarm(20)
-            same = np.array_equal(xent.cross_entropy(x, t, reduction="none"), expected)
+            same = np.array_equal(crossent.cross_entropy(x, t, reduction="none"), expected)
             os._exit(0 if same else 3)
         _, status = os.waitpid(child, 0)
-        assert np.array_equal(xent.cross_entropy(x, t, reduction="none"), expected)
+        assert np.array_equal(crossent.cross_entropy(x, t, reduction="none"), expected)
         sys.exit(os.waitstatus_to_exitcode(status))
     """
     done = subprocess.run(
@@ -149,14 +149,14 @@ def test_a_forked_child_computes_too():
 def test_the_number_of_threads_changes_no_bit(monkeypatch, count):
     import numpy as np
 
-    import xent
+    import crossent
 
     rng = np.random.default_rng(1)
     x, t = rng.standard_normal((301, 701)).astype(np.float32), rng.integers(0, 701, 301)
-    monkeypatch.setenv("XENT_NUM_THREADS", "1")
-    loss, d_logits = xent.cross_entropy_and_grad(x, t, reduction="none", label_smoothing=0.1)
-    monkeypatch.setenv("XENT_NUM_THREADS", count)
-    again = xent.cross_entropy_and_grad(x, t, reduction="none", label_smoothing=0.1)
+    monkeypatch.setenv("CROSSENT_NUM_THREADS", "1")
+    loss, d_logits = crossent.cross_entropy_and_grad(x, t, reduction="none", label_smoothing=0.1)
+    monkeypatch.setenv("CROSSENT_NUM_THREADS", count)
+    again = crossent.cross_entropy_and_grad(x, t, reduction="none", label_smoothing=0.1)
     np.testing.assert_array_equal(again[0], loss)
     np.testing.assert_array_equal(again[1], d_logits)
 
@@ -164,11 +164,11 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch, count):
 def test_a_large_call_outlives_the_main_thread():
     program = """
 import threading, time
-import numpy as np, xent
+import numpy as np, crossent
 logits, targets = np.zeros((300, 5000), np.float32), np.zeros(300, int)
 def late():
     time.sleep(0.3)
-    print(round(float(xent.cross_entropy(logits, targets)), 3))
+    print(round(float(crossent.cross_entropy(logits, targets)), 3))
 threading.Thread(target=late).start()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)

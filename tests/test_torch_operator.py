@@ -1,4 +1,4 @@
-"""The operators that torch.compile keeps whole, `xent::losses` and `xent::gradient`: where they are used and where not.
+"""The operators that torch.compile keeps whole, `crossent::losses` and `crossent::gradient`: where they are used.
 
 Tensors in host memory are served by the compiled engine for host memory; what a CUDA device would be told is looked at
 without one.
@@ -10,13 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 
-import xent
-from xent import choice
-from xent.engines import ENGINES
-from xent.objective import Coefficients
+import crossent
+from crossent import choice
+from crossent.engines import ENGINES
+from crossent.objective import Coefficients
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("xent.torch")
+pytest.importorskip("crossent.torch")
 from torch._dynamo.backends.common import aot_autograd  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
@@ -41,7 +41,7 @@ OPTIONS = {
 
 
 def _loss(x, t):
-    return xent.cross_entropy(x, t)
+    return crossent.cross_entropy(x, t)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def _placed(options, x):
 
 
 def _kept(names):
-    return [name for graph in names for name in graph if name.startswith("xent")]
+    return [name for graph in names for name in graph if name.startswith("crossent")]
 
 
 @pytest.mark.clause("D1")
@@ -99,22 +99,25 @@ def test_the_loss_stays_whole(program, name, soft, dtype):
     x, t = _inputs(dtype, soft)
     options = _placed(OPTIONS[name], x)
     x.requires_grad_()
-    loss = program.of(lambda x, t: xent.cross_entropy(x, t, **options))(x, t)
+    loss = program.of(lambda x, t: crossent.cross_entropy(x, t, **options))(x, t)
     loss.sum().backward()
     eager = x.detach().clone().requires_grad_()
-    expected = xent.cross_entropy(eager, t, **options)
+    expected = crossent.cross_entropy(eager, t, **options)
     expected.sum().backward()
     if name == "none":  # R5: the bits of a row
         assert torch.equal(loss, expected)
     torch.testing.assert_close(loss, expected, rtol=4 * torch.finfo(loss.dtype).eps, atol=0)
     torch.testing.assert_close(x.grad, eager.grad, rtol=8 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
-    assert (_kept(program.forward), _kept(program.backward)) == (["xent.losses.default"], ["xent.gradient.default"])
+    assert (_kept(program.forward), _kept(program.backward)) == (
+        ["crossent.losses.default"],
+        ["crossent.gradient.default"],
+    )
     assert not {"aten.exp.default", "aten.amax.default"} & {*program.forward[0], *program.backward[0]}
 
 
 @pytest.mark.clause("D1")
 def test_pytorchs_own_signature_stays_whole_too(program):
-    from xent.torch import CrossEntropyLoss
+    from crossent.torch import CrossEntropyLoss
 
     x, t = _inputs(shape=(4, 9, 3))
     x, t = x.requires_grad_(), torch.randint(9, (4, 3))
@@ -126,7 +129,10 @@ def test_pytorchs_own_signature_stays_whole_too(program):
     expected.backward()
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(x.grad, theirs.grad)
-    assert (_kept(program.forward), _kept(program.backward)) == (["xent.losses.default"], ["xent.gradient.default"])
+    assert (_kept(program.forward), _kept(program.backward)) == (
+        ["crossent.losses.default"],
+        ["crossent.gradient.default"],
+    )
 
 
 @pytest.mark.clause("D1")
@@ -148,7 +154,7 @@ def test_A4_in_a_program_the_row_of_a_bad_target_is_nan(program):
     x, t = _inputs(shape=(6, 7))
     t[2], t[4] = 7, -(2**63)
     x.requires_grad_()
-    loss = program.of(lambda x, t: xent.cross_entropy(x, t, reduction="none", label_smoothing=0.1))(x, t)
+    loss = program.of(lambda x, t: crossent.cross_entropy(x, t, reduction="none", label_smoothing=0.1))(x, t)
     loss.sum().backward()
     bad = torch.tensor([False, False, True, False, True, False])
     assert _kept(program.forward)
@@ -164,31 +170,31 @@ def test_other_inputs_get_their_gradients(program, soft):
     leaves = [x, given["weights"], given["class_weights"], *([t] if soft else [])]
     for leaf in leaves:
         leaf.requires_grad_()
-    compiled = program.of(lambda x, t, **given: xent.cross_entropy(x, t, label_smoothing=0.1, **given))
+    compiled = program.of(lambda x, t, **given: crossent.cross_entropy(x, t, label_smoothing=0.1, **given))
     got = torch.autograd.grad(compiled(x, t, **given), leaves)
-    expected = torch.autograd.grad(xent.cross_entropy(x, t, label_smoothing=0.1, **given), leaves)
+    expected = torch.autograd.grad(crossent.cross_entropy(x, t, label_smoothing=0.1, **given), leaves)
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-15)
-    assert _kept(program.backward) == ["xent.gradient.default"]
+    assert _kept(program.backward) == ["crossent.gradient.default"]
 
 
 @pytest.mark.clause("D1")
 def test_second_derivatives_fall_back_to_the_formula():
     torch.compiler.reset()
     x, t = _inputs(torch.float64, shape=(3, 5))
-    compiled = torch.compile(lambda x: xent.cross_entropy(x, t, z_loss=0.1), fullgraph=True, backend="eager")
+    compiled = torch.compile(lambda x: crossent.cross_entropy(x, t, z_loss=0.1), fullgraph=True, backend="eager")
     assert torch.autograd.gradcheck(compiled, (x.requires_grad_(),))
     assert torch.autograd.gradgradcheck(compiled, (x,))
 
 
 FORMULA = {
-    "explicit": lambda x, t: xent.cross_entropy(x, t, algorithm="explicit"),
-    "another engine": lambda x, t: xent.cross_entropy(x, t, engine="array_api"),
+    "explicit": lambda x, t: crossent.cross_entropy(x, t, algorithm="explicit"),
+    "another engine": lambda x, t: crossent.cross_entropy(x, t, engine="array_api"),
     "func.grad": torch.func.grad(_loss),
     "vmap": torch.vmap(_loss),
     "jacrev": torch.func.jacrev(_loss),
     "hessian": torch.func.hessian(_loss),
-    "jvp": lambda x, t: torch.func.jvp(lambda x: xent.cross_entropy(x, t), (x,), (torch.ones_like(x),))[1],
+    "jvp": lambda x, t: torch.func.jvp(lambda x: crossent.cross_entropy(x, t), (x,), (torch.ones_like(x),))[1],
 }
 
 
@@ -204,11 +210,11 @@ def test_what_needs_the_formula_has_it(program, name):
 @pytest.mark.clause("D1")
 def test_the_environment_chooses(program, monkeypatch):
     x, t = _inputs()
-    monkeypatch.setenv("XENT_ENGINE", "array_api")
+    monkeypatch.setenv("CROSSENT_ENGINE", "array_api")
     program.of(_loss)(x, t)
     assert not _kept(program.forward)
-    program.of(lambda x, t: xent.cross_entropy(x, t, engine="numba"))(x, t)
-    assert _kept(program.forward) == ["xent.losses.default"]
+    program.of(lambda x, t: crossent.cross_entropy(x, t, engine="numba"))(x, t)
+    assert _kept(program.forward) == ["crossent.losses.default"]
 
 
 @pytest.mark.clause("D1")
@@ -216,14 +222,14 @@ def test_the_environment_chooses(program, monkeypatch):
 def test_an_exported_program_and_a_recorded_graph_need_no_operator_of_ours(strict):
     class Loss(torch.nn.Module):
         def forward(self, x, t):
-            return xent.cross_entropy(x, t)
+            return crossent.cross_entropy(x, t)
 
     x, t = _inputs(shape=(4, 7))
     exported = torch.export.export(Loss(), (x, t), strict=strict).module()
     recorded = make_fx(_loss)(x, t)
     for module in (exported, recorded):
-        assert not [node for node in module.graph.nodes if "xent" in str(node.target)]
-        torch.testing.assert_close(module(x, t), xent.cross_entropy(x, t))
+        assert not [node for node in module.graph.nodes if "crossent" in str(node.target)]
+        torch.testing.assert_close(module(x, t), crossent.cross_entropy(x, t))
 
 
 def test_eager_calls_do_not_pass_through_the_operator():
@@ -236,7 +242,7 @@ def test_eager_calls_do_not_pass_through_the_operator():
 
     x, t = _inputs()
     with Sees():
-        xent.cross_entropy(x.requires_grad_(), t).backward()
+        crossent.cross_entropy(x.requires_grad_(), t).backward()
     assert seen
     assert not _kept([seen])
 
@@ -258,8 +264,8 @@ def test_torchs_own_check_of_the_operators(kind):
     others = (*Coefficients(keep=0.9, spread=0.1, share=1, square=0.01), "numba")
     tensors = _operands(kind)
     scale = torch.linspace(1, 2, 6, dtype=tensors[0].dtype).requires_grad_()
-    torch.library.opcheck(torch.ops.xent.losses.default, (*tensors, *others))
-    torch.library.opcheck(torch.ops.xent.gradient.default, (*tensors, scale, *others))
+    torch.library.opcheck(torch.ops.crossent.losses.default, (*tensors, *others))
+    torch.library.opcheck(torch.ops.crossent.gradient.default, (*tensors, scale, *others))
 
 
 def test_what_is_foretold_of_a_cuda_tensor():
@@ -267,8 +273,8 @@ def test_what_is_foretold_of_a_cuda_tensor():
     with FakeTensorMode():
         x = torch.empty(3, 4, 7, dtype=torch.bfloat16, device="cuda")
         t = torch.empty(3, 4, dtype=torch.int64, device="cuda")
-        losses = torch.ops.xent.losses(x, None, None, None, t, *others)
-        d = torch.ops.xent.gradient(x, None, None, None, t, losses, *others)
+        losses = torch.ops.crossent.losses(x, None, None, None, t, *others)
+        d = torch.ops.crossent.gradient(x, None, None, None, t, losses, *others)
     assert (losses.device.type, losses.dtype, losses.shape) == ("cuda", torch.float32, (12,))
     assert (d.device.type, d.dtype, d.shape, d.stride()) == ("cuda", x.dtype, x.shape, x.stride())
 
@@ -287,7 +293,7 @@ def test_without_a_compiled_engine_the_formula_is_compiled(program, monkeypatch)
     x, t = _inputs()
     loss = program.of(_loss)(x, t)
     assert not _kept(program.forward)
-    torch.testing.assert_close(loss, xent.cross_entropy(x, t))
+    torch.testing.assert_close(loss, crossent.cross_entropy(x, t))
 
 
 # Each is within V1's 4 eps of the same loss.
@@ -297,18 +303,18 @@ CLOSE = {"rtol": 8 * torch.finfo(torch.float32).eps, "atol": 0.0}
 @pytest.mark.parametrize("numbers", [(3, 4, 5), (3.0, 4.5)], ids=["whole", "real"])
 def test_a_denominator_may_be_a_number_that_changes(program, numbers):
     x, t = torch.randn(4, 7), torch.randint(7, (4,))
-    compiled = program.of(xent.cross_entropy)
+    compiled = program.of(crossent.cross_entropy)
     for number in numbers:
-        found, eager = compiled(x, t, denominator=number), xent.cross_entropy(x, t, denominator=number)
+        found, eager = compiled(x, t, denominator=number), crossent.cross_entropy(x, t, denominator=number)
         assert torch.allclose(found, eager, **CLOSE)
 
 
 def test_a_denominator_may_be_a_size_that_an_exported_program_learns_later():
     class Module(torch.nn.Module):
         def forward(self, x, t):
-            return xent.cross_entropy(x, t, denominator=2 * x.shape[0])
+            return crossent.cross_entropy(x, t, denominator=2 * x.shape[0])
 
     x, t, n = torch.randn(4, 7), torch.randint(7, (4,)), torch.export.Dim("n")
     exported = torch.export.export(Module(), (x, t), dynamic_shapes=({0: n}, {0: n})).module()
     x, t = torch.randn(9, 7), torch.randint(7, (9,))
-    assert torch.allclose(exported(x, t), xent.cross_entropy(x, t, denominator=18), **CLOSE)
+    assert torch.allclose(exported(x, t), crossent.cross_entropy(x, t, denominator=18), **CLOSE)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-import xent
-from xent.machine import UsageError
-from xent.train.corpus import prepare, read, split
-from xent.train.vocabulary import PADDING
+import crossent
+from crossent.machine import UsageError
+from crossent.train.corpus import prepare, read, split
+from crossent.train.vocabulary import PADDING
 
 TEXT = "".join(f"line {number} of a text that says {number % 7} things\n" for number in range(300))
 
@@ -46,7 +46,7 @@ def test_unigram_perplexity_is_that_of_the_loss(corpus):
     counts = np.bincount(corpus.training, minlength=len(corpus.vocabulary)) + 1.0
     targets = corpus.validation_targets
     logits = np.broadcast_to(np.log(counts), (len(targets), len(counts)))
-    expected = xent.perplexity(xent.cross_entropy(logits, targets))
+    expected = crossent.perplexity(crossent.cross_entropy(logits, targets))
     np.testing.assert_allclose(corpus.unigram_perplexity(), expected, rtol=1e-12)
 
 

@@ -4,10 +4,10 @@ import array_api_strict
 import numpy as np
 import pytest
 
-import xent
-from xent.train.layers import CausalWindow, Embedding, Linear, Tanh
-from xent.train.model import LanguageModel, Shape
-from xent.train.optimiser import Adam, cosine
+import crossent
+from crossent.train.layers import CausalWindow, Embedding, Linear, Tanh
+from crossent.train.model import LanguageModel, Shape
+from crossent.train.optimiser import Adam, cosine
 
 RNG = np.random.default_rng(7)
 IDS = RNG.integers(0, 11, (3, 5)).astype(np.int32)
@@ -84,10 +84,10 @@ def model_in_float64(seed=0):
 def test_the_whole_model_through_the_loss():
     """The chain that the loss's backward starts gives every parameter the gradient of the mean loss."""
     model = model_in_float64()
-    loss_fn = xent.CrossEntropyLoss(ignore_index=0)
+    loss_fn = crossent.CrossEntropyLoss(ignore_index=0)
 
     def value():
-        logits, targets = xent.shift_for_next_token(model.forward(IDS), IDS)
+        logits, targets = crossent.shift_for_next_token(model.forward(IDS), IDS)
         return float(loss_fn.forward(logits, targets))
 
     value()
@@ -113,8 +113,8 @@ def test_a_token_changes_no_earlier_logits(changed):
 def test_the_first_loss_is_near_log_V():
     model = LanguageModel(np, Shape(V=500), 1, lambda values: values)
     ids = RNG.integers(1, 500, (4, 33)).astype(np.int32)
-    logits, targets = xent.shift_for_next_token(model.forward(ids), ids)
-    assert float(xent.cross_entropy(logits, targets)) == pytest.approx(np.log(500), abs=0.02)
+    logits, targets = crossent.shift_for_next_token(model.forward(ids), ids)
+    assert float(crossent.cross_entropy(logits, targets)) == pytest.approx(np.log(500), abs=0.02)
 
 
 def test_adams_first_step_is_the_learning_rate_against_the_sign():

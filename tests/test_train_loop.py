@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-import xent
-from xent.machine import BACKENDS
-from xent.train.corpus import prepare
-from xent.train.loop import Settings, train, validation_loss
-from xent.train.model import LanguageModel, Shape
-from xent.train.results import Results
-from xent.train.vocabulary import PADDING
+import crossent
+from crossent.machine import BACKENDS
+from crossent.train.corpus import prepare
+from crossent.train.loop import Settings, train, validation_loss
+from crossent.train.model import LanguageModel, Shape
+from crossent.train.results import Results
+from crossent.train.vocabulary import PADDING
 
 TEXT = "".join(f"{number} green bottles hanging on the wall, and if {number} fall\n" for number in range(400))
 SETTINGS = Settings(steps=30, vocabulary=300, batch=4, seq=12, embedding=8, hidden=16, validations=3)
@@ -64,9 +64,9 @@ def test_padding_does_not_count_in_the_validation_loss(corpus):
     numpy = BACKENDS["numpy"]
     model = LanguageModel(np, Shape(len(corpus.vocabulary), 4, 8, 16), 0, numpy.array)
     assert np.any(corpus.validation == PADDING)
-    logits, targets = xent.shift_for_next_token(model.forward(corpus.validation), corpus.validation)
+    logits, targets = crossent.shift_for_next_token(model.forward(corpus.validation), corpus.validation)
     counted = targets != PADDING
-    expected = xent.cross_entropy(logits[counted], targets[counted])
+    expected = crossent.cross_entropy(logits[counted], targets[counted])
     for batch in (1, 4, 1000):
         loss, perplexity = validation_loss(model, corpus, numpy, batch)
         assert loss == pytest.approx(float(expected), rel=1e-6)

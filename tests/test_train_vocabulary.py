@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from xent.train.vocabulary import FIRST_MERGE, PADDING, Vocabulary
+from crossent.train.vocabulary import FIRST_MERGE, PADDING, Vocabulary
 
 TEXT = "the cat sat on the mat; the_cat sat.\n\n    return the_mat(1, 22)\n" * 5
 
@@ -63,6 +63,6 @@ def test_counts_stay_right_while_merging():
 
 
 def _pieces(text):
-    from xent.train import vocabulary
+    from crossent.train import vocabulary
 
     return vocabulary._PIECE.findall(text)

@@ -1,4 +1,4 @@
-"""The test vectors: what the files say holds of xent, of their schema, of their manifest and of plain arithmetic.
+"""The test vectors: what the files say holds of crossent, of their schema, of their manifest and of plain arithmetic.
 
 `faults` is a reader of its own: it knows the JSON and the README's check, and nothing of the suite.
 """
@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from mpmath import mp, mpf
 
-import xent
-from xent_conformance import contract, oracle, vectors
-from xent_conformance.vectors.__main__ import main
-from xent_conformance.vectors.files import VERSION
+import crossent
+from crossent_conformance import contract, oracle, vectors
+from crossent_conformance.vectors.__main__ import main
+from crossent_conformance.vectors.files import VERSION
 
 FOLDER = Path(__file__).parent.parent / "conformance" / "vectors"
 V1 = FOLDER / "v1"
@@ -70,7 +70,7 @@ def outside(case, name, given):
     return not np.where(np.isfinite(exact), near, (given == exact) | (np.isnan(given) & np.isnan(exact))).all()
 
 
-def faults(case, function, perplexity=xent.perplexity):
+def faults(case, function, perplexity=crossent.perplexity):
     """What is wrong with an implementation in a case."""
     logits, targets, options = asked(case)
     loss, d_logits = function(logits, targets, **options)
@@ -161,8 +161,8 @@ def test_the_manifest_holds():
 
 
 @pytest.mark.parametrize("clause", PAGES)
-def test_xent_passes_with_what_the_files_say(clause):
-    wrong = {case["id"]: faults(case, xent.cross_entropy_and_grad) for case in PAGES[clause]["cases"]}
+def test_crossent_passes_with_what_the_files_say(clause):
+    wrong = {case["id"]: faults(case, crossent.cross_entropy_and_grad) for case in PAGES[clause]["cases"]}
     assert {name: found for name, found in wrong.items() if found} == {}
 
 
@@ -174,7 +174,7 @@ def test_a_bad_target_is_refused_where_the_files_say():
         del options["check_targets"]
         position = ", ".join(map(str, case["refused"]["position"]))
         with pytest.raises(IndexError, match=rf"\[{position}\] is {case['refused']['value']};"):
-            xent.cross_entropy(logits, targets, **options)
+            crossent.cross_entropy(logits, targets, **options)
 
 
 @pytest.mark.parametrize("name", ["loss", "d_logits", "perplexity"])
@@ -212,7 +212,7 @@ def test_the_reader_asks_and_judges_as_the_files_say():
     many = next(case for case in vectors.read(FOLDER) if case.id == "R4/weights/float32")
     logits, targets, options = many.arguments()
     assert len(logits) == len(targets) == len(options["weights"]) == 1_000_003
-    assert many.worst(*xent.cross_entropy_and_grad(logits.astype("float32"), targets, **options)) <= 1
+    assert many.worst(*crossent.cross_entropy_and_grad(logits.astype("float32"), targets, **options)) <= 1
 
 
 def test_the_reader_adds_up_rows_and_knows_signs():
@@ -307,7 +307,7 @@ def test_a_loss_that_cancels_is_found_out():
     assert set(faults(CASES["V1/confident/float32"], textbook)) == {"loss", "d_logits"}
     assert "row sums" in faults(CASES["V4/classes-10/float32"], textbook)
     assert "negative" in faults(
-        CASES["V2/plain/float32"], lambda x, t, **_: (-xent.cross_entropy(x, t, reduction="none"), x)
+        CASES["V2/plain/float32"], lambda x, t, **_: (-crossent.cross_entropy(x, t, reduction="none"), x)
     )
 
 

@@ -1,24 +1,24 @@
-"""Faults that need a framework: `xent` itself, broken where torch or array-api-strict takes it."""
+"""Faults that need a framework: `crossent` itself, broken where torch or array-api-strict takes it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import xent
-from xent_conformance.subjects_xent import Xent
+import crossent
+from crossent_conformance.subjects_crossent import Crossent
 
 
-class _Torch(Xent):
+class _Torch(Crossent):
     """Not a fault by itself: only what torch alone shows is asked, and of one dtype."""
 
     backends = ("torch",)
     dtypes = ("float64",)
 
     def loss(self, logits: Any, targets: Any, **options: Any) -> Any:
-        return xent.cross_entropy(logits, targets, **options)
+        return crossent.cross_entropy(logits, targets, **options)
 
     def loss_and_grad(self, logits: Any, targets: Any, **options: Any) -> Any:
-        return xent.cross_entropy_and_grad(logits, targets, **options)
+        return crossent.cross_entropy_and_grad(logits, targets, **options)
 
 
 class OffTheGraph(_Torch):
@@ -63,7 +63,7 @@ class MeanOverNothingIsZero(_Torch):
     def drop_in(self) -> Any:
         import torch
 
-        from xent.torch import cross_entropy
+        from crossent.torch import cross_entropy
 
         def dropped_in(*arguments: Any, **options: Any) -> Any:
             return torch.nan_to_num(cross_entropy(*arguments, **options))
@@ -71,7 +71,7 @@ class MeanOverNothingIsZero(_Torch):
         return dropped_in
 
 
-class BooleanIndexing(Xent):
+class BooleanIndexing(Crossent):
     """Ignored tokens are taken out by a mask, whose result has a shape that depends on data."""
 
     backends = ("array-api-strict",)
@@ -81,10 +81,10 @@ class BooleanIndexing(Xent):
         if ignored is not None and options.get("reduction", "mean") == "mean" and "weights" not in options:
             kept = targets != ignored
             logits, targets = logits[kept], targets[kept]
-        return xent.cross_entropy(logits, targets, **options)
+        return crossent.cross_entropy(logits, targets, **options)
 
     def loss_and_grad(self, logits: Any, targets: Any, **options: Any) -> Any:
-        gradient = xent.cross_entropy_and_grad(logits, targets, **options)[1]
+        gradient = crossent.cross_entropy_and_grad(logits, targets, **options)[1]
         options.pop("grad_output", None)
         options.pop("out", None)
         return self.loss(logits, targets, **options), gradient

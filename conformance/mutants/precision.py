@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from xent_conformance.reference import Reference
+from crossent_conformance.reference import Reference
 
 
 class LogOfOnePlus(Reference):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from xent_conformance.reference import Reference
+from crossent_conformance.reference import Reference
 
 
 def _is_weighted_mean(call):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from xent_conformance.reference import Reference
+from crossent_conformance.reference import Reference
 
 
 class NoReasons(Reference):

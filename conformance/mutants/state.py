@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from xent_conformance.reference import LossObject, Reference
+from crossent_conformance.reference import LossObject, Reference
 
 
 class LogitsShiftedInPlace(Reference):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from xent_conformance.reference import Reference
+from crossent_conformance.reference import Reference
 
 
 class LastClassNotRead(Reference):

@@ -19,15 +19,15 @@ from pathlib import Path
 
 import pytest
 
-from xent import arrays
-from xent.engines import cuda
-from xent.engines.cuda import launch, memory
+from crossent import arrays
+from crossent.engines import cuda
+from crossent.engines.cuda import launch, memory
 
 HERE = Path(__file__).parent
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
 needed = pytest.mark.skipif(
-    COMPILER is None and not os.environ.get("XENT_REQUIRE_EMULATOR"),
-    reason="there is no C++ compiler for the emulator; XENT_REQUIRE_EMULATOR makes that a failure",
+    COMPILER is None and not os.environ.get("CROSSENT_REQUIRE_EMULATOR"),
+    reason="there is no C++ compiler for the emulator; CROSSENT_REQUIRE_EMULATOR makes that a failure",
 )
 _busy = threading.Lock()
 DEVICE = launch.Properties("sm_90", multiprocessors=3, shared=232448, clusters=True, cache=1 << 20)
@@ -99,7 +99,7 @@ def _library(macros, sources):
     """The emulator built with those macros. Processes that run at the same time share what they build."""
     texts = [path.read_bytes() for path in (*sorted(sources.glob("*.cu*")), *sorted(HERE.glob("*.[hc]*")))]
     key = hashlib.sha256(repr((macros, texts, COMPILER)).encode()).hexdigest()[:24]
-    folder = Path(tempfile.gettempdir()) / f"xent-emulator-{os.getuid()}"
+    folder = Path(tempfile.gettempdir()) / f"crossent-emulator-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / f"{key}.so"
     if not path.exists():

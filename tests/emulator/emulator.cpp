@@ -1,5 +1,5 @@
 // The CUDA engine's kernel with its launch, as a library for a CPU. Built once for each choice of the kernel's macros.
-#define XENT_MACHINE "machine.h"
+#define CROSSENT_MACHINE "machine.h"
 #include "kernel.cu"
 
 namespace {
@@ -27,8 +27,8 @@ void allow(std::vector<emulator::Area> &areas, const void *first, long long size
 }
 
 void allow_what_the_problem_names(const Problem &p) {
-    typedef XENT_FORMAT::Real Real;
-    const long long element = sizeof(XENT_FORMAT::Bits), soft = p.soft_format == 0 ? 4 : p.soft_format == 1 ? 8 : 2;
+    typedef CROSSENT_FORMAT::Real Real;
+    const long long element = sizeof(CROSSENT_FORMAT::Bits), soft = p.soft_format == 0 ? 4 : p.soft_format == 1 ? 8 : 2;
     // Rows that do not count are none of the kernel's business.
     std::vector<bool> counted(p.rows, true);
     for (long long i = 0; i < p.rows; ++i)

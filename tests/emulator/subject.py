@@ -1,17 +1,17 @@
-"""`xent` as a subject of the suite, with the CUDA engine on the emulator: torch's CPU tensors are a device's."""
+"""`crossent` as a subject of the suite, with the CUDA engine on the emulator: torch's CPU tensors are a device's."""
 
 from __future__ import annotations
 
 import pytest
 from tests import emulator
 
-from xent_conformance.subjects_xent import Xent
+from crossent_conformance.subjects_crossent import Crossent
 
 
-class Emulated(Xent):
-    """The public functions of `xent`, served by the CUDA engine wherever it can."""
+class Emulated(Crossent):
+    """The public functions of `crossent`, served by the CUDA engine wherever it can."""
 
-    name = "xent on the emulator"
+    name = "crossent on the emulator"
     backends = ("torch",)
 
 

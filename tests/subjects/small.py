@@ -6,8 +6,8 @@ import time
 
 import numpy as np
 
-import xent
-from xent_conformance import Adapter
+import crossent
+from crossent_conformance import Adapter
 
 
 def textbook(logits, targets):
@@ -18,12 +18,12 @@ def textbook(logits, targets):
 
 def losses(logits, targets, ignore_index=None):
     """One loss a token and its gradient."""
-    return xent.cross_entropy_and_grad(logits, targets, ignore_index=ignore_index, reduction="none")
+    return crossent.cross_entropy_and_grad(logits, targets, ignore_index=ignore_index, reduction="none")
 
 
 def smoothed(logits, targets, label_smoothing=0.0, reduction="none"):
     """PyTorch's smoothing, without an option for the other, and with another default reduction."""
-    return xent.cross_entropy(
+    return crossent.cross_entropy(
         logits, targets, label_smoothing=label_smoothing, reduction=reduction, smoothing="uniform"
     )
 
@@ -40,7 +40,7 @@ def of_contiguous_rows(logits, targets, reduction="mean"):
     if logits.ndim != 2 or logits.dtype != np.float64 or targets.ndim != 1:
         raise ValueError("accepted: rows of float64")
     rows = np.lib.stride_tricks.as_strided(logits, logits.shape, (8 * logits.shape[1], 8))
-    return xent.cross_entropy_and_grad(rows.copy(), targets, reduction=reduction)
+    return crossent.cross_entropy_and_grad(rows.copy(), targets, reduction=reduction)
 
 
 def of_contiguous_rows_of_float32(logits, targets, reduction="mean"):
@@ -48,7 +48,7 @@ def of_contiguous_rows_of_float32(logits, targets, reduction="mean"):
     if logits.ndim != 2 or logits.dtype != np.float32 or targets.ndim != 1:
         raise ValueError("accepted: rows of float32")
     rows = np.lib.stride_tricks.as_strided(logits, logits.shape, (4 * logits.shape[1], 4))
-    return xent.cross_entropy(rows.copy(), targets, reduction=reduction)
+    return crossent.cross_entropy(rows.copy(), targets, reduction=reduction)
 
 
 def of_another_name(scores, labels):
@@ -57,7 +57,7 @@ def of_another_name(scores, labels):
         raise TypeError(f"scores is {type(scores).__name__} {scores!r} {getattr(scores, 'dtype', '')}")
     if not hasattr(labels, "dtype"):
         raise TypeError(f"not an array: {labels!r} {type(labels).__name__}")
-    return xent.cross_entropy(scores, labels)
+    return crossent.cross_entropy(scores, labels)
 
 
 def of_classes_alone(logits, targets, reduction="mean", ignore_index=None):
@@ -66,14 +66,14 @@ def of_classes_alone(logits, targets, reduction="mean", ignore_index=None):
         raise ValueError(f"{reduction} is not a valid value for reduction")
     if targets.dtype.kind == "f":
         raise TypeError("targets are classes")
-    return xent.cross_entropy_and_grad(logits, targets, reduction=reduction, ignore_index=ignore_index)
+    return crossent.cross_entropy_and_grad(logits, targets, reduction=reduction, ignore_index=ignore_index)
 
 
 def of_sums_alone(logits, targets, reduction="sum", class_weights=None):
     """Of the reductions, the sum; no mean either, by another error."""
     if reduction != "sum":
         raise KeyError(reduction)
-    return xent.cross_entropy_and_grad(logits, targets, reduction="sum", class_weights=class_weights)
+    return crossent.cross_entropy_and_grad(logits, targets, reduction="sum", class_weights=class_weights)
 
 
 def taking_anything(logits, targets, reduction="mean"):
@@ -81,14 +81,14 @@ def taking_anything(logits, targets, reduction="mean"):
     if "float" in str(targets.dtype):
         targets = targets.argmax(-1)
     reduction = reduction if reduction in ("sum", "none") else "mean"
-    return xent.cross_entropy_and_grad(logits, targets, reduction=reduction)
+    return crossent.cross_entropy_and_grad(logits, targets, reduction=reduction)
 
 
 def crashing_on_soft_targets(logits, targets, reduction="mean"):
     """Right, for classes."""
     if getattr(targets, "dtype", None) == np.float32 and targets.shape == logits.shape:
         os.abort()
-    return xent.cross_entropy_and_grad(logits, targets, reduction=reduction)
+    return crossent.cross_entropy_and_grad(logits, targets, reduction=reduction)
 
 
 class Fused(Adapter):
@@ -112,7 +112,7 @@ class Fused(Adapter):
 
 def spendthrift(logits, targets):
     """Right, at the price of two copies of the logits."""
-    return xent.cross_entropy(np.array(logits, copy=True) + 0.0, targets)
+    return crossent.cross_entropy(np.array(logits, copy=True) + 0.0, targets)
 
 
 def refusing(logits, targets):
@@ -122,22 +122,22 @@ def refusing(logits, targets):
 
 def of_three(logits, targets, reduction="mean"):
     """A pair and something else."""
-    return (*xent.cross_entropy_and_grad(logits, targets, reduction=reduction), None)
+    return (*crossent.cross_entropy_and_grad(logits, targets, reduction=reduction), None)
 
 
 def of_four_arrays(logits, targets, reduction="mean"):
     """A pair, twice."""
-    return (*xent.cross_entropy_and_grad(logits, targets, reduction=reduction),) * 2
+    return (*crossent.cross_entropy_and_grad(logits, targets, reduction=reduction),) * 2
 
 
 def of_nothing(logits, targets):
     """The result forgotten, but for the first call."""
-    return xent.cross_entropy(logits, targets) if logits.shape == (3, 5) else None
+    return crossent.cross_entropy(logits, targets) if logits.shape == (3, 5) else None
 
 
 def of_a_list(logits, targets, reduction="mean"):
     """A pair, but not a tuple, for five classes in two rows."""
-    pair = xent.cross_entropy_and_grad(logits, targets, reduction=reduction)
+    pair = crossent.cross_entropy_and_grad(logits, targets, reduction=reduction)
     return list(pair) if logits.shape == (2, 3) else pair
 
 
@@ -145,13 +145,13 @@ def of_numbers(logits, targets, reduction="mean"):
     """Rows alone, and Python's numbers where there are four of them."""
     if logits.ndim != 2:
         raise ValueError("rows alone")
-    loss = xent.cross_entropy(logits, targets, reduction=reduction)
+    loss = crossent.cross_entropy(logits, targets, reduction=reduction)
     return loss.tolist() if len(logits) == 4 else float(loss) if len(logits) == 6 and not loss.shape else loss
 
 
 def of_three_losses(logits, targets):
     """One too many."""
-    return (xent.cross_entropy(logits, targets),) * 3
+    return (crossent.cross_entropy(logits, targets),) * 3
 
 
 class Unpaired(Adapter):
@@ -159,12 +159,12 @@ class Unpaired(Adapter):
 
     def loss_and_grad(self, logits, targets):
         """The loss alone."""
-        return xent.cross_entropy(logits, targets)
+        return crossent.cross_entropy(logits, targets)
 
 
 def of_python(logits, targets):
     """The right number, of the wrong type, for a sequence of one; before that it looks good."""
-    loss, gradient = xent.cross_entropy_and_grad(logits, targets)
+    loss, gradient = crossent.cross_entropy_and_grad(logits, targets)
     return (float(loss), gradient) if targets.shape == (2, 1, 3) else (loss, gradient)
 
 
@@ -175,7 +175,7 @@ def ending_badly(logits, targets, **options):
         os.abort()
     if V == 2:
         raise ZeroDivisionError("two classes")
-    return xent.cross_entropy_and_grad(logits, targets, **options)
+    return crossent.cross_entropy_and_grad(logits, targets, **options)
 
 
 def crashing_in_a_library(logits, targets, reduction="mean"):
@@ -184,7 +184,7 @@ def crashing_in_a_library(logits, targets, reduction="mean"):
         scope = {"abort": os.abort}
         exec(compile("def deeper(n):\n    return deeper(n - 1) if n else abort()", "library.py", "exec"), scope)
         scope["deeper"](10)
-    return xent.cross_entropy_and_grad(logits, targets, reduction=reduction)
+    return crossent.cross_entropy_and_grad(logits, targets, reduction=reduction)
 
 
 def crashing_at_once(logits, targets):
@@ -195,7 +195,7 @@ def crashing_at_once(logits, targets):
 def leaking(logits, targets, reduction="mean", ignore_index=None):
     """What is ignored counts zero times, and zero times NaN is NaN."""
     counts = np.ones(targets.shape, bool) if ignore_index is None else targets != ignore_index
-    losses = xent.cross_entropy(logits, np.where(counts, targets, 0), reduction="none") * counts
+    losses = crossent.cross_entropy(logits, np.where(counts, targets, 0), reduction="none") * counts
     total = losses.sum()
     return {"none": losses, "sum": total, "mean": total / max(1, counts.sum())}[reduction]
 
@@ -203,7 +203,7 @@ def leaking(logits, targets, reduction="mean", ignore_index=None):
 def spreading(logits, targets, reduction="mean"):
     """One NaN is NaN for all; the largest logit of all is everybody's."""
     largest = np.max(logits, initial=-np.inf)
-    losses = xent.cross_entropy(logits - largest, targets, reduction="none")
+    losses = crossent.cross_entropy(logits - largest, targets, reduction="none")
     return {"none": losses, "sum": losses.sum(), "mean": losses.mean()}[reduction]
 
 
@@ -211,27 +211,27 @@ def refusing_to_smooth(logits, targets, reduction="mean", label_smoothing=0.0):
     """An option in its signature that it never takes."""
     if label_smoothing:
         raise ArithmeticError("no smoothing today")
-    return xent.cross_entropy_and_grad(logits, targets, reduction=reduction)
+    return crossent.cross_entropy_and_grad(logits, targets, reduction=reduction)
 
 
 def wrapping(logits, targets):
     """Rows alone, and negative targets count from the end, as NumPy has it."""
     picked = logits[np.arange(len(targets)), targets]
-    return xent.cross_entropy(logits, np.where(targets < 0, 0, targets)) + 0 * picked.sum()
+    return crossent.cross_entropy(logits, np.where(targets < 0, 0, targets)) + 0 * picked.sum()
 
 
 def sleeping_with_z_loss(logits, targets, reduction="mean", z_loss=0.0):
     """Right, unless there is a z-loss."""
     if z_loss:
         time.sleep(1000)
-    return xent.cross_entropy_and_grad(logits, targets, reduction=reduction)
+    return crossent.cross_entropy_and_grad(logits, targets, reduction=reduction)
 
 
 def refusing_many_classes(logits, targets, reduction="mean"):
     """Right, for few classes; no algorithm to choose."""
     if logits.shape[-1] >= 10:
         raise ValueError("many classes")
-    return xent.cross_entropy_and_grad(logits, targets, reduction=reduction)
+    return crossent.cross_entropy_and_grad(logits, targets, reduction=reduction)
 
 
 def raising_in_many_ways(logits, targets, reduction="mean"):
@@ -241,14 +241,14 @@ def raising_in_many_ways(logits, targets, reduction="mean"):
     if logits.shape[-1] == 3:
         raise ValueError("three\n" + "\n".join("abcdefghij"))
     assert logits.shape[-1] != 17
-    return xent.cross_entropy_and_grad(logits, targets, reduction=reduction)
+    return crossent.cross_entropy_and_grad(logits, targets, reduction=reduction)
 
 
 def sleeping(logits, targets, **options):
     """Right, but for a thousand classes: it never comes back."""
     if getattr(logits, "ndim", 0) and logits.shape[-1] == 1000:
         time.sleep(1000)
-    return xent.cross_entropy_and_grad(logits, targets, **options)
+    return crossent.cross_entropy_and_grad(logits, targets, **options)
 
 
 class Renamed:
@@ -261,12 +261,12 @@ class Renamed:
 
     def loss(self, logits, targets, *, reduction="mean", ignore_index=None, class_weights=None):
         """The loss."""
-        return xent.cross_entropy(
+        return crossent.cross_entropy(
             logits, targets, reduction=reduction, ignore_index=ignore_index, class_weights=class_weights
         )
 
     def loss_and_grad(self, logits, targets, *, reduction="mean", ignore_index=None, grad_output=None):
         """The loss and its gradient, without class weights."""
-        return xent.cross_entropy_and_grad(
+        return crossent.cross_entropy_and_grad(
             logits, targets, reduction=reduction, ignore_index=ignore_index, grad_output=grad_output
         )

@@ -1,0 +1,532 @@
+"""What stands between a test and an implementation: options by signature, gradients by autograd, help with shapes.
+
+`UnderTest` wraps what `subject.load` found. A test asks it for anything the contract has; what the implementation has
+no way to be asked raises `DoesNotApply`. Where a test is not about it, `UnderTest` helps: logits of any rank are
+flattened for an implementation that takes (N, V) alone, integers become int64 for one that takes no others, and a
+mean or a sum is taken row by row where each row's loss is wanted. Within `unassisted()` it does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from crossent_conformance.evidence import WrongTypeError
+from crossent_conformance.subject import DoesNotApply
+
+if TYPE_CHECKING:
+    from crossent_conformance.witness import Witness
+
+DEFAULTS: Mapping[str, Any] = {
+    "weights": None,
+    "class_weights": None,
+    "ignore_index": None,
+    "reduction": "mean",
+    "label_smoothing": 0.0,
+    "smoothing": "others",
+    "z_loss": 0.0,
+    "denominator": None,
+    "algorithm": "stable",
+    "check_targets": True,
+    "engine": "auto",
+    "out": None,
+    "grad_output": None,
+}
+"""The contract's options and what they are when they are not given."""
+SPOKEN = ("reduction", "label_smoothing", "smoothing", "z_loss", "algorithm")
+"""Options that are given even when they have the contract's default, to a function whose own default is another."""
+SOFT = "soft targets"
+MOST_ROWS = 4096
+"""More rows than these are not taken one by one."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What trying an implementation on a backend has shown; see `probe`."""
+
+    dtypes: tuple[str, ...] = ("float64", "float32", "float16", "bfloat16")
+    flat: bool = False
+    int64_only: bool = False
+    gradient: bool = True
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    refuses: Mapping[str, str] = field(default_factory=dict)
+    """Reductions and soft targets, in the words of what does not apply, and the error by which each is refused."""
+    notes: tuple[str, ...] = ()
+    refusal: str | None = None
+    """Why nothing can be asked on this backend."""
+    tried: bool = True
+    """Whether the refusal is the implementation's; else it is its adapter's."""
+
+
+class UnderTest:
+    """An implementation, asked by the contract's names."""
+
+    def __init__(self, found: Any, spec: str) -> None:
+        self.spec = spec
+        self.is_adapter = hasattr(found, "loss") or hasattr(found, "loss_and_grad")
+        self._found = found
+        self._function: Any = getattr(found, "loss", None) if self.is_adapter else found
+        self._pair: Any = getattr(found, "loss_and_grad", None) if self.is_adapter else None
+        self.name: str = getattr(found, "name", "") if self.is_adapter else spec
+        self.name = self.name or spec
+        self.backends: tuple[str, ...] | None = getattr(found, "backends", None)
+        self.dtypes: tuple[str, ...] | None = getattr(found, "dtypes", None)
+        self.flat: bool | None = getattr(found, "flat", None)
+        self.fixed = dict(getattr(found, "fixed", {}))
+        self._names = dict(getattr(found, "names", {})) if self.is_adapter else _own_names(found)
+        self.traits = Traits(flat=bool(self.flat))
+        self.witness: Witness | None = None
+        """Who is told of every call before it is made."""
+        self.calls = 0
+        self._rows = True
+        self._help = True
+
+    @property
+    def version(self) -> str | None:
+        """The version of the implementation's distribution."""
+        package = getattr(self._found, "package", "") if self.is_adapter else ""
+        try:
+            return importlib.metadata.version(package) if package else None
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+    @property
+    def file(self) -> str | None:
+        """The file that the implementation is written in."""
+        for found in (self._found, type(self._found)):
+            with contextlib.suppress(TypeError):  # an object of a class, or written in C
+                return inspect.getsourcefile(found)
+        return None
+
+    def begin(self, traits: Traits, clause: str) -> None:
+        """A test of that clause begins, on a backend where these are the implementation's traits."""
+        if self.witness is not None:
+            self.witness.forget()
+        self.traits = traits
+        self.calls = 0
+        self._rows = clause[:1] in ("V", "S")
+
+    @contextlib.contextmanager
+    def unassisted(self) -> Iterator[None]:
+        """What the implementation does not take itself does not apply; integers are handed over as they are."""
+        before, self._help = self._help, False
+        try:
+            yield
+        finally:
+            self._help = before
+
+    # ---- what a test asks for
+
+    def loss(self, logits: Any, targets: Any, **options: Any) -> Any:
+        """The loss."""
+        self.calls += 1
+        return self._assisted(self._loss, logits, targets, options)
+
+    def loss_and_grad(self, logits: Any, targets: Any, **options: Any) -> tuple[Any, Any]:
+        """The loss and its gradient with respect to the logits, off every graph."""
+        self.calls += 1
+        return self._assisted(self._loss_and_grad, logits, targets, options)
+
+    def loss_object(self, **options: Any) -> Any:
+        """A loss that remembers its last input."""
+        return self._called("loss_object", "a loss object")(**options)
+
+    def perplexity(self, loss: Any) -> Any:
+        """exp(loss)."""
+        return self._called("perplexity", "perplexity")(loss)
+
+    def shift(self, logits: Any, token_ids: Any) -> tuple[Any, Any]:
+        """Logits and targets of the next token."""
+        return self._called("shift", "the shift by one")(logits, token_ids)
+
+    def threads(self, count: int) -> contextlib.AbstractContextManager[None]:
+        """Calls within use at most so many threads."""
+        return self._called("threads", "a number of threads")(count)
+
+    def portable(self) -> contextlib.AbstractContextManager[None]:
+        """Calls within are answered by the code that serves every backend, where there is faster code besides."""
+        found = getattr(self._found, "portable", None) if self.is_adapter else None
+        if found is None:
+            raise DoesNotApply("a choice between fast and portable code")
+        return found()
+
+    @property
+    def drop_in(self) -> Callable[..., Any]:
+        """A function that stands for `torch.nn.functional.cross_entropy`."""
+        return self._called("drop_in", "PyTorch's own signature")
+
+    @property
+    def drop_in_module(self) -> Callable[..., Any]:
+        """A class that stands for `torch.nn.CrossEntropyLoss`."""
+        return self._called("drop_in_module", "PyTorch's own signature")
+
+    def _called(self, name: str, lacks: str) -> Any:
+        self.calls += 1
+        if self.witness is not None:
+            self.witness.saw(name)
+        found = getattr(self._found, name, None) if self.is_adapter else None
+        if found is None:
+            raise DoesNotApply(lacks)
+        return found
+
+    # ---- how the implementation is asked
+
+    def plainly(self, logits: Any, targets: Any, **options: Any) -> Any:
+        """What the implementation itself returns, with nothing but these options."""
+        if self._function is not None:
+            return self._function(logits, targets, **options)
+        assert self._pair is not None
+        return self._pair(logits, targets, **options)
+
+    def small_call(self, logits: Any, targets: Any, **options: Any) -> Any:
+        """What it returns plainly, outside of any test."""
+        self._tell(self._function if self._function is not None else self._pair, logits, targets, options)
+        return self.plainly(logits, targets, **options)
+
+    def handed_over(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Of the options of a call those that the implementation itself is given."""
+        given = dict(options)
+        if given.get("reduction") == "none" and (reduction := self._reduction_of_rows()) is not None:
+            given["reduction"] = reduction
+        known = [_parameters(function) for function in (self._function, self._pair) if function is not None]
+        for names, _, defaults in known:
+            given = {**_spoken(names, defaults), **given}
+        return {
+            name: value
+            for name, value in given.items()
+            if name not in DEFAULTS or any(everything or name in names for names, everything, _ in known)
+        }
+
+    def _tell(self, function: Any, logits: Any, targets: Any, options: dict[str, Any]) -> None:
+        """Leave word of a call that is about to be made; what a compiler traces is no call."""
+        if self.witness is not None and not _is_compiling():
+            name = getattr(function, "__qualname__", None) or type(function).__qualname__
+            self.witness.saw(name, logits, targets, options)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether logits of shape (N, V) are all that it takes itself."""
+        return self.traits.flat if self.flat is None else self.flat
+
+    def names_of(self, argument: str) -> tuple[str, ...]:
+        """What an error may call the argument: by the contract's name, or the implementation's own."""
+        own = self._names.get(argument, ())
+        return (argument, *((own,) if isinstance(own, str) else own))
+
+    @property
+    def gives_pairs(self) -> bool:
+        """Whether there is a function of its own for loss and gradient."""
+        return self._pair is not None
+
+    def takes(self, name: str) -> bool:
+        """Whether there is an option of that name."""
+        names, everything, _ = _parameters(self._function if self._function is not None else self._pair)
+        return everything or name in names
+
+    def _loss(self, logits: Any, targets: Any, options: dict[str, Any]) -> Any:
+        function = self._function if self._function is not None else self._pair
+        result = self._ask(function, logits, targets, options)
+        if not _is_pair(result):
+            return result
+        if _wants_graph(logits):
+            raise DoesNotApply("autograd: it returns a gradient of its own")
+        return result[0]
+
+    def _loss_and_grad(self, logits: Any, targets: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+        if self._pair is not None:
+            result = self._ask(self._pair, logits, targets, options)
+            if not _is_pair(result):
+                raise WrongTypeError(f"loss_and_grad returned {_shown(result)}; accepted: (loss, d_logits)")
+            return result
+        function = self._function
+        names, everything, _ = _parameters(function)
+        if everything or {"out", "grad_output"} & names or not (_is_tensor(logits) or _is_jax(logits)):
+            result = self._ask(function, logits, targets, options)
+            if _is_pair(result):
+                return result
+            raise DoesNotApply("a gradient: there is no autograd for these arrays", gradient=True)
+        options = dict(options)
+        if options.pop("out", None) is not None:
+            raise DoesNotApply("out")
+        upstream = options.pop("grad_output", None)
+        if upstream is not None and not self._help:
+            raise DoesNotApply("grad_output: its gradients are autograd's")
+        passed = self._passed(function, options)
+        if not self.traits.gradient:
+            raise DoesNotApply("a gradient", gradient=True)
+        self._tell(function, logits, targets, passed)
+        differentiate = _by_autograd if _is_tensor(logits) else _by_vjp
+        return differentiate(lambda x: _loss_or_pair(function(x, targets, **passed)), logits, upstream)
+
+    def _ask(self, function: Any, logits: Any, targets: Any, options: dict[str, Any]) -> Any:
+        passed = self._passed(function, options)
+        self._tell(function, logits, targets, passed)
+        return _loss_or_pair(function(logits, targets, **passed))
+
+    def _passed(self, function: Any, options: dict[str, Any]) -> dict[str, Any]:
+        """The options that the function is called with."""
+        names, everything, defaults = _parameters(function)
+        fixed = {**self.traits.fixed, **self.fixed}
+        passed = {}
+        for name, value in options.items():
+            if everything or name in names or name not in DEFAULTS:
+                passed[name] = value
+            elif not _is_default(name, value) and not (name in fixed and _same(fixed[name], value)):
+                raise DoesNotApply(_worded(name, value))
+        effective = {**DEFAULTS, **options}
+        for name, value in fixed.items():
+            if name in names or (name == "smoothing" and _is_default("label_smoothing", effective["label_smoothing"])):
+                continue
+            if not _same(effective[name], value):
+                raise DoesNotApply(_worded(name, effective[name]))
+        return {**_spoken(names, defaults), **passed}
+
+    # ---- help
+
+    def _assisted(self, ask: Callable[..., Any], logits: Any, targets: Any, options: dict[str, Any]) -> Any:
+        reduction = options.get("reduction")
+        if reduction != "none" and (lack := reduction_of(reduction)) in self.traits.refuses:
+            raise DoesNotApply(lack)
+        if not (hasattr(logits, "ndim") and hasattr(targets, "ndim") and hasattr(targets, "dtype")):
+            return ask(logits, targets, options)
+        if SOFT in self.traits.refuses and is_soft(logits, targets):
+            raise DoesNotApply(SOFT)
+        if self.traits.int64_only and self._help and _is_integer(targets):
+            targets = _as_int64(targets)
+        if self.is_flat and logits.ndim != 2:
+            return self._flattened(ask, logits, targets, options)
+        return self._row_by_row(ask, logits, targets, options)
+
+    def _flattened(self, ask: Callable[..., Any], logits: Any, targets: Any, options: dict[str, Any]) -> Any:
+        lacks = DoesNotApply("logits of other shapes than (N, V)")
+        reduction = options.get("reduction", "mean")
+        if not self._help or reduction == "sequence" or options.get("out") is not None or logits.ndim == 0:
+            raise lacks
+        tokens, V = tuple(logits.shape[:-1]), logits.shape[-1]
+        shape = tuple(targets.shape)
+        if shape not in (tokens, (*tokens, V)):
+            raise lacks
+        options = dict(options)
+        for name in ("weights", "grad_output"):
+            value = options.get(name)
+            if value is not None and hasattr(value, "shape") and (name == "weights" or reduction == "none"):
+                if tuple(value.shape) != tokens:
+                    raise lacks
+                options[name] = _reshape(value, (-1,))
+        count = 1
+        for length in tokens:
+            count *= length
+        flat_targets = _reshape(targets, (count,) if shape == tokens else (count, V))
+        result = _of_arrays(self._row_by_row(ask, _reshape(logits, (count, V)), flat_targets, options))
+        loss, *gradient = result if _is_pair(result) else (result,)
+        loss = _reshape(loss, tokens) if reduction == "none" else loss
+        return (loss, _reshape(gradient[0], (*tokens, V))) if gradient else loss
+
+    def _reduction_of_rows(self) -> str | None:
+        """The reduction by which a row's loss is had from one call for it alone; None where losses can be asked for."""
+        if not self.takes("reduction"):
+            fixed = {**self.traits.fixed, **self.fixed}.get("reduction")
+            return fixed if fixed in ("mean", "sum") else None
+        refuses = self.traits.refuses
+        if reduction_of("none") not in refuses:
+            return None
+        return "mean" if reduction_of("sum") in refuses else "sum"
+
+    def _row_by_row(self, ask: Callable[..., Any], logits: Any, targets: Any, options: dict[str, Any]) -> Any:
+        fixed = self._reduction_of_rows()
+        if options.get("reduction") != "none" or fixed is None:
+            return ask(logits, targets, options)
+        alone: tuple[str, ...] = ("weights", "denominator", "grad_output", "out")
+        if fixed == "mean":
+            alone = (*alone, "class_weights", "ignore_index")  # in the mean of one token a weight cancels
+        tokens = tuple(logits.shape[:-1])
+        if not (self._rows and self._help) or any(options.get(name) is not None for name in alone) or len(tokens) != 1:
+            raise DoesNotApply("reduction='none'")
+        if not 0 < tokens[0] <= MOST_ROWS or tuple(targets.shape[:1]) != tokens:
+            raise DoesNotApply("reduction='none'")
+        options = {name: value for name, value in options.items() if name != "reduction"} | {"reduction": fixed}
+        found = [_of_arrays(ask(logits[i : i + 1, :], targets[i : i + 1, ...], options)) for i in range(tokens[0])]
+        xp = _namespace(logits)
+        if not _is_pair(found[0]):
+            return xp.stack([_reshape(loss, ()) for loss in found])
+        return xp.stack([_reshape(loss, ()) for loss, _ in found]), xp.concat([gradient for _, gradient in found])
+
+
+def _spoken(names: set[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The contract's defaults that have to be said, to a function whose own are others."""
+    return {
+        name: DEFAULTS[name]
+        for name in SPOKEN
+        if name in names and not _same(defaults.get(name, DEFAULTS[name]), DEFAULTS[name])
+    }
+
+
+def _parameters(function: Any) -> tuple[set[str], bool, dict[str, Any]]:
+    """The names of a function's options, whether it takes any other, and the defaults that it states."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return set(), False, {}
+    everything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    named = [
+        parameter
+        for parameter in parameters
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and parameter not in positional[:2]
+    ]
+    defaults = {parameter.name: parameter.default for parameter in named if parameter.default is not parameter.empty}
+    return {parameter.name for parameter in named}, everything, defaults
+
+
+def _own_names(function: Any) -> dict[str, str]:
+    """What a function calls its first two arguments."""
+    try:
+        parameters = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return {}
+    return dict(zip(("logits", "targets"), parameters, strict=False))
+
+
+def reduction_of(name: Any) -> str:
+    """A reduction, in the words of what does not apply."""
+    return _worded("reduction", name)
+
+
+def is_soft(logits: Any, targets: Any) -> bool:
+    """Whether targets are floating and of the shape of the logits; what is no array is left to others to refuse."""
+    shape = getattr(targets, "shape", None)
+    return shape is not None and shape == getattr(logits, "shape", ()) and "float" in str(targets.dtype)
+
+
+def _same(first: Any, second: Any) -> bool:
+    return type(first) is type(second) and bool(first == second)
+
+
+def _is_default(name: str, value: Any) -> bool:
+    default = DEFAULTS[name]
+    if default is None or value is None:
+        return value is default
+    return isinstance(value, type(default)) and _same(value, default)
+
+
+def _worded(name: str, value: Any) -> str:
+    return f"{name}={value!r}" if isinstance(value, str) else f"{name}=False" if value is False else name
+
+
+def _is_pair(result: Any) -> bool:
+    return isinstance(result, tuple) and len(result) == 2
+
+
+def _loss_or_pair(result: Any) -> Any:
+    """The result, if it may be a loss or a pair; whose arrays they are is for the place to say."""
+    if _is_pair(result):
+        parts = result
+    elif isinstance(result, tuple | list | dict):
+        raise WrongTypeError(f"{_shown(result)} came back; accepted: the loss, or (loss, d_logits)")
+    else:
+        parts = (result,)
+    if any(part is None or isinstance(part, tuple | list | dict) for part in parts):
+        raise WrongTypeError(f"{_shown(result)} came back; accepted: the loss, or (loss, d_logits), as arrays")
+    return result
+
+
+def _of_arrays(result: Any) -> Any:
+    """The result, if it can be put into another shape."""
+    if not all(hasattr(part, "shape") for part in (result if _is_pair(result) else (result,))):
+        raise WrongTypeError(f"{_shown(result)} came back; accepted: the loss, or (loss, d_logits), as arrays")
+    return result
+
+
+def _shown(result: Any) -> str:
+    """What came back, by its type, that of its parts if it has some."""
+    if isinstance(result, tuple | list):
+        return f"{_kind(result)} of {len(result)} ({', '.join(map(_kind, result[:5]))})"
+    return _kind(result)
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "None"
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _is_tensor(array: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(array, torch.Tensor)
+
+
+def _is_compiling() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.compiler.is_compiling()
+
+
+def _is_jax(array: Any) -> bool:
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(array, jax.Array)
+
+
+def _wants_graph(logits: Any) -> bool:
+    return _is_tensor(logits) and bool(logits.requires_grad)
+
+
+def _namespace(array: Any) -> Any:
+    import array_api_compat
+
+    return array_api_compat.array_namespace(array)
+
+
+def _reshape(array: Any, shape: tuple[int, ...]) -> Any:
+    return _namespace(array).reshape(array, shape)
+
+
+def _is_integer(array: Any) -> bool:
+    name = str(array.dtype).rpartition(".")[2]
+    return name.startswith(("int", "uint")) and name != "int64"
+
+
+def _as_int64(array: Any) -> Any:
+    xp = _namespace(array)
+    return xp.astype(array, xp.int64)
+
+
+def _by_autograd(function: Callable[[Any], Any], logits: Any, upstream: Any) -> tuple[Any, Any]:
+    import torch
+
+    with torch.enable_grad():
+        leaf = logits.detach().requires_grad_()
+        loss = function(leaf)
+    if _is_pair(loss):
+        if upstream is not None:
+            raise DoesNotApply("grad_output")
+        return loss[0].detach(), loss[1].detach()
+    if not _is_tensor(loss) or not loss.requires_grad:
+        raise DoesNotApply("a gradient", gradient=True)
+    scale = torch.ones_like(loss) if upstream is None else torch.as_tensor(upstream, dtype=loss.dtype)
+    (gradient,) = torch.autograd.grad(loss, leaf, scale.to(loss.device), allow_unused=True)
+    return loss.detach(), torch.zeros_like(leaf) if gradient is None else gradient
+
+
+def _by_vjp(function: Callable[[Any], Any], logits: Any, upstream: Any) -> tuple[Any, Any]:
+    import jax
+
+    pair: list[Any] = []
+
+    def loss_of(x: Any) -> Any:
+        result = function(x)
+        pair[:] = [result] if _is_pair(result) else []
+        return result[0] if _is_pair(result) else result
+
+    loss, pull = jax.vjp(loss_of, logits)
+    if pair:
+        if upstream is not None:
+            raise DoesNotApply("grad_output")
+        return function(logits)
+    scale = jax.numpy.ones_like(loss) if upstream is None else jax.numpy.asarray(upstream, loss.dtype)
+    return loss, pull(scale)[0]

@@ -1,0 +1,231 @@
+"""The commonest assertions of the suite: the subject's loss and gradient are the oracle's.
+
+    loss, d_logits = agree.with_oracle(place, subject, logits, targets, **options)     calls and checks both
+    loss, d_logits = agree.both(place, subject, logits, targets, **options)            calls, checks nothing
+    agree.loss(place, loss, exact), agree.gradient(place, d_logits, exact)             check one
+    agree.alike(place, given, expected)                                                two right answers to one question
+    agree.both_alike(place, given, expected, rows)                                     the same of losses and gradients
+    agree.equal(given, expected)                                                       two equal answers
+    agree.each(requests, check)                                                        checks those that apply
+    agree.serves_soft(place, subject)                                                  or the test does not apply
+    error = agree.refusal(call, IndexError)                                            the call is refused, and so
+
+A subject without a gradient has its loss checked all the same; its gradient is `NO_GRADIENT`, and a test that looks at
+it does not apply. In half precision, values need only be right in that precision unless they are asked to be `precise`:
+that a loss has the digits of float32 is a question of V1, A1 and R4, and one that half of the world answers with no.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from crossent_conformance import evidence, oracle, units
+from crossent_conformance.adapter import UnderTest
+from crossent_conformance.backends import HALF
+from crossent_conformance.evidence import Disagreement, NotRefusedError, Unlike
+from crossent_conformance.places import Place
+from crossent_conformance.subject import DoesNotApply
+
+OF_THE_GRADIENT = ("grad_output", "out")
+"""Options that the loss alone does not have."""
+
+
+def _missing(*_args: Any, **_kwargs: Any) -> Any:
+    raise DoesNotApply("a gradient", gradient=True)
+
+
+class NoGradient:
+    """What stands where a gradient would: to look at it is to ask what does not apply."""
+
+    __slots__ = ()
+    __array__ = __array_ufunc__ = __array_function__ = __getitem__ = __iter__ = __len__ = __bool__ = _missing
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __neg__ = __abs__ = _missing
+    __hash__ = None  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> Any:
+        """No attribute of an array; those that Python and pytest look for are not asked by a test."""
+        if name.startswith(("_", "pytest")):
+            raise AttributeError(name)
+        return _missing()
+
+
+NO_GRADIENT: Any = NoGradient()
+
+
+def both(place: Place, subject: UnderTest, logits: np.ndarray, targets: np.ndarray, **options: Any) -> tuple[Any, Any]:
+    """Loss and gradient as NumPy arrays; the loss and NO_GRADIENT where the subject has no gradient at all."""
+    try:
+        loss, d_logits = place.evaluate(subject.loss_and_grad, logits, targets, **options)
+    except DoesNotApply as missing:
+        if not missing.gradient:
+            raise
+    else:
+        return loss, d_logits
+    forward = {name: value for name, value in options.items() if name not in OF_THE_GRADIENT}
+    return place.evaluate(subject.loss, logits, targets, **forward), NO_GRADIENT
+
+
+def _in_its_precision(place: Place, exact: units.Exact, stored: bool) -> units.Exact:
+    """What may be expected of arithmetic in the dtype of the logits; `stored`: a rounding to it is allowed already."""
+    if place.dtype not in HALF:
+        return exact
+    eps = units.EPS[place.compute_dtype]
+    rounding = 0.0 if stored else units.half_ulp(exact.high, place.dtype) / eps
+    some = exact.allowed > 0
+    allowed = np.where(some, exact.allowed * (units.EPS[place.dtype] / eps) + rounding, 0.0)
+    return units.Exact(exact.high, exact.low, allowed)
+
+
+def loss(place: Place, given: np.ndarray, exact: units.Exact, *, precise: bool = False) -> None:
+    """Assert that the loss is within what the contract allows."""
+    exact = exact if precise else _in_its_precision(place, exact, stored=False)
+    units.check(given, exact, place.compute_dtype, what="loss")
+
+
+def gradient(place: Place, given: Any, exact: units.Exact, *, precise: bool = False) -> None:
+    """Assert that the gradient, if there is one, is within what the contract allows."""
+    if given is not NO_GRADIENT:
+        exact = exact if precise else _in_its_precision(place, exact, stored=True)
+        units.check(given, exact, place.compute_dtype, stored=place.dtype, what="d_logits")
+
+
+def with_oracle(
+    place: Place, subject: UnderTest, logits: np.ndarray, targets: np.ndarray, *, precise: bool = False, **options: Any
+) -> tuple[Any, Any]:
+    """Check loss and gradient against the oracle for the values that the place's dtype holds; give both back.
+
+    Weights among the options must be exact in float32, soft targets are rounded with the logits.
+    """
+    logits = place.round(logits)
+    targets = place.round(targets) if targets.dtype.kind == "f" else targets
+    given, d_logits = both(place, subject, logits, targets, **options)
+    exact_loss, exact_gradient = oracle.cross_entropy(logits, targets, **options)
+    loss(place, given, exact_loss, precise=precise)
+    gradient(place, d_logits, exact_gradient, precise=precise)
+    return given, d_logits
+
+
+def to_begin_with(place: Place, subject: UnderTest, logits: np.ndarray, targets: np.ndarray, **options: Any) -> None:
+    """What comes of a result on the way to other derivatives can only be asked where the result itself is right."""
+    try:
+        with_oracle(place, subject, logits, targets, **options)
+    except Disagreement:
+        raise DoesNotApply("a right loss and gradient to begin with") from None
+
+
+_soft_is_served: dict[tuple[UnderTest, Any, str], bool] = {}
+
+
+def serves_soft(place: Place, subject: UnderTest, soft: bool = True) -> None:
+    """What else there is to soft targets can only be asked where they are taken at all, which is V7's question."""
+    key = (subject, place.backend, place.dtype)
+    if not soft:
+        return
+    if key not in _soft_is_served:
+        with evidence.aside():
+            _soft_is_served[key] = _takes_soft(replace(place, mode=place.backend.modes[0]), subject)
+    if not _soft_is_served[key]:
+        raise DoesNotApply("soft targets")
+
+
+def _takes_soft(place: Place, subject: UnderTest) -> bool:
+    for reduction in ("mean", "sum", "none"):
+        try:
+            place.evaluate(subject.loss, np.zeros((2, 3)), np.full((2, 3), 0.25), reduction=reduction)
+        except DoesNotApply:  # that reduction, perhaps
+            continue
+        except Exception:
+            return False
+        return True
+    return False
+
+
+def alike(place: Place, given: Any, expected: Any, *, what: str = "values", rows: Any = ...) -> None:
+    """Assert that two arrays may both be right answers to one question: a few roundings apart, where not equal.
+
+    The call that gave `expected` comes before the one that is on trial: a report shows the last. `rows` are those that
+    are compared, along the first axis.
+    """
+    a, b = (np.asarray(array, dtype=np.float64)[rows] for array in (given, expected))
+    eps = units.EPS[place.dtype]
+    largest = np.abs(b[np.isfinite(b)]).max(initial=0.0)
+    tolerance = {"rtol": 16 * eps, "atol": 16 * eps * largest}
+    try:
+        np.testing.assert_allclose(a, b, **tolerance)
+    except AssertionError as error:
+        if a.shape != b.shape:
+            raise AssertionError(f"{what}: shape {a.shape}, where the other call gave {b.shape}") from None
+        with np.errstate(invalid="ignore"):
+            apart = ~np.isclose(a, b, equal_nan=True, **tolerance)
+        if not apart.any():
+            raise
+        raise _unlike(a, b, apart, what, None if rows is ... else np.arange(len(given))[rows]) from error
+
+
+def both_alike(place: Place, given: Iterable[Any], expected: Iterable[Any], rows: Any = ...) -> None:
+    """Assert that losses and gradients may both be right answers, where there is a gradient."""
+    for what, one, other in zip(("loss", "d_logits"), given, expected, strict=True):
+        if one is not NO_GRADIENT:
+            alike(place, one, other, what=what, rows=rows)
+
+
+def equal(given: Any, expected: Any, *, what: str = "values", bits: bool = False) -> None:
+    """Assert that two arrays are equal: in their values, NaN being NaN; or in every bit."""
+    a, b = np.asarray(given), np.asarray(expected)
+    if a.shape != b.shape:
+        raise AssertionError(f"{what}: shape {a.shape}, where the other call gave {b.shape}")
+    apart = _bits(a) != _bits(b) if bits else (a != b) & ~(np.isnan(a) & np.isnan(b))
+    if apart.any():
+        raise _unlike(a, b, np.asarray(apart), what, None)
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    return array.view(f"u{array.itemsize}")
+
+
+def _unlike(given: np.ndarray, expected: np.ndarray, apart: np.ndarray, what: str, rows: Any) -> Unlike:
+    """Where two arrays are furthest apart; `rows` are the places of their first axis in what was compared."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        distance = np.abs(given.astype(np.float64) - expected.astype(np.float64))
+    distance = np.where(apart, np.where(np.isfinite(distance), distance, np.inf), -1.0)
+    where = np.unravel_index(int(distance.argmax()), distance.shape)
+    index = tuple(map(int, where)) if rows is None else (int(rows[where[0]]), *map(int, where[1:]))
+    one, other = float(given[where]), float(expected[where])
+    return Unlike(
+        f"{what}: {int(apart.sum())} of {apart.size} are not what the other call gave, at {index}: "
+        f"expected {other!r}, given {one!r}",
+        expected=other,
+        given=one,
+    )
+
+
+def each(requests: Iterable[dict[str, Any]], check: Callable[[dict[str, Any]], Any]) -> None:
+    """Check every request that applies to the subject; where none does, neither does the test."""
+    missing, asked = None, False
+    for request in requests:
+        try:
+            check(request)
+        except DoesNotApply as lack:
+            missing = missing or lack
+        else:
+            asked = True
+    if missing is not None and not asked:
+        raise missing
+
+
+def refusal(call: Callable[[], Any], *kinds: type[Exception]) -> Exception:
+    """The error by which the call is refused; it is one of the kinds."""
+    accepted = " or ".join(kind.__name__ for kind in kinds)
+    try:
+        call()
+    except DoesNotApply:
+        raise
+    except Exception as error:
+        if isinstance(error, kinds):
+            return error
+        raise AssertionError(f"{type(error).__name__}, where the contract has {accepted}: {error}") from error
+    raise NotRefusedError(f"accepted, where the contract has {accepted}")

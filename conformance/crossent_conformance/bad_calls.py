@@ -1,0 +1,216 @@
+"""Calls that the contract refuses, as data: what is wrong, which error, what its text must name (see `refused`)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from crossent_conformance.refused import (
+    IDS,
+    IMMUTABLE,
+    LOGITS,
+    MUTABLE,
+    SEQUENCES,
+    SOFT,
+    TARGETS,
+    Bad,
+    backward,
+    bad,
+    object_,
+    perplexity,
+    plain,
+    shift,
+    typed,
+)
+
+_LOGITS_AND_TARGETS = [
+    bad("logits-list", TypeError, "logits", "list", logits=plain([[0.0, 1.0]])),
+    bad("logits-none", TypeError, "logits", "None", logits=None),
+    bad("logits-number", TypeError, "logits", ["float", "1.5"], logits=1.5),
+    bad("logits-integer-dtype", TypeError, "logits", "int64", "float32", logits=typed(LOGITS * 10, "int64")),
+    bad("logits-bool-dtype", TypeError, "logits", "bool", logits=typed(LOGITS > 0, "bool")),
+    bad("logits-complex-dtype", TypeError, "logits", "complex64", logits=typed(LOGITS, "complex64")),
+    bad("logits-0d", ValueError, "logits", (), logits=np.asarray(1.0), targets=np.asarray(0)),
+    bad("logits-no-classes", ValueError, "logits", (6, 0), "V of at least 1", clause="S6", logits=np.zeros((6, 0))),
+    bad("targets-list", TypeError, "targets", "list", targets=plain([0, 1, 2, 3, 0, 1])),
+    bad("targets-none", TypeError, "targets", "None", targets=None),
+    bad("targets-number", TypeError, "targets", ["int", "1"], targets=1),
+    bad("targets-bool", TypeError, "targets", "bool", "(6,)", clause="A3", targets=typed(TARGETS > 0, "bool")),
+    bad("targets-complex", TypeError, "targets", "complex64", clause="A3", targets=typed(TARGETS, "complex64")),
+    bad(
+        "targets-float-of-hard-shape",
+        TypeError,
+        "targets",
+        "float32",
+        "(6, 4)",
+        clause="A3",
+        targets=typed(TARGETS, "float32"),
+    ),
+    bad("targets-float-too-wide", TypeError, "targets", (6, 5), clause="A3", targets=np.zeros((6, 5))),
+    bad("targets-float-broadcastable", TypeError, "targets", (1, 4), clause="A3", targets=np.zeros((1, 4))),
+    bad("targets-bool-of-soft-shape", TypeError, "targets", "bool", clause="A3", targets=typed(SOFT > 0, "bool")),
+    bad("targets-short", ValueError, "targets", (5,), "(6,)", targets=TARGETS[:5]),
+    bad("targets-flat", ValueError, "targets", (6,), "(2, 3)", logits=SEQUENCES),
+    bad("targets-0d", ValueError, "targets", (), "(6,)", targets=np.asarray(1)),
+    bad("targets-integers-of-soft-shape", ValueError, "targets", (6, 4), targets=np.zeros((6, 4), dtype=np.int64)),
+    bad("targets-with-a-one", ValueError, "targets", (6, 1), targets=TARGETS[:, None]),
+]
+
+_WEIGHTS = [
+    bad("weights-list", TypeError, "weights", "list", weights=plain([1.0] * 6)),
+    bad("weights-number", TypeError, "weights", ["float", "2.0"], weights=2.0),
+    bad("weights-complex", TypeError, "weights", "complex64", weights=typed(np.ones(6), "complex64")),
+    bad("weights-shape", ValueError, "weights", (2,), "(6,)", weights=np.ones(2)),
+    bad("weights-of-the-logits-shape", ValueError, "weights", (6, 4), "(6,)", weights=np.ones((6, 4))),
+    bad("weights-more-axes", ValueError, "weights", (1, 6), weights=np.ones((1, 6))),
+    bad(
+        "weights-of-the-first-axis",
+        ValueError,
+        "weights",
+        (2,),
+        "(2, 3)",
+        logits=SEQUENCES,
+        targets=IDS,
+        weights=np.ones(2),
+    ),
+    bad("class-weights-list", TypeError, "class_weights", "list", class_weights=plain([1.0] * 4)),
+    bad("class-weights-number", TypeError, "class_weights", ["float", "2.0"], class_weights=2.0),
+    bad("class-weights-shape", ValueError, "class_weights", (3,), "(4,)", class_weights=np.ones(3)),
+    bad("class-weights-one", ValueError, "class_weights", (1,), "(4,)", class_weights=np.ones(1)),
+    bad("class-weights-2d", ValueError, "class_weights", (1, 4), "(4,)", class_weights=np.ones((1, 4))),
+    bad("class-weights-bool", TypeError, "class_weights", "bool", class_weights=typed(np.ones(4), "bool")),
+    bad("class-weights-complex", TypeError, "class_weights", "complex64", class_weights=typed(np.ones(4), "complex64")),
+]
+
+_WORDS = [
+    bad("reduction-word", ValueError, "reduction", "average", "'mean'", "'sequence'", reduction="average"),
+    bad("reduction-case", ValueError, "reduction", "Mean", "'mean'", reduction="Mean"),
+    bad("reduction-none", TypeError, "reduction", "None", "'none'", reduction=None),
+    bad("reduction-bool", TypeError, "reduction", ["True", "bool"], reduction=True),
+    bad(
+        "sequence-of-one-token",
+        ValueError,
+        "reduction",
+        "sequence",
+        "()",
+        logits=np.zeros(4),
+        targets=np.asarray(1),
+        reduction="sequence",
+    ),
+    bad("smoothing-word", ValueError, "smoothing", "even", "'others'", "'uniform'", smoothing="even"),
+    bad("smoothing-type", TypeError, "smoothing", ["0.1", "float"], smoothing=0.1),
+    bad("algorithm-word", ValueError, "algorithm", "fast", "'stable'", "'explicit'", algorithm="fast"),
+    bad("algorithm-type", TypeError, "algorithm", "None", algorithm=None),
+    bad("engine-word", ValueError, "engine", "warp", "'auto'", engine="warp"),
+    bad("engine-type", TypeError, "engine", ["1", "int"], engine=1),
+    bad("check-targets-number", TypeError, "check_targets", ["1", "int"], check_targets=1),
+    bad("check-targets-none", TypeError, "check_targets", "None", check_targets=None),
+]
+
+_NUMBERS = [
+    bad("label-smoothing-negative", ValueError, "label_smoothing", "-0.1", label_smoothing=-0.1),
+    bad("label-smoothing-past-one", ValueError, "label_smoothing", "1.5", label_smoothing=1.5),
+    bad("label-smoothing-nan", ValueError, "label_smoothing", "nan", label_smoothing=float("nan")),
+    bad("label-smoothing-bool", TypeError, "label_smoothing", ["True", "bool"], label_smoothing=True),
+    bad("label-smoothing-text", TypeError, "label_smoothing", ["'0.1'", "str"], label_smoothing="0.1"),
+    bad("label-smoothing-none", TypeError, "label_smoothing", "None", label_smoothing=None),
+    bad("label-smoothing-array", TypeError, "label_smoothing", (1,), label_smoothing=np.full(1, 0.1)),
+    bad("z-loss-negative", ValueError, "z_loss", "-1.0", z_loss=-1.0),
+    bad("z-loss-nan", ValueError, "z_loss", "nan", z_loss=float("nan")),
+    bad("z-loss-infinite", ValueError, "z_loss", "inf", z_loss=float("inf")),
+    bad("z-loss-bool", TypeError, "z_loss", ["False", "bool"], z_loss=False),
+    bad("z-loss-complex", TypeError, "z_loss", ["1j", "complex"], z_loss=1j),
+    bad("ignore-index-float", TypeError, "ignore_index", ["1.0", "float"], ignore_index=1.0),
+    bad("ignore-index-text", TypeError, "ignore_index", ["'1'", "str"], ignore_index="1"),
+    bad("ignore-index-bool", TypeError, "ignore_index", ["True", "bool"], ignore_index=True),
+    bad("ignore-index-array", TypeError, "ignore_index", ["array", "tensor"], "()", ignore_index=np.asarray(1)),
+    bad("ignore-index-too-large", ValueError, "ignore_index", str(2**63), ignore_index=2**63),
+    bad("denominator-zero", ValueError, "denominator", "0", denominator=0),
+    bad("denominator-negative", ValueError, "denominator", "-2.0", denominator=-2.0),
+    bad("denominator-nan", ValueError, "denominator", "nan", denominator=float("nan")),
+    bad("denominator-infinite", ValueError, "denominator", "inf", denominator=float("inf")),
+    bad("denominator-bool", TypeError, "denominator", ["True", "bool"], denominator=True),
+    bad("denominator-word", ValueError, "denominator", "weights", "tokens", denominator="weights"),
+    bad("denominator-list", TypeError, "denominator", ["list", "[3]"], denominator=[3]),
+    bad("denominator-1d", ValueError, "denominator", (1,), denominator=np.ones(1)),
+    bad("denominator-bool-array", TypeError, "denominator", "bool", denominator=typed(np.asarray(True), "bool")),
+    bad(
+        "denominator-complex-array",
+        TypeError,
+        "denominator",
+        "complex64",
+        denominator=typed(np.asarray(1), "complex64"),
+    ),
+]
+
+_COMBINATIONS = [
+    bad(
+        "ignore-index-with-soft-targets",
+        ValueError,
+        "ignore_index",
+        ["soft", "float", "probabilit"],
+        "soft targets",
+        targets=SOFT,
+        ignore_index=1,
+    ),
+    bad("denominator-with-sum", ValueError, "denominator", "sum", reduction="sum", denominator=2.0),
+    bad("denominator-with-none", ValueError, "denominator", "none", reduction="none", denominator="tokens"),
+]
+
+_GRADIENTS = [
+    bad("grad-output-shape", ValueError, "grad_output", (2,), "(6,)", reduction="none", grad_output=np.ones(2)),
+    bad(
+        "grad-output-0d-for-none", ValueError, "grad_output", (), "(6,)", reduction="none", grad_output=np.asarray(1.0)
+    ),
+    bad(
+        "grad-output-number-for-none",
+        TypeError,
+        "grad_output",
+        ["float", "1.0"],
+        "(6,)",
+        reduction="none",
+        grad_output=1.0,
+    ),
+    bad("grad-output-1d-for-mean", ValueError, "grad_output", (1,), "()", grad_output=np.ones(1)),
+    bad("grad-output-integer", TypeError, "grad_output", "int64", grad_output=np.asarray(1)),
+    bad("grad-output-bool", TypeError, "grad_output", ["bool", "True"], grad_output=True),
+    bad("grad-output-list", TypeError, "grad_output", ["list", "[1.0]"], grad_output=[1.0]),
+    bad("grad-output-text", TypeError, "grad_output", ["'1'", "str"], grad_output="1"),
+    bad("out-list", TypeError, "out", ["list", "[0.0]"], out=plain([0.0])),
+    bad("out-shape", ValueError, "out", (2, 3, 4), "(6, 4)", only=MUTABLE, out=SEQUENCES),
+    bad("out-dtype", TypeError, "out", "float64", "float32", only=MUTABLE, out=typed(LOGITS, "float64")),
+    bad("out-integer", TypeError, "out", "int64", only=MUTABLE, out=typed(LOGITS, "int64")),
+    bad("out-immutable", ValueError, "out", ["immutable", "read"], "None", only=IMMUTABLE, out=LOGITS),
+    backward("backward-shape", ValueError, np.ones(2), (2,), "()"),
+    backward("backward-list", TypeError, plain([1.0]), ["list", "[1.0]"], reduction="none"),
+    backward("backward-integer", TypeError, np.ones(6, dtype=np.int64), "int64", reduction="none"),
+]
+
+_OTHERS = [
+    object_("object-unknown-option", TypeError, "label_smooth", "label_smooth", "label_smoothing", label_smooth=0.1),
+    object_("object-weights-among-options", TypeError, "weights", "weights", weights=np.ones(6)),
+    object_("object-reduction", ValueError, "reduction", "avg", "'mean'", reduction="avg"),
+    object_("object-class-weights", ValueError, "class_weights", (5,), "(4,)", class_weights=np.ones(5)),
+    shift("shift-logits-list", TypeError, plain([[0.0]]), IDS, "logits", "list"),
+    shift("shift-ids-list", TypeError, SEQUENCES, plain([[0, 1, 2]]), "token_ids", "list"),
+    shift("shift-ids-none", TypeError, SEQUENCES, None, "token_ids", "None"),
+    shift("shift-logits-integer", TypeError, typed(SEQUENCES, "int64"), IDS, "logits", "int64"),
+    shift("shift-ids-float", TypeError, SEQUENCES, typed(IDS, "float32"), "token_ids", "float32"),
+    shift("shift-ids-bool", TypeError, SEQUENCES, typed(IDS, "bool"), "token_ids", "bool"),
+    shift("shift-ids-shape", ValueError, SEQUENCES, IDS[:, :2], "token_ids", (2, 2), "(2, 3)"),
+    shift("shift-ids-of-logits-shape", ValueError, SEQUENCES, np.zeros((2, 3, 4), np.int64), "token_ids", (2, 3, 4)),
+    shift("shift-one-row", ValueError, LOGITS[0], np.asarray(1), "logits", (4,)),
+    shift("shift-no-positions", ValueError, SEQUENCES[:, :0], IDS[:, :0], "logits", (2, 0, 4)),
+    perplexity("perplexity-integers", TypeError, TARGETS, "int64"),
+    perplexity("perplexity-complex", TypeError, typed(1.0, "complex64"), "complex64"),
+    perplexity("perplexity-list", TypeError, plain([1.0]), "list", "[1.0]"),
+    perplexity("perplexity-none", TypeError, None, "None"),
+    perplexity("perplexity-text", TypeError, "1.0", "'1.0'", "str"),
+    perplexity("perplexity-bool", TypeError, True, "True", "bool"),
+]
+
+BAD_CALLS = [*_LOGITS_AND_TARGETS, *_WEIGHTS, *_WORDS, *_NUMBERS, *_COMBINATIONS, *_GRADIENTS, *_OTHERS]
+
+
+def of_clause(clause: str) -> list[Bad]:
+    """The calls that the clause refuses."""
+    return [each for each in BAD_CALLS if each.clause == clause]

@@ -1,0 +1,144 @@
+"""Clauses A1 and A11: whose arrays come back, of which dtypes, and that nothing but the standard is asked of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from crossent_conformance import agree, cases, depth
+from crossent_conformance.backends import DIRECT, HALF, NOT_DOUBLED, Mode
+
+FLOATING = ("float64", "float32", "float16", "bfloat16")
+
+
+def _problem(soft=False):
+    logits, targets = cases.random((2, 3), 5)
+    return cases.eighths(logits), cases.eighths(cases.generator(9).random(logits.shape)) if soft else targets
+
+
+def _reductions(place):
+    names = ("none",) if place.mode is Mode.BROADCAST else cases.REDUCTIONS
+    return depth.part([{"reduction": name} for name in names], place)
+
+
+@pytest.mark.clause("A1")
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_A1_library_device_laziness_and_dtype_of_the_loss(place, subject, soft):
+    agree.serves_soft(place, subject, soft)
+
+    def check(options):
+        loss = place.call(subject.loss, *_problem(soft), **options)
+        assert place.backend.owns(loss)
+        assert place.backend.dtype_name(loss) == place.compute_dtype
+
+    agree.each(_reductions(place), check)
+
+
+@pytest.mark.clause("A1")
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_A1_library_device_laziness_and_dtype_of_the_gradient(place, subject, soft):
+    agree.serves_soft(place, subject, soft)
+
+    def check(options):
+        loss, d_logits = place.call(subject.loss_and_grad, *_problem(soft), **options)
+        assert place.backend.owns(loss)
+        assert place.backend.owns(d_logits)
+        assert place.backend.dtype_name(loss) == place.compute_dtype
+        assert place.backend.dtype_name(d_logits) == place.dtype
+
+    agree.each(_reductions(place), check)
+
+
+def _can_be(place, argument, other):
+    if depth.spares(place) and place.dtype not in ("float32", "bfloat16"):
+        return False
+    if other in FLOATING:
+        return other in place.backend.dtypes
+    return argument == "weights" or (argument in ("class_weights", "denominator") and other != "bool")
+
+
+@pytest.mark.clause("A1")
+@pytest.mark.places(modes=DIRECT, when=_can_be)
+@pytest.mark.parametrize("argument", ["soft", "weights", "class_weights", "denominator", "grad_output"])
+@pytest.mark.parametrize("other", [*FLOATING, "int8", "uint16", "int64", "bool"])
+def test_A1_only_the_logits_decide(place, subject, argument, other):
+    agree.serves_soft(place, subject, argument == "soft")
+    logits, targets = _problem()
+    values = {
+        "soft": np.full((2, 3, 5), 0.25),
+        "weights": np.array([[1, 0, 1], [1, 1, 0]]),
+        "class_weights": np.array([1, 2, 0, 1, 3]),
+        "denominator": np.asarray(3),
+        "grad_output": np.asarray(0.5),
+    }[argument]
+    x, given = place.put(logits, place.dtype), place.put(values, other)
+    targets = given if argument == "soft" else place.put(targets)
+    options = {} if argument == "soft" else {argument: given}
+    with place.backend.during_call():
+        loss, d_logits = subject.loss_and_grad(x, targets, **options)
+    assert place.backend.dtype_name(loss) == place.compute_dtype
+    assert place.backend.dtype_name(d_logits) == place.dtype
+
+
+@pytest.mark.clause("A1", "V1")
+@pytest.mark.places(dtypes=HALF, modes=tuple(mode for mode in NOT_DOUBLED if mode is not Mode.TRACED))
+@pytest.mark.parametrize("V", [5, 5000])
+def test_A1_half_precision_is_widened_before_any_arithmetic(place, subject, V):
+    """Half precision holds neither the differences nor the sum of so many exponentials."""
+    agree.with_oracle(place, subject, *cases.vocabulary(V), reduction="none", precise=True)
+
+
+@pytest.mark.clause("A1")
+@pytest.mark.places(dtypes=HALF, modes=DIRECT)
+def test_A1_half_precision_is_accumulated_in_float32(place, subject):
+    """A mean of half-precision logits of many tokens has the digits of float32."""
+    agree.with_oracle(place, subject, *cases.random((3000,), 3), reduction="mean", precise=True)
+
+
+@pytest.mark.clause("A11")
+@pytest.mark.places(modes=(Mode.STRICTEST,))
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("algorithm", ["stable", "explicit"])
+@pytest.mark.parametrize("reduction", cases.REDUCTIONS)
+def test_A11_nothing_but_the_standard(place, subject, soft, algorithm, reduction):
+    """The results are those that came while the library had the rest of the standard, too."""
+    agree.serves_soft(place, subject, soft)
+    logits, targets = _problem(soft)
+    everything = replace(place, mode=Mode.EAGER)
+
+    def check(options):
+        with everything.backend.context(Mode.EAGER):
+            expected = agree.both(everything, subject, logits, targets, **options)
+        results = agree.both(place, subject, logits, targets, **options)
+        agree.both_alike(place, results, expected)
+
+    agree.each(cases.pairwise(list(cases.combinations(soft, algorithm, reduction))), check)
+
+
+@pytest.mark.clause("A11")
+@pytest.mark.places(modes=(Mode.STRICTEST,))
+def test_A11_the_shift_and_perplexity(place, subject):
+    x, ids = (
+        place.put(array, dtype) for array, dtype in zip(cases.random((2, 4), 5), (place.dtype, None), strict=True)
+    )
+    logits, targets = subject.shift(x, ids)
+    assert (logits.shape, targets.shape) == ((2, 3, 5), (2, 3))
+    assert place.backend.owns(subject.perplexity(place.put(np.asarray(1.0), place.dtype)))
+
+
+@pytest.mark.clause("A11")
+@pytest.mark.places(modes=(Mode.STRICTEST,))
+def test_A11_the_loss_object(place, subject):
+    x, t = place.put(cases.random((2, 4), 5)[0], place.dtype), place.put(cases.random((2, 4), 5)[1])
+    loss_fn = subject.loss_object(ignore_index=1)
+    assert loss_fn.forward(x, t).shape == ()
+    assert loss_fn.backward().shape == (2, 4, 5)
+
+
+@pytest.mark.clause("A11", "A4")
+@pytest.mark.places(modes=(Mode.STRICTEST,))
+def test_A11_the_check_of_the_targets(place, subject):
+    x, t = place.put(cases.random((4,), 5)[0], place.dtype), place.put(np.array([0, 5, 1, 2]))
+    agree.refusal(lambda: subject.loss(x, t), IndexError)

@@ -1,0 +1,208 @@
+"""Clauses V7 to V10: soft targets, label smoothing, weights, z-loss and the explicit algorithm."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from crossent_conformance import agree, cases, depth, units
+from crossent_conformance.backends import DIRECT, NOT_DOUBLED, Mode
+
+PLAIN = ("none", "sum")
+"""Reductions that divide by nothing, for tests whose question is not R2's."""
+WEIGHING = {"weights", "class_weights", "z_loss"}
+ONCE = (*DIRECT, Mode.TRACED)
+"""Modes for tests of many options: how an array lies in memory has nothing to do with them."""
+
+
+def _check_together(place, subject, soft, requests):
+    """Options in combinations; a test carries the clause of the option that it always has."""
+    logits, targets = cases.random((2, 3), 5)
+    logits = cases.eighths(logits)
+    if soft:
+        targets = cases.eighths(cases.generator(3).random(logits.shape))
+    agree.each(
+        depth.part(requests, place), lambda options: agree.with_oracle(place, subject, logits, targets, **options)
+    )
+
+
+@pytest.mark.clause("V7")
+@pytest.mark.places(sparse=True)
+def test_V7_soft_targets(place, subject):
+    logits, targets = cases.gaps(6, cases.MILD_GAPS)
+    rng = cases.generator(11)
+    soft = cases.eighths(rng.random(logits.shape))
+    soft[::4] = np.arange(6) == targets[::4, None]
+    soft[1] = 0.0
+    agree.with_oracle(place, subject, logits, soft, reduction="none")
+
+
+@pytest.mark.clause("V7")
+@pytest.mark.places(sparse=True)
+def test_V7_any_numbers_are_soft_targets(place, subject):
+    logits = np.linspace(-1.0, 1.0, 8).reshape(2, 4)
+    agree.with_oracle(
+        place, subject, logits, np.array([[-3.0, 9.0, 0.0, 2.0], [0.5, -0.25, 4.0, 0.0]]), reduction="none"
+    )
+
+
+@pytest.mark.clause("V7")
+@pytest.mark.places(sparse=True)
+def test_V7_no_mass_on_minus_infinity_counts_as_zero(place, subject):
+    logits = np.array([[-np.inf, 1.0, 2.0], [0.5, -np.inf, -np.inf], [3.0, -np.inf, 1.0]])
+    soft = np.array([[0.0, 0.25, 0.75], [1.0, 0.0, 0.0], [0.5, 0.0, 0.0]])
+    agree.with_oracle(place, subject, logits, soft, reduction="none")
+
+
+@pytest.mark.clause("V7", "V9")
+@pytest.mark.places(modes=ONCE, sparse=True)
+def test_V7_with_other_options(place, subject):
+    _check_together(place, subject, True, cases.covering(True, "stable", PLAIN, label_smoothing=(0.0,)))
+
+
+@pytest.mark.clause("V8")
+@pytest.mark.places(sparse=True, when=lambda place, smoothing, epsilon, soft: not depth.spares(place) or epsilon == 0.1)
+@pytest.mark.parametrize("smoothing", ["others", "uniform"])
+@pytest.mark.parametrize("epsilon", [0.1, 0.5])
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_V8_label_smoothing(place, subject, smoothing, epsilon, soft):
+    agree.serves_soft(place, subject, soft)
+    logits, targets = cases.gaps(6, (-20.0, -5.0, 0.0, 1.0, 20.0, 60.0))
+    if soft:
+        targets = cases.eighths(cases.generator(6).random(logits.shape))
+    agree.with_oracle(place, subject, logits, targets, reduction="none", label_smoothing=epsilon, smoothing=smoothing)
+
+
+@pytest.mark.clause("V8")
+@pytest.mark.places(sparse=True)
+@pytest.mark.parametrize("smoothing", ["others", "uniform"])
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_V8_only_finite_classes_share(place, subject, smoothing, soft):
+    agree.serves_soft(place, subject, soft)
+    logits, targets = cases.gaps(6, (-20.0, -5.0, 0.0, 1.0, 20.0, 60.0))
+    banned = (cases.generator(5).random(logits.shape) < 0.4) & (np.arange(6) != targets[:, None])
+    banned[0] = np.arange(6) != targets[0]
+    logits = np.where(banned, -np.inf, logits)
+    if soft:
+        targets = np.where(banned, 0.0, cases.eighths(cases.generator(6).random(logits.shape)))
+    agree.with_oracle(place, subject, logits, targets, reduction="none", label_smoothing=0.125, smoothing=smoothing)
+
+
+@pytest.mark.clause("V8", "S3")
+@pytest.mark.places(sparse=True)
+@pytest.mark.parametrize("smoothing", ["others", "uniform"])
+def test_V8_a_target_at_minus_infinity(place, subject, smoothing):
+    logits = np.array([[-np.inf, 1.0, 2.0, 0.5], [0.0, -np.inf, -np.inf, 1.0], [-np.inf, -np.inf, -np.inf, 1.0]])
+    options = {"reduction": "none", "label_smoothing": 0.125, "smoothing": smoothing}
+    agree.with_oracle(place, subject, logits, np.array([0, 2, 1]), **options)
+
+
+@pytest.mark.clause("V8")
+@pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
+@pytest.mark.parametrize("smoothing", ["others", "uniform"])
+def test_V8_all_of_the_mass_is_shared(place, subject, smoothing):
+    options = {"reduction": "none", "label_smoothing": 1.0, "smoothing": smoothing}
+    agree.with_oracle(place, subject, *cases.random((24,), 5, scale=1.0), **options)
+
+
+@pytest.mark.clause("V8")
+@pytest.mark.places(modes=DIRECT, dtypes=("float32", "float64"))
+@pytest.mark.parametrize("smoothing", ["others", "uniform"])
+def test_V8_label_smoothing_of_a_large_vocabulary(place, subject, smoothing):
+    options = {"reduction": "none", "label_smoothing": 0.1, "smoothing": smoothing}
+    agree.with_oracle(place, subject, *cases.vocabulary(5000), **options)
+
+
+@pytest.mark.clause("V8")
+@pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
+@pytest.mark.parametrize("smoothing", ["others", "uniform"])
+def test_V8_the_two_conventions_differ_where_they_should(place, subject, smoothing):
+    logits, targets = cases.eighths(np.linspace(-2, 2, 5))[None], np.array([1])
+    lse = math.log(np.exp(logits).sum())
+    surprise = lse - logits[0]
+    others = 0.2 / (4 if smoothing == "others" else 5)
+    expected = others * surprise.sum() + (0.8 - (others if smoothing == "others" else 0.0)) * surprise[1]
+    loss = place.evaluate(subject.loss, logits, targets, reduction="sum", label_smoothing=0.2, smoothing=smoothing)
+    assert float(loss) == pytest.approx(expected, rel=max(1e-5, 4 * units.EPS[place.dtype]))
+
+
+@pytest.mark.clause("V8", "V9")
+@pytest.mark.places(modes=ONCE, sparse=True)
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_V8_with_other_options(place, subject, soft):
+    agree.serves_soft(place, subject, soft)
+    requests = cases.covering(soft, "stable", PLAIN, label_smoothing=(0.1,), ignore_index=(None,))
+    _check_together(place, subject, soft, requests)
+
+
+@pytest.mark.clause("V9")
+@pytest.mark.places(sparse=True)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"class_weights": np.array([1.0, 0.5, 0.0, 2.0, 4.0, 0.125])},
+        {"weights": np.array([[0.5, 2.0, 0.0, 1.0], [3.0, 0.25, 1.0, 8.0], [1.0, 1.0, 0.0, 0.5]])},
+        {"weights": np.array([0.5, 2.0, 0.0, 1.0])},
+        {"weights": np.array([[1], [0], [3]])},
+        {"weights": np.array([[True, False, True, True]])},
+        {"z_loss": 0.0625},
+    ],
+    ids=["classes", "tokens", "positions", "integers", "mask", "z-loss"],
+)
+def test_V9_weights_and_z_loss(place, subject, options):
+    if place.mode is Mode.BROADCAST and options.get("weights", np.zeros(())).ndim not in (0, 2):
+        options = {"weights": np.broadcast_to(options["weights"], (3, 4))}
+    logits, targets = cases.gaps(6, cases.MILD_GAPS)
+    agree.with_oracle(place, subject, logits.reshape(3, 4, 6), targets.reshape(3, 4), reduction="none", **options)
+
+
+@pytest.mark.clause("V9")
+@pytest.mark.places(sparse=True)
+def test_V9_z_loss_of_one_class(place, subject):
+    logits = np.array([[0.0], [3.0], [-20.0]])
+    agree.with_oracle(place, subject, logits, np.zeros(3, dtype=np.int64), reduction="none", z_loss=0.0625)
+
+
+@pytest.mark.clause("V9")
+@pytest.mark.places(modes=ONCE, sparse=True)
+def test_V9_options_together(place, subject):
+    requests = cases.covering(False, "stable", PLAIN, label_smoothing=(0.0,), ignore_index=(None,))
+    _check_together(place, subject, False, [options for options in requests if options.keys() & WEIGHING])
+
+
+@pytest.mark.clause("V10")
+@pytest.mark.places(sparse=True)
+def test_V10_explicit_softmax_clip_log(place, subject):
+    logits, targets = cases.gaps(10, (-300.0, -40.0, -24.0, -15.0, -5.0, 0.0, 5.0, 15.0, 30.0))
+    loss, _ = agree.with_oracle(place, subject, logits, targets, reduction="none", algorithm="explicit")
+    assert loss.max() == pytest.approx(-math.log(1e-10), rel=1e-6)
+
+
+@pytest.mark.clause("V10", "S2")
+@pytest.mark.places(sparse=True)
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_V10_of_minus_infinity(place, subject, soft):
+    agree.serves_soft(place, subject, soft)
+    logits = np.array([[-np.inf, 1.0, 2.0], [0.5, -np.inf, -np.inf], [3.0, -np.inf, 1.0], [-np.inf, 0.0, 1.0]])
+    targets = np.array([[0.0, 0.25, 0.75], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
+    targets = targets if soft else np.array([1, 0, 2, 0])
+    agree.with_oracle(place, subject, logits, targets, reduction="none", algorithm="explicit")
+
+
+@pytest.mark.clause("V10")
+@pytest.mark.places(sparse=True)
+def test_V10_a_clipped_target_has_no_gradient(place, subject):
+    logits = np.array([[0.0, -40.0, -30.0], [0.0, -40.0, 1.0]])
+    _, d_logits = agree.both(place, subject, logits, np.array([1, 2]), reduction="none", algorithm="explicit")
+    assert (d_logits[0] == 0).all()
+    assert d_logits[1, 2] < 0
+
+
+@pytest.mark.clause("V10", "V7", "V8", "V9")
+@pytest.mark.places(modes=ONCE, sparse=True)
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_V10_with_other_options(place, subject, soft):
+    agree.serves_soft(place, subject, soft)
+    _check_together(place, subject, soft, cases.covering(soft, "explicit", PLAIN, ignore_index=(None,)))

@@ -1,0 +1,49 @@
+"""Clause R5: the loss of a row depends on that row alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from crossent_conformance import agree, cases
+from crossent_conformance.backends import DIRECT, NOT_DOUBLED, Mode
+
+
+@pytest.mark.clause("R5")
+@pytest.mark.places(modes=DIRECT)
+@pytest.mark.parametrize("V", [3, 37, 1000])
+def test_R5_a_row_depends_on_itself_alone(place, subject, V):
+    logits, targets = cases.random((700,), V)
+    whole = place.evaluate(subject.loss, logits, targets, reduction="none")
+    if place.backend.compiles_each_shape:
+        order = cases.generator(V).permutation(700)
+        moved = place.evaluate(subject.loss, logits[order], targets[order], reduction="none")
+        agree.equal(moved, whole[order], what="rows elsewhere among 700", bits=True)
+        return
+    for part in (slice(0, 1), slice(3, 4), slice(1, 6), slice(100, 433), slice(699, 700)):
+        alone = place.evaluate(subject.loss, logits[part], targets[part], reduction="none")
+        agree.equal(alone, whole[part], what=f"rows {part} of 700 alone", bits=True)
+
+
+@pytest.mark.clause("R5")
+@pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
+def test_R5_other_rows_do_not_matter(place, subject):
+    logits, targets = cases.random((60,), 37)
+    changed = logits.copy()
+    changed[::3] = [1e4, -1e4, 300.0, -60.0, 0.0] * 7 + [1.0, 2.0]
+    before = place.evaluate(subject.loss, logits, targets, reduction="none")
+    after = place.evaluate(subject.loss, changed, targets, reduction="none")
+    kept = np.arange(60) % 3 != 0
+    agree.equal(after[kept], before[kept], what="rows beside others", bits=True)
+
+
+@pytest.mark.clause("R5")
+@pytest.mark.places(modes=(Mode.EAGER,), dtypes=("float32", "float64"), backends=("numpy", "torch"))
+def test_R5_threads_do_not_matter(place, subject):
+    logits, targets = cases.random((3000,), 257)
+    found = []
+    for threads in (1, 2, 3):
+        with subject.threads(threads):
+            found.append(place.evaluate(subject.loss, logits, targets, reduction="none"))
+    for count, losses in zip((2, 3), found[1:], strict=True):
+        agree.equal(losses, found[0], what=f"loss with {count} threads", bits=True)

@@ -1,0 +1,157 @@
+"""Clause D2 where PyTorch is more than strided tensors: modules, transformations, sparse and meta tensors, tracing."""
+
+from __future__ import annotations
+
+import pickle
+from functools import partial
+
+import numpy as np
+import pytest
+
+from crossent_conformance import units
+from crossent_conformance.backends import Mode
+from crossent_conformance.drop_in import Both, inputs, run, same_values
+
+pytestmark = [
+    pytest.mark.clause("D2"),
+    pytest.mark.places(backends=("torch", "torch-cuda"), modes=(Mode.EAGER,)),
+    pytest.mark.filterwarnings("ignore:size_average and reduce args will be deprecated:UserWarning"),
+]
+REDUCTIONS = ("mean", "sum", "none")
+
+
+@pytest.mark.parametrize("name", ["weight", "soft target"])
+def test_D2_gradients_of_the_other_tensors(place, subject, name):
+    """A weight that requires grad is refused by both; soft targets get PyTorch's gradient."""
+    functions = Both(place, subject)
+    torch = place.backend.torch
+    logits, target = inputs(place, (4, 5), soft=name != "weight")
+    results = []
+    for function in functions:
+        other = torch.ones(5, dtype=logits.dtype, device=logits.device) if name == "weight" else target.clone()
+        other.requires_grad_()
+        try:
+            loss = function(logits, target, other) if name == "weight" else function(logits, other, label_smoothing=0.1)
+            loss.backward()
+            results.append(place.to_numpy(other.grad))
+        except RuntimeError as error:
+            results.append(type(error))
+    if isinstance(results[0], type):
+        assert results[0] is results[1]
+    else:
+        tolerance = 32 * units.EPS[place.dtype]
+        np.testing.assert_allclose(results[1], results[0], rtol=tolerance, atol=tolerance)
+
+
+def _total(function, reduction, logits, target):
+    return function(logits, target, label_smoothing=0.1, reduction=reduction).sum()
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_D2_transformations(place, subject, soft):
+    functions = Both(place, subject)
+    torch = place.backend.torch
+    logits, target = inputs(place, (3, 5), soft)
+    logits, target = torch.stack([logits, -logits]), torch.stack([target, target.flip(0)])
+    tolerance = 32 * units.EPS[place.dtype]
+    for reduction in REDUCTIONS:
+        theirs, ours = (
+            torch.func.vmap(torch.func.grad(partial(_total, function, reduction)))(logits, target)
+            for function in functions
+        )
+        np.testing.assert_allclose(place.to_numpy(ours), place.to_numpy(theirs), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.places(backends=("torch", "torch-cuda"), modes=(Mode.EAGER,), dtypes=("float64",))
+def test_D2_second_derivatives(place, subject):
+    functions = Both(place, subject)
+    logits, target = inputs(place, (3, 5))
+    torch = place.backend.torch
+    assert torch.autograd.gradgradcheck(
+        lambda x: functions[1](x, target, label_smoothing=0.1), (logits.requires_grad_(),)
+    )
+
+
+@pytest.mark.places(backends=("torch",), modes=(Mode.EAGER,), dtypes=("float32",))
+def test_D2_autocast(place, subject):
+    functions = Both(place, subject)
+    torch = place.backend.torch
+    logits, target = inputs(place, (3, 5))
+    for x in (logits, logits.bfloat16(), logits.double()):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            theirs, ours = (function(x, target) for function in functions)
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_allclose(place.to_numpy(ours), place.to_numpy(theirs), rtol=1e-2)
+
+
+@pytest.mark.places(backends=("torch",), modes=(Mode.EAGER,), dtypes=("float32",))
+@pytest.mark.filterwarnings("ignore")
+def test_D2_compiles_without_a_graph_break(place, subject):
+    functions = Both(place, subject)
+    torch = place.backend.torch
+    torch.compiler.reset()
+    logits, target = inputs(place, (3, 5, 2))
+    compiled = torch.compile(functions[1], fullgraph=True, backend="aot_eager")
+    same_values(place, (functions[0], compiled), logits, target, ignore_index=1, label_smoothing=0.1)
+    torch.compiler.reset()
+
+
+@pytest.mark.places(backends=("torch", "torch-cuda"), modes=(Mode.EAGER,), dtypes=("float32", "bfloat16"))
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"reduction": "none", "ignore_index": 1},
+        {"label_smoothing": 0.1, "reduction": "sum"},
+        {"weight": np.array([1.0, 0.5, 2.0, 0.25, 1.5])},
+        {"size_average": False},
+    ],
+    ids=["plain", "none", "smoothed", "weight", "deprecated"],
+)
+def test_D2_the_module(place, subject, options):
+    torch = place.backend.torch
+    options = {k: place.put(v, place.dtype) if isinstance(v, np.ndarray) else v for k, v in options.items()}
+    modules = torch.nn.CrossEntropyLoss(**options), subject.drop_in_module(**options)
+    assert isinstance(modules[1], torch.nn.Module)
+    assert repr(modules[0]) == repr(modules[1])
+    assert modules[0].state_dict().keys() == modules[1].state_dict().keys()
+    logits, target = inputs(place, (3, 5, 2))
+    same_values(place, modules, logits, target)
+    again = pickle.loads(pickle.dumps(modules[1]))
+    assert torch.equal(again(logits, target), modules[1](logits, target))
+    modules[1].load_state_dict(modules[0].state_dict())
+
+
+@pytest.mark.places(backends=("torch",), modes=(Mode.EAGER,), dtypes=("float32",))
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_D2_inputs_out_of_the_ordinary(place, subject):
+    functions = Both(place, subject)
+    torch = place.backend.torch
+    logits, target = inputs(place, (3, 5))
+    soft = logits.softmax(1)
+    other = type("Other", (torch.Tensor,), {})
+    for call in (
+        lambda f: f(logits, soft.to_sparse()),
+        lambda f: f(logits, target, label_smoothing=True),
+        lambda f: f(logits.as_subclass(other), target),
+        lambda f: torch.jit.trace(f, (logits, target), check_trace=False)(logits * 2, target),
+        lambda f: _tangent(torch, f, logits, target),
+    ):
+        theirs, ours = (call(function) for function in functions)
+        assert type(ours) is type(theirs)
+        np.testing.assert_allclose(place.to_numpy(ours), place.to_numpy(theirs), rtol=2e-6, atol=1e-7)
+    theirs, ours = (function(logits.to("meta"), target.to("meta")) for function in functions)
+    assert (ours.device, ours.shape, ours.dtype) == (theirs.device, theirs.shape, theirs.dtype)
+
+
+def _tangent(torch, function, logits, target):
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(logits, logits.sin())
+        return torch.autograd.forward_ad.unpack_dual(function(dual, target)).tangent
+
+
+@pytest.mark.places(backends=("torch",), modes=(Mode.EAGER,), dtypes=("float32", "bfloat16"))
+def test_D2_the_gradient_lies_as_the_input_does(place, subject):
+    logits, target = inputs(place, (2, 5, 3))
+    theirs, ours = (run(function, logits, target)[1] for function in Both(place, subject))
+    assert ours.stride() == theirs.stride()

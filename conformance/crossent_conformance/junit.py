@@ -1,0 +1,49 @@
+"""The results as JUnit XML, which CI services read: one suite an implementation and backend, one test a case."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+from crossent_conformance.results import FAILS, NOT, Results
+
+
+def document(results: Results) -> bytes:
+    """The XML file."""
+    root = ElementTree.Element("testsuites", name="crossent conform", time=f"{results.seconds:.1f}")
+    for subject in results.subjects:
+        for backend in subject.backends:
+            cases = [case for case in subject.cases if case.backend == backend]
+            suite = ElementTree.SubElement(
+                root,
+                "testsuite",
+                name=f"{subject.name} on {backend}",
+                tests=str(len(cases)),
+                failures=str(sum(case.outcome == FAILS for case in cases)),
+                errors="0",
+                skipped=str(sum(case.outcome == NOT for case in cases)),
+                time=f"{sum(case.seconds for case in cases):.3f}",
+                timestamp=results.created,
+            )
+            for case in cases:
+                element = ElementTree.SubElement(
+                    suite,
+                    "testcase",
+                    classname=f"{case.clause}.{case.backend}.{case.dtype}",
+                    name=case.id.partition("::")[2],
+                    time=f"{case.seconds:.3f}",
+                )
+                if case.outcome == FAILS:
+                    failure = ElementTree.SubElement(element, "failure", message=_printable(case.message[:300]))
+                    failure.set("type", case.kind or "")
+                    last = f"\nThe last call: {case.last_call}" if case.last_call else ""
+                    failure.text = _printable(case.message + last)
+                elif case.outcome == NOT:
+                    ElementTree.SubElement(element, "skipped", message=_printable(f"does not apply: {case.message}"))
+    ElementTree.indent(root)
+    xml: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return xml + b"\n"
+
+
+def _printable(text: str) -> str:
+    """XML 1.0 has no way to write most control characters."""
+    return "".join(c if c in "\t\n\r" or (c >= " " and c not in "\ufffe\uffff") else "\ufffd" for c in text)

@@ -1,0 +1,190 @@
+"""The same inputs to the same implementation on several backends: asking, and the answers as data.
+
+    results = ask_all(under_test, backends, dtypes, names, seed=0)
+
+holds what every backend answered to every case in every dtype, bit for bit, so that runs on machines that never meet
+can be compared (`compare`) long after (`file`). An answer is the loss and its gradient; or the error that was raised
+instead; or what the implementation lacks for the question.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from crossent_conformance.adapter import Traits, UnderTest
+from crossent_conformance.backends import Backend, Mode
+from crossent_conformance.bad_calls import BAD_CALLS
+from crossent_conformance.evidence import WrongTypeError
+from crossent_conformance.parity.cases import CASES, Problem
+from crossent_conformance.places import Place
+from crossent_conformance.refused import Bad
+from crossent_conformance.subject import DoesNotApply
+
+ERRORS = "errors"
+"""The name of the cases that must be refused."""
+NAMES = (*CASES, ERRORS)
+PARTS = ("loss", "d_logits")
+Refusal = tuple[str, str] | None
+"""The type and text of an error; None where the call was accepted."""
+Listener = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Array:
+    """A result as NumPy has it; `dtype` is the one it had, bfloat16 is kept as float32."""
+
+    dtype: str
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back: values, or an error, or what is lacking."""
+
+    values: dict[str, Array] = field(default_factory=dict)
+    error: tuple[str, str] | None = None
+    lacks: str = ""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One case in one dtype, and the answer of each backend."""
+
+    case: str
+    dtype: str
+    fingerprint: str
+    """Of the inputs."""
+    answers: dict[str, Answer]
+
+
+@dataclass
+class Results:
+    """A run."""
+
+    subject: dict[str, Any]
+    seed: int
+    backends: dict[str, dict[str, Any]]
+    not_covered: dict[str, str]
+    asked: list[Asked] = field(default_factory=list)
+    errors: dict[str, dict[str, Refusal]] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    created: str = ""
+    command: str = ""
+    seconds: float = 0.0
+
+
+def ask_all(
+    under_test: UnderTest,
+    backends: dict[str, tuple[Backend, Traits]],
+    dtypes: Iterable[str],
+    names: Iterable[str],
+    seed: int,
+    listener: Listener = lambda name, done, planned: None,
+) -> Results:
+    """Ask every backend every case of those names, in each of the dtypes that it and the implementation have."""
+    began = time.monotonic()
+    results = Results(
+        subject={"name": under_test.name, "spec": under_test.spec, "version": under_test.version},
+        seed=seed,
+        backends={name: _described(backend, traits) for name, (backend, traits) in backends.items()},
+        not_covered={},
+    )
+    names, dtypes = list(names), list(dtypes)
+    for done, name in enumerate(names):
+        listener(name, done, len(names))
+        if name == ERRORS:
+            results.errors = _refusals(under_test, backends)
+            continue
+        for dtype in dtypes:
+            problem = CASES[name].problem(dtype, seed)
+            answers = {}
+            for key, (backend, traits) in backends.items():
+                if dtype in traits.dtypes:
+                    under_test.begin(traits, "V1")
+                    answers[key] = _ask(under_test, Place(backend, dtype, backend.modes[0]), problem)
+            results.asked.append(Asked(name, dtype, problem.fingerprint, answers))
+    results.seconds = time.monotonic() - began
+    return results
+
+
+def _described(backend: Backend, traits: Traits) -> dict[str, Any]:
+    return {
+        "version": backend.version,
+        "device": backend.device,
+        "dtypes": list(traits.dtypes),
+        "mode": backend.modes[0].value,
+        "notes": list(traits.notes),
+    }
+
+
+def _ask(under_test: UnderTest, place: Place, problem: Problem) -> Answer:
+    options = dict(problem.options)
+    try:
+        with warnings.catch_warnings(), place.backend.context(place.mode):
+            warnings.simplefilter("ignore")  # what a library warns of is not what is compared
+            try:
+                result = place.call(under_test.loss_and_grad, problem.logits, problem.targets, **options)
+            except DoesNotApply as missing:
+                if not missing.gradient:
+                    raise
+                options.pop("grad_output", None)
+                result = place.call(under_test.loss, problem.logits, problem.targets, **options)
+            return Answer(_read(place, result))
+    except NotImplementedError as missing:
+        return Answer(lacks=str(missing) or "it raised NotImplementedError")
+    except Exception as error:  # whatever it raises is its answer
+        return Answer(error=(type(error).__name__, str(error)))
+
+
+def _read(place: Place, result: Any) -> dict[str, Array]:
+    parts = result if isinstance(result, tuple) else (result,)
+    if len(parts) > len(PARTS):
+        raise WrongTypeError(f"{len(parts)} results came back, not a loss and its gradient")
+    found = {}
+    for name, part in zip(PARTS, parts, strict=False):
+        if not place.backend.owns(part):
+            kind = f"{type(part).__module__}.{type(part).__qualname__}"
+            raise WrongTypeError(f"{kind} came back, not an array of {place.backend.name}")
+        # A copy: what comes back may be a buffer that the next call writes to.
+        found[name] = Array(place.backend.dtype_name(part), np.array(place.to_numpy(part)))
+    return found
+
+
+def _refusals(under_test: UnderTest, backends: dict[str, tuple[Backend, Traits]]) -> dict[str, dict[str, Refusal]]:
+    """For each bad call, how each backend's arrays are refused; backends where it cannot be made are left out."""
+    found: dict[str, dict[str, Refusal]] = {}
+    for bad in BAD_CALLS:
+        refusals: dict[str, Refusal] = {}
+        for key, (backend, traits) in backends.items():
+            if (bad.only and backend.name not in bad.only) or "float32" not in traits.dtypes:
+                continue
+            under_test.begin(traits, "A5")
+            try:
+                refusals[key] = _refusal(under_test, backend, bad)
+            except NotImplementedError:
+                continue
+        if any(refusals.values()):
+            found[bad.name] = refusals
+    return found
+
+
+def _refusal(under_test: UnderTest, backend: Backend, bad: Bad) -> Refusal:
+    def make(values: Any, dtype: str | None = None) -> Any:
+        return backend.asarray(values, dtype or str(values.dtype))
+
+    mode: Mode = backend.modes[0]
+    try:
+        with warnings.catch_warnings(), backend.context(mode), backend.during_call():
+            warnings.simplefilter("ignore")
+            bad.call(under_test, make)
+    except NotImplementedError:
+        raise
+    except Exception as error:
+        return type(error).__name__, str(error)
+    return None

@@ -1,0 +1,242 @@
+"""`crossent parity`: arguments in, reports out; exit code 0 if backends agree, 1 if they do not, 2 for misuse.
+
+Reading the arguments imports nothing but the standard library: `configure` is called by every `crossent` command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import fnmatch
+import importlib.util
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crossent_conformance.command import UsageError, check_file, write_files
+
+if TYPE_CHECKING:
+    from crossent_conformance.adapter import Traits, UnderTest
+    from crossent_conformance.backends import Backend
+    from crossent_conformance.parity.answers import Listener, Results
+
+Chosen = dict[str, "tuple[Backend, Traits]"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "--subject",
+        metavar="SPEC",
+        help="the implementation: MODULE:ATTRIBUTE or FILE.py:ATTRIBUTE (default: crossent)",
+    )
+    for name, metavar, what in (
+        ("backend", "NAME", "the array libraries to compare (default: all that can be used here)"),
+        ("dtype", "NAME", "of the logits (default: all that two of the backends, or the baseline, have)"),
+        ("case", "NAME", "cases to ask, by name or pattern (default: all, and the refused calls, 'errors')"),
+    ):
+        parser.add_argument(f"--{name}", nargs="+", action="extend", default=[], metavar=metavar, help=what)
+    parser.add_argument("--seed", type=_seed, metavar="N", help="of the inputs (default: the baseline's, or 0)")
+    parser.add_argument("--baseline", type=Path, metavar="FILE", help="compare with the JSON of an earlier run, too")
+    parser.add_argument(
+        "--slack", type=_eps, default=2.0, metavar="EPS",
+        help="a difference that grew by more since the baseline fails (default: 2)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--results", type=Path, metavar="FILE", help="ask nothing: the results are those of an earlier run's JSON"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results and the differences as JSON")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the report as one HTML page")
+
+
+def run(given: argparse.Namespace) -> int:
+    """Ask, compare, print the report, write the files."""
+    if importlib.util.find_spec("mpmath") is None:
+        raise UsageError("the suite needs what is not installed: pip install mpmath")
+    from crossent_conformance.parity import file, html, report
+    from crossent_conformance.parity.verdict import judge
+
+    names = _names(given.case)
+    _check_dtypes(given.dtype)
+    for path in (given.json, given.html):
+        check_file(path)
+    try:
+        baseline = None if given.baseline is None else file.read(given.baseline)
+        results = _asked(given, names, baseline) if given.results is None else _of_file(given, names)
+    except file.BadFileError as error:
+        raise UsageError(str(error)) from error
+    if baseline is not None and baseline.seed != results.seed:
+        raise UsageError(f"the baseline has seed {baseline.seed}, not {results.seed}; accepted: the same seed")
+    picked = names if given.case else None
+    verdict = judge(results, baseline, given.slack, picked, given.dtype or None)
+    print(report.text(verdict))
+    write_files(
+        [
+            (given.json, lambda: file.as_text(verdict).encode()),
+            (given.html, lambda: html.page(verdict).encode()),
+        ]
+    )
+    if verdict.problems:
+        return 1
+    if not verdict.compared and not (given.json and verdict.records):
+        raise UsageError("nothing could be compared: see the table")
+    return 0
+
+
+def _asked(given: argparse.Namespace, names: list[str], baseline: Results | None) -> Results:
+    from crossent_conformance import subject
+    from crossent_conformance.parity import answers
+    from crossent_conformance.results import machine
+
+    try:
+        under_test = subject.load(given.subject or subject.DEFAULT)
+    except subject.SubjectError as error:
+        raise UsageError(str(error)) from error
+    chosen, not_covered = _backends(under_test, list(dict.fromkeys(given.backend)))
+    records = len(chosen) == 1 and given.json is not None  # for a later --baseline
+    if baseline is None and len(chosen) < 2 and not records:
+        found = ", ".join(chosen) or "no backend"
+        why = "".join(f"; {name}: {reason}" for name, reason in not_covered.items())
+        accepted = "two backends, --baseline, or --json to record one for a later --baseline"
+        raise UsageError(f"{found} alone has nothing to be compared with{why}; accepted: {accepted}")
+    seed = given.seed if given.seed is not None else baseline.seed if baseline is not None else 0
+    dtypes = _dtypes(chosen, given.dtype, baseline)
+    with _listening() as listener:
+        results = answers.ask_all(under_test, chosen, dtypes, names, seed, listener)
+    results.not_covered = not_covered
+    results.machine = machine()
+    results.created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    results.command = shlex.join(["crossent", "parity", *_words(given)])
+    return results
+
+
+def _of_file(given: argparse.Namespace, names: list[str]) -> Results:
+    """The results in a file, narrowed to what was asked for."""
+    from crossent_conformance.parity import answers, file
+
+    if given.subject is not None or given.seed is not None:
+        raise UsageError("--results has a subject and a seed of its own; accepted: without --subject and --seed")
+    results = file.read(given.results)
+    for name in given.backend:
+        if name not in results.backends:
+            raise UsageError(f"{given.results} has no backend {name!r}; accepted: {', '.join(results.backends)}")
+    kept = given.backend or list(results.backends)
+    results.backends = {name: item for name, item in results.backends.items() if name in kept}
+    results.asked = [
+        answers.Asked(
+            asked.case, asked.dtype, asked.fingerprint,
+            {name: answer for name, answer in asked.answers.items() if name in kept},
+        )
+        for asked in results.asked
+        if (not given.case or asked.case in names) and (not given.dtype or asked.dtype in given.dtype)
+    ]  # fmt: skip
+    if answers.ERRORS not in names:
+        results.errors = {}
+    results.errors = {
+        call: {name: refusal for name, refusal in refusals.items() if name in kept}
+        for call, refusals in results.errors.items()
+    }
+    return results
+
+
+def _names(patterns: list[str]) -> list[str]:
+    from crossent_conformance.parity.answers import NAMES
+
+    for pattern in patterns:
+        if not fnmatch.filter(NAMES, pattern):
+            raise UsageError(f"no case is called {pattern!r}; accepted: {', '.join(NAMES)}")
+    return [name for name in NAMES if not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def _backends(under_test: UnderTest, asked: list[str]) -> tuple[Chosen, dict[str, str]]:
+    """The backends that can be used, and why the others cannot; one that was asked for has to."""
+    from crossent_conformance import backends, probe
+
+    for name in asked:
+        if name not in backends.BACKENDS:
+            raise UsageError(f"unknown backend {name!r}; accepted: {', '.join(backends.BACKENDS)}")
+    chosen, not_covered = {}, {}
+    for name in asked or backends.BACKENDS:
+        backend = backends.load(name)
+        if isinstance(backend, str):
+            not_covered[name] = backend
+            continue
+        traits = probe.examine(under_test, backend)
+        if traits.dtypes:
+            chosen[name] = backend, traits
+        else:
+            not_covered[name] = f"{under_test.name} does not take its arrays: {traits.refusal}"
+    if asked and not_covered:
+        raise UsageError("; ".join(f"backend {name}: {reason}" for name, reason in not_covered.items()))
+    return chosen, not_covered
+
+
+def _dtypes(chosen: Chosen, asked: list[str], baseline: Results | None) -> list[str]:
+    """The dtypes in which something can be compared; of one backend without a baseline, all that can be recorded."""
+    from crossent_conformance.backends import FLOATS
+
+    holders = {dtype: [name for name, (_, traits) in chosen.items() if dtype in traits.dtypes] for dtype in FLOATS}
+    before = {item.dtype for item in baseline.asked} if baseline is not None else set()
+    fewest = 2 if len(chosen) > 1 or baseline is not None else 1
+    found = [dtype for dtype in FLOATS if len(holders[dtype]) >= fewest or (holders[dtype] and dtype in before)]
+    for dtype in asked:
+        if dtype not in found:
+            who = ", ".join(holders[dtype]) or "none"
+            raise UsageError(f"{dtype} cannot be compared: of the backends, {who} has it; accepted: {', '.join(found)}")
+    if not found:
+        raise UsageError(f"{', '.join(chosen)} have no dtype in common")
+    return [dtype for dtype in found if not asked or dtype in asked]
+
+
+def _check_dtypes(asked: list[str]) -> None:
+    from crossent_conformance.backends import FLOATS
+
+    for dtype in asked:
+        if dtype not in FLOATS:
+            raise UsageError(f"unknown dtype {dtype!r}; accepted: {', '.join(FLOATS)}")
+
+
+def _words(given: argparse.Namespace) -> list[str]:
+    words = []
+    for name in ("subject", "seed", "baseline"):
+        if getattr(given, name) is not None:
+            words += [f"--{name}", str(getattr(given, name))]
+    for name in ("backend", "dtype", "case"):
+        if getattr(given, name):
+            words += [f"--{name}", *getattr(given, name)]
+    return words
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[Listener]:
+    """The case that is being asked, on a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda name, done, planned: None
+        return
+
+    def show(name: str, done: int, planned: int) -> None:
+        print(f"\r\x1b[K{done}/{planned} {name}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
+
+
+def _eps(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return value

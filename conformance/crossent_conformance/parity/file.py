@@ -1,0 +1,195 @@
+"""The JSON of `crossent parity`: what was measured, and the results themselves, bit for bit, for later comparisons.
+
+    {"format": "crossent-parity/1", "created", "command", "seed", "seconds", "machine",
+     "subject": {"name", "spec", "version"},
+     "backends": {"torch": {"version", "device", "dtypes", "mode", "notes"}},  "not_covered": {"cupy": "why"},
+     "cases": [{"case": "confident", "dtype": "float32", "inputs": "fingerprint",
+                "largest": {"loss": {"eps": 1.2, "fraction": 0.14, "between": ["numpy", "torch"]}, "d_logits": ...},
+                "answers": {"torch": {"loss": ARRAY, "d_logits": ARRAY} | {"raises": ["TypeError", "text"]}
+                            | {"lacks": "z_loss"}}}],
+     "errors": {"logits-list": {"torch": ["TypeError", "text"] | null}},
+     "baseline": null | {"created", "backends", "subject", "largest": {"confident float32 loss": {...}}},
+     "holds": true | false | null, "problems": ["..."], "notes": ["..."]}
+
+An ARRAY is {"dtype", "shape", "bytes"}: the little-endian values in C order, deflated, in base 64; bfloat16 is written
+as float32. `null` among the errors is a call that was accepted, and what "holds" where nothing was compared. Infinities
+are the strings "inf" and "-inf".
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crossent_conformance.backends import FLOATS
+from crossent_conformance.parity.answers import PARTS, Answer, Array, Asked, Refusal, Results
+from crossent_conformance.parity.compare import Difference
+from crossent_conformance.parity.verdict import Verdict
+from crossent_conformance.results import standard
+
+FORMAT = "crossent-parity/1"
+
+
+class BadFileError(Exception):
+    """The file is none of ours; the message says in one line why."""
+
+
+def as_text(verdict: Verdict) -> str:
+    """The run as it is written."""
+    return json.dumps(document(verdict), indent=1, allow_nan=False) + "\n"
+
+
+def document(verdict: Verdict) -> dict[str, Any]:
+    """The form that is written."""
+    results, baseline = verdict.results, verdict.baseline
+    worst = by_case(verdict.among)
+    found: dict[str, Any] = standard(
+        {
+            "format": FORMAT,
+            "created": results.created,
+            "command": results.command,
+            "seed": results.seed,
+            "seconds": round(results.seconds, 1),
+            "machine": results.machine,
+            "subject": results.subject,
+            "backends": results.backends,
+            "not_covered": results.not_covered,
+            "cases": [
+                {
+                    "case": asked.case,
+                    "dtype": asked.dtype,
+                    "inputs": asked.fingerprint,
+                    "largest": {
+                        what: worst[asked.case, asked.dtype, what]
+                        for what in ("answer", *PARTS)
+                        if (asked.case, asked.dtype, what) in worst
+                    },
+                    "answers": {name: _encoded(answer) for name, answer in asked.answers.items()},
+                }
+                for asked in results.asked
+            ],
+            "errors": results.errors,
+            "baseline": baseline
+            and {
+                "created": baseline.created,
+                "machine": baseline.machine,
+                "subject": baseline.subject,
+                "backends": baseline.backends,
+                "largest": {" ".join(key): value for key, value in by_case(verdict.against).items()},
+            },
+            "holds": not verdict.problems if verdict.compared or verdict.problems else None,
+            "problems": [problem.text for problem in verdict.problems],
+            "notes": verdict.notes,
+        }
+    )
+    return found
+
+
+def read(path: Path) -> Results:
+    """The results in a file; BadFileError where there are none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadFileError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadFileError(f"{path} is not JSON: it is not text") from error
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadFileError(f"{path} is not JSON: {error}") from error
+    given = data.get("format") if isinstance(data, dict) else None
+    if given != FORMAT:
+        raise BadFileError(f"{path} is not a file of crossent parity: its format is {given!r}; accepted: {FORMAT!r}")
+    try:
+        return _results(data)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, zlib.error) as error:
+        raise BadFileError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+
+
+def by_case(differences: list[Difference]) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """The largest eps and the largest fraction of each case and part, and who is that far apart."""
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for item in differences:
+        key = item.case, item.dtype, item.what
+        before = found.get(key, {"eps": -1.0, "fraction": -1.0})
+        found[key] = {
+            "eps": max(item.eps, before["eps"]),
+            "fraction": max(item.fraction, before["fraction"]),
+            "between": list(item.between) if item.fraction > before["fraction"] else before["between"],
+        }
+    return found
+
+
+def _encoded(answer: Answer) -> dict[str, Any]:
+    if answer.error:
+        return {"raises": list(answer.error)}
+    if answer.lacks:
+        return {"lacks": answer.lacks}
+    return {what: _array(part) for what, part in answer.values.items()}
+
+
+def _array(array: Array) -> dict[str, Any]:
+    values = array.values
+    raw = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).tobytes()
+    packed = base64.b64encode(zlib.compress(raw, 9)).decode("ascii")
+    return {"dtype": array.dtype, "shape": list(values.shape), "bytes": packed}
+
+
+def _results(data: dict[str, Any]) -> Results:
+    results = Results(
+        subject={name: data["subject"][name] for name in ("name", "spec", "version")},
+        seed=_typed(data["seed"], int),
+        backends={
+            name: {key: item[key] for key in ("version", "device", "dtypes", "mode", "notes")}
+            for name, item in data["backends"].items()
+        },
+        not_covered=_typed(data["not_covered"], dict),
+        errors={
+            name: {backend: _refusal(item) for backend, item in refusals.items()}
+            for name, refusals in data["errors"].items()
+        },
+        machine=_typed(data["machine"], dict),
+        created=_typed(data["created"], str),
+        command=_typed(data["command"], str),
+        seconds=float(data["seconds"]),
+    )
+    for item in data["cases"]:
+        answers = {name: _answer(answer) for name, answer in item["answers"].items()}
+        if item["dtype"] not in FLOATS:
+            raise ValueError(f"dtype {item['dtype']!r}")
+        results.asked.append(Asked(_typed(item["case"], str), item["dtype"], _typed(item["inputs"], str), answers))
+    return results
+
+
+def _typed(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r} is not {kind.__name__}")
+    return value
+
+
+def _refusal(item: Any) -> Refusal:
+    return None if item is None else (str(item[0]), str(item[1]))
+
+
+def _answer(item: Any) -> Answer:
+    item = _typed(item, dict)
+    if "raises" in item:
+        return Answer(error=(str(item["raises"][0]), str(item["raises"][1])))
+    if "lacks" in item:
+        return Answer(lacks=str(item["lacks"]))
+    return Answer({what: _decoded(item[what]) for what in PARTS if what in item})
+
+
+def _decoded(item: dict[str, Any]) -> Array:
+    name, shape = item["dtype"], [_typed(length, int) for length in item["shape"]]
+    dtype = np.dtype("float32" if name == "bfloat16" else name).newbyteorder("<")
+    # No more than the shape says is inflated; if the bytes are fewer or more, they do not have that shape.
+    most = math.prod(shape) * dtype.itemsize + 1
+    raw = zlib.decompressobj().decompress(base64.b64decode(item["bytes"], validate=True), most)
+    return Array(name, np.frombuffer(raw, dtype=dtype).reshape(shape).astype(dtype.newbyteorder("=")))

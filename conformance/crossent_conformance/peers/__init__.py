@@ -1,0 +1,64 @@
+"""Other people's cross-entropies, each as an adapter in a small file of its own.
+
+    crossent conform crossent_conformance.peers.torch:functional
+
+An adapter says what a function takes and does; an option that it lacks is absent from the signature of its `loss`. None
+of them imports its package before it is called, so this list can be read where nothing is installed.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Where a peer's adapter is, which distribution brings the peer, and the backends where it lives, best first."""
+
+    label: str
+    """A name short enough for the head of a column."""
+    spec: str
+    package: str
+    backends: tuple[str, ...]
+    how: str
+    """What the adapter does that a reader of results has to know."""
+
+    @property
+    def version(self) -> str | None:
+        """The version that is installed, None where there is none. The textbook is of no package, and always there."""
+        try:
+            return importlib.metadata.version(self.package) if self.package else ""
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+
+_HERE = "crossent_conformance.peers"
+_TORCH = ("torch-cuda", "torch")
+_IDENTITY = (
+    "the logits as hidden states, the identity as weight; up to 4096 classes and finite logits, which that keeps"
+)
+
+PEERS = (
+    Peer("torch", f"{_HERE}.torch:functional", "torch", _TORCH, "as it is"),
+    Peer("torch linear", f"{_HERE}.torch:linear", "torch", _TORCH, _IDENTITY),
+    Peer(
+        "torch chunked", f"{_HERE}.torch:chunked", "torch", _TORCH, f"{_IDENTITY}; with `LinearCrossEntropyOptions()`"
+    ),
+    Peer("optax", f"{_HERE}.optax:integer", "optax", ("jax",), "as it is"),
+    Peer("optax dense", f"{_HERE}.optax:dense", "optax", ("jax",), "hard targets as one-hot rows"),
+    Peer("scipy lse", f"{_HERE}.scipy:logsumexp", "scipy", ("numpy",), "gradient: `scipy.special.softmax` − one-hot"),
+    Peer("scipy log_softmax", f"{_HERE}.scipy:log_softmax", "scipy", ("numpy",), "values alone"),
+    Peer(
+        "sklearn", f"{_HERE}.sklearn:log_loss", "scikit-learn", ("numpy",), "of `scipy.special.softmax`; values alone"
+    ),
+    Peer("keras", f"{_HERE}.keras:sparse", "keras", ("jax",), "on its JAX backend, `dtype` that of the logits"),
+    Peer(
+        "Liger",
+        f"{_HERE}.liger:cross_entropy",
+        "liger-kernel",
+        _TORCH,
+        "on a CPU under Triton's interpreter, there without class weights; without float64: it computes in float32",
+    ),
+    Peer("textbook", f"{_HERE}.textbook:textbook", "", ("numpy",), "−mean(log(softmax + 1e-10))"),
+)

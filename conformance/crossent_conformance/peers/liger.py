@@ -1,0 +1,89 @@
+"""`liger_kernel.transformers.functional.liger_cross_entropy`: on CUDA, or on a CPU under Triton's interpreter.
+
+Triton decides when a kernel is defined, so `TRITON_INTERPRET` is set before Liger is first imported, and only where
+there is no GPU; in a process that has imported Triton before it is too late. What is the interpreter's fault and not
+Liger's does not apply: it hands scalars over as Python numbers, on which the kernel with class weights fails; it is not
+made for several threads; a row takes it about ten milliseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from crossent_conformance.peers.soft import refuse_soft
+from crossent_conformance.subject import Adapter, DoesNotApply
+
+MOST_ROWS = 2000
+MOST_LOGITS = 2**24
+"""More than these the interpreter does not finish in time."""
+
+
+@cache
+def _liger():
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+    from liger_kernel.transformers.functional import liger_cross_entropy
+
+    return liger_cross_entropy
+
+
+class Liger(Adapter):
+    """`liger_cross_entropy`; its arithmetic is float32 whatever the logits, so float64 is left out."""
+
+    name = "liger_cross_entropy"
+    package = "liger-kernel"
+    backends = ("torch", "torch-cuda")
+    dtypes = ("float32", "float16", "bfloat16")
+    flat = True
+    fixed: Mapping[str, Any] = {"smoothing": "uniform"}
+    names: Mapping[str, Any] = {
+        "logits": "input",
+        "targets": "target",
+        "class_weights": "weight",
+        "z_loss": "lse_square_scale",
+    }
+
+    def loss(
+        self,
+        logits,
+        targets,
+        *,
+        class_weights=None,
+        ignore_index=None,
+        reduction="mean",
+        label_smoothing=0.0,
+        z_loss=0.0,
+    ):
+        if reduction == "sequence":
+            raise DoesNotApply("reduction='sequence'")
+        refuse_soft(logits, targets)
+        if not logits.is_cuda:
+            _spare_the_interpreter(logits, class_weights)
+        options = {} if ignore_index is None else {"ignore_index": ignore_index}
+        return _liger()(
+            logits,
+            targets,
+            weight=class_weights,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            lse_square_scale=z_loss,
+            **options,
+        )
+
+
+def _spare_the_interpreter(logits, class_weights):
+    if class_weights is not None:
+        raise DoesNotApply("class weights under Triton's interpreter")
+    if threading.current_thread() is not threading.main_thread():
+        raise DoesNotApply("several threads under Triton's interpreter")
+    if logits.ndim == 2 and (logits.shape[0] > MOST_ROWS or logits.numel() > MOST_LOGITS):
+        raise DoesNotApply("so many logits under Triton's interpreter")
+
+
+cross_entropy = Liger()

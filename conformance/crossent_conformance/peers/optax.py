@@ -1,0 +1,46 @@
+"""Optax: `softmax_cross_entropy_with_integer_labels`, and `softmax_cross_entropy` of one-hot or soft labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from crossent_conformance.peers.soft import is_soft, refuse_soft
+from crossent_conformance.subject import Adapter
+
+NAMES: Mapping[str, Any] = {"targets": "labels"}
+
+
+class Integer(Adapter):
+    """`optax.softmax_cross_entropy_with_integer_labels`."""
+
+    name = "optax.softmax_cross_entropy_with_integer_labels"
+    package = "optax"
+    backends = ("jax",)
+    names: Mapping[str, Any] = NAMES
+
+    def loss(self, logits, targets):
+        import optax
+
+        refuse_soft(logits, targets)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+
+
+class Dense(Adapter):
+    """`optax.softmax_cross_entropy`; hard targets are made one-hot, as its users do."""
+
+    name = "optax.softmax_cross_entropy"
+    package = "optax"
+    backends = ("jax",)
+    names: Mapping[str, Any] = NAMES
+
+    def loss(self, logits, targets):
+        import jax
+        import optax
+
+        hard = not is_soft(logits, targets)
+        labels = jax.nn.one_hot(targets, logits.shape[-1], dtype=logits.dtype) if hard else targets
+        return optax.softmax_cross_entropy(logits, labels)
+
+
+integer, dense = Integer(), Dense()

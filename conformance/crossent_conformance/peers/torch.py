@@ -1,0 +1,96 @@
+"""`torch.nn.functional.cross_entropy` and `linear_cross_entropy`.
+
+The linear ones are given the logits as hidden states and the identity as the weight: a product that changes no
+finite logit, and makes NaN of all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from crossent_conformance.peers.soft import refuse_soft
+from crossent_conformance.subject import Adapter, DoesNotApply
+
+MOST_CLASSES = 4096
+"""The identity has as many columns as rows."""
+
+
+class _Torch(Adapter):
+    """What PyTorch's have in common: their reductions, their smoothing, and an index that is ignored by default."""
+
+    package = "torch"
+    backends = ("torch", "torch-cuda")
+    flat = True
+    fixed: Mapping[str, Any] = {"smoothing": "uniform"}
+    names: Mapping[str, Any] = {"logits": "input", "targets": "target", "class_weights": "weight"}
+
+    @staticmethod
+    def options(logits, class_weights, ignore_index, reduction):
+        if reduction == "sequence":
+            raise DoesNotApply("reduction='sequence'")
+        # The weights have to be of the dtype of the logits; what is no tensor is left to PyTorch to refuse.
+        weight = class_weights.to(logits.dtype) if hasattr(class_weights, "to") else class_weights
+        ignored = {} if ignore_index is None else {"ignore_index": ignore_index}
+        return {"weight": weight, "reduction": reduction, **ignored}
+
+
+class Functional(_Torch):
+    """`torch.nn.functional.cross_entropy`."""
+
+    name = "torch.nn.functional.cross_entropy"
+
+    def loss(self, logits, targets, *, class_weights=None, ignore_index=None, reduction="mean", label_smoothing=0.0):
+        from torch.nn import functional
+
+        options = self.options(logits, class_weights, ignore_index, reduction)
+        return functional.cross_entropy(logits, targets, label_smoothing=label_smoothing, **options)
+
+
+class Linear(_Torch):
+    """`torch.nn.functional.linear_cross_entropy`, its reference path."""
+
+    name = "torch.nn.functional.linear_cross_entropy"
+
+    def loss(self, logits, targets, *, class_weights=None, ignore_index=None, reduction="mean", label_smoothing=0.0):
+        options = self.options(logits, class_weights, ignore_index, reduction)
+        return _linear(logits, targets, label_smoothing=label_smoothing, **options)
+
+
+class Chunked(_Torch):
+    """`torch.nn.functional.linear_cross_entropy` in chunks; with label smoothing it would take the other path."""
+
+    name = "torch.nn.functional.linear_cross_entropy, chunked"
+
+    def loss(self, logits, targets, *, class_weights=None, ignore_index=None, reduction="mean"):
+        from torch.nn import LinearCrossEntropyOptions
+
+        refuse_soft(logits, targets)
+        options = self.options(logits, class_weights, ignore_index, reduction)
+        return _linear(logits, targets, options=LinearCrossEntropyOptions(), **options)
+
+
+def _linear(logits, targets, **options):
+    import torch
+
+    if logits.shape[-1] > MOST_CLASSES:
+        raise DoesNotApply(f"hidden states of more than {MOST_CLASSES} features")
+    if not _finite(logits):
+        raise DoesNotApply("logits that are not finite: it makes them itself")
+    weight = torch.eye(logits.shape[-1], dtype=logits.dtype, device=logits.device)
+    return torch.nn.functional.linear_cross_entropy(logits, weight, targets, **options)
+
+
+def _finite(logits):
+    """Whether all are finite; under a compiler or a transformation their values cannot be looked at."""
+    import torch
+
+    if torch.compiler.is_compiling():
+        return True
+    try:
+        return bool(torch.isfinite(logits).all())
+    except RuntimeError:
+        return True
+
+
+functional, linear, chunked = Functional(), Linear(), Chunked()

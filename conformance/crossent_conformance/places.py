@@ -1,0 +1,149 @@
+"""The places: the cells of the matrix backend x dtype x mode, in which tests run.
+
+    place.round(values)                     the values after rounding to the place's dtype, as float64 NumPy
+    place.put(values, dtype=None)           a NumPy array as the backend's array, laid out as the mode says
+    place.call(function, logits, targets, **options)      NumPy arrays in, called in the mode, the backend's arrays out
+    place.evaluate(function, logits, targets, **options)  the same, read back as NumPy
+    place.to_numpy(array), place.dtype, place.compute_dtype, place.mode, place.backend, place.can_raise
+
+`call` gives logits and soft targets the place's dtype, other floats the compute dtype; integers keep their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from crossent_conformance import depth, evidence
+from crossent_conformance.backends import BACKENDS, FLOATS, HALF, Backend, Mode
+
+_compiled: dict[Any, Any] = {}
+"""What `Place.call` has compiled in the test that runs."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One cell of the matrix: a backend, the dtype of the logits, and the mode."""
+
+    backend: Backend = field(repr=False)
+    dtype: str
+    mode: Mode
+
+    def __str__(self) -> str:
+        """The name of the place in the names of its tests."""
+        return f"{self.backend.name}-{self.dtype}-{self.mode.value}"
+
+    @property
+    def compute_dtype(self) -> str:
+        """The dtype of the arithmetic and of the loss (clause A1)."""
+        return "float32" if self.dtype in HALF else self.dtype
+
+    @property
+    def can_raise(self) -> bool:
+        """Whether values can be looked at during the call (clause A4)."""
+        return self.mode not in (Mode.TRACED, Mode.LAZY)
+
+    def put(self, values: Any, dtype: str | None = None) -> Any:
+        values = np.array(values)  # a copy: array-api-strict shares the memory of what it is given
+        return self.backend.lay_out(self.backend.asarray(values, dtype or str(values.dtype)), self.mode)
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        return self.backend.to_numpy(array)
+
+    def round(self, values: Any) -> np.ndarray:
+        return self.to_numpy(self.backend.asarray(np.asarray(values), self.dtype)).astype(np.float64)
+
+    def call(self, function: Any, logits: np.ndarray, targets: np.ndarray, **options: Any) -> Any:
+        """Put the NumPy arrays among the arguments and call in the mode. `out` passes as it is."""
+        if evidence.last_call() is None:
+            _compiled.clear()
+        evidence.record_call(logits, targets, options)
+        arrays = {"logits": self.put(logits, self.dtype), "targets": self._put_targets(targets)}
+        plain = {}
+        for name, value in options.items():
+            if isinstance(value, np.ndarray) and name != "out":
+                arrays[name] = self.put(value, self.compute_dtype if value.dtype.kind == "f" else None)
+            else:
+                plain[name] = value
+        if self.mode is Mode.BROADCAST:
+            return self._call_twice(function, arrays, plain, np.ndim(logits) - 1)
+        if self.mode is Mode.TRACED:
+            return self._traced(function, plain)(arrays)
+        with self.backend.during_call():
+            return _with_named(function, plain, arrays)
+
+    def evaluate(self, function: Any, logits: np.ndarray, targets: np.ndarray, **options: Any) -> Any:
+        result = self.call(function, logits, targets, **options)
+        parts = result if isinstance(result, tuple) else (result,)
+        for part in parts:
+            if not self.backend.owns(part):
+                raise evidence.WrongTypeError(f"{_kind(part)} came back, not an array of {self.backend.name}")
+        values = tuple(self.to_numpy(part) for part in parts)
+        return values if isinstance(result, tuple) else values[0]
+
+    def _traced(self, function: Any, plain: dict[str, Any]) -> Any:
+        """The function under the compiler. Within a test it is compiled once for calls that differ in values alone."""
+        try:
+            key = (self, function, frozenset(plain.items()))
+            if key not in _compiled:
+                _compiled[key] = self.backend.trace(partial(_with_named, function, plain))
+        except TypeError:  # an option that cannot be hashed
+            return self.backend.trace(partial(_with_named, function, plain))
+        return _compiled[key]
+
+    def _put_targets(self, targets):
+        targets = np.asarray(targets)
+        return self.put(targets, self.dtype if targets.dtype.kind == "f" else None)
+
+    def _call_twice(self, function, arrays, plain, token_axes):
+        assert plain.get("reduction") == "none", "doubling the tokens changes every other reduction"
+        per_token = {
+            name: self.backend.twice(array) if name in ("logits", "targets") or array.ndim == token_axes else array
+            for name, array in arrays.items()
+            if name != "class_weights"
+        }
+        shared = {name: array for name, array in arrays.items() if name == "class_weights"}
+        result = _with_named(function, plain, per_token | shared)
+        parts = result if isinstance(result, tuple) else (result,)
+        for part in parts:
+            first, second = self.to_numpy(part)
+            np.testing.assert_array_equal(first, second, err_msg="equal rows of a stride-0 input differ")
+        return tuple(part[0, ...] for part in parts) if isinstance(result, tuple) else result[0, ...]
+
+
+def places(backends: list[Backend], marker: dict[str, Any] | None = None) -> list[Place]:
+    """The matrix, narrowed by the arguments of a `places` marker: dtypes, modes, backends (names), sparse.
+
+    `sparse=True` keeps every dtype in each backend's first mode and its other modes in float32, for tests that are not
+    about how the two meet; a slow backend keeps float32 alone. Without it, a slow backend keeps every dtype in its
+    first mode, and all of them in a thorough run. What is asked in the eager mode is asked in the portable one as well.
+    """
+    marker = marker or {}
+    modes = marker.get("modes", tuple(Mode))
+    if Mode.EAGER in modes:
+        modes = (*modes, Mode.PORTABLE)
+    unknown = marker.keys() - {"dtypes", "modes", "backends", "sparse"}
+    assert not unknown, f"the places marker has no {unknown}"
+    return [
+        Place(backend, dtype, mode)
+        for backend in backends
+        for dtype in backend.dtypes
+        for mode in backend.modes
+        if dtype in marker.get("dtypes", FLOATS)
+        and mode in modes
+        and backend.name in marker.get("backends", BACKENDS)
+        and (not marker.get("sparse") or dtype == "float32" or (mode is backend.modes[0] and not backend.slow))
+        and (not backend.slow or depth.THOROUGH or dtype == "float32" or mode is backend.modes[0])
+    ]
+
+
+def _kind(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _with_named(function, plain, arrays):
+    arrays = dict(arrays)
+    return function(arrays.pop("logits"), arrays.pop("targets"), **arrays, **plain)

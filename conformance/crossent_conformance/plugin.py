@@ -1,0 +1,235 @@
+"""The suite as a pytest plugin: which backends, which subject, what was covered, how far off the worst result was.
+
+The fixture `place` runs a test on every cell of the matrix backend x dtype x mode, narrowed by `@pytest.mark.places`;
+the fixture `subject` is the implementation under test. For the package's own subject a case that does not apply, or
+that asks nothing, is a failure: nothing of the contract may be left out silently.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import pytest
+
+from crossent_conformance import adapter, backends, contract, evidence, places, probe, units
+from crossent_conformance import subject as subjects
+
+SUBJECT = pytest.StashKey[adapter.UnderTest]()
+TRAITS = pytest.StashKey[dict[str, adapter.Traits]]()
+SHRINKS = pytest.StashKey[bool]()
+"""Whether small failing inputs are looked for."""
+SHOWN = pytest.StashKey[set[tuple[str, str, str]]]()
+"""The cells of which a small failing input has been found."""
+DRIVEN = pytest.StashKey[bool]()
+"""Whether a parent process drives the session, for its own reports (see `worker`)."""
+MARKERS = (
+    "clause(*names): the clauses of docs/specification.md that this test checks",
+    "places(dtypes=, modes=, backends=, sparse=, when=): the part of the conformance matrix that this test is for",
+    "elsewhere: the test asks the subject in another process",
+)
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("conformance", "conformance suite")
+    group.addoption(
+        "--backend", action="append", choices=list(backends.BACKENDS), help="a backend to test (repeatable)"
+    )
+    group.addoption("--clause", action="append", metavar="V1", help="a clause to test (repeatable)")
+    group.addoption(
+        "--subject", default=subjects.DEFAULT, metavar="MODULE:ATTRIBUTE", help="the implementation under test"
+    )
+
+
+def pytest_configure(config):
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+    config.stash[DRIVEN] = False
+    try:
+        set_subject(config, config.getoption("--subject"))
+    except subjects.SubjectError as error:
+        raise pytest.UsageError(f"--subject: {error}") from None
+    for clause in config.getoption("--clause") or ():
+        if clause not in contract.clauses():
+            raise pytest.UsageError(f"no clause is called {clause!r}; there are {', '.join(contract.clauses())}")
+    asked = config.getoption("--backend", None) or []
+    required = [name.strip() for name in os.environ.get("CROSSENT_REQUIRE_BACKENDS", "").split(",") if name.strip()]
+    for name in dict.fromkeys([*asked, *required]):
+        if name not in backends.BACKENDS:
+            raise pytest.UsageError(f"no backend is called {name!r}; there are {', '.join(backends.BACKENDS)}")
+        problem = backends.load(name)
+        if isinstance(problem, str):
+            raise pytest.UsageError(f"backend {name} is required, but {problem}")
+
+
+def set_subject(config, spec):
+    """Put another implementation under test."""
+    config.stash[SUBJECT] = subjects.load(spec)
+    config.stash[TRAITS] = {}
+    config.stash[SHOWN] = set()
+    return config.stash[SUBJECT]
+
+
+def under_test(config):
+    """The implementation under test."""
+    return config.stash[SUBJECT]
+
+
+def set_traits(config, traits):
+    """Say what is known of the implementation on some backends, so that it is not tried again."""
+    config.stash[TRAITS].update(traits)
+
+
+def traits_on(config, backend):
+    """The implementation's traits on the backend."""
+    known = config.stash[TRAITS]
+    if backend.name not in known:
+        known[backend.name] = probe.examine(under_test(config), backend)
+    return known[backend.name]
+
+
+def _is_our_own(config):
+    return config.getoption("--subject") == subjects.DEFAULT and not config.stash[DRIVEN]
+
+
+def _selected(config):
+    names = config.getoption("--backend", None) or list(backends.BACKENDS)
+    loaded = [backends.load(name) for name in names]
+    return [backend for backend in loaded if not isinstance(backend, str)]
+
+
+def pytest_report_header(config):
+    subject = under_test(config)
+    lines = [f"conformance of {subject.name} {subject.version or ''}".rstrip()]
+    selected = _selected(config)
+    for backend in selected:
+        modes = ", ".join(mode.value for mode in backend.modes)
+        lines.append(f"  {backend.name} {backend.version} on {backend.device}: {', '.join(backend.dtypes)}; {modes}")
+    names = {backend.name for backend in selected}
+    for name in backends.BACKENDS:
+        if name not in names:
+            problem = backends.load(name)
+            lines.append(f"  {name}: {problem if isinstance(problem, str) else 'not selected'}")
+    return lines
+
+
+def pytest_generate_tests(metafunc):
+    if "place" not in metafunc.fixturenames:
+        return
+    marker = metafunc.definition.get_closest_marker("places")
+    narrowed = {name: value for name, value in (marker.kwargs if marker else {}).items() if name != "when"}
+    cells = places.places(_selected(metafunc.config), narrowed)
+    if metafunc.definition.get_closest_marker("elsewhere"):  # another process knows nothing of this one's mode
+        cells = [cell for cell in cells if cell.mode is not backends.Mode.PORTABLE]
+    if cells:
+        metafunc.parametrize("place", cells, ids=map(str, cells), indirect=True)
+    else:
+        metafunc.parametrize("place", [None], ids=["nowhere"], indirect=True)
+
+
+def pytest_collection_modifyitems(config, items):
+    """A case that is not among the selected backends or clauses, or that does not exist, is deselected."""
+    clauses = config.getoption("--clause")
+    elsewhere = {item for item in items if not _is_a_case(item) or (clauses and not _is_of(item, clauses))}
+    if elsewhere:
+        items[:] = [item for item in items if item not in elsewhere]
+        config.hook.pytest_deselected(items=list(elsewhere))
+
+
+def _is_a_case(item):
+    if not hasattr(item, "callspec") or "place" not in item.callspec.params:
+        return True
+    others = {name: value for name, value in item.callspec.params.items() if name != "place"}
+    place = item.callspec.params["place"]
+    marker = item.get_closest_marker("places")
+    when = marker.kwargs.get("when") if marker else None
+    return place is not None and (when is None or bool(when(place, **others)))
+
+
+def _is_of(item, clauses):
+    return _clause(item) in clauses
+
+
+def _clause(item):
+    """The clause of a test of the suite; the package's own tests, which may ask for a place too, are of none."""
+    try:
+        return contract.clause_of(item.originalname)
+    except (AttributeError, ValueError):
+        return ""
+
+
+def _place_of(item):
+    return item.callspec.params.get("place") if hasattr(item, "callspec") else None
+
+
+@pytest.fixture
+def place(request):
+    """One cell of the matrix; what its mode demands holds for the whole test."""
+    with request.param.backend.context(request.param.mode):
+        yield request.param
+
+
+@pytest.fixture
+def subject(request):
+    """The implementation under test."""
+    return under_test(request.config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """What does not apply is skipped, a failing input made small, the worst error noted for the report."""
+    where = _place_of(item)
+    if where is None:
+        return (yield)
+    config = item.config
+    known = under_test(config)
+    traits = traits_on(config, where.backend)
+    if where.dtype not in traits.dtypes:
+        _does_not_apply(item, f"{where.dtype}: {traits.refusal or 'the subject does not take it'}")
+    clause = _clause(item)
+    known.begin(traits, clause)
+    units.worst_seen.clear()
+    evidence.forget()
+    try:
+        with known.portable() if where.mode is backends.Mode.PORTABLE else contextlib.nullcontext():
+            result = yield
+        if clause and not known.calls and item.get_closest_marker("elsewhere") is None:
+            raise NotImplementedError("nothing was asked")
+    except NotImplementedError as missing:
+        _does_not_apply(item, str(missing) or "it raised NotImplementedError")
+    except (Exception, SystemExit) as error:
+        if config.stash[DRIVEN]:
+            from crossent_conformance import failures
+
+            # A cell shows one failing input: to look for small ones in every failing case would take minutes.
+            cell = (clause, where.backend.name, where.dtype)
+            small = config.stash[SHRINKS] and cell not in config.stash[SHOWN]
+            told = failures.told(error, item.name, where, known, small=small)
+            if told.shrunk:
+                config.stash[SHOWN].add(cell)
+            item.user_properties.append(("failure", told))
+        raise
+    finally:
+        if units.worst_seen:
+            item.user_properties.append(("worst_error", (str(where), max(units.worst_seen))))
+    return result
+
+
+def _does_not_apply(item, reason):
+    if _is_our_own(item.config):
+        pytest.fail(f"a case of our own subject does not apply: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+def pytest_terminal_summary(terminalreporter):
+    worst: dict[str, tuple[float, str]] = {}
+    for report in terminalreporter.getreports("passed"):
+        for name, value in getattr(report, "user_properties", ()):
+            if name == "worst_error":
+                place, error = value
+                key = place.rpartition("-")[0]
+                worst[key] = max(worst.get(key, (0.0, "")), (error, report.nodeid.rpartition("::")[2]))
+    if worst:
+        terminalreporter.section("worst error, as a fraction of what the contract allows")
+        for key, (error, test) in sorted(worst.items()):
+            terminalreporter.line(f"{key:28} {error:6.3f}  {test}")

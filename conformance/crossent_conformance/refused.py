@@ -1,0 +1,121 @@
+"""What a refused call is (clauses A3, A5 and S6), and short ways to write one down; `bad_calls` has them.
+
+A `Bad` is called with the subject and a function `make(values, dtype=None)` that gives the backend's array of NumPy
+values. The call must fail with an error of the type, whose text has the argument's name and what was given for it: a
+shape as a tuple, or words of which any will do. `only` says on which backends it can be made; `words` are what
+`crossent` says besides, of what is accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from crossent_conformance import texts
+
+IMMUTABLE = ("jax", "dask")
+MUTABLE = ("numpy", "torch", "torch-cuda", "cupy", "array-api-strict")
+
+LOGITS = np.linspace(-1.0, 1.0, 24).reshape(6, 4)
+TARGETS = np.array([0, 1, 2, 3, 0, 1])
+SOFT = np.full((6, 4), 0.25)
+SEQUENCES = LOGITS.reshape(2, 3, 4)
+IDS = TARGETS.reshape(2, 3)
+Given = tuple[int, ...] | str | list[str]
+
+
+@dataclass(frozen=True)
+class Bad:
+    """One refused call."""
+
+    name: str
+    error: type[Exception]
+    call: Callable[[Any, Callable], Any]
+    argument: str
+    given: Given
+    words: tuple[str, ...] = ()
+    only: tuple[str, ...] | None = None
+    clause: str = "A5"
+
+    def __str__(self) -> str:
+        """The name, as a test's id."""
+        return self.name
+
+    def is_named_by(self, text: str, *names: str) -> bool:
+        """Whether the text of an error names the argument, which may have other names too, and what was given."""
+        if not texts.names_argument(text, self.argument, *names):
+            return False
+        if isinstance(self.given, tuple):
+            return texts.names_shape(text, self.given)
+        return texts.names_any(text, [self.given] if isinstance(self.given, str) else self.given)
+
+
+def bad(
+    name: str,
+    error: type[Exception],
+    argument: str,
+    given: Given,
+    *words: str,
+    only: tuple[str, ...] | None = None,
+    clause: str = "A5",
+    **changes: Any,
+) -> Bad:
+    """A call with some arguments replaced; `make` gets arrays, floating ones as float32.
+
+    A value that is a function of `make` is called with it. What belongs to the gradient is asked of `loss_and_grad`.
+    """
+
+    def call(subject: Any, make: Callable) -> Any:
+        arguments = {"logits": LOGITS, "targets": TARGETS, **changes}
+        made = {key: _made(value, make) for key, value in arguments.items()}
+        function = subject.loss_and_grad if made.keys() & {"out", "grad_output"} else subject.loss
+        return function(made.pop("logits"), made.pop("targets"), **made)
+
+    return Bad(name, error, call, argument, given, words, only, clause)
+
+
+def _made(value: Any, make: Callable) -> Any:
+    if callable(value):
+        return value(make)
+    if isinstance(value, np.ndarray):
+        return make(value, "float32" if value.dtype.kind == "f" else None)
+    return value
+
+
+def typed(values: Any, dtype: str) -> Callable:
+    return lambda make: make(np.asarray(values), dtype)
+
+
+def plain(value: Any) -> Callable:
+    return lambda _make: value
+
+
+def object_(name: str, error: type[Exception], argument: str, given: Given, *words: str, **options: Any) -> Bad:
+    def call(subject: Any, make: Callable) -> Any:
+        made = {key: _made(value, make) for key, value in options.items()}
+        return subject.loss_object(**made).forward(make(LOGITS, "float32"), make(TARGETS))
+
+    return Bad(name, error, call, argument, given, words)
+
+
+def backward(name: str, error: type[Exception], grad_output: Any, given: Given, *words: str, **options: Any) -> Bad:
+    def call(subject: Any, make: Callable) -> Any:
+        loss_fn = subject.loss_object(**options)
+        loss_fn.forward(make(LOGITS, "float32"), make(TARGETS))
+        return loss_fn.backward(_made(grad_output, make))
+
+    return Bad(name, error, call, "grad_output", given, words)
+
+
+def shift(name: str, error: type[Exception], logits: Any, ids: Any, argument: str, given: Given, *words: str) -> Bad:
+    def call(subject: Any, make: Callable) -> Any:
+        return subject.shift(_made(logits, make), _made(ids, make))
+
+    return Bad(name, error, call, argument, given, words)
+
+
+def perplexity(name: str, error: type[Exception], loss: Any, *given: str) -> Bad:
+    return Bad(name, error, lambda subject, make: subject.perplexity(_made(loss, make)), "loss", list(given))

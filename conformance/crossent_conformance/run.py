@@ -1,0 +1,497 @@
+"""The parent of a run: which cases there are, which process runs which, what becomes of one that hangs or crashes.
+
+    run = Run([spec, ...], Settings(backends=["numpy"]), listener)
+    results = run.execute()
+
+Worker processes (`worker`) do the asking; nothing an implementation does can take the results along. `listener` is
+called with the results and the number of cases done and planned after every case.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fnmatch
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from multiprocessing import resource_tracker
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from crossent_conformance import frames, witness, worker
+from crossent_conformance.adapter import Traits
+from crossent_conformance.results import FAILS, NOT, Case, Failure, Results, SubjectResult
+from crossent_conformance.subject import SubjectError
+
+BACKENDS = ("numpy", "torch", "torch-cuda", "cupy", "jax", "dask", "array-api-strict")
+STARTING = 180.0
+"""Seconds that a worker may take to import the backends and to collect the cases."""
+ENDS_OF_A_TEST = 2
+"""Hangs and crashes of one test, after which its other cases are not tried."""
+ENDS_OF_A_BACKEND = 12
+"""Hangs and crashes on one backend, after which its other cases are not tried."""
+
+Listener = Callable[[Results, int, int], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked of every implementation of a run."""
+
+    backends: tuple[str, ...] = ()
+    """None named: those whose arrays the implementation takes."""
+    clauses: tuple[str, ...] = ()
+    """None named: all."""
+    cases: tuple[str, ...] = ()
+    """Names or patterns of tests. None: all."""
+    seed: int = 0
+    thorough: bool = False
+    time_limit: float = 60.0
+    workers: int = 0
+    """0: one a core, four at most."""
+    first_failure: bool = False
+    """Whether an implementation is left alone after its first failing case, which is then told as it is."""
+    curves: bool = True
+    command: str = "crossent conform"
+
+
+@dataclass
+class _Subject:
+    """An implementation on its way through the run."""
+
+    result: SubjectResult
+    traits: dict[str, Traits] = field(default_factory=dict)
+    ends: Counter[Any] = field(default_factory=Counter)
+    refusals: dict[str, str] = field(default_factory=dict)
+    """By backend, why its first call failed, of those that are asked all the same."""
+    done: bool = False
+
+
+@dataclass
+class _Job:
+    subject: _Subject
+    what: str
+    argument: Any
+    case: dict[str, str] | None = None
+
+
+class BrokenRunError(Exception):
+    """The suite itself could not be run; the message says why."""
+
+
+@dataclass
+class _End:
+    """How a worker ended, or that it does not answer."""
+
+    kind: str
+    why: str
+    record: str
+    """The file of the last call."""
+
+    def input(self, mode: str = "") -> dict[str, Any] | None:
+        """The last call that the implementation was handed."""
+        return witness.read(self.record, mode)
+
+    def __str__(self) -> str:
+        """In one line."""
+        last = self.input()
+        called = f"{witness.in_words(last)}: " if last is not None else ""
+        return called + " | ".join(line.strip() for line in self.why.splitlines() if line.strip())
+
+
+class _Worker:
+    """A process that answers one message at a time."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.log, self.record = (_new_file(settings["folder"], suffix) for suffix in (".log", ".call"))
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=worker.main, args=(theirs, settings, self.log, self.record), daemon=True)
+        with _no_interruption():
+            self.process.start()
+        theirs.close()
+        self.jobs: deque[_Job] = deque()
+        self.spec: str | None = None
+        self.file: str | None = None
+        self.ready = False
+        self.deadline = time.monotonic() + STARTING
+
+    def send(self, job: _Job, limit: float) -> None:
+        self.jobs.append(job)
+        self.deadline = time.monotonic() + limit
+        self.pipe.send((job.what, job.argument))
+
+    def receive(self) -> tuple[str, Any]:
+        """Its next answer; EOFError or OSError where it is gone."""
+        answer: tuple[str, Any] = self.pipe.recv()
+        if answer[0] == "subject":
+            self.file = answer[1]["file"]
+        return answer
+
+    @property
+    def crash(self) -> _End:
+        """What is known of its end."""
+        self.process.join(5)
+        code = self.process.exitcode
+        last = frames.crashed(Path(self.log).read_text(errors="replace"), self.file)
+        words = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        return _End("crashes", f"the process ended with {words}" + (f"\n{last}" if last else ""), self.record)
+
+    def hang(self, limit: float) -> _End:
+        """That it does not answer in time."""
+        return _End("hangs", f"no answer within {limit:g} seconds", self.record)
+
+    def end(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self.process.kill()
+        self.process.join(5)
+        self.pipe.close()
+        for path in (self.log, self.record):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+
+@contextlib.contextmanager
+def _no_interruption() -> Iterator[None]:
+    """A process that is started within hears no Ctrl-C, not even while it imports; this one does, afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # which would undo it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _names(case: dict[str, str]) -> tuple[str, ...]:
+    """By what a case may be called: its test, itself, and both after their file, as reports have them."""
+    file, _, name = case["id"].partition("::")
+    return case["function"], name, f"{file}::{case['function']}", case["id"]
+
+
+def _new_file(folder: str, suffix: str) -> str:
+    handle, path = tempfile.mkstemp(suffix, dir=folder)
+    os.close(handle)
+    return path
+
+
+class Run:
+    """One run: every case of every implementation."""
+
+    def __init__(self, specs: list[str], settings: Settings, listener: Listener | None = None) -> None:
+        self.settings = settings
+        self.listener = listener
+        self.specs = specs
+        self.results = Results(
+            command=settings.command,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            seed=settings.seed,
+            thorough=settings.thorough,
+            clauses_asked=list(settings.clauses) or None,
+        )
+        self._subjects: list[_Subject] = []
+        self._queue: deque[_Job] = deque()
+        self._workers: list[_Worker] = []
+        self._cases: list[dict[str, str]] = []
+        self._backends: dict[str, dict[str, Any] | str] = {}
+        self._done = self._planned = 0
+        self._folder = ""
+        self._started = time.monotonic()
+
+    def execute(self) -> Results:
+        """Run everything; an interruption leaves the results as far as they are."""
+        with tempfile.TemporaryDirectory(prefix="crossent-conform-", ignore_cleanup_errors=True) as self._folder:
+            try:
+                self._execute()
+                self.results.complete = True
+            finally:
+                self.results.seconds = time.monotonic() - self._started
+                for each in self._workers:
+                    each.end()
+        return self.results
+
+    def _execute(self) -> None:
+        first = self._hire()
+        self._get_ready(first)
+        for spec in self.specs:
+            first = self._open(spec, first)
+        self._plan()
+        while len(self._workers) < min(self._crew(), max(1, len(self._queue) // 8)):
+            self._hire()
+        self._serve()
+
+    # ---- workers
+
+    def _crew(self) -> int:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self.settings.workers or min(4, cores)
+
+    def _hire(self) -> _Worker:
+        hired = _Worker(
+            {
+                "backends": list(self.settings.backends),
+                "clauses": list(self.settings.clauses),
+                "folder": self._folder,
+                "seed": self.settings.seed,
+                "thorough": self.settings.thorough,
+                "shrink": not self.settings.first_failure,
+                "path": [os.getcwd(), *[entry for entry in sys.path if entry]],
+            }
+        )
+        self._workers.append(hired)
+        return hired
+
+    def _dismiss(self, gone: _Worker) -> None:
+        gone.end()
+        self._workers.remove(gone)
+
+    def _answer(self, of: _Worker) -> tuple[str, Any] | _End:
+        """The worker's next answer; how it ended where there is none."""
+        limit = of.deadline - time.monotonic()
+        if not of.pipe.poll(max(0.0, limit)):
+            return of.hang(limit) if of.process.is_alive() else of.crash
+        try:
+            return of.receive()
+        except (EOFError, OSError):
+            return of.crash
+
+    def _get_ready(self, first: _Worker) -> None:
+        answer = self._answer(first)
+        if isinstance(answer, _End):
+            raise BrokenRunError(f"the suite could not be started: {answer}")
+        what, content = answer
+        if what != "ready":
+            raise BrokenRunError(str(content))
+        first.ready = True
+        self._cases, self._backends = content["cases"], content["backends"]
+
+    # ---- implementations
+
+    def _open(self, spec: str, asker: _Worker) -> _Worker:
+        """Load the implementation and try it on every backend; gives the worker that is alive after that."""
+        answer, asker = self._ask(asker, None, ("subject", spec))
+        if isinstance(answer, str):
+            raise SubjectError(f"{spec}: importing it did not end well: {answer}")
+        what, content = answer
+        if what == "error":
+            raise SubjectError(content)
+        result = SubjectResult(name=content["name"], spec=spec, version=content["version"])
+        subject = _Subject(result)
+        for name, described in self._backends.items():
+            if isinstance(described, str):
+                result.not_covered[name] = described
+                continue
+            answer, asker = self._ask(asker, spec, ("probe", name))
+            if isinstance(answer, str):
+                # A first call already took the interpreter along, or never came back.
+                subject.traits[name] = Traits(dtypes=tuple(described["dtypes"]), notes=(f"its first call: {answer}",))
+                subject.ends[name] = ENDS_OF_A_BACKEND
+            else:
+                traits, asker = self._with_what_it_refuses(answer[1], spec, name, asker)
+                subject.traits[name] = self._judged(traits, name, described)
+                if traits.refusal is not None and subject.traits[name].refusal is None:
+                    subject.refusals[name] = traits.refusal
+            traits = subject.traits[name]
+            if traits.refusal is not None:
+                result.not_covered[name] = traits.refusal
+                continue
+            result.backends[name] = {**described, "notes": list(traits.notes)}
+        if not result.backends:
+            refusals = "; ".join(f"{name}: {why}" for name, why in result.not_covered.items())
+            raise SubjectError(f"{spec} takes arrays of no backend that can be used here: {refusals}")
+        notes = [set(described["notes"]) for described in result.backends.values()]
+        result.notes = [note for note in next(iter(result.backends.values()))["notes"] if all(note in n for n in notes)]
+        self._subjects.append(subject)
+        self.results.subjects.append(result)
+        return asker
+
+    def _with_what_it_refuses(self, traits: Traits, spec: str, name: str, asker: _Worker) -> tuple[Traits, _Worker]:
+        """The traits after more small calls; if one of these does not end well, that is for the cases to show."""
+        if traits.refusal is not None:
+            return traits, asker
+        answer, asker = self._ask(asker, spec, ("refused", (name, traits)))
+        if not isinstance(answer, str):
+            return answer[1], asker
+        note = f"whether it takes other reductions and soft targets was not found out: {answer}"
+        return replace(traits, notes=(*traits.notes, note)), asker
+
+    def _judged(self, traits: Traits, name: str, described: dict[str, Any]) -> Traits:
+        """A refusal on a backend that was asked for by name is for the cases to show."""
+        if traits.refusal is None or name not in self.settings.backends or not traits.tried:
+            return traits
+        full = tuple(dtype for dtype in ("float64", "float32") if dtype in described["dtypes"])
+        # What it always does is unknown then; that it takes a mean is what lets most cases ask it.
+        fixed = {"reduction": "mean"}
+        return Traits(dtypes=full, flat=traits.flat, fixed=fixed, notes=(f"its first call: {traits.refusal}",))
+
+    def _ask(self, asker: _Worker, spec: str | None, message: tuple[str, Any]) -> tuple[tuple[str, Any] | str, _Worker]:
+        """Ask outside the queue. A worker that does not survive is replaced, and how it ended is told in one line."""
+        asker.deadline = time.monotonic() + max(self.settings.time_limit, 30.0)
+        asker.pipe.send(message)
+        answer = self._answer(asker)
+        if not isinstance(answer, _End):
+            return answer, asker
+        ended = str(answer)
+        self._dismiss(asker)
+        asker = self._hire()
+        self._get_ready(asker)
+        if spec is not None:
+            again, asker = self._ask(asker, None, ("subject", spec))
+            assert not isinstance(again, str), again
+        return ended, asker
+
+    # ---- cases
+
+    def _plan(self) -> None:
+        for subject in self._subjects:
+            for case in self._cases:
+                if case["backend"] not in subject.result.backends or not self._is_asked(case):
+                    continue
+                if case["dtype"] not in subject.traits[case["backend"]].dtypes:
+                    refusal = subject.refusals.get(case["backend"])
+                    why = f"logits of {case['dtype']}" if refusal is None else f"its first call: {refusal}"
+                    self._note(subject, case, NOT, message=why)
+                else:
+                    self._queue.append(_Job(subject, "case", case["nodeid"], case))
+            if self.settings.curves and not self.settings.clauses and not self.settings.cases:
+                for name in subject.result.backends:
+                    self._queue.append(_Job(subject, "curves", (name, list(subject.traits[name].dtypes))))
+        self._planned = len(self._queue)
+        if self.settings.cases and not any(self._is_asked(case) for case in self._cases):
+            raise SubjectError(f"no case is called {' or '.join(self.settings.cases)}: see the names in a report")
+
+    def _is_asked(self, case: dict[str, str]) -> bool:
+        if not self.settings.cases:
+            return True
+        names = _names(case)
+        return any(
+            name in names if name in self._known else any(fnmatch.fnmatchcase(each, name) for each in names)
+            for name in self.settings.cases
+        )
+
+    @cached_property
+    def _known(self) -> set[str]:
+        """The names of all cases: what is one of them is no pattern, whatever brackets it has."""
+        return {name for case in self._cases for name in _names(case)}
+
+    def _serve(self) -> None:
+        while True:
+            for each in list(self._workers):
+                if each.ready and not each.jobs:
+                    self._feed(each)
+            busy = [each for each in self._workers if each.jobs or not each.ready]
+            if not any(each.jobs for each in busy) and not self._queue:
+                return
+            waiting = min(each.deadline for each in busy) - time.monotonic()
+            wait([each.pipe for each in busy], timeout=max(0.0, min(waiting, 1.0)))
+            for each in busy:
+                self._listen(each)
+
+    def _feed(self, hungry: _Worker) -> None:
+        while self._queue:
+            job = self._queue.popleft()
+            subject = job.subject
+            if subject.done:
+                self._done += 1
+                continue
+            if job.case is not None and (why := self._not_tried(subject, job.case)):
+                self._failed(subject, job.case, why[0], why[1])
+                continue
+            spec = subject.result.spec
+            if hungry.spec != spec:
+                hungry.spec = spec
+                hungry.send(_Job(subject, "subject", spec), self.settings.time_limit)
+                hungry.send(_Job(subject, "traits", subject.traits), self.settings.time_limit)
+            hungry.send(job, self.settings.time_limit)
+            return
+
+    def _listen(self, to: _Worker) -> None:
+        while to.pipe.poll():
+            try:
+                what, content = to.receive()
+            except (EOFError, OSError):
+                return self._lost(to, to.crash)
+            if not to.ready:
+                if what != "ready":
+                    raise BrokenRunError(str(content))
+                to.ready = True
+                return None
+            if what in ("error", "broken"):
+                raise BrokenRunError(str(content))
+            job = to.jobs.popleft()
+            to.deadline = time.monotonic() + self.settings.time_limit
+            if job.what == "case":
+                assert job.case is not None
+                self._note(job.subject, job.case, **content)
+                self._count(job.subject)
+            elif job.what == "curves":
+                job.subject.result.curves += content
+                self._count(job.subject)
+        if (to.jobs or not to.ready) and time.monotonic() > to.deadline:
+            self._lost(to, to.hang(self.settings.time_limit))
+        return None
+
+    def _lost(self, gone: _Worker, end: _End) -> None:
+        """A worker hangs or is gone: its case has failed, another takes its place."""
+        jobs = list(gone.jobs)
+        if not gone.ready and not jobs:
+            raise BrokenRunError(f"a process of the suite could not be started: {end}")
+        cases = [job for job in jobs if job.what == "case"]
+        for job in cases:
+            assert job.case is not None
+            subject = job.subject
+            subject.ends[job.case["backend"], job.case["function"]] += 1
+            subject.ends[job.case["backend"]] += 1
+            self._failed(subject, job.case, end.kind, end.why, end.input(job.case["mode"]))
+        self._dismiss(gone)
+        self._done += sum(job.what == "curves" for job in jobs)
+        self._hire()
+
+    def _not_tried(self, subject: _Subject, case: dict[str, str]) -> tuple[str, str] | None:
+        ends = subject.ends
+        if ends[case["backend"], case["function"]] >= ENDS_OF_A_TEST:
+            return "not tried", "other cases of this test hung or crashed"
+        if ends[case["backend"]] >= ENDS_OF_A_BACKEND:
+            return "not tried", "the first call or many cases on this backend hung or crashed"
+        return None
+
+    def _failed(
+        self, subject: _Subject, case: dict[str, str], kind: str, why: str, last: dict[str, Any] | None = None
+    ) -> None:
+        name = case["id"].partition("::")[2]
+        failure = Failure(case=name, kind=kind, message=why, input=last)
+        called = "" if last is None else witness.in_words(last)
+        self._note(subject, case, FAILS, kind=kind, message=why, failure=failure, last_call=called)
+        self._count(subject)
+
+    def _note(self, subject: _Subject, case: dict[str, str], outcome: str, **more: Any) -> None:
+        subject.result.cases.append(
+            Case(
+                id=case["id"],
+                clause=case["clause"],
+                backend=case["backend"],
+                dtype=case["dtype"],
+                mode=case["mode"],
+                outcome=outcome,
+                **more,
+            )
+        )
+        if outcome == FAILS and self.settings.first_failure:
+            subject.done = True
+
+    def _count(self, _subject: _Subject) -> None:
+        self._done += 1
+        self.results.seconds = time.monotonic() - self._started
+        if self.listener is not None:
+            self.listener(self.results, self._done, self._planned)

@@ -1,0 +1,64 @@
+"""`crossent` as a subject: the one file of the suite that imports it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import crossent
+from crossent_conformance.subject import Adapter
+
+
+class Crossent(Adapter):
+    """The public functions of `crossent`."""
+
+    name = package = "crossent"
+    backends = ("numpy", "torch", "torch-cuda", "cupy", "jax", "dask", "array-api-strict")
+    dtypes = ("float64", "float32", "float16", "bfloat16")
+    flat = False
+    loss = staticmethod(crossent.cross_entropy)
+    loss_and_grad = staticmethod(crossent.cross_entropy_and_grad)
+    loss_object = staticmethod(crossent.CrossEntropyLoss)
+    perplexity = staticmethod(crossent.perplexity)
+    shift = staticmethod(crossent.shift_for_next_token)
+
+    @property
+    def drop_in(self) -> Any:
+        """The function that stands for PyTorch's."""
+        from crossent import torch
+
+        return torch.cross_entropy
+
+    @property
+    def drop_in_module(self) -> Any:
+        """The module that stands for PyTorch's."""
+        from crossent import torch
+
+        return torch.CrossEntropyLoss
+
+    @contextlib.contextmanager
+    def threads(self, count: int) -> Iterator[None]:
+        """Calls within use at most so many threads."""
+        crossent.set_num_threads(count)
+        try:
+            yield
+        finally:
+            crossent.set_num_threads(None)
+
+    @contextlib.contextmanager
+    def portable(self) -> Iterator[None]:
+        """Calls within are answered by the engine for any array library."""
+        before = os.environ.get("CROSSENT_ENGINE")
+        os.environ["CROSSENT_ENGINE"] = "array_api"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["CROSSENT_ENGINE"]
+            else:
+                os.environ["CROSSENT_ENGINE"] = before
+
+
+subject = Crossent()

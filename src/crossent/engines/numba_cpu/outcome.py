@@ -1,0 +1,134 @@
+"""`statistics` and `objective` for the compiled kernels: what a class, and what a row, has in the loss.
+
+The formulas and their names are those of the two rooms. Every function takes vectors whose lanes are the classes of one
+row, or rows; numbers that all lanes share may be numbers. `soft` is None for hard targets, and what it guards is not
+compiled then.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from crossent.engines.numba_cpu.functions import log1p
+from crossent.engines.numba_cpu.lanes import lowest, narrowed, widened
+from crossent.engines.numba_cpu.vectors import filled, inline, is_nan, where
+from crossent.statistics import UNIT
+
+_PER_UNIT = 1 / UNIT
+_INF, _NAN = np.inf, np.nan
+
+
+@inline
+def centre_of(m: Any) -> Any:
+    """The number that exponentials are taken from: a row of nothing but −inf has none, and −inf − (−inf) is NaN."""
+    return where(m == -_INF, lowest(m), m)
+
+
+@inline
+def possible(x: Any, limits: bool) -> Any:
+    """1 for a class that can occur, and 0 for one that cannot, which only `limits` tells apart."""
+    one = filled(x, 1.0)
+    return where(x == -_INF, 0.0, one) if limits else one
+
+
+@inline
+def masses(soft: Any, x: Any, q: Any, u: Any, is_peak: Any, smoothing: Any, limits: bool) -> Any:
+    """The masses of classes with logits x, soft targets q and weights u: `objective.class_masses` or `.soft_masses`."""
+    if soft is None:
+        return where(x == -_INF, 0.0, u) if limits else u
+    active, keep, to_all, even, others, lost, rest, peak = smoothing
+    if not active:
+        return q * u
+    occurs = possible(x, limits)
+    if to_all:
+        return (keep * q + even * occurs) * u
+    # The others of every class, without what the likeliest has: that would drown the rest.
+    sum_of_others = where(is_peak, rest, (rest - q * occurs) + peak)
+    return (keep * q + (occurs * others * sum_of_others + even * occurs * lost)) * u
+
+
+@inline
+def terms(x: Any, u: Any, centre: Any, limits: bool) -> Any:
+    """u·(centre − x)·UNIT; scaled before the subtraction, so that it cannot overflow."""
+    d = centre * UNIT - x * UNIT
+    if limits:
+        # 0·∞ counts as 0.
+        return u * where((x == -_INF) & (u == 0.0), 0.0, d)
+    # An infinite mass at the maximum: it counts in the mass, which multiplies log Z.
+    return where(d == 0.0, 0.0, u * d)
+
+
+@inline
+def outcome(soft: Any, statistics: Any, own: Any, weight: Any, scale: Any, coefficients: Any) -> Any:
+    """The losses of rows, and the three numbers that make their gradients: at the target, factor and spread.
+
+    statistics: m, S, exp(x_t − m), x_t, count, mass and deficit. own: the class weight of a hard target; of soft ones
+    the mass of the class that is kept apart.
+    """
+    maximum, others, odds, target, count, mass, deficit = statistics
+    keep, spread, share, square, limits, weighs = coefficients
+    zero = filled(maximum, 0.0)
+    tau = target - maximum
+    # Where the target is not the maximum, that is among the others and S ≥ 1: nothing cancels on either side.
+    log_z = log1p(where(tau >= 0.0, others, (others - 1.0) + odds))
+    gap = maximum - target
+    shares_out = spread != 0.0
+    shared = zero
+    if soft is not None:
+        q_t = own
+        c = filled(zero, 1.0)
+        deficit = _PER_UNIT * deficit
+        shares_out = True
+    else:
+        q_t = keep * own
+        c = zero
+        if shares_out:
+            part = filled(zero, share)
+            if limits:
+                part = where(target == -_INF, 0.0, part)
+            shares = count + part
+            nobody = shares == 0.0
+            c = where(nobody, 0.0, spread / where(nobody, 1.0, shares))
+            mass = c * mass
+            deficit = (c * _PER_UNIT) * deficit
+            shared = c * part * own
+            if limits:
+                q_t = q_t + shared
+                shared = zero
+    if limits:
+        gap = where((target == -_INF) & (q_t == 0.0), 0.0, gap)
+    loss = q_t * (gap + log_z)
+    rest = zero
+    if shares_out:
+        if not limits and soft is None:
+            loss = loss + shared * (gap + log_z)
+            q_t = q_t + shared
+        loss = loss + (mass * log_z + deficit)
+        rest = mass
+    if square != 0.0:
+        lse = maximum + log_z
+        scaled = square * lse
+        loss = loss + scaled * lse
+        # Past the dtype, and yet no more than 0 where a probability is 0.
+        rest = rest + 2.0 * scaled
+        rest = where(rest == _INF, -lowest(rest), where(rest == -_INF, lowest(rest), rest))
+    if weighs:
+        loss = weight * loss
+        if limits:
+            loss = where(weight == 0.0, 0.0, loss)
+        scale = widened(weight) * scale
+    # One division is enough: Z ≥ 1, or NaN.
+    inverse = 1.0 / (others + odds)
+    entry = -(scale * widened(q_t)) * widened(others * inverse)
+    if shares_out or square != 0.0:
+        entry = entry + scale * widened(rest) * widened(odds * inverse)
+    factor = scale * widened((q_t + rest) * inverse)
+    return loss, plain(narrowed(entry, zero)), plain(narrowed(factor, zero)), plain(narrowed(scale * widened(c), zero))
+
+
+@inline
+def plain(x: Any) -> Any:
+    """The vector with every NaN made the plain one: `store` takes no other where it rounds to bfloat16."""
+    return where(is_nan(x), _NAN, x)

@@ -1,0 +1,142 @@
+"""A tile of one row: its maximum, its sums, and where its target is, while it is in the first-level cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from crossent.engines.numba_cpu.elements import ask_to_read, interleaved, load_first, load_pair
+from crossent.engines.numba_cpu.functions import added, exp, sum_of_lanes
+from crossent.engines.numba_cpu.lanes import first, first_of, itemsize, lane_is, lanes, largest
+from crossent.engines.numba_cpu.outcome import masses, possible, terms
+from crossent.engines.numba_cpu.vectors import filled, inline, larger, vector_like, where
+
+# Columns of a tile; a row of very many has longer ones. Part of the result's bits.
+TILE = 4096
+_INF, _NAN = np.inf, np.nan
+
+
+@inline
+def maximum_of_tile(logits: Any, x: int, width: int) -> Any:
+    """The largest of `width` logits from address `x` on, NaN aside: it shows in the sum of the exponentials."""
+    n = lanes(logits)
+    step = n * itemsize(logits)
+    m0 = m1 = m2 = m3 = vector_like(logits, -_INF)
+    left = width
+    while left >= 4 * n:
+        x0, x1 = load_pair(logits, x)
+        x2, x3 = load_pair(logits, x + 2 * step)
+        m0, m1, m2, m3 = larger(x0, m0), larger(x1, m1), larger(x2, m2), larger(x3, m3)
+        x += 4 * step
+        left -= 4 * n
+    while left > 0:
+        m0 = larger(load_first(logits, x, left, -_INF), m0)
+        x += step
+        left -= n
+    return largest(larger(larger(m0, m1), larger(m2, m3)))
+
+
+@inline
+def place_in_tile(logits: Any, x: int, width: int, m: Any) -> int:
+    """The number of the first of `width` logits from address `x` on that is `m`; −1 where there is none."""
+    n = lanes(logits)
+    place = 0
+    while place < width:
+        lane = first_of(load_first(logits, x, width - place, _NAN) == vector_like(logits, m))
+        if lane < n:
+            return place + lane
+        place += n
+        x += n * itemsize(logits)
+    return -1
+
+
+@inline
+def pair_without(logits: Any, a: Any, b: Any, t: int) -> Any:
+    """A pair of vectors, in the order of `load_pair`, with 0 for element number `t`, if it is among them."""
+    n = lanes(logits)
+    if interleaved(logits):
+        lane = t // 2 if 0 <= t < 2 * n else -1
+        return where(lane_is(a, lane if t % 2 == 0 else -1), 0.0, a), where(lane_is(b, lane if t % 2 else -1), 0.0, b)
+    return where(lane_is(a, t), 0.0, a), where(lane_is(b, t - n), 0.0, b)
+
+
+@inline
+def others_of_tile(logits: Any, x: int, width: int, t: int, centre: Any) -> float:
+    """The sum of exp(x − centre) over `width` logits from address `x` on, without number `t` of them, in float64."""
+    n = lanes(logits)
+    step = n * itemsize(logits)
+    c = vector_like(logits, centre)
+    high = low = vector_like(logits, 0.0)
+    left = width
+    while left >= 4 * n:
+        x0, x1 = load_pair(logits, x)
+        x2, x3 = load_pair(logits, x + 2 * step)
+        # The next tile comes into the cache while this one is computed on; there is no fault if it does not exist.
+        for line in range(0, 4 * step, 64):
+            ask_to_read(x + TILE * itemsize(logits) + line)
+        e0, e1, e2, e3 = exp(x0 - c), exp(x1 - c), exp(x2 - c), exp(x3 - c)
+        if 0 <= t < 4 * n:
+            e0, e1 = pair_without(logits, e0, e1, t)
+            e2, e3 = pair_without(logits, e2, e3, t - 2 * n)
+        high, low = added(high, low, (e0 + e1) + (e2 + e3))
+        x += 4 * step
+        left -= 4 * n
+        t -= 4 * n
+    while left > 0:
+        e0 = exp(load_first(logits, x, left, -_INF) - c)
+        high, low = added(high, low, where(lane_is(e0, t), 0.0, e0))
+        x += step
+        left -= n
+        t -= n
+    return sum_of_lanes(high, low)
+
+
+@inline
+def spread_of_tile(
+    logits: Any,
+    losses: Any,
+    soft: Any,
+    x: int,
+    q: int,
+    u: int,
+    width: int,
+    t: int,
+    peak: int,
+    smoothing: Any,
+    centre: Any,
+    limits: bool,
+) -> tuple[float, float, float]:
+    """Σ 1, Σ masses and Σ masses·(centre − x)·UNIT over a tile's classes but number `t`.
+
+    x, q, u: addresses of the tile's logits, soft targets and class weights (0: every one is 1).
+    """
+    n = lanes(logits)
+    c = vector_like(logits, centre)
+    zero = vector_like(logits, 0.0)
+    count = mass = mass_low = deficit = deficit_low = zero
+    weighs = u != 0 if soft is None else True
+    left = width
+    while left > 0:
+        logit = load_first(logits, x, left, -_INF)
+        target = zero
+        if soft is not None:
+            target = load_first(soft, q, left, 0.0)
+            q += n * itemsize(soft)
+        weight = filled(zero, 1.0)
+        if u != 0:
+            weight = load_first(losses, u, left, 0.0)
+            u += n * itemsize(losses)
+        counted = first(zero, left) & ~lane_is(zero, t)
+        value = masses(soft, logit, target, weight, lane_is(zero, peak), smoothing, limits)
+        count = count + where(counted, possible(logit, limits), 0.0)
+        if weighs:
+            mass, mass_low = added(mass, mass_low, where(counted, value, 0.0))
+        deficit, deficit_low = added(deficit, deficit_low, where(counted, terms(logit, value, c, limits), 0.0))
+        x += n * itemsize(logits)
+        left -= n
+        t -= n
+        peak -= n
+    if not weighs:
+        mass = count
+    return sum_of_lanes(count, zero), sum_of_lanes(mass, mass_low), sum_of_lanes(deficit, deficit_low)

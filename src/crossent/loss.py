@@ -1,0 +1,76 @@
+"""The loss as an object, for training loops without automatic differentiation. It holds options and the last call."""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+from crossent import checks
+from crossent.arrays import Array
+from crossent.functional import Options, cross_entropy, cross_entropy_and_grad
+
+
+class CrossEntropyLoss:
+    """Cross-entropy with fixed options: `forward` gives the loss, `backward` its gradient with respect to the logits.
+
+    Between the two it keeps references to its inputs, never copies; what is written into them in between is what
+    `backward` sees. The options are those of `crossent.cross_entropy`; those that are no arrays are checked at once.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an option of an unknown name, or a value that is not accepted.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> loss_fn = CrossEntropyLoss(ignore_index=0)
+    >>> float(loss_fn(np.zeros((2, 3, 4)), np.array([[1, 2, 0], [3, 0, 0]])))
+    1.3862943611198906
+    >>> loss_fn.backward().shape
+    (2, 3, 4)
+    """
+
+    def __init__(self, **options: Unpack[Options]) -> None:
+        """Keep the options, keyword-only, of `crossent.cross_entropy`."""
+        unknown = sorted(set(options) - set(Options.__annotations__))
+        if unknown:
+            accepted = ", ".join(Options.__annotations__)
+            raise TypeError(f"CrossEntropyLoss has no option {', '.join(map(repr, unknown))}; accepted: {accepted}")
+        checks.options(
+            options.get("reduction", "mean"),
+            options.get("label_smoothing", 0.0),
+            options.get("smoothing", "others"),
+            options.get("z_loss", 0.0),
+            options.get("algorithm", "stable"),
+            options.get("check_targets", True),
+        )
+        self.options = options
+        self._last: tuple[Array, Array, Array | None] | None = None
+
+    def forward(self, logits: Array, targets: Array, weights: Array | None = None) -> Array:
+        """The loss of logits (..., V) with targets (...), or (..., V) for soft ones; weights broadcast to (...)."""
+        self._last = None
+        loss = cross_entropy(logits, targets, weights=weights, **self.options)
+        self._last = (logits, targets, weights)
+        return loss
+
+    def __call__(self, logits: Array, targets: Array, weights: Array | None = None) -> Array:
+        """`forward`."""
+        return self.forward(logits, targets, weights)
+
+    def backward(self, grad_output: Array | float | None = None) -> Array:
+        """The gradient (..., V) of the last loss, times `grad_output` of the loss's shape.
+
+        Raises
+        ------
+        RuntimeError
+            Where there is no last loss: before the first `forward`, and after one that failed.
+        """
+        if self._last is None:
+            raise RuntimeError("backward() was called without a loss; accepted: forward(logits, targets) first")
+        logits, targets, weights = self._last
+        return cross_entropy_and_grad(logits, targets, None, grad_output, weights=weights, **self.options)[1]
+
+    def __repr__(self) -> str:
+        """The loss as it was made."""
+        return f"CrossEntropyLoss({', '.join(f'{name}={value!r}' for name, value in self.options.items())})"

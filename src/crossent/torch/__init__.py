@@ -1,0 +1,164 @@
+"""What belongs to PyTorch: token losses on the autograd graph, and PyTorch's own `cross_entropy`, `CrossEntropyLoss`.
+
+One line moves existing code: ``from crossent.torch import cross_entropy, CrossEntropyLoss``.
+
+    graph.py       the loss on the autograd graph, eager and inside transformations
+    operator.py    the token losses as operators that torch.compile keeps whole
+    formula.py     the token losses as a function that torch differentiates
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import _reduction
+from torch.nn import functional as F  # noqa: N812
+from torch.overrides import has_torch_function
+
+from crossent import arrays
+from crossent.arrays import is_dense
+from crossent.calls import prepare
+from crossent.functional import is_followed, loss_of
+from crossent.torch.graph import followed_loss
+
+__all__ = ["CrossEntropyLoss", "cross_entropy"]
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """`torch.nn.functional.cross_entropy`, more accurate: the same signature, defaults, semantics, dtypes and errors.
+
+    Parameters
+    ----------
+    input
+        Floating tensor of logits (C,), (N, C) or (N, C, d1, …): the classes are dimension 1.
+    target
+        int64 classes of shape (), (N,) or (N, d1, …), or probabilities of the shape and dtype of `input`.
+    weight
+        A factor for each class, (C,). "mean" divides by the weights of the targets that are not ignored.
+    size_average, reduce
+        PyTorch's deprecated way to say `reduction`.
+    ignore_index
+        The class that marks targets that do not count.
+    reduction
+        "mean", "sum" or "none".
+    label_smoothing
+        ε of which each class gets ε/C.
+
+    Returns
+    -------
+    Tensor
+        Of the dtype of `input`; NaN where PyTorch's is, as for a mean over nothing but ignored targets.
+
+    Raises
+    ------
+    RuntimeError, ValueError, IndexError, TypeError
+        What PyTorch raises.
+
+    References
+    ----------
+    https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.cross_entropy.html
+
+    Examples
+    --------
+    >>> logits = torch.tensor([[20.0, 0.0, 0.0]], requires_grad=True)
+    >>> loss = cross_entropy(logits, torch.tensor([0]))
+    >>> print(f"{loss.item():.4g}")
+    4.122e-09
+    """
+    if size_average is not None or reduce is not None:
+        reduction = _reduction.legacy_get_string(size_average, reduce)
+    if not _is_served(input, target, weight, ignore_index, reduction, label_smoothing):
+        return F.cross_entropy(
+            input, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
+        )
+    place = input.device.type
+    widened = input.dtype.itemsize == 2 and torch.amp.is_autocast_available(place) and torch.is_autocast_enabled(place)
+    dtype = torch.float32 if widened else input.dtype
+    soft = target.is_floating_point()
+    classes_last = input.movedim(1, -1) if input.ndim > 2 else input
+    targets = target.movedim(1, -1) if soft and target.ndim > 2 else target
+    options: dict[str, Any] = {
+        "class_weights": weight,
+        "ignore_index": None if soft else ignore_index,
+        "reduction": reduction,
+        "label_smoothing": label_smoothing,
+        "smoothing": "uniform",
+        "limits": False,
+        # PyTorch's loss can be captured, and has no word for a check that would wait.
+        "check_targets": arrays.is_traced(input, target) or not arrays.is_captured(target),
+    }
+    if is_followed(input, target, weight):
+        result = followed_loss(classes_last, targets, **options)
+    else:
+        result = loss_of(prepare(classes_last, targets, **options))
+    return result.to(dtype)
+
+
+def _is_served(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+) -> bool:
+    """Whether the loss is computed here. Anything unusual, and whatever PyTorch refuses, is left to PyTorch."""
+    if not (isinstance(input, Tensor) and isinstance(target, Tensor)) or not (is_dense(input) and is_dense(target)):
+        return False
+    if has_torch_function((input, target, weight)) or arrays.is_recorded_as_script():
+        return False
+    if arrays.dtype_name(input.dtype) not in arrays.FLOATS or input.ndim == 0 or target.device != input.device:
+        return False
+    if input.shape == target.shape:
+        if target.dtype != input.dtype or ignore_index >= 0:
+            return False
+    else:
+        lead = input.shape[:1] + input.shape[2:] if input.ndim > 1 else input.shape[:0]
+        if target.dtype != torch.int64 or target.shape != lead:
+            return False
+    classes = input.shape[1 if input.ndim > 1 else 0]
+    if weight is not None:
+        fits = isinstance(weight, Tensor) and weight.shape == (classes,) and weight.dtype == input.dtype
+        if not fits or weight.device != input.device or weight.requires_grad or not is_dense(weight):
+            return False
+    return (
+        classes > 0
+        and isinstance(ignore_index, int)
+        and reduction in ("mean", "sum", "none")
+        and isinstance(label_smoothing, (int, float))
+        and not isinstance(label_smoothing, bool)
+        and 0.0 <= label_smoothing <= 1.0
+    )
+
+
+class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
+    """`torch.nn.CrossEntropyLoss` over this package's `cross_entropy`; the same arguments, buffers and repr.
+
+    Examples
+    --------
+    >>> criterion = CrossEntropyLoss(ignore_index=0, label_smoothing=0.1)
+    >>> criterion(torch.zeros(2, 5), torch.tensor([1, 0])).item()
+    1.6094379425048828
+    """
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """The loss of `input` (N, C, …) with `target`; see `cross_entropy`."""
+        return cross_entropy(
+            input,
+            target,
+            self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+        )

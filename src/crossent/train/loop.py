@@ -1,0 +1,102 @@
+"""Training one backend, and what is remembered of it. No branch per backend: arrays come from `Backend.array`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import crossent
+from crossent.machine import Backend
+from crossent.train.corpus import Corpus
+from crossent.train.model import LanguageModel, Shape
+from crossent.train.optimiser import Adam, cosine
+from crossent.train.vocabulary import PADDING
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a run depends on besides the text and the backend."""
+
+    steps: int = 300
+    seed: int = 0
+    vocabulary: int = 2048
+    batch: int = 16
+    seq: int = 64
+    window: int = 4
+    embedding: int = 128
+    hidden: int = 256
+    learning_rate: float = 6e-3
+    validations: int = 8
+    """How often the validation loss is taken during training, besides once before it."""
+
+
+@dataclass
+class Run:
+    """What one backend did."""
+
+    backend: str
+    version: str
+    device: str
+    losses: list[float] = field(default_factory=list)
+    """The training loss of each step, before its update."""
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    """Steps done, and the mean loss of the validation tokens then."""
+    validation_perplexity: float = float("nan")
+    tokens_per_second: float | None = None
+    """None after a single step, which is not timed."""
+    seconds: float = 0.0
+
+    def largest_difference(self, reference: Run, steps: int | None = None) -> float:
+        """The largest distance of the two loss curves over the first `steps`, or over all."""
+        pairs = zip(self.losses[:steps], reference.losses[:steps], strict=True)
+        return max(abs(own - other) for own, other in pairs)
+
+
+def train(
+    backend: Backend, corpus: Corpus, settings: Settings, progress: Callable[[int, float], None] | None = None
+) -> Run:
+    """Train from the seed's parameters on the seed's batches; `progress` hears of each step done and its loss."""
+    began = time.perf_counter()
+    xp = backend.namespace()
+    run = Run(backend.name, backend.version(), backend.device_name())
+    shape = Shape(len(corpus.vocabulary), settings.window, settings.embedding, settings.hidden)
+    model = LanguageModel(xp, shape, settings.seed, backend.array)
+    optimiser = Adam(xp, model.parameters())
+    loss_fn = crossent.CrossEntropyLoss(ignore_index=PADDING)
+    batches = corpus.batches(settings.seed, settings.batch, settings.seq)
+    validate_at = {settings.steps * part // settings.validations for part in range(1, settings.validations + 1)}
+
+    run.validation.append((0, validation_loss(model, corpus, backend, settings.batch)[0]))
+    training_time = 0.0
+    for step in range(settings.steps):
+        started = time.perf_counter()
+        token_ids = backend.array(next(batches))
+        logits, targets = crossent.shift_for_next_token(model.forward(token_ids), token_ids)
+        run.losses.append(float(loss_fn.forward(logits, targets)))
+        model.backward(loss_fn.backward())
+        optimiser.step(settings.learning_rate * cosine(step, settings.steps))
+        if step > 0:  # in the first step libraries compile, start threads and fill their caches
+            training_time += time.perf_counter() - started
+        if step + 1 in validate_at:
+            loss, run.validation_perplexity = validation_loss(model, corpus, backend, settings.batch)
+            run.validation.append((step + 1, loss))
+        if progress is not None:
+            progress(step + 1, run.losses[-1])
+    if training_time > 0.0:
+        run.tokens_per_second = (settings.steps - 1) * settings.batch * settings.seq / training_time
+    run.seconds = time.perf_counter() - began
+    return run
+
+
+def validation_loss(model: LanguageModel, corpus: Corpus, backend: Backend, batch: int) -> tuple[float, float]:
+    """The mean loss of all validation tokens, and its perplexity; padding is ignored."""
+    # A sum over each batch divided by the tokens of all: batches with padding weigh no more than they hold.
+    loss_fn = crossent.CrossEntropyLoss(ignore_index=PADDING, reduction="sum")
+    total = 0.0
+    for first in range(0, len(corpus.validation), batch):
+        token_ids = backend.array(corpus.validation[first : first + batch])
+        logits, targets = crossent.shift_for_next_token(model.forward(token_ids), token_ids)
+        total = total + loss_fn.forward(logits, targets)
+    loss = total / len(corpus.validation_targets)
+    return float(loss), float(crossent.perplexity(loss))
