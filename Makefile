@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The pinned versions keep torch to its CPU build where this project is tested; users are not bound by them.
 CONSTRAINTS := .ci/constraints.txt
 
-.PHONY: help demo test lint bench bench-compare accuracy scoreboard vectors clean
+.PHONY: help demo test test-extended test-all lint bench bench-compare accuracy scoreboard vectors clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -17,7 +17,13 @@ help:  ## list the targets
 demo: .venv/installed  ## train a language model with the same loss on every installed backend
 	$(BIN)/crossent train
 
-test: .venv/installed  ## the package's own tests, the conformance suite on every backend, the examples in the docs
+test: .venv/installed  ## every clause on every backend, the package's own tests, the examples in the docs: minutes
+	$(BIN)/python -m pytest -n 2 -m "not extended"
+
+test-extended: .venv/installed  ## what test leaves out: every dtype and mode, emulator runs, mutants, kernel variants
+	$(BIN)/python -m pytest -n 2 -m extended
+
+test-all: .venv/installed  ## both
 	$(BIN)/python -m pytest -n 2
 
 lint: .venv/installed  ## style, types

@@ -12,20 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from crossent_conformance import agree, backends, depth, subject
+from crossent_conformance import agree, depth
 from crossent_conformance.backends import Mode
 from crossent_conformance.drawn import EXACT, SPECIAL, WEIGHT, filled
-from crossent_conformance.places import Place
 
 DIRECT = (Mode.EAGER, Mode.READONLY, Mode.STRIDED, Mode.LAZY, Mode.STRICTEST)
-PLACES = [
-    Place(backend, dtype, mode)
-    for backend in map(backends.load, ("numpy", "torch", "jax", "dask", "array-api-strict"))
-    if not isinstance(backend, str)
-    for dtype in backend.dtypes
-    for mode in backend.modes
-    if mode in DIRECT and (dtype == "float32" or (mode is backend.modes[0] and not backend.slow))
-]
 
 
 @st.composite
@@ -68,14 +59,9 @@ def options_for(draw, logits, targets):
     return options
 
 
+@pytest.mark.places(modes=DIRECT, sparse=True)
 @depth.examples(problems(), st.data(), count=80)
-def _any_input_with_any_options(place, subject, problem, data):
+def test_any_input_with_any_options(place, subject, problem, data):
     logits, targets = problem
     options = data.draw(options_for(logits, targets))
     agree.with_oracle(place, subject, logits, targets, precise=True, **options)
-
-
-@pytest.mark.parametrize("where", PLACES, ids=str)
-def test_any_input_with_any_options(where):
-    with where.backend.context(where.mode):
-        _any_input_with_any_options(where, subject.load(subject.DEFAULT))

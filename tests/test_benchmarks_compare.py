@@ -97,6 +97,7 @@ def test_an_unknown_revision_is_one_line_and_2(capsys):
     assert "no-such-revision" in capsys.readouterr().err
 
 
+@pytest.mark.extended
 @needs_history
 def test_the_last_commit_is_measured_beside_this_tree(capsys):
     before = subprocess.run(["git", "worktree", "list"], cwd=ROOT, capture_output=True, check=False).stdout

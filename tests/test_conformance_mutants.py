@@ -37,6 +37,7 @@ class _Trial(Run):
         )
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("file", catalogue.KILLED_BY)
 def test_every_mutant_is_killed_by_its_clause(file):
     mutants = list(catalogue.mutants(file))
@@ -66,6 +67,7 @@ def test_every_clause_kills_a_mutant():
     assert {clause for table in catalogue.KILLED_BY.values() for clause in table.values()} == set(contract.clauses())
 
 
+@pytest.mark.extended
 def test_the_clean_implementation_passes_all_that_applies():
     results = Run([CLEAN], Settings(("numpy",), curves=False, workers=1, time_limit=120.0)).execute()
     cases = results.subjects[0].cases

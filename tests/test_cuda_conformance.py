@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CLAUSES = ROOT / "conformance" / "crossent_conformance" / "clauses"
 ELSEWHERE = ("test_large", "test_concurrency", "test_compile_torch", "test_derivatives_torch", "test_derivatives_jax")
 
-pytestmark = emulator.needed
+pytestmark = [emulator.needed, pytest.mark.extended]
 
 
 @pytest.mark.parametrize("file", sorted(path.stem for path in CLAUSES.glob("test_*.py") if path.stem not in ELSEWHERE))

@@ -61,6 +61,7 @@ def _complaints(variant, found):
 
 
 # In groups, so that the processes of a test run share them out evenly.
+@pytest.mark.extended
 @needs_nvrtc
 @pytest.mark.parametrize("gradient", [False, True], ids=["loss", "gradient"])
 @pytest.mark.parametrize("format", FORMATS)
@@ -74,6 +75,7 @@ def test_nvrtc_compiles_every_walk(architecture, format, gradient):
     assert not complaints, "\n".join(complaints)
 
 
+@pytest.mark.extended
 @needs_nvcc
 @pytest.mark.parametrize("format", FORMATS[:3])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -85,6 +87,7 @@ def test_nvcc_compiles_the_walks_that_matter(architecture, format, tmp_path):
     assert not complaints, "\n".join(complaints)
 
 
+@pytest.mark.extended
 @needs_nvcc
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_nvcc_compiles_every_file(architecture, tmp_path):

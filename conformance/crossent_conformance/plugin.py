@@ -3,12 +3,16 @@
 The fixture `place` runs a test on every cell of the matrix backend x dtype x mode, narrowed by `@pytest.mark.places`;
 the fixture `subject` is the implementation under test. For the package's own subject a case that does not apply, or
 that asks nothing, is a failure: nothing of the contract may be left out silently.
+
+A run with `-m "not extended"` is the quick tier: every test on every backend, in one dtype and mode there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import zlib
+from collections import defaultdict
 
 import pytest
 
@@ -27,7 +31,14 @@ MARKERS = (
     "clause(*names): the clauses of docs/specification.md that this test checks",
     "places(dtypes=, modes=, backends=, sparse=, when=): the part of the conformance matrix that this test is for",
     "elsewhere: the test asks the subject in another process",
+    "extended: left out by the quick tier, -m 'not extended'",
 )
+TIERS = {
+    "": "all: every test in every dtype and mode, the whole emulator, all mutants, all variants of the kernels",
+    "not extended": "quick: every test of the suite on every backend, in one dtype and mode there, which take turns",
+    "extended": "extended: the dtypes and modes, emulator runs, mutants and variants that the quick tier leaves out",
+}
+"""What a run covers, by the expression that `-m` has."""
 
 
 def pytest_addoption(parser):
@@ -100,7 +111,9 @@ def _selected(config):
 
 def pytest_report_header(config):
     subject = under_test(config)
-    lines = [f"conformance of {subject.name} {subject.version or ''}".rstrip()]
+    marks = config.getoption("markexpr")
+    lines = [f"tier {TIERS.get(marks, f'by -m {marks!r}')}"]
+    lines.append(f"conformance of {subject.name} {subject.version or ''}".rstrip())
     selected = _selected(config)
     for backend in selected:
         modes = ", ".join(mode.value for mode in backend.modes)
@@ -127,13 +140,25 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("place", [None], ids=["nowhere"], indirect=True)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """A case that is not among the selected backends or clauses, or that does not exist, is deselected."""
+    """A case that is not among the selected backends or clauses, or that does not exist, is deselected.
+
+    Of the cells of a test on a backend all but one are marked as extended, before pytest looks at marks.
+    """
     clauses = config.getoption("--clause")
     elsewhere = {item for item in items if not _is_a_case(item) or (clauses and not _is_of(item, clauses))}
     if elsewhere:
         items[:] = [item for item in items if item not in elsewhere]
         config.hook.pytest_deselected(items=list(elsewhere))
+    cells = defaultdict(list)
+    for item in items:
+        if (where := _place_of(item)) is not None:
+            cells[item.nodeid.replace(str(where), where.backend.name)].append(item)
+    for name, of_one_test in cells.items():
+        first = zlib.crc32(name.encode()) % len(of_one_test)
+        for item in of_one_test[:first] + of_one_test[first + 1 :]:
+            item.add_marker("extended")
 
 
 def _is_a_case(item):
