@@ -211,6 +211,7 @@ def run_benchmarks(*arguments):
     )  # fmt: skip
 
 
+@pytest.mark.extended
 def test_a_run_from_the_command_line(tmp_path):
     file = tmp_path / "run.json"
     chosen = "(crossent-numpy and array_api) or (copy and not torch)"

@@ -150,6 +150,7 @@ def test_explain_checks_what_it_is_given():
         crossent.explain(X, algorithm="fast")
 
 
+@pytest.mark.extended
 @needs_numba
 def test_a_compilation_that_takes_long_says_so(tmp_path):
     """A first call in a process, with nothing on disk; Numba's own compilation takes seconds."""
@@ -183,6 +184,7 @@ print(crossent.cross_entropy(x, t), crossent.cross_entropy(x, t))
 """
 
 
+@pytest.mark.extended
 @needs_numba
 @pytest.mark.parametrize("damage", ["empty", "cut", "nonsense"])
 def test_a_damaged_file_on_disk_costs_time_and_nothing_else(tmp_path, damage):
@@ -201,6 +203,7 @@ def test_numba_without_its_compiler_is_no_engine():
     assert "numba: cannot serve: Numba's compiler is switched off (NUMBA_DISABLE_JIT)" in found
 
 
+@pytest.mark.extended
 @needs_numba
 def test_a_first_call_in_many_threads_at_once(tmp_path):
     program = """

@@ -41,6 +41,7 @@ def test_every_clause_has_a_text_and_a_group():
     assert clauses["V8"].count("\n- ") == 4
 
 
+@pytest.mark.extended
 def test_hangs_and_crashes_fail_their_case_alone():
     results = run("ending_badly", cases=("test_V1_vocabulary_sizes", "test_V1_confident_targets"), time_limit=10.0)
     [found] = results.subjects
@@ -58,6 +59,7 @@ def test_hangs_and_crashes_fail_their_case_alone():
     assert results.fails
 
 
+@pytest.mark.extended
 def test_a_crash_shows_where_and_with_what(tmp_path):
     results = run("crashing_in_a_library", cases=("test_S6_*", "test_V1_vocabulary_sizes"))
     [found] = results.subjects
@@ -89,6 +91,7 @@ def test_a_crash_shows_where_and_with_what(tmp_path):
     assert cell["failure"]["kind"] == "crashes"
 
 
+@pytest.mark.extended
 def test_a_first_call_that_crashes_is_told_in_one_line():
     [found] = run("crashing_at_once", cases=("test_V2_never_negative",)).subjects
     [note] = found.notes
@@ -113,6 +116,7 @@ def test_a_hang_is_named_with_the_limit():
     assert any(case.outcome == "holds" for case in found.cases)
 
 
+@pytest.mark.extended
 def test_the_layouts_of_rows_reach_who_takes_rows_alone():
     [found] = run("of_contiguous_rows", clauses=("A2",)).subjects
     failing = {name.partition("[")[0] for name, case in outcomes(found).items() if case.outcome == "fails"}
@@ -123,6 +127,7 @@ def test_the_layouts_of_rows_reach_who_takes_rows_alone():
     } <= failing
 
 
+@pytest.mark.extended
 def test_an_argument_is_named_by_its_own_name():
     [found] = run("of_another_name", cases=("test_A5_same_type_and_text_on_every_backend",)).subjects
     cases = outcomes(found)
@@ -131,12 +136,14 @@ def test_an_argument_is_named_by_its_own_name():
     assert cases[name.format("targets-list")].outcome == "fails"
 
 
+@pytest.mark.extended
 def test_too_little_memory_is_no_answer():
     [case] = run("spendthrift", clauses=("A7",)).subjects[0].cases
     assert case.outcome == "does not apply"
     assert "more memory than here" in case.message
 
 
+@pytest.mark.extended
 def test_what_does_not_apply_never_holds():
     names = ("test_V10_explicit_softmax_clip_log", "test_V11_perplexity", "test_R1_shapes")
     [found] = run("losses", cases=names).subjects
@@ -154,6 +161,7 @@ def test_what_does_not_apply_never_holds():
     }
 
 
+@pytest.mark.extended
 def test_what_is_refused_by_an_error_fails_nothing():
     clauses = ("V7", "R1", "R2", "R3", "S1", "S4")
     [found] = run("of_classes_alone", clauses=clauses).subjects
@@ -164,11 +172,13 @@ def test_what_is_refused_by_an_error_fails_nothing():
     assert "does not take soft targets: TypeError: targets are classes" in found.notes
 
 
+@pytest.mark.extended
 def test_a_wrong_answer_fails_where_a_refusal_does_not():
     [found] = run("taking_anything", clauses=("V7", "R1")).subjects
     assert {cell["status"] for cell in found.cells()} == {"fails"}
 
 
+@pytest.mark.extended
 def test_a_crash_at_what_need_not_be_taken_leaves_the_rest():
     [found] = run("crashing_on_soft_targets", cases=("test_V7_soft_targets", "test_V2_never_negative")).subjects
     cases = outcomes(found)
@@ -178,6 +188,7 @@ def test_a_crash_at_what_need_not_be_taken_leaves_the_rest():
     assert cases["test_V7_soft_targets[numpy-float32-eager]"].kind == "crashes"
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("backend", ["numpy", "jax"])
 def test_a_small_call_that_hangs_shows_its_values(backend):
     if isinstance(backends.load(backend), str):
@@ -197,6 +208,7 @@ def failures(name, *cases):
     return kept
 
 
+@pytest.mark.extended
 def test_of_two_calls_the_one_that_fails_is_shown():
     for failure in failures("leaking", "test_S1_ignored_tokens_*", "test_S1_anything_in_ignored_rows"):
         where = re.fullmatch(
@@ -217,12 +229,14 @@ def test_of_two_calls_the_one_that_fails_is_shown():
         assert failure.input["shape"] == [60, 37]
 
 
+@pytest.mark.extended
 def test_a_call_that_the_test_makes_by_itself_is_shown_too():
     shown = [failure.input for failure in failures("of_contiguous_rows_of_float32", "test_A2_numpy_layouts")]
     assert all(given["shape"] == [60, 7] for given in shown)
     assert all(given["function"] == "of_contiguous_rows_of_float32" for given in shown)
 
 
+@pytest.mark.extended
 def test_a_case_may_be_called_as_reports_print_it():
     whole = "test_R1_shapes[numpy-float64-eager-none-(2, 3)]"
     for name in (whole, f"test_reductions.py::{whole}"):
@@ -235,6 +249,7 @@ def test_a_case_may_be_called_as_reports_print_it():
     }
 
 
+@pytest.mark.extended
 def test_nothing_is_left_in_the_folder_of_the_user(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
@@ -245,6 +260,7 @@ def test_nothing_is_left_in_the_folder_of_the_user(tmp_path, monkeypatch):
     assert not [path for path in (tmp_path / "temporary").iterdir() if path.name.startswith("crossent")]
 
 
+@pytest.mark.extended
 def test_an_option_that_always_raises_fails_and_is_said_to_do_nothing():
     [found] = run("refusing_to_smooth", clauses=("V8",)).subjects
     assert not [note for note in found.notes if "smooths" in note]
@@ -255,6 +271,7 @@ def test_an_option_that_always_raises_fails_and_is_said_to_do_nothing():
     assert {case.message for case in found.cases if case.outcome == "does not apply"} >= {"smoothing='uniform'"}
 
 
+@pytest.mark.extended
 def test_half_precision_is_not_what_a_first_call_that_failed_was_for():
     [found] = run("refusing", cases=("test_V2_never_negative",)).subjects
     assert {case.message for case in found.cases if case.dtype == "float16"} == {"its first call: ValueError: never"}
@@ -273,6 +290,7 @@ def test_a_target_that_wraps_is_not_refused():
     assert any("gradient--1" in case for case in told)
 
 
+@pytest.mark.extended
 def test_what_was_never_passed_is_not_shown():
     [found] = run("refusing_many_classes", cases=("test_V2_never_negative", "test_V1_vocabulary_sizes")).subjects
     shown = [case.failure.input["options"] for case in found.cases if case.outcome == "fails"]
@@ -282,6 +300,7 @@ def test_what_was_never_passed_is_not_shown():
     assert all(case.failure.input["options"] == {} for case in found.cases if case.outcome == "fails")
 
 
+@pytest.mark.extended
 def test_an_error_is_told_first_and_where_it_was_raised():
     names = {2: "SystemExit: 0", 3: "ValueError: three", 17: "AssertionError: "}
     case = "test_V1_vocabulary_sizes[numpy-float32-eager-{}]"
@@ -298,6 +317,7 @@ def test_an_error_is_told_first_and_where_it_was_raised():
     assert printed.index("SystemExit: 0") < printed.index("sys.exit(0)")
 
 
+@pytest.mark.extended
 def test_the_wrong_type_is_named():
     [found] = run("of_python", cases=("test_R1_shapes",)).subjects
     assert "wrong type" in {case.kind for case in found.cases if case.outcome == "fails"}
@@ -320,6 +340,7 @@ def test_a_failing_cell_shows_its_smallest_input():
     assert "expected" in printed
 
 
+@pytest.mark.extended
 def test_same_seed_same_cases():
     first, second, other = (run("losses", cases=("test_V3_*",), seed=seed) for seed in (5, 5, 6))
 
@@ -331,6 +352,7 @@ def test_same_seed_same_cases():
     assert told(first) != told(other)
 
 
+@pytest.mark.extended
 def test_several_subjects_in_one_run():
     results = run("textbook", "Renamed", cases=("test_V2_never_negative",), workers=2)
     assert [subject.name for subject in results.subjects] == [f"{SMALL}:textbook", "renamed"]
@@ -338,6 +360,7 @@ def test_several_subjects_in_one_run():
     assert not results.subjects[1].fails
 
 
+@pytest.mark.extended
 def test_curves_come_with_a_full_run_only():
     [found] = run("Renamed", clauses=("V2",)).subjects
     assert found.curves == []
@@ -410,6 +433,7 @@ def test_exit_codes(capsys, arguments, code, message):
     assert captured.err.count("\n") <= 1
 
 
+@pytest.mark.extended
 def test_a_file_that_cannot_be_written_after_all_is_told_at_the_end(tmp_path, capsys, monkeypatch):
     write = files.write
 
@@ -433,12 +457,14 @@ def test_a_file_that_cannot_be_written_after_all_is_told_at_the_end(tmp_path, ca
     assert Path(names["html"]).is_file()
 
 
+@pytest.mark.extended
 def test_a_refusal_of_a_backend_that_was_asked_for_is_a_failure():
     [found] = run("refusing", cases=("test_V2_never_negative",)).subjects
     assert {case.outcome for case in found.cases if case.dtype != "float16"} >= {"fails"}
     assert all("never" in case.message for case in found.cases if case.outcome == "fails")
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_an_interruption_is_the_parents_affair_while_processes_start(tmp_path):
     """Each process of the suite is interrupted before it has imported anything, as Ctrl-C interrupts them all."""
@@ -462,6 +488,7 @@ def test_an_interruption_is_the_parents_affair_while_processes_start(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_an_interrupted_run_leaves_what_it_finished(tmp_path):
     file = tmp_path / "report.json"

@@ -28,7 +28,10 @@ OPTIONS = [
     {"smoothing": "uniform", "label_smoothing": 0.25, "reduction": "sequence"},
 ]
 IDS = ["plain", "ignore", "smoothed-classes", "tokens-z", "explicit", "uniform-sequence"]
-DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+DTYPES = [
+    torch.float32,
+    *(pytest.param(dtype, marks=pytest.mark.extended) for dtype in (torch.float64, torch.float16, torch.bfloat16)),
+]
 
 
 TOLIST = torch.Tensor.tolist

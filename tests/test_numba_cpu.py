@@ -12,7 +12,7 @@ from crossent.engines.numba_cpu import serves, work
 from crossent.engines.rows import Rows
 from crossent.objective import Coefficients
 
-DTYPES = ("float32", "float64", "float16", "bfloat16")
+DTYPES = ("float32", *(pytest.param(name, marks=pytest.mark.extended) for name in ("float64", "float16", "bfloat16")))
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 WIDTHS = [1, 2, 3, 5, 8, 15, 16, 17, 31, 47, 48, 49, 63, 64, 65, 100, 127, 128, 129, 200, 1000, 4096, 4097, 9001]
 
@@ -148,7 +148,17 @@ def test_special_values_are_where_the_array_api_engine_has_them(dtype, coefficie
                 compare(rows, dtype, scale)
 
 
-SOFT_DTYPES = [*zip(DTYPES, DTYPES, strict=True), ("bfloat16", "float32"), ("float32", "float16")]
+SOFT_DTYPES = [
+    ("float32", "float32"),
+    *(
+        pytest.param(*pair, marks=pytest.mark.extended)
+        for pair in [
+            *((name, name) for name in EPS if name != "float32"),
+            ("bfloat16", "float32"),
+            ("float32", "float16"),
+        ]
+    ),
+]
 
 
 @pytest.mark.parametrize(("dtype", "soft_dtype"), SOFT_DTYPES)

@@ -162,6 +162,7 @@ def test_A4_in_a_program_the_row_of_a_bad_target_is_nan(program):
     assert torch.equal(x.grad.isnan(), bad[:, None].expand(6, 7))
 
 
+@pytest.mark.extended
 @pytest.mark.clause("D1")
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 def test_other_inputs_get_their_gradients(program, soft):
@@ -178,6 +179,7 @@ def test_other_inputs_get_their_gradients(program, soft):
     assert _kept(program.backward) == ["crossent.gradient.default"]
 
 
+@pytest.mark.extended
 @pytest.mark.clause("D1")
 def test_second_derivatives_fall_back_to_the_formula():
     torch.compiler.reset()
@@ -198,6 +200,7 @@ FORMULA = {
 }
 
 
+@pytest.mark.extended
 @pytest.mark.clause("D1")
 @pytest.mark.parametrize("name", FORMULA)
 def test_what_needs_the_formula_has_it(program, name):
@@ -217,6 +220,7 @@ def test_the_environment_chooses(program, monkeypatch):
     assert _kept(program.forward) == ["crossent.losses.default"]
 
 
+@pytest.mark.extended
 @pytest.mark.clause("D1")
 @pytest.mark.parametrize("strict", [False, True], ids=["traced", "strict"])
 def test_an_exported_program_and_a_recorded_graph_need_no_operator_of_ours(strict):
@@ -259,6 +263,7 @@ def _operands(kind):
     return x.requires_grad_(), soft, weight, class_weights, classes
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("kind", ["float64", "soft", "strided"])
 def test_torchs_own_check_of_the_operators(kind):
     others = (*Coefficients(keep=0.9, spread=0.1, share=1, square=0.01), "numba")
