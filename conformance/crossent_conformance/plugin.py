@@ -235,6 +235,7 @@ def pytest_runtest_call(item):
             item.user_properties.append(("failure", told))
         raise
     finally:
+        item.user_properties.append(("asked", (where.backend.name, clause)))
         if units.worst_seen:
             item.user_properties.append(("worst_error", (str(where), max(units.worst_seen))))
     return result
@@ -248,12 +249,22 @@ def _does_not_apply(item, reason):
 
 def pytest_terminal_summary(terminalreporter):
     worst: dict[str, tuple[float, str]] = {}
+    asked: dict[str, set[str]] = {}
     for report in terminalreporter.getreports("passed"):
         for name, value in getattr(report, "user_properties", ()):
             if name == "worst_error":
                 place, error = value
                 key = place.rpartition("-")[0]
                 worst[key] = max(worst.get(key, (0.0, "")), (error, report.nodeid.rpartition("::")[2]))
+            elif name == "asked":
+                backend, clause = value
+                asked.setdefault(backend, set()).add(clause)
+    if asked:
+        terminalreporter.section("clauses that passed")
+        for backend, passed in sorted(asked.items()):
+            others = [clause for clause in contract.clauses() if clause not in passed]
+            beside = f"; not asked, or not passed: {', '.join(others)}" if others else ""
+            terminalreporter.line(f"{backend:28} {len(contract.clauses()) - len(others)}{beside}")
     if worst:
         terminalreporter.section("worst error, as a fraction of what the contract allows")
         for key, (error, test) in sorted(worst.items()):
