@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The pinned versions keep torch to its CPU build where this project is tested; users are not bound by them.
 CONSTRAINTS := .ci/constraints.txt
 
-.PHONY: help demo test test-extended test-all lint bench bench-compare accuracy scoreboard vectors clean
+.PHONY: help demo test test-extended test-all lint bench bench-compare accuracy scoreboard vectors docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -43,7 +43,7 @@ PAIRS ?= 7
 bench-compare: .venv/installed  ## is this tree slower than revision BASE? pair by pair; SIZES=, PAIRS=
 	$(BIN)/python -m benchmarks.compare $(BASE) --sizes $(SIZES) --pairs $(PAIRS)
 
-accuracy: .venv/installed  ## the accuracy table of the README, against the 60-digit oracle
+accuracy: .venv/installed  ## the accuracy tables of docs/accuracy.md, against the 60-digit oracle
 	$(BIN)/python -m crossent_conformance.accuracy
 
 .venv/peers: .venv/installed
@@ -56,5 +56,13 @@ scoreboard: .venv/peers  ## other people's cross-entropies against the contract:
 vectors: .venv/installed  ## inputs and 40-digit results as JSON, for other languages: conformance/vectors
 	$(BIN)/python -m crossent_conformance.vectors --write conformance/vectors
 
-clean:  ## remove .venv and caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+.venv/docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev,docs]'
+	@touch $@
+
+# The variable silences a notice that Material for MkDocs, which is maintained until May 2027, has a successor.
+docs: .venv/docs  ## the site of docs/, in site/; every warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+clean:  ## remove .venv, the site and caches
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks site

@@ -1,4 +1,4 @@
-"""The accuracy table of the README: `python -m crossent_conformance.accuracy`.
+"""The accuracy tables of docs/accuracy.md: `python -m crossent_conformance.accuracy`.
 
 Loss and target gradient in float32 of a target that is ahead of seven equal logits: exactly, by the subject on every
 backend that is installed, and by the peers, each with its relative error.

@@ -53,12 +53,14 @@ def cross_entropy(
     check_targets: bool = True,
     engine: str = "auto",
 ) -> Array:
-    r"""The cross-entropy of logits with targets.
+    """The cross-entropy of logits with targets.
 
-    .. math:: loss_i = \log \sum_j \exp x_{ij} - x_{i t_i}
+    For a row x of the logits with target t, and with m the row's maximum,
 
-    computed as (m − x_t) + log1p(S + expm1(x_t − m)), with m the row's maximum and S the sum of exp(x_j − m) over the
-    other classes, so that a small loss keeps all its digits.
+        loss = log Σ_j exp x_j − x_t
+             = (m − x_t) + log1p(S + expm1(x_t − m))      S = Σ_{j≠t} exp(x_j − m)
+
+    The second line is what is computed: nothing cancels, so a small loss keeps all its digits.
 
     Parameters
     ----------
@@ -74,9 +76,10 @@ def cross_entropy(
         A target that marks tokens that do not count (padding).
     reduction
         "mean" and "sum" over all tokens, "sequence" (a mean over the last axis of the tokens), or "none".
-    label_smoothing, smoothing
-        ε from 0 to 1, taken from the target and shared out evenly over the "others" (ε/(V − 1) each) or over all
-        classes ("uniform", ε/V each).
+    label_smoothing
+        ε from 0 to 1, taken from the target and shared out evenly over the classes that `smoothing` names.
+    smoothing
+        "others": ε/(V − 1) for each class but the target; "uniform", as PyTorch: ε/V for each class.
     z_loss
         λ of a term λ·(log Σ exp x)² for each token that counts.
     denominator
@@ -158,6 +161,8 @@ def cross_entropy_and_grad(
 ) -> tuple[Array, Array]:
     """The loss and its gradient with respect to the logits, in one pass, outside any framework's graph.
 
+    The parameters that are not named here, and the errors, are those of `cross_entropy`.
+
     Parameters
     ----------
     out
@@ -165,12 +170,12 @@ def cross_entropy_and_grad(
     grad_output
         The gradient of what follows with respect to the loss, of the loss's shape (a number for a 0-d loss); default 1.
 
-    The other parameters, and the errors, are those of `cross_entropy`.
-
     Returns
     -------
-    loss, d_logits
-        The loss, and its gradient of the shape and dtype of `logits`; without options, p_j − [j = t] over the tokens.
+    loss : Array
+        As `cross_entropy` returns it.
+    d_logits : Array
+        Its gradient, of the shape and dtype of `logits`; without options, p_j − [j = t] over the tokens.
 
     Examples
     --------
@@ -355,8 +360,10 @@ def shift_for_next_token(logits: Array, token_ids: Array) -> tuple[Array, Array]
 
     Returns
     -------
-    logits, targets
-        Of shapes (..., T − 1, V) and (..., T − 1), views where the library has them.
+    logits : Array
+        Of shape (..., T − 1, V), a view where the library has them.
+    targets : Array
+        Of shape (..., T − 1), likewise.
 
     Raises
     ------

@@ -1,0 +1,103 @@
+"""The pages and what names them: the site's nav, the README on the package index, the citation.
+
+`make docs` itself is not run here: it needs an extra, and says by itself what is broken.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from hatch_build import LINK, OUTSIDE, for_index
+
+import crossent
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", *sorted(DOCS.rglob("*.md"))]
+FIGURES = re.compile(r"^\| ([^|`]+) \| ([\d.]+) \| ([\d.]*) ?\|$", re.MULTILINE)
+
+
+def text(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def named(nav):
+    if isinstance(nav, str):
+        return [nav]
+    return [page for item in (nav.values() if isinstance(nav, dict) else nav) for page in named(item)]
+
+
+def test_the_nav_names_every_page():
+    pages = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")} - {"README.md"}
+    made = {"index.md", "changelog.md", "security.md", "vectors.md"}
+    found = named(yaml.safe_load(text("mkdocs.yml"))["nav"])
+    assert sorted(found) == sorted(pages | made)
+
+
+def test_the_table_of_pages_names_every_page():
+    links = set(re.findall(r"\]\(([^)#]+\.md)\)", text("docs/README.md")))
+    folders = {"findings", "evidence"}  # whose own README names the others
+    pages = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md") if path.parent.name not in folders}
+    assert links == pages - {"README.md"} | {f"{folder}/README.md" for folder in folders}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_page_reads_alike_everywhere(path):
+    """Markdown of the site takes four spaces for a list in a list; repository viewers take two to five."""
+    page = FENCED.sub("", path.read_text(encoding="utf-8"))
+    assert not re.findall(r"^ {1,3}(?:[-*]|\d+\.) .*", page, re.MULTILINE)
+
+
+def links(page):
+    return [match[4] for match in LINK.finditer(page) if match[4] and not OUTSIDE.match(match[4])]
+
+
+def test_the_readme_links_to_what_there_is():
+    for link in links(text("README.md")):
+        assert (ROOT / link.partition("#")[0]).exists(), link
+
+
+def test_without_an_address_the_index_has_no_dead_link_and_no_picture():
+    page = for_index(text("README.md"), None)
+    assert not links(page)
+    assert "![" not in page
+    assert "\n\n\n" not in page
+
+
+def test_with_an_address_every_link_leads_there():
+    page = for_index("[a](docs/b.md#c) ![d](docs/e.png) [f](https://g)\n```\n[h](i)\n```\n", "https://j/k/")
+    assert page == (
+        "[a](https://j/k/blob/HEAD/docs/b.md#c) ![d](https://j/k/raw/HEAD/docs/e.png) [f](https://g)\n```\n[h](i)\n```\n"
+    )
+
+
+def test_the_figures_of_the_readme_are_those_of_the_run():
+    performance = text("docs/performance.md")
+    rows = FIGURES.findall(text("README.md"))
+    assert len(rows) == 4
+    for name, milliseconds, mebibytes in rows:
+        for title, figure in (("Forward and gradient", milliseconds), ("Memory of forward and gradient", mebibytes)):
+            section = performance.partition(f"### {title}\n")[2].partition("### ")[0]
+            first_size = section.partition("2048x50257 float32\n")[2]
+            line = re.search(rf"^ +{re.escape(name)} +([\d.]+) ", first_size, re.MULTILINE)
+            assert (line[1] if line else "") == figure, (name, title)
+
+
+def test_the_accuracy_of_the_readme_is_that_of_the_table():
+    head, _, values = text("README.md").partition("| exact |")[2].splitlines()[:3]
+    names = ["exact", *(cell.strip() for cell in head.strip(" |").split(" | "))]
+    table = text("docs/accuracy.md").splitlines()
+    column = next(line for line in table if line.startswith("| loss, target")).split(" | ").index("17")
+    for name, value in zip(names, values.strip(" |").split(" | "), strict=True):
+        row = next(line for line in table if line.startswith(f"| {name} |"))
+        assert row.split(" | ")[column] == value
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load(text("CITATION.cff"))
+    assert citation["version"] == crossent.__version__
+    released = re.search(rf"^## \[{re.escape(crossent.__version__)}\] - (\S+)$", text("CHANGELOG.md"), re.MULTILINE)
+    assert released
+    assert str(citation.get("date-released", "unreleased")) == released[1]
