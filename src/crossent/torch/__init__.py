@@ -26,6 +26,11 @@ from crossent.torch.graph import followed_loss
 __all__ = ["CrossEntropyLoss", "cross_entropy"]
 
 
+def __dir__() -> list[str]:
+    """The public names, without the modules that define them."""
+    return __all__
+
+
 def cross_entropy(
     input: Tensor,
     target: Tensor,
