@@ -57,7 +57,7 @@ def test_info_lists_every_backend_engine_and_the_threads(capsys):
 
 
 def test_info_as_json_has_what_the_text_says(capsys, monkeypatch):
-    absent = machine.Backend("cupy", "no_such_library", "no_such_library", "cupy-cuda12")
+    absent = machine.Backend("cupy", "no_such_library", "no_such_library", "cupy-cuda12x")
     monkeypatch.setattr(machine, "BACKENDS", {"numpy": machine.BACKENDS["numpy"], "cupy": absent})
     assert cli.main(["info", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -174,7 +174,7 @@ def test_an_unwritable_file_is_one_line(capsys, tmp_path, text):
 
 
 def test_an_uninstalled_backend_is_named_with_its_remedy(capsys, monkeypatch):
-    absent = machine.Backend("cupy", "no_such_library", "no_such_library", "cupy-cuda12")
+    absent = machine.Backend("cupy", "no_such_library", "no_such_library", "cupy-cuda12x")
     monkeypatch.setitem(machine.BACKENDS, "cupy", absent)
     line = refused(capsys, ["train", "--backend", "cupy"])
     assert "backend cupy is not installed (pip install cupy-cuda12x); usable here: numpy" in line
