@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import pytest
 
-from crossent_conformance import command
-
 PLUGIN = "crossent_conformance.plugin"
 
 
@@ -43,6 +41,8 @@ def pytest_configure(config):
     """Register the suite, if it is asked for, and not already there under its short options."""
     if config.getoption("crossent_subject") is None or config.pluginmanager.hasplugin(PLUGIN):
         return
+    from crossent_conformance import command
+
     try:
         command.check_extras()
     except command.UsageError as error:
