@@ -30,6 +30,7 @@ lint: .venv/installed  ## style, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 bench: .venv/installed  ## speed and memory against the peers: tables, docs/performance.md and its plots
 	$(BIN)/python -m pytest benchmarks --benchmark-only --json .benchmarks/run.json

@@ -228,7 +228,7 @@ if asked train; then
         if [ "$backend" != numpy ]; then trained+=(--backend "$backend"); fi
     done
     if [ -n "$dry" ]; then trained+=(--steps 2 --vocabulary 300); fi
-    part train train.json 120 "$python" -c "import sys; from crossent.cli import main; sys.exit(main())" train \
+    part train train.json 120 "$python" -m crossent train \
         "${trained[@]}" --picture "$out/loss.png" --json "$scratch/train.json"
 fi
 

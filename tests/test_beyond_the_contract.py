@@ -109,6 +109,20 @@ def test_tensors_without_values_will_do(dtype, options):
     assert (loss.shape, d_logits.shape, d_logits.dtype) == ((), x.shape, x.dtype)
 
 
+def test_the_perplexity_of_a_numpy_array_is_an_array():
+    """NumPy's own functions give scalars where there are no dimensions; the types promise an array."""
+    for loss in (np.asarray(np.float32(2)), np.asarray(2.0), np.ones(3)):
+        perplexity = crossent.perplexity(loss)
+        assert type(perplexity) is np.ndarray
+        assert (perplexity.shape, perplexity.dtype) == (loss.shape, loss.dtype)
+
+
+def test_a_loss_object_may_say_the_type_of_its_gradient():
+    loss_fn = crossent.CrossEntropyLoss[np.ndarray](ignore_index=0)
+    assert type(loss_fn) is crossent.CrossEntropyLoss
+    assert repr(loss_fn) == "CrossEntropyLoss(ignore_index=0)"
+
+
 def test_the_perplexity_of_a_number_is_a_number():
     for loss in (0.0, 1.5, 1e6, float("inf"), float("nan")):
         assert type(crossent.perplexity(loss)) is float

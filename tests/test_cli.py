@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import crossent
@@ -55,9 +56,34 @@ def test_info_lists_every_backend_engine_and_the_threads(capsys):
     assert numpy_line.split()[2:] == ["cpu", "float64", "float32", "float16"]
 
 
-def test_info_through_the_installed_module():
-    code = "import sys; from crossent.cli import main; sys.exit(main(['--version']))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+def test_info_as_json_has_what_the_text_says(capsys, monkeypatch):
+    absent = machine.Backend("cupy", "no_such_library", "no_such_library", "cupy-cuda12x")
+    monkeypatch.setattr(machine, "BACKENDS", {"numpy": machine.BACKENDS["numpy"], "cupy": absent})
+    assert cli.main(["info", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == set(machine.Info.__annotations__)
+    assert found["version"] == crossent.__version__
+    for backend in found["backends"]:
+        assert set(backend) == set(machine.BackendInfo.__annotations__)
+    on_numpy, on_cupy = found["backends"]
+    assert (on_numpy["name"], on_numpy["version"], on_numpy["device"]) == ("numpy", np.__version__, "cpu")
+    assert on_numpy["dtypes"] == ["float64", "float32", "float16"]
+    assert on_numpy["problem"] is None
+    assert (on_cupy["version"], on_cupy["device"], on_cupy["dtypes"]) == (None, None, [])
+    assert on_cupy["problem"].startswith("cupy is not installed")
+    assert [engine["name"] for engine in found["engines"]] == list(machine.ENGINES)
+    for engine in found["engines"]:
+        assert set(engine) == set(machine.EngineInfo.__annotations__)
+
+    assert cli.main(["info"]) == 0
+    assert capsys.readouterr().out == f"{machine.report(found)}\n"
+
+
+def test_the_command_through_the_package(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "crossent", "--version"],
+        capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path,
+    )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, f"crossent {crossent.__version__}\n", "")
 
 
@@ -148,7 +174,7 @@ def test_an_unwritable_file_is_one_line(capsys, tmp_path, text):
 
 
 def test_an_uninstalled_backend_is_named_with_its_remedy(capsys, monkeypatch):
-    absent = machine.Backend("cupy", "no_such_library", "no_such_library", "cupy-cuda12")
+    absent = machine.Backend("cupy", "no_such_library", "no_such_library", "cupy-cuda12x")
     monkeypatch.setitem(machine.BACKENDS, "cupy", absent)
     line = refused(capsys, ["train", "--backend", "cupy"])
     assert "backend cupy is not installed (pip install cupy-cuda12x); usable here: numpy" in line
@@ -159,7 +185,7 @@ def test_a_backend_without_its_device_says_so(capsys, monkeypatch):
     monkeypatch.setitem(machine.BACKENDS, "cupy", without)
     line = refused(capsys, ["train", "--backend", "numpy", "cupy"])
     assert "backend cupy cannot be used: it sees no device; usable here: numpy" in line
-    assert "cupy cannot be used: it sees no device" in machine.report()
+    assert "cupy cannot be used: it sees no device" in machine.report(machine.info())
 
 
 def test_a_broken_library_is_a_reason_and_not_a_traceback(monkeypatch, tmp_path):
@@ -204,5 +230,5 @@ def test_an_interrupted_run_ends_with_130(monkeypatch):
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(machine, "report", interrupted)
+    monkeypatch.setattr(machine, "info", interrupted)
     assert cli.main(["info"]) == 130

@@ -474,7 +474,7 @@ def test_an_interruption_is_the_parents_affair_while_processes_start(tmp_path):
         f"    open({str(tmp_path / 'done')!r}, 'w').close()\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
     )
-    command = [sys.executable, "-m", "crossent.cli", "conform", "crossent_conformance.subjects_crossent:subject"]
+    command = [sys.executable, "-m", "crossent", "conform", "crossent_conformance.subjects_crossent:subject"]
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [*command, "--backend", "numpy", "--case", "test_V2_never_negative"],
@@ -492,7 +492,7 @@ def test_an_interruption_is_the_parents_affair_while_processes_start(tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_an_interrupted_run_leaves_what_it_finished(tmp_path):
     file = tmp_path / "report.json"
-    command = [sys.executable, "-m", "crossent.cli", "conform", "crossent_conformance.subjects_crossent:subject"]
+    command = [sys.executable, "-m", "crossent", "conform", "crossent_conformance.subjects_crossent:subject"]
     command += ["--backend", "numpy", "--json", str(file), "--workers", "1"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +81,18 @@ def test_the_types_are_published():
 
 def test_the_version_is_the_distributions():
     assert crossent.__version__ == importlib.metadata.version("crossent")
+
+
+@pytest.mark.parametrize("name", ["crossent", "crossent.torch"])
+def test_a_package_shows_its_public_names_and_no_modules(name):
+    if name == "crossent.torch":
+        pytest.importorskip("torch")
+    module = importlib.import_module(name)
+    assert dir(module) == sorted(module.__all__)
+    assert not [shown for shown in dir(module) if inspect.ismodule(getattr(module, shown))]
+    starred = {}
+    exec(f"from {name} import *", starred)
+    assert set(starred) - {"__builtins__"} == set(module.__all__)
 
 
 def test_every_public_name_exists_and_is_documented():

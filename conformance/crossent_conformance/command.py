@@ -57,7 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Run the suite as the arguments say, print the report, write the files."""
-    _check_extras()
+    check_extras()
     from crossent_conformance import contract, junit, report_html, table
     from crossent_conformance.run import BACKENDS, BrokenRunError, Run, Settings
     from crossent_conformance.subject import SubjectError
@@ -145,7 +145,8 @@ def _command(given: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
-def _check_extras() -> None:
+def check_extras() -> None:
+    """Find out before the suite is imported that it can be."""
     import importlib.util
 
     missing = [name for name in ("pytest", "hypothesis", "mpmath", "rich") if importlib.util.find_spec(name) is None]

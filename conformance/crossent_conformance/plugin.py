@@ -1,5 +1,8 @@
 """The suite as a pytest plugin: which backends, which subject, what was covered, how far off the worst result was.
 
+Two modules register it, each with names of its own for the same options: `options` in a session that is the suite's,
+`pytest_entry` in anybody's, where other tests are left alone.
+
 The fixture `place` runs a test on every cell of the matrix backend x dtype x mode, narrowed by `@pytest.mark.places`;
 the fixture `subject` is the implementation under test. For the package's own subject a case that does not apply, or
 that asks nothing, is a failure: nothing of the contract may be left out silently.
@@ -13,6 +16,7 @@ import contextlib
 import os
 import zlib
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +31,9 @@ SHOWN = pytest.StashKey[set[tuple[str, str, str]]]()
 """The cells of which a small failing input has been found."""
 DRIVEN = pytest.StashKey[bool]()
 """Whether a parent process drives the session, for its own reports (see `worker`)."""
+GUEST = pytest.StashKey[bool]()
+"""Whether the session is somebody else's, with tests that the suite leaves alone."""
+CLAUSES = Path(__file__).parent / "clauses"
 MARKERS = (
     "clause(*names): the clauses of docs/specification.md that this test checks",
     "places(dtypes=, modes=, backends=, sparse=, when=): the part of the conformance matrix that this test is for",
@@ -41,29 +48,18 @@ TIERS = {
 """What a run covers, by the expression that `-m` has."""
 
 
-def pytest_addoption(parser):
-    group = parser.getgroup("conformance", "conformance suite")
-    group.addoption(
-        "--backend", action="append", choices=list(backends.BACKENDS), help="a backend to test (repeatable)"
-    )
-    group.addoption("--clause", action="append", metavar="V1", help="a clause to test (repeatable)")
-    group.addoption(
-        "--subject", default=subjects.DEFAULT, metavar="MODULE:ATTRIBUTE", help="the implementation under test"
-    )
-
-
 def pytest_configure(config):
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     config.stash[DRIVEN] = False
     try:
-        set_subject(config, config.getoption("--subject"))
+        set_subject(config, config.getoption("crossent_subject") or subjects.DEFAULT)
     except subjects.SubjectError as error:
-        raise pytest.UsageError(f"--subject: {error}") from None
-    for clause in config.getoption("--clause") or ():
+        raise pytest.UsageError(f"the implementation under test: {error}") from None
+    for clause in config.getoption("crossent_clause") or ():
         if clause not in contract.clauses():
             raise pytest.UsageError(f"no clause is called {clause!r}; there are {', '.join(contract.clauses())}")
-    asked = config.getoption("--backend", None) or []
+    asked = config.getoption("crossent_backend") or []
     required = [name.strip() for name in os.environ.get("CROSSENT_REQUIRE_BACKENDS", "").split(",") if name.strip()]
     for name in dict.fromkeys([*asked, *required]):
         if name not in backends.BACKENDS:
@@ -100,20 +96,27 @@ def traits_on(config, backend):
 
 
 def _is_our_own(config):
-    return config.getoption("--subject") == subjects.DEFAULT and not config.stash[DRIVEN]
+    asked = config.getoption("crossent_subject") or subjects.DEFAULT
+    return asked == subjects.DEFAULT and not config.stash[DRIVEN]
+
+
+def _is_elses(node):
+    """Whether a test is none of the suite's business."""
+    return node.config.stash.get(GUEST, False) and not node.path.is_relative_to(CLAUSES)
 
 
 def _selected(config):
-    names = config.getoption("--backend", None) or list(backends.BACKENDS)
+    names = config.getoption("crossent_backend") or list(backends.BACKENDS)
     loaded = [backends.load(name) for name in names]
     return [backend for backend in loaded if not isinstance(backend, str)]
 
 
 def pytest_report_header(config):
     subject = under_test(config)
-    marks = config.getoption("markexpr")
-    lines = [f"tier {TIERS.get(marks, f'by -m {marks!r}')}"]
-    lines.append(f"conformance of {subject.name} {subject.version or ''}".rstrip())
+    lines = [f"conformance of {subject.name} {subject.version or ''}".rstrip()]
+    if _is_our_own(config):
+        marks = config.getoption("markexpr")
+        lines.insert(0, f"tier {TIERS.get(marks, f'by -m {marks!r}')}")
     selected = _selected(config)
     for backend in selected:
         modes = ", ".join(mode.value for mode in backend.modes)
@@ -127,7 +130,7 @@ def pytest_report_header(config):
 
 
 def pytest_generate_tests(metafunc):
-    if "place" not in metafunc.fixturenames:
+    if "place" not in metafunc.fixturenames or _is_elses(metafunc.definition):
         return
     marker = metafunc.definition.get_closest_marker("places")
     narrowed = {name: value for name, value in (marker.kwargs if marker else {}).items() if name != "when"}
@@ -146,8 +149,17 @@ def pytest_collection_modifyitems(config, items):
 
     Of the cells of a test on a backend all but one are marked as extended, before pytest looks at marks.
     """
-    clauses = config.getoption("--clause")
-    elsewhere = {item for item in items if not _is_a_case(item) or (clauses and not _is_of(item, clauses))}
+    clauses = config.getoption("crossent_clause")
+    ours = [item for item in items if not _is_elses(item)]
+    if config.stash.get(GUEST, False):
+        if not ours:
+            raise pytest.UsageError(
+                "no test of the suite was collected; it needs pytest's own python_files and the like"
+            )
+        for item in ours:
+            # The session's filters are for its own tests: no clause is about warnings.
+            item.add_marker(pytest.mark.filterwarnings("ignore"))
+    elsewhere = {item for item in ours if not _is_a_case(item) or (clauses and not _is_of(item, clauses))}
     if elsewhere:
         items[:] = [item for item in items if item not in elsewhere]
         config.hook.pytest_deselected(items=list(elsewhere))
@@ -184,7 +196,7 @@ def _clause(item):
 
 
 def _place_of(item):
-    return item.callspec.params.get("place") if hasattr(item, "callspec") else None
+    return item.callspec.params.get("place") if hasattr(item, "callspec") and not _is_elses(item) else None
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ class Crossent(Adapter):
     flat = False
     loss = staticmethod(crossent.cross_entropy)
     loss_and_grad = staticmethod(crossent.cross_entropy_and_grad)
-    loss_object = staticmethod(crossent.CrossEntropyLoss)
+    loss_object: Any = staticmethod(crossent.CrossEntropyLoss)
     perplexity = staticmethod(crossent.perplexity)
     shift = staticmethod(crossent.shift_for_next_token)
 

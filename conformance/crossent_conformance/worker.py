@@ -53,7 +53,7 @@ def main(pipe: Connection, settings: dict[str, Any], log: str, record: str) -> N
         str(HERE / "clauses"),
         f"--config-file={HERE / 'worker.ini'}",
         f"--rootdir={HERE}",
-        "-pcrossent_conformance.plugin",
+        "-pcrossent_conformance.options",
         *(f"--backend={name}" for name in settings["backends"]),
         *(f"--clause={clause}" for clause in settings["clauses"] or ()),
     ]

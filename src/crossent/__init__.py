@@ -18,3 +18,8 @@ __all__ = [
     "set_num_threads",
     "shift_for_next_token",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names, without the modules that define them."""
+    return __all__

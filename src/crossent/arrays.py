@@ -8,14 +8,53 @@ import contextlib
 import functools
 import sys
 from contextlib import AbstractContextManager
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import array_api_compat
 import array_api_compat.numpy
 import numpy as np
 
+# Within the package an array is Any. The types below are those of public functions: what goes in and what comes out.
 Array: TypeAlias = Any
 Namespace: TypeAlias = Any
+
+
+class ArrayLike(Protocol):
+    """What type checkers see of any library's array; a list of numbers is none."""
+
+    @property
+    def shape(self) -> Any:
+        """Its lengths."""
+
+    @property
+    def dtype(self) -> Any:
+        """What its numbers are."""
+
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class TensorLike(ArrayLike, Protocol[T_co]):
+    """A torch tensor, without an import of torch: results computed from a `Parameter` are of the type `Tensor`."""
+
+    def float(self) -> T_co:
+        """The tensor in single precision."""
+
+
+class NoArray:
+    """What logits never are: an overload of it makes the result of a call ambiguous whose logits are Any.
+
+    pyright would else take the one result that is not Any, NumPy's: for ``model(x)``, which is Any in PyTorch, a lie.
+    """
+
+
+A = TypeVar("A", bound=ArrayLike)
+B = TypeVar("B", bound=ArrayLike)
+T = TypeVar("T")
+Shape = TypeVar("Shape", bound=tuple[Any, ...])
+DType = TypeVar("DType", bound=np.dtype[Any])
+Float = TypeVar("Float", bound=np.float32 | np.float64)
+"""NumPy's dtypes that a loss keeps; that of half precision is float32."""
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 LARGEST = {"float32": float(np.finfo(np.float32).max), "float64": float(np.finfo(np.float64).max)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 
@@ -14,7 +13,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return commands.run(arguments)
     except KeyboardInterrupt:
         return 130
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
 
-    commands.add_parser("info", help="the backends, devices, dtypes and engines of this machine")
+    info = commands.add_parser("info", help="the backends, devices, dtypes and engines of this machine")
+    info.add_argument("--json", action="store_true", help="print them as one JSON object")
 
     train = commands.add_parser(
         "train", help="train a small language model with the same loss on every backend and compare the curves"
@@ -80,7 +82,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if given.version:
             print(f"crossent {crossent.__version__}")
         elif given.command == "info":
-            print(machine.report())
+            found = machine.info()
+            print(json.dumps(found, indent=2) if given.json else machine.report(found))
         elif given.command == "train":
             settings = Settings(steps=given.steps, seed=given.seed, vocabulary=given.vocabulary)
             command.run(given.text, given.backend, settings, given.picture, given.json)

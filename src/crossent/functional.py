@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crossent import arrays, checks, flatten
 from crossent import reduction as reductions
-from crossent.arrays import Array
+from crossent.arrays import A, Array, B, DType, Float, NoArray, Shape, T, TensorLike
 from crossent.calls import Call, prepare, rows_of
 from crossent.engines import array_api
 
@@ -37,6 +38,25 @@ class Options(TypedDict, total=False):
     engine: str
 
 
+class CallOptions(Options, total=False):
+    """The options of one call: those of the loss, and the weights of its tokens."""
+
+    weights: Array | None
+
+
+# A loss of NumPy's has another shape than its logits, and may have another dtype.
+@overload
+def cross_entropy(
+    logits: np.ndarray[Any, np.dtype[Float]], targets: Array, **options: Unpack[CallOptions]
+) -> NDArray[Float]: ...
+@overload
+def cross_entropy(logits: NDArray[Any], targets: Array, **options: Unpack[CallOptions]) -> NDArray[Any]: ...
+@overload
+def cross_entropy(logits: NoArray, targets: Array, **options: Unpack[CallOptions]) -> NoArray: ...
+@overload
+def cross_entropy(logits: TensorLike[T], targets: Array, **options: Unpack[CallOptions]) -> T: ...
+@overload
+def cross_entropy(logits: A, targets: Array, **options: Unpack[CallOptions]) -> A: ...
 def cross_entropy(
     logits: Array,
     targets: Array,
@@ -141,6 +161,34 @@ def cross_entropy(
     return loss_of(prepare(logits, targets, weights=weights, **options))
 
 
+@overload
+def cross_entropy_and_grad(
+    logits: np.ndarray[Shape, np.dtype[Float]],
+    targets: Array,
+    out: Array = ...,
+    grad_output: Array = ...,
+    **options: Unpack[CallOptions],
+) -> tuple[NDArray[Float], np.ndarray[Shape, np.dtype[Float]]]: ...
+@overload
+def cross_entropy_and_grad(
+    logits: np.ndarray[Shape, DType],
+    targets: Array,
+    out: Array = ...,
+    grad_output: Array = ...,
+    **options: Unpack[CallOptions],
+) -> tuple[NDArray[Any], np.ndarray[Shape, DType]]: ...
+@overload
+def cross_entropy_and_grad(
+    logits: NoArray, targets: Array, out: Array = ..., grad_output: Array = ..., **options: Unpack[CallOptions]
+) -> tuple[NoArray, NoArray]: ...
+@overload
+def cross_entropy_and_grad(
+    logits: TensorLike[T], targets: Array, out: Array = ..., grad_output: Array = ..., **options: Unpack[CallOptions]
+) -> tuple[T, T]: ...
+@overload
+def cross_entropy_and_grad(
+    logits: A, targets: Array, out: Array = ..., grad_output: Array = ..., **options: Unpack[CallOptions]
+) -> tuple[A, A]: ...
 def cross_entropy_and_grad(
     logits: Array,
     targets: Array,
@@ -311,6 +359,14 @@ def _losses_and_gradient(call: Call, grad_output: Array | float | None, out: Arr
     return losses, d
 
 
+@overload
+def perplexity(loss: float) -> float: ...
+@overload
+def perplexity(loss: np.ndarray[Shape, DType]) -> np.ndarray[Shape, DType]: ...
+@overload
+def perplexity(loss: TensorLike[T]) -> T: ...  # type: ignore[overload-overlap]  # a Parameter's is a Tensor
+@overload
+def perplexity(loss: A) -> A: ...
 def perplexity(loss: Array | float) -> Array | float:
     """exp(loss): how many equally likely classes would be as hard to tell. It overflows to inf and never raises.
 
@@ -345,9 +401,15 @@ def perplexity(loss: Array | float) -> Array | float:
         dtype = arrays.dtype_name(array.dtype)
         if dtype not in arrays.FLOATS:
             raise TypeError(f"loss has dtype {dtype}; accepted: a number, or an array of {', '.join(arrays.FLOATS)}")
-        return arrays.namespace(array).exp(array)
+        result = arrays.namespace(array).exp(array)
+        # NumPy's functions give scalars for arrays without dimensions.
+        return arrays.as_array(result) if isinstance(array, np.ndarray) else result
 
 
+@overload
+def shift_for_next_token(logits: TensorLike[T], token_ids: B) -> tuple[T, B]: ...  # type: ignore[overload-overlap]
+@overload
+def shift_for_next_token(logits: A, token_ids: B) -> tuple[A, B]: ...
 def shift_for_next_token(logits: Array, token_ids: Array) -> tuple[Array, Array]:
     """Align a language model's logits with the tokens they predict: position i predicts token i + 1.
 

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import TYPE_CHECKING, Any, Generic, Unpack, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from crossent import checks
-from crossent.arrays import Array
+from crossent.arrays import A, Array, Float, NoArray, T, TensorLike
 from crossent.functional import Options, cross_entropy, cross_entropy_and_grad
 
+if TYPE_CHECKING:
+    # Type checkers bring typing_extensions along; a variable with a default is Python's own from 3.13.
+    from typing_extensions import TypeVar
 
-class CrossEntropyLoss:
+    Gradient = TypeVar("Gradient", default=Any)
+else:
+    from typing import TypeVar
+
+    Gradient = TypeVar("Gradient")
+
+
+class CrossEntropyLoss(Generic[Gradient]):
     """Cross-entropy with fixed options: `forward` gives the loss, `backward` its gradient with respect to the logits.
 
     Between the two it keeps references to its inputs, never copies; what is written into them in between is what
     `backward` sees. The options are those of `crossent.cross_entropy`; those that are no arrays are checked at once.
+
+    The type of a loss is that of the logits. The gradient's is Any to a type checker, which does not know what the last
+    logits were, unless the caller says it: ``CrossEntropyLoss[torch.Tensor](ignore_index=0)``.
 
     Raises
     ------
@@ -47,6 +63,18 @@ class CrossEntropyLoss:
         self.options = options
         self._last: tuple[Array, Array, Array | None] | None = None
 
+    @overload
+    def forward(
+        self, logits: np.ndarray[Any, np.dtype[Float]], targets: Array, weights: Array | None = ...
+    ) -> NDArray[Float]: ...
+    @overload
+    def forward(self, logits: NDArray[Any], targets: Array, weights: Array = ...) -> NDArray[Any]: ...
+    @overload
+    def forward(self, logits: NoArray, targets: Array, weights: Array = ...) -> NoArray: ...
+    @overload
+    def forward(self, logits: TensorLike[T], targets: Array, weights: Array = ...) -> T: ...
+    @overload
+    def forward(self, logits: A, targets: Array, weights: Array = ...) -> A: ...
     def forward(self, logits: Array, targets: Array, weights: Array | None = None) -> Array:
         """The loss of logits (..., V) with targets (...), or (..., V) for soft ones; weights broadcast to (...)."""
         self._last = None
@@ -54,11 +82,15 @@ class CrossEntropyLoss:
         self._last = (logits, targets, weights)
         return loss
 
-    def __call__(self, logits: Array, targets: Array, weights: Array | None = None) -> Array:
-        """`forward`."""
-        return self.forward(logits, targets, weights)
+    if TYPE_CHECKING:
+        __call__ = forward
+    else:
 
-    def backward(self, grad_output: Array | float | None = None) -> Array:
+        def __call__(self, logits: Array, targets: Array, weights: Array | None = None) -> Array:
+            """`forward`."""
+            return self.forward(logits, targets, weights)
+
+    def backward(self, grad_output: Array | float | None = None) -> Gradient:
         """The gradient (..., V) of the last loss, times `grad_output` of the loss's shape.
 
         Raises
@@ -69,7 +101,9 @@ class CrossEntropyLoss:
         if self._last is None:
             raise RuntimeError("backward() was called without a loss; accepted: forward(logits, targets) first")
         logits, targets, weights = self._last
-        return cross_entropy_and_grad(logits, targets, None, grad_output, weights=weights, **self.options)[1]
+        both: Any = cross_entropy_and_grad(logits, targets, None, grad_output, weights=weights, **self.options)
+        d_logits: Gradient = both[1]
+        return d_logits
 
     def __repr__(self) -> str:
         """The loss as it was made."""

@@ -12,7 +12,7 @@ import shlex
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import array_api_compat
 import numpy as np
@@ -163,33 +163,108 @@ def backends_for_training(names: Iterable[str] | None = None) -> list[Backend]:
     return chosen
 
 
-def versions() -> str:
-    """One line: crossent, Python, the system."""
-    system = f"{platform.system()} {platform.machine()}"
-    return f"crossent {crossent.__version__}, Python {platform.python_version()}, {system}"
+class BackendInfo(TypedDict):
+    """A backend of this machine; one that cannot be used here has a reason, and nothing else but its name."""
+
+    name: str
+    version: str | None
+    device: str | None
+    dtypes: list[str]
+    problem: str | None
+    """Why it cannot be used here; None if it can."""
 
 
-def report() -> str:
-    """The whole of `crossent info`, as plain text; UsageError where the environment asks for what there is not."""
+class EngineInfo(TypedDict):
+    """A way to walk the logits."""
+
+    name: str
+    description: str
+    problem: str | None
+    """Why it cannot be used here; None if it can."""
+
+
+class Versions(TypedDict):
+    """What runs here."""
+
+    version: str
+    """That of crossent."""
+    python: str
+    system: str
+    """The operating system and the processor's kind."""
+
+
+class Info(Versions):
+    """What `crossent info` says; `crossent info --json` prints it as one JSON object of these names."""
+
+    threads: int
+    """How many threads a large call uses."""
+    backends: list[BackendInfo]
+    engines: list[EngineInfo]
+
+
+def _described(backend: Backend) -> BackendInfo:
+    problem = backend.problem()
+    if problem is not None:
+        return {"name": backend.name, "version": None, "device": None, "dtypes": [], "problem": problem}
+    return {
+        "name": backend.name,
+        "version": backend.version(),
+        "device": backend.device_name(),
+        "dtypes": backend.dtypes(),
+        "problem": None,
+    }
+
+
+def info() -> Info:
+    """The facts of this machine; UsageError where the environment asks for what there is not."""
     wrong = choice.environment_problem()
     if wrong is not None:
         raise UsageError(wrong)
+    problems = {"numba": choice.numba_problem(), "cuda": choice.cuda_problem()}
+    return {
+        **_versions(),
+        "threads": threads.get_num_threads(),
+        "backends": [_described(backend) for backend in BACKENDS.values()],
+        "engines": [
+            {"name": name, "description": description, "problem": problems.get(name)}
+            for name, description in ENGINES.items()
+        ],
+    }
+
+
+def versions() -> str:
+    """One line: crossent, Python, the system."""
+    return _line(_versions())
+
+
+def _versions() -> Versions:
+    return {
+        "version": crossent.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _line(found: Versions) -> str:
+    return f"crossent {found['version']}, Python {found['python']}, {found['system']}"
+
+
+def report(found: Info) -> str:
+    """The whole of `crossent info`, as plain text."""
     rows = [("backend", "version", "device", "dtypes")]
     missing = []
-    for backend in BACKENDS.values():
-        problem = backend.problem()
-        if problem is None:
-            rows.append((backend.name, backend.version(), backend.device_name(), " ".join(backend.dtypes())))
+    for backend in found["backends"]:
+        if backend["problem"] is None:
+            rows.append((backend["name"], str(backend["version"]), str(backend["device"]), " ".join(backend["dtypes"])))
         else:
-            missing.append(problem)
+            missing.append(backend["problem"])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    problems = {"numba": choice.numba_problem(), "cuda": choice.cuda_problem()}
     engines = [
-        f"{name}: {description}" + (f"; not here: {problems[name]}" if problems.get(name) else "")
-        for name, description in ENGINES.items()
+        f"{engine['name']}: {engine['description']}" + (f"; not here: {engine['problem']}" if engine["problem"] else "")
+        for engine in found["engines"]
     ]
-    parts = [[versions(), f"threads for large calls: {threads.get_num_threads()}"], table]
+    parts = [[_line(found), f"threads for large calls: {found['threads']}"], table]
     if missing:
         parts.append(["not here:", *(f"  {problem}" for problem in missing)])
     parts.append(["engines:", *(f"  {engine}" for engine in engines)])

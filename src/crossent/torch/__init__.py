@@ -9,7 +9,7 @@ One line moves existing code: ``from crossent.torch import cross_entropy, CrossE
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,6 +24,11 @@ from crossent.functional import is_followed, loss_of
 from crossent.torch.graph import followed_loss
 
 __all__ = ["CrossEntropyLoss", "cross_entropy"]
+
+
+def __dir__() -> list[str]:
+    """The public names, without the modules that define them."""
+    return __all__
 
 
 def cross_entropy(
@@ -151,6 +156,11 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     >>> criterion(torch.zeros(2, 5), torch.tensor([1, 0])).item()
     1.6094379425048828
     """
+
+    if TYPE_CHECKING:
+
+        def __call__(self, input: Tensor, target: Tensor) -> Tensor:
+            """`forward`, whose type PyTorch's modules do not pass on."""
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of `input` (N, C, …) with `target`; see `cross_entropy`."""

@@ -1,0 +1,56 @@
+"""What pytest loads in every session of an environment with `crossent`: one option, and nothing without it.
+
+    pytest --crossent-conform my_loss.py:cross_entropy
+
+adds the clauses to the tests of the session. Until it is asked, this module imports pytest and the standard library
+alone, and its options have names that no other project has.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+PLUGIN = "crossent_conformance.plugin"
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("crossent", "conformance of a cross-entropy")
+    group.addoption(
+        "--crossent-conform",
+        dest="crossent_subject",
+        metavar="SUBJECT",
+        help="also test this implementation against crossent's contract: MODULE:ATTRIBUTE or FILE.py:ATTRIBUTE",
+    )
+    group.addoption(
+        "--crossent-backend",
+        dest="crossent_backend",
+        action="append",
+        metavar="NAME",
+        help="whose arrays to test it with (repeatable; default: all that are installed)",
+    )
+    group.addoption(
+        "--crossent-clause",
+        dest="crossent_clause",
+        action="append",
+        metavar="V1",
+        help="a clause to test (repeatable; default: all)",
+    )
+
+
+def pytest_configure(config):
+    """Register the suite, if it is asked for, and not already there under its short options."""
+    if config.getoption("crossent_subject") is None or config.pluginmanager.hasplugin(PLUGIN):
+        return
+    from crossent_conformance import command
+
+    try:
+        command.check_extras()
+    except command.UsageError as error:
+        raise pytest.UsageError(str(error)) from None
+    from crossent_conformance import plugin
+
+    config.stash[plugin.GUEST] = True
+    config.pluginmanager.register(plugin, PLUGIN)
+    clauses = str(plugin.CLAUSES)
+    if clauses not in config.args:  # as it is in a process of pytest-xdist
+        config.args.append(clauses)
