@@ -103,6 +103,7 @@ def test_a_first_call_that_crashes_is_told_in_one_line():
     assert "\n" not in note
 
 
+@pytest.mark.extended
 def test_a_hang_is_named_with_the_limit():
     [found] = run("sleeping", cases=("test_R5_a_row_depends_on_itself_alone",), time_limit=2.0).subjects
     hanging = [case for case in found.cases if case.kind == "hangs"]
@@ -279,6 +280,7 @@ def test_half_precision_is_not_what_a_first_call_that_failed_was_for():
     assert {case.message for case in found.cases if case.dtype == "float16"} == {"logits of float16"}
 
 
+@pytest.mark.extended
 def test_a_target_that_wraps_is_not_refused():
     told = {failure.case: failure for failure in failures("wrapping", "test_A4_the_first_offending_target_is_named")}
     [wrapped] = [failure for case, failure in told.items() if case.endswith("[numpy-float32-eager-loss--1]")]
@@ -386,6 +388,7 @@ def test_the_command_writes_every_file(tmp_path, capsys):
     assert sum(int(suite.get("tests")) for suite in suites) == len(subject["cases"])
 
 
+@pytest.mark.extended
 def test_junit_tells_failures_and_what_does_not_apply():
     results = run("textbook", cases=("test_V1_confident_targets", "test_R1_shapes"))
     suites = ElementTree.fromstring(junit.document(results))
@@ -396,6 +399,7 @@ def test_junit_tells_failures_and_what_does_not_apply():
     assert cases.count("fails") > 0
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

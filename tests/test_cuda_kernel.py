@@ -20,12 +20,9 @@ from crossent_conformance import oracle, units
 torch = pytest.importorskip("torch")
 xp = pytest.importorskip("array_api_compat.torch")
 
-pytestmark = emulator.needed
+pytestmark = [emulator.needed, pytest.mark.extended]
 
-DTYPES = [
-    torch.float32,
-    *(pytest.param(dtype, marks=pytest.mark.extended) for dtype in (torch.float64, torch.float16, torch.bfloat16)),
-]
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 PLAIN, SMOOTHED = Coefficients(), Coefficients(keep=0.9, spread=0.1)
 SMALL = emulator.DEVICE._replace(clusters=False, multiprocessors=1)
 LARGE = emulator.DEVICE._replace(multiprocessors=132)

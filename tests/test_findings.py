@@ -18,6 +18,7 @@ HERE = [name for name, finding in FINDINGS.items() if finding.package in DEVELOP
 ELSEWHERE = [name for name in FINDINGS if name not in HERE]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", HERE)
 def test_it_reproduces(name):
     done = FINDINGS[name].run()

@@ -78,12 +78,14 @@ def test_the_clauses_join_the_tests(session):
     assert "test_values.py ." in printed
 
 
+@pytest.mark.extended
 def test_a_loss_that_breaks_a_clause_fails_the_session(session):
     code, printed = session(*ASKED, "-k", "V2_never_negative", loss=f"{RIGHT} - 1")
     assert code == 1, printed
     assert "test_V2_never_negative" in printed
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

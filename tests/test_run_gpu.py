@@ -56,6 +56,7 @@ def test_bash_accepts_the_script():
     assert subprocess.run(["bash", "-n", SCRIPT], capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.extended
 def test_dry_run_passes_every_part(dry_run):
     done, _, record = dry_run
     assert done.returncode == 0, done.stdout + done.stderr
@@ -69,6 +70,7 @@ def test_dry_run_passes_every_part(dry_run):
     ]
 
 
+@pytest.mark.extended
 def test_record_holds_the_machine_the_commit_and_every_result(dry_run):
     _, _, record = dry_run
     assert record["commit"] == "0123abc"
@@ -88,6 +90,7 @@ def test_record_holds_the_machine_the_commit_and_every_result(dry_run):
     assert [one["backend"] for one in train["backends"]] == ["numpy"]
 
 
+@pytest.mark.extended
 def test_both_engines_are_asked(dry_run):
     """The suite's portable mode is among the cells of every backend that has a compiled engine."""
     _, _, record = dry_run
@@ -96,6 +99,7 @@ def test_both_engines_are_asked(dry_run):
         assert Mode.PORTABLE in BACKENDS[name].modes, name
 
 
+@pytest.mark.extended
 def test_record_names_no_place_of_this_machine(dry_run):
     _, out, _ = dry_run
     text = (out / "evidence.json").read_text(encoding="utf-8")
@@ -103,11 +107,13 @@ def test_record_names_no_place_of_this_machine(dry_run):
         assert f"{place}/" not in text
 
 
+@pytest.mark.extended
 def test_only_the_listed_files_are_left(dry_run):
     _, out, _ = dry_run
     assert sorted(path.name for path in out.iterdir()) == ["evidence.json", "loss.png", "run.log"]
 
 
+@pytest.mark.extended
 def test_table_comes_last(dry_run):
     done, _, _ = dry_run
     lines = done.stdout.splitlines()
@@ -118,6 +124,7 @@ def test_table_comes_last(dry_run):
     assert "not here" in part
 
 
+@pytest.mark.extended
 def test_parts_by_name_join_the_record_that_is_there(dry_run, tmp_path):
     _, out, record = dry_run
     shutil.copy(out / "evidence.json", tmp_path)
@@ -130,6 +137,7 @@ def test_parts_by_name_join_the_record_that_is_there(dry_run, tmp_path):
     assert joined["parts"][-1]["date"] > record["parts"][-1]["date"]
 
 
+@pytest.mark.extended
 def test_another_tree_does_not_join_the_record(dry_run, tmp_path):
     _, out, _ = dry_run
     shutil.copy(out / "evidence.json", tmp_path)
@@ -169,6 +177,7 @@ def test_without_array_api_compat_one_line_and_2(tmp_path):
     assert "array_api_compat" in done.stderr
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(bool(evidence.gpus()), reason="for machines without a GPU")
 def test_without_a_gpu_one_line_and_3(tmp_path):
     done = run(str(tmp_path / "out"))
@@ -176,6 +185,7 @@ def test_without_a_gpu_one_line_and_3(tmp_path):
     assert (done.stdout + done.stderr).count("\n") == 1
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(bool(evidence.gpus()), reason="for machines without a GPU")
 def test_a_folder_is_meant_where_the_caller_is(tmp_path):
     assert run("out", cwd=tmp_path).returncode == 3
@@ -220,6 +230,7 @@ def test_a_failed_part_fails_the_run(tmp_path, capsys):
     assert "stopped at 9 s" in printed
 
 
+@pytest.mark.extended
 def test_torch_takes_the_same_path(tmp_path):
     pytest.importorskip("torch")
     file = tmp_path / "figures.json"

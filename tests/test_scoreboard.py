@@ -15,6 +15,7 @@ DEVELOPMENT = ("torch", "optax", "scipy", "")
 PRESENT = {peer.label: peer for peer in PEERS if peer.package in DEVELOPMENT}
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("label", PRESENT)
 def test_an_adapter_gives_the_contracts_values(label):
     peer = PRESENT[label]

@@ -67,6 +67,7 @@ def test_D1_compiled_rows_keep_their_digits(place, subject, fresh_compiler, gaps
     _check(place, subject, fresh_compiler, "aot_eager", *cases.gaps(10, gaps), {})
 
 
+@pytest.mark.extended
 @pytest.mark.clause("D1", "V1")
 @pytest.mark.places(backends=TORCH, modes=(Mode.EAGER,), dtypes=("float32",))
 def test_D1_compiled_to_machine_code(place, subject, fresh_compiler):
