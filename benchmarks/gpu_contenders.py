@@ -51,7 +51,7 @@ def of(library: Library) -> list[Contender]:
         chosen += _ours(engine, fastest=engine == library.engines()[0])
         if isinstance(library, Torch):
             loss = partial(crossent.cross_entropy, engine=engine)
-            chosen.append(_ours(GRADIENT, f"crossent {engine}, backward", 2, partial(_torch_backward, loss)))
+            chosen.append(_contender(GRADIENT, f"crossent {engine}, backward", 2, partial(_torch_backward, loss)))
     if isinstance(library, Torch):
         chosen += _TORCH
         if library.on_gpu:
@@ -70,7 +70,7 @@ def _plain(question: str, name: str, traffic: int, function: Function, **kind: b
     return Contender(question, name, traffic, lambda library: function, **kind)
 
 
-def _ours(question: str, name: str, traffic: int, function: Function, **kind: bool) -> Contender:
+def _contender(question: str, name: str, traffic: int, function: Function, **kind: bool) -> Contender:
     return _plain(question, name, traffic, function, ours=True, **kind)
 
 
@@ -85,16 +85,16 @@ def _ours(engine: str, *, fastest: bool) -> list[Contender]:
     smoothed = partial(both, label_smoothing=SMOOTHING, smoothing="uniform")
     name = f"crossent {engine}"
     chosen = [
-        _ours(FORWARD, name, 1, lambda x, t, out: loss(x, t)),
-        _ours(GRADIENT, f"{name}, out=", 2, lambda x, t, out: both(x, t, out=out)),
-        _ours(GRADIENT, f"{name}, out=logits", 2, lambda x, t, out: both(x, t, out=x), in_place=True),
-        _ours(GRADIENT, name, 2, lambda x, t, out: both(x, t)),
-        _ours(SMOOTHED, f"{name}, out=", 2, lambda x, t, out: smoothed(x, t, out=out)),
+        _contender(FORWARD, name, 1, lambda x, t, out: loss(x, t)),
+        _contender(GRADIENT, f"{name}, out=", 2, lambda x, t, out: both(x, t, out=out)),
+        _contender(GRADIENT, f"{name}, out=logits", 2, lambda x, t, out: both(x, t, out=x), in_place=True),
+        _contender(GRADIENT, name, 2, lambda x, t, out: both(x, t)),
+        _contender(SMOOTHED, f"{name}, out=", 2, lambda x, t, out: smoothed(x, t, out=out)),
     ]
     if fastest:
         chosen += [
-            _ours(FORWARD, f"{name}, unchecked", 1, lambda x, t, out: loss(x, t, check_targets=False), swept=True),
-            _ours(
+            _contender(FORWARD, f"{name}, unchecked", 1, lambda x, t, out: loss(x, t, check_targets=False), swept=True),
+            _contender(
                 GRADIENT, f"{name}, out=, unchecked", 2,
                 lambda x, t, out: both(x, t, out=out, check_targets=False), swept=True,
             ),

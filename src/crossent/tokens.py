@@ -1,12 +1,13 @@
 """Which tokens count and for how much: ignored targets, token weights and the class weights of targets. Pure array API.
 
 A token counts unless its target is ignored or its weight is 0; its weight is its token weight times the class weight of
-its hard target. What does not count is zero in the loss and in the
-gradient whatever its logits hold, and it is no part of a denominator.
+its hard target. What does not count is zero in the loss and in the gradient whatever its logits hold, and it is no
+part of a denominator.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -70,8 +71,7 @@ def of_targets(
         counted = _both(counted, weight != 0)
     own = None
     if class_weights is not None:
-        flat = xp.reshape(t, (-1,)) if t.ndim != 1 else t
-        own = xp.reshape(xp.take(class_weights, flat, axis=0), targets.shape)
+        own = xp.reshape(xp.take(class_weights, _flat(xp, t), axis=0), targets.shape)
         if limits:
             counted = _both(counted, own != 0)
     if counted is not None:
@@ -91,6 +91,13 @@ def of_soft_targets(xp: Namespace, shape: tuple[int, ...], weights: Array | None
         return Tokens(None, None, None, None)
     weight = xp.broadcast_to(cast(xp, weights, dtype), shape)
     return Tokens(None, weight, weight, weight != 0)
+
+
+def _flat(xp: Namespace, t: Array) -> Array:
+    """The elements in a row. Dask reshapes no array that is empty and has more than one chunk."""
+    if t.ndim == 1:
+        return t
+    return xp.reshape(t, (-1,)) if math.prod(t.shape) else xp.zeros((0,), dtype=t.dtype, device=device(t))
 
 
 def _both(a: Array | None, b: Array) -> Array:

@@ -126,13 +126,14 @@ def test_R3_nothing_counted(place, subject, reduction, denominator, options):
 @pytest.mark.clause("R3", "S6")
 @pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
 @pytest.mark.parametrize("reduction", cases.REDUCTIONS)
-@pytest.mark.parametrize("tokens", [(0,), (0, 3), (2, 0), (0, 0)], ids=str)
+@pytest.mark.parametrize("tokens", [(0,), (0, 3), (2, 3, 0), (0, 0)], ids=str)
+@pytest.mark.parametrize("options", [{}, {"class_weights": np.ones(5)}], ids=["plain", "classes"])
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-def test_R3_empty_batch(place, subject, reduction, tokens, soft):
+def test_R3_empty_batch(place, subject, reduction, tokens, options, soft):
     agree.serves_soft(place, subject, soft)
     logits = np.zeros((*tokens, 5))
     targets = logits if soft else np.zeros(tokens, dtype=np.int64)
-    loss, d_logits = agree.both(place, subject, logits, targets, reduction=reduction)
+    loss, d_logits = agree.both(place, subject, logits, targets, reduction=reduction, **options)
     assert loss.shape == {"none": tokens, "sequence": tokens[:-1]}.get(reduction, ())
     assert (loss == 0).all()
     if d_logits is not agree.NO_GRADIENT:
