@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The pinned versions keep torch to its CPU build where this project is tested; users are not bound by them.
 CONSTRAINTS := .ci/constraints.txt
 
-.PHONY: help demo test lint bench bench-compare accuracy scoreboard vectors clean
+.PHONY: help demo test test-newest lint bench bench-compare accuracy scoreboard vectors clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -19,6 +19,23 @@ demo: .venv/installed  ## train a language model with the same loss on every ins
 
 test: .venv/installed  ## the package's own tests, the conformance suite on every backend, the examples in the docs
 	$(BIN)/python -m pytest -n 2
+
+# No library is held back here but torch, which would bring gigabytes of CUDA: it stays out. NEWEST_PYTHON=python3.14
+# tests what that Python gets.
+NEWEST_PYTHON ?= $(PYTHON)
+NEWEST := .venv-newest/bin/python
+
+.venv-newest/installed: pyproject.toml
+	$(NEWEST_PYTHON) -m venv --clear .venv-newest
+	$(NEWEST) -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager \
+	  -e '.[numba,jax,dask,strict,conformance]' 'ml-dtypes' 'pytest-xdist' 'pytest-timeout'
+	@touch $@
+
+test-newest: .venv-newest/installed  ## some clauses with the newest NumPy, JAX, Dask, array-api-strict and Numba there are
+	CROSSENT_REQUIRE_BACKENDS=numpy,jax,dask,array-api-strict $(NEWEST) -m pytest -q -n 2 -p no:cacheprovider \
+	  conformance --clause V1 --clause R4 --clause A5 --clause S3 \
+	  --backend numpy --backend jax --backend dask --backend array-api-strict
+	$(NEWEST) -m pytest -q -p no:cacheprovider tests/test_import.py
 
 lint: .venv/installed  ## style, types
 	$(BIN)/ruff check .
@@ -51,4 +68,4 @@ vectors: .venv/installed  ## inputs and 40-digit results as JSON, for other lang
 	$(BIN)/python -m crossent_conformance.vectors --write conformance/vectors
 
 clean:  ## remove .venv and caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv .venv-newest .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
