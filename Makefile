@@ -20,9 +20,10 @@ demo: .venv/installed  ## train a language model with the same loss on every ins
 test: .venv/installed  ## the package's own tests, the conformance suite on every backend, the examples in the docs
 	$(BIN)/python -m pytest -n 2
 
-# No library is held back here but torch, which would bring gigabytes of CUDA: it stays out. NEWEST_PYTHON=python3.14
-# tests what that Python gets.
-NEWEST_PYTHON ?= $(PYTHON)
+# Nothing is pinned here, and torch, which would bring gigabytes of CUDA, stays out. The newest libraries want a newer
+# Python than the oldest supported: the newest there is, on the path or of pyenv. NEWEST_PYTHON= names another.
+NEWEST_PYTHON ?= $(shell for v in 3.14 3.13 3.12; do for p in python$$v "$$(pyenv prefix $$v 2>/dev/null)/bin/python"; do \
+  "$$p" -c '' 2>/dev/null && echo "$$p" && exit; done; done; echo $(PYTHON))
 NEWEST := .venv-newest/bin/python
 
 .venv-newest/installed: pyproject.toml
