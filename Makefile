@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The pinned versions keep torch to its CPU build where this project is tested; users are not bound by them.
 CONSTRAINTS := .ci/constraints.txt
 
-.PHONY: help demo test test-extended test-all lint bench bench-compare accuracy scoreboard vectors docs clean
+.PHONY: help demo test test-extended test-all test-newest lint bench bench-compare accuracy scoreboard vectors docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -25,6 +25,24 @@ test-extended: .venv/installed  ## what test leaves out: every dtype and mode, e
 
 test-all: .venv/installed  ## both
 	$(BIN)/python -m pytest -n 2
+
+# Nothing is pinned here, and torch, which would bring gigabytes of CUDA, stays out. The newest libraries want a newer
+# Python than the oldest supported: the newest there is, on the path or of pyenv. NEWEST_PYTHON= names another.
+NEWEST_PYTHON ?= $(shell for v in 3.14 3.13 3.12; do for p in python$$v "$$(pyenv prefix $$v 2>/dev/null)/bin/python"; do \
+  "$$p" -c '' 2>/dev/null && echo "$$p" && exit; done; done; echo $(PYTHON))
+NEWEST := .venv-newest/bin/python
+
+.venv-newest/installed: pyproject.toml
+	$(NEWEST_PYTHON) -m venv --clear .venv-newest
+	$(NEWEST) -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager \
+	  -e '.[numba,jax,dask,strict,conformance]' 'ml-dtypes' 'pytest-xdist' 'pytest-timeout'
+	@touch $@
+
+test-newest: .venv-newest/installed  ## some clauses with the newest NumPy, JAX, Dask, array-api-strict and Numba there are
+	CROSSENT_REQUIRE_BACKENDS=numpy,jax,dask,array-api-strict $(NEWEST) -m pytest -q -n 2 -p no:cacheprovider \
+	  conformance --clause V1 --clause R4 --clause A5 --clause S3 \
+	  --backend numpy --backend jax --backend dask --backend array-api-strict
+	$(NEWEST) -m pytest -q -p no:cacheprovider tests/test_import.py
 
 lint: .venv/installed  ## style, types
 	$(BIN)/ruff check .
@@ -65,5 +83,5 @@ vectors: .venv/installed  ## inputs and 40-digit results as JSON, for other lang
 docs: .venv/docs  ## the site of docs/, in site/; every warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
-clean:  ## remove .venv, the site and caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks site
+clean:  ## remove the environments, the site and caches
+	rm -rf .venv .venv-newest .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks site

@@ -423,6 +423,9 @@ def _is_pair(result: Any) -> bool:
     return isinstance(result, tuple) and len(result) == 2
 
 
+_CONTAINERS = (tuple, list, dict)
+
+
 def _loss_or_pair(result: Any) -> Any:
     """The result, if it may be a loss or a pair; whose arrays they are is for the place to say."""
     if _is_pair(result):
@@ -431,8 +434,9 @@ def _loss_or_pair(result: Any) -> Any:
         raise WrongTypeError(f"{_shown(result)} came back; accepted: the loss, or (loss, d_logits)")
     else:
         parts = (result,)
-    if any(part is None or isinstance(part, tuple | list | dict) for part in parts):
-        raise WrongTypeError(f"{_shown(result)} came back; accepted: the loss, or (loss, d_logits), as arrays")
+    for part in parts:  # torch 2.9 traces neither any() of a generator nor a union of types
+        if part is None or isinstance(part, _CONTAINERS):
+            raise WrongTypeError(f"{_shown(result)} came back; accepted: the loss, or (loss, d_logits), as arrays")
     return result
 
 

@@ -25,6 +25,7 @@ class Call(NamedTuple):
     xp, place, wide: the namespace, device and widest float of everything but the logits and soft targets.
     from_host: what was given are torch tensors in host memory, and NumPy sees their memory and does everything; only
         bfloat16 logits and soft targets, which it has not, stay tensors.
+    lead: the shape of the tokens, that of hard targets. A field, as torch 2.9 does not trace a tuple's property.
     """
 
     xp: Namespace
@@ -35,6 +36,7 @@ class Call(NamedTuple):
     targets: Array | None
     soft: bool
     shape: tuple[int, ...]
+    lead: tuple[int, ...]
     dtype: str
     tokens: Tokens
     class_weights: Array | None
@@ -42,11 +44,6 @@ class Call(NamedTuple):
     reduction: str
     denominator: Array | float
     engine: str
-
-    @property
-    def lead(self) -> tuple[int, ...]:
-        """The shape of the tokens: that of hard targets."""
-        return self.shape[:-1]
 
     def without_logits(self) -> Call:
         """The same call without what may be large: the logits and the soft targets."""
@@ -163,6 +160,7 @@ def prepare(
             targets=targets if soft else None,
             soft=soft,
             shape=shape,
+            lead=lead,
             dtype=dtype,
             tokens=counted,
             class_weights=class_weights,

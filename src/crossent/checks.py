@@ -175,9 +175,10 @@ def token_weights(weights: Any, logits: Array, tokens: tuple[int, ...]) -> None:
     shape, dtype = shape_of("weights", weights), dtype_name(weights.dtype)
     if dtype not in FLOATS and dtype != "bool" and not _is_integer(dtype):
         raise TypeError(f"weights has dtype {dtype}; accepted: {accepted}")
-    fits = len(shape) <= len(tokens) and all(
-        n in (1, m) for n, m in zip(reversed(shape), reversed(tokens), strict=False)
-    )
+    # Neither all() nor zip(): torch 2.9 traces no all() of symbolic sizes, and no zip() of different lengths.
+    fits = len(shape) <= len(tokens)
+    for i in range(-1, -len(shape) - 1, -1):
+        fits = fits and shape[i] in (1, tokens[i])
     if not fits:
         raise ValueError(f"weights has shape {shape}; accepted: {accepted}")
 

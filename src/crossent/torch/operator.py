@@ -49,6 +49,7 @@ def _call(tensors: tuple[Any, ...], others: tuple[Any, ...]) -> Call:
         targets=soft,
         soft=soft is not None,
         shape=tuple(logits.shape),
+        lead=tuple(logits.shape[:-1]),
         dtype=arrays.dtype_name(logits.dtype),
         tokens=Tokens(classes, weight, None, None),
         class_weights=class_weights,
