@@ -1,12 +1,18 @@
-"""Before the tests begin, the workers of a run share out what is compiled, so that nothing is compiled twice."""
+"""Before the tests begin: what is compiled is shared out among the workers, and what stays is no garbage."""
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 
 
 def pytest_collection_finish(session):
-    """Compile every second kernel (of two workers); from there on they are read from the disk."""
+    """Keep tests and libraries from the collector; compile every second kernel (of two workers).
+
+    From there on kernels are read from the disk, so that none is compiled twice.
+    """
+    gc.collect()
+    gc.freeze()  # a full collection took a second
     worker = getattr(session.config, "workerinput", None)
     if worker is None or len(session.items) < 1000 or importlib.util.find_spec("numba") is None:
         return

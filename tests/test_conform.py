@@ -325,6 +325,7 @@ def test_the_wrong_type_is_named():
     assert "wrong type" in {case.kind for case in found.cases if case.outcome == "fails"}
 
 
+@pytest.mark.extended
 def test_a_failing_cell_shows_its_smallest_input():
     results = run("textbook", cases=("test_V1_confident_targets",))
     [found] = results.subjects

@@ -79,6 +79,7 @@ def drawn_variant(data, format, targets, rows, classes):
     return plan.variant(x, d if data.draw(st.booleans()) else None, targets)
 
 
+@pytest.mark.extended
 @settings(max_examples=600, deadline=None)
 @given(problems(), st.sampled_from([1, 8, 16]), st.data())
 def test_every_plan_can_be_launched(problem, largest, data):

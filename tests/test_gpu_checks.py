@@ -440,6 +440,7 @@ def test_a_variant_that_is_not_finite_is_seen(monkeypatch):
         gpu_variants.main(["--backend", "numpy", "--small"])
 
 
+@pytest.mark.extended
 def test_every_program_is_compiled_ahead_and_kept(monkeypatch, tmp_path, capsys):
     program = pytest.importorskip("crossent.engines.cuda.program")
     try:

@@ -232,6 +232,7 @@ def row_of(kind, v, rng, dtype):
     return x, t
 
 
+@pytest.mark.extended  # the suite asks the same of V1, of fewer rows
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("kind", ["spread", "far", "flat", "close", "ahead"])
 def test_V1_losses_and_gradients_are_accurate(dtype, kind):

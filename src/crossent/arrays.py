@@ -239,8 +239,10 @@ def any_outside(xp: Namespace, x: Array, stop: int) -> bool:
         # Two numbers of one pass over them, read together.
         ends = x.new_empty(2)
         sys.modules["torch"].aminmax(x, out=(ends[0], ends[1]))
-        # Not ends.tolist(), which torch 2.9 has not for what torch.func wraps.
-        least, greatest = (end.item() for end in ends.cpu())
+        try:
+            least, greatest = ends.tolist()
+        except RuntimeError:  # of torch 2.9, which cannot list what torch.func wraps
+            least, greatest = (end.item() for end in ends.cpu())
         return bool(least < 0 or greatest >= stop)
     bad = (x < 0) | (x >= stop)
     return bool(bad.any() if type(bad) is np.ndarray else xp.any(bad))
