@@ -18,13 +18,13 @@ demo: .venv/installed  ## train a language model with the same loss on every ins
 	$(BIN)/crossent train
 
 test: .venv/installed  ## every clause on every backend, the package's own tests, the examples in the docs: minutes
-	$(BIN)/python -m pytest -n 2 -m "not extended"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not extended"
 
 test-extended: .venv/installed  ## what test leaves out: every dtype and mode, emulator runs, mutants, kernel variants
-	$(BIN)/python -m pytest -n 2 -m extended
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m extended
 
 test-all: .venv/installed  ## both
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Nothing is pinned here, and torch, which would bring gigabytes of CUDA, stays out. The newest libraries want a newer
 # Python than the oldest supported: the newest there is, on the path or of pyenv. NEWEST_PYTHON= names another.
