@@ -178,7 +178,7 @@ def _vocabulary(found: list[Measurement]) -> Figure | None:
         problem = asked[0].problem
         title = f"{problem.n * problem.v / 1e6:.3g} million logits in every call, {problem.dtype}"
         axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold")
-        figure.legend(loc="outside lower center", ncols=3, frameon=False, handlelength=4)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, handlelength=4)
     return figure
 
 
