@@ -38,8 +38,9 @@ NEWEST := .venv-newest/bin/python
 	  -e '.[numba,jax,dask,strict,conformance]' 'ml-dtypes' 'pytest-xdist' 'pytest-timeout'
 	@touch $@
 
+test-newest: export CROSSENT_REQUIRE_BACKENDS := numpy,jax,dask,array-api-strict
 test-newest: .venv-newest/installed  ## some clauses with the newest NumPy, JAX, Dask, array-api-strict and Numba there are
-	CROSSENT_REQUIRE_BACKENDS=numpy,jax,dask,array-api-strict $(NEWEST) -m pytest -q -n 2 -p no:cacheprovider \
+	$(NEWEST) -m pytest -q -n 2 -p no:cacheprovider \
 	  conformance --clause V1 --clause R4 --clause A5 --clause S3 \
 	  --backend numpy --backend jax --backend dask --backend array-api-strict
 	$(NEWEST) -m pytest -q -p no:cacheprovider tests/test_import.py
