@@ -45,14 +45,14 @@ NOTHING = "assert not {'numpy', 'hypothesis', 'mpmath', 'crossent_conformance.pl
 def session(tmp_path):
     """A project's tests, with `arguments` for pytest: its exit code and what it printed."""
 
-    def run(*arguments, loss=RIGHT, first="pass"):
+    def run(*arguments, loss=RIGHT, first="pass", folder="."):
         (tmp_path / "my_loss.py").write_text(LOSS.format(loss), encoding="utf-8")
         (tmp_path / "conftest.py").write_text(CONFTEST, encoding="utf-8")
         (tmp_path / "test_mine.py").write_text(TESTS.format(first), encoding="utf-8")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "CROSSENT"))}
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error", "--strict-markers"]
         done = subprocess.run(
-            [*command, *arguments], cwd=tmp_path, env=environment,
+            [*command, *arguments], cwd=tmp_path / folder, env=environment,
             capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         return done.returncode, done.stdout + done.stderr
@@ -79,6 +79,15 @@ def test_the_clauses_join_the_tests(session):
 
 
 @pytest.mark.extended
+def test_a_file_is_found_from_below_the_root(session, tmp_path):
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\naddopts = {' '.join(ASKED)} -p no:warnings\n", encoding="utf-8")
+    (tmp_path / "below").mkdir()
+    code, printed = session("--rootdir", str(tmp_path), "-k", "V2_never", folder="below")
+    assert code == 0, printed
+    assert "test_values.py ." in printed
+
+
+@pytest.mark.extended
 def test_a_loss_that_breaks_a_clause_fails_the_session(session):
     code, printed = session(*ASKED, "-k", "V2_never_negative", loss=f"{RIGHT} - 1")
     assert code == 1, printed
@@ -92,6 +101,8 @@ def test_a_loss_that_breaks_a_clause_fails_the_session(session):
         (("--crossent-conform", "nowhere:loss"), "there is no module 'nowhere'"),
         (("--crossent-conform", "my_loss.py:cross_entropy", "--crossent-backend", "theano"), "no backend is called"),
         ((*ASKED, "-o", "python_functions=should_*"), "no test of the suite was collected"),
+        ((*ASKED[:3], "D2", *ASKED[4:]), "nothing that was asked of the suite applies"),
+        (("--crossent-clause", "V2"), "ask nothing without --crossent-conform"),
     ],
 )
 def test_a_mistake_is_a_usage_error(session, arguments, message):

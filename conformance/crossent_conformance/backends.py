@@ -46,6 +46,8 @@ class Backend:
 
     name: str
     package: str
+    distribution = ""
+    """What pip installs to have it, where that has another name than the package."""
     device = "cpu"
     dtypes: tuple[str, ...] = FLOATS
     modes: tuple[Mode, ...] = (Mode.EAGER,)
@@ -57,7 +59,8 @@ class Backend:
         try:
             self.load()
         except ImportError as error:
-            raise UnusableError(f"not installed: {error.name or error}") from None
+            remedy = f"pip install {self.distribution or self.package}"
+            raise UnusableError(f"not installed: {error.name or error} ({remedy})") from None
 
     @property
     def version(self) -> str:
@@ -141,6 +144,7 @@ class CuPy(_NumPyLike):
     """CuPy on its current CUDA device."""
 
     name = "cupy"
+    distribution = "cupy-cuda12x"
     device = "cuda"
     modes = (Mode.EAGER, Mode.PORTABLE, Mode.STRIDED, Mode.BROADCAST)
 
@@ -237,6 +241,7 @@ class Dask(Backend):
     """Dask over NumPy blocks."""
 
     name = package = "dask"
+    distribution = "'dask[array]'"
     dtypes = ("float64", "float32", "float16")
     modes = (Mode.LAZY,)
     slow = True
@@ -269,6 +274,7 @@ class ArrayAPIStrict(Backend):
 
     name = "array-api-strict"
     package = "array_api_strict"
+    distribution = "array-api-strict"
     dtypes = ("float64", "float32")
     modes = (Mode.EAGER, Mode.STRICTEST)
 

@@ -51,6 +51,8 @@ TIERS = {
 def pytest_configure(config):
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
+    if not config.pluginmanager.hasplugin("warnings"):
+        config.addinivalue_line("markers", "filterwarnings(*filters): without effect under -p no:warnings")
     config.stash[DRIVEN] = False
     try:
         set_subject(config, config.getoption("crossent_subject") or subjects.DEFAULT)
@@ -163,6 +165,10 @@ def pytest_collection_modifyitems(config, items):
     if elsewhere:
         items[:] = [item for item in items if item not in elsewhere]
         config.hook.pytest_deselected(items=list(elsewhere))
+    if config.stash.get(GUEST, False) and elsewhere.issuperset(ours):
+        raise pytest.UsageError(
+            "nothing that was asked of the suite applies: no case of these clauses on these backends"
+        )
     cells = defaultdict(list)
     for item in items:
         if (where := _place_of(item)) is not None:

@@ -1,4 +1,4 @@
-"""What pytest loads in every session of an environment with `crossent`: one option, and nothing without it.
+"""What pytest loads in every session of an environment with `crossent`: three options, and nothing without them.
 
     pytest --crossent-conform my_loss.py:cross_entropy
 
@@ -39,8 +39,17 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     """Register the suite, if it is asked for, and not already there under its short options."""
-    if config.getoption("crossent_subject") is None or config.pluginmanager.hasplugin(PLUGIN):
+    if config.pluginmanager.hasplugin(PLUGIN):
         return
+    asked = config.getoption("crossent_subject")
+    if asked is None:
+        if config.getoption("crossent_backend") or config.getoption("crossent_clause"):
+            raise pytest.UsageError("--crossent-backend and --crossent-clause ask nothing without --crossent-conform")
+        return
+    path, _, attribute = asked.rpartition(":")
+    below_root = config.rootpath / path
+    if path.endswith(".py") and not (config.invocation_params.dir / path).is_file() and below_root.is_file():
+        config.option.crossent_subject = f"{below_root}:{attribute}"
     from crossent_conformance import command
 
     try:
