@@ -6,6 +6,7 @@ expression serves NumPy, CuPy and torch memory as well as immutable, lazy and tr
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -108,6 +109,13 @@ def put(xp: Namespace, x: Array, t: Array, value: Array | float, out: Array | No
         return xp.where(hits(xp, x.shape, t), value if isinstance(value, float) else value[:, None], x)
     out[_row_numbers(xp, t), t] = value
     return out
+
+
+def flat(xp: Namespace, x: Array) -> Array:
+    """The elements in a row. Dask reshapes no array that is empty and has more than one chunk."""
+    if x.ndim == 1:
+        return x
+    return xp.reshape(x, (-1,)) if math.prod(x.shape) else xp.zeros((0,), dtype=x.dtype, device=device(x))
 
 
 def clear_rows(xp: Namespace, x: Array, rows: Array, out: Array | None) -> Array:

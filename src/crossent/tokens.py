@@ -7,13 +7,12 @@ part of a denominator.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 
 from crossent import checks
-from crossent.arithmetic import cast, only
+from crossent.arithmetic import cast, flat, only
 from crossent.arrays import Array, Namespace, device, dtype_name, is_jax, namespace, wide_integer
 
 
@@ -71,7 +70,7 @@ def of_targets(
         counted = _both(counted, weight != 0)
     own = None
     if class_weights is not None:
-        own = xp.reshape(xp.take(class_weights, _flat(xp, t), axis=0), targets.shape)
+        own = xp.reshape(xp.take(class_weights, flat(xp, t), axis=0), targets.shape)
         if limits:
             counted = _both(counted, own != 0)
     if counted is not None:
@@ -91,13 +90,6 @@ def of_soft_targets(xp: Namespace, shape: tuple[int, ...], weights: Array | None
         return Tokens(None, None, None, None)
     weight = xp.broadcast_to(cast(xp, weights, dtype), shape)
     return Tokens(None, weight, weight, weight != 0)
-
-
-def _flat(xp: Namespace, t: Array) -> Array:
-    """The elements in a row. Dask reshapes no array that is empty and has more than one chunk."""
-    if t.ndim == 1:
-        return t
-    return xp.reshape(t, (-1,)) if math.prod(t.shape) else xp.zeros((0,), dtype=t.dtype, device=device(t))
 
 
 def _both(a: Array | None, b: Array) -> Array:
