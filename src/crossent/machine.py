@@ -18,9 +18,9 @@ import array_api_compat
 import numpy as np
 
 import crossent
-from crossent import choice
-from crossent.arrays import Array, Namespace
-from crossent.engines import ENGINES, threads
+from crossent.engines import select, threads
+from crossent.engines.select import ENGINES
+from crossent.types import Array, Namespace
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
@@ -41,7 +41,7 @@ class Backend:
     package: str | None
     """What pip installs to have it; None for NumPy, which is always there."""
     device: str | None = None
-    """What its `asarray` wants as device; None for the library's own choice."""
+    """What its `asarray` wants as device; None for the library's own select."""
     trains: bool = True
     """Lazy libraries compute a loss, but a training loop would only ever grow their graph."""
     by_default: bool = True
@@ -217,10 +217,10 @@ def _described(backend: Backend) -> BackendInfo:
 
 def info() -> Info:
     """The facts of this machine; UsageError where the environment asks for what there is not."""
-    wrong = choice.environment_problem()
+    wrong = select.environment_problem()
     if wrong is not None:
         raise UsageError(wrong)
-    problems = {"numba": choice.numba_problem(), "cuda": choice.cuda_problem()}
+    problems = {"numba": select.numba_problem(), "cuda": select.cuda_problem()}
     return {
         **_versions(),
         "threads": threads.get_num_threads(),

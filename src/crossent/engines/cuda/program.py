@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from crossent.engines.compiling import LOGGER, Once, told
+from crossent.engines.compiling import LOGGER, Once, log_if_slow
 
 Macros: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -45,7 +45,7 @@ def cubin(source: Path, macros: Macros, architecture: str) -> bytes:
     path = _path(source, macros, architecture)
     found = None if path is None else _kept(path)
     if found is None:
-        with told(f"crossent compiles {_name(source, macros, architecture)}, which takes some seconds"):
+        with log_if_slow(f"crossent compiles {_name(source, macros, architecture)}, which takes some seconds"):
             found = compiled(source, macros, architecture).cubin
         if path is not None:
             _keep(path, found)

@@ -1,4 +1,4 @@
-"""The kernel, compiled for the dtypes of a call when they first appear, and kept on disk; which rows it can walk.
+"""The kernels, compiled for the dtypes of a call when they first appear, and kept on disk; which rows they can walk.
 
 Numba reads a compiled function from the disk where neither the source file nor the processor has changed. It looks at
 this file alone, so what is compiled holds a fingerprint of the other rooms.
@@ -18,19 +18,20 @@ import numba
 import numpy as np
 from numba import types
 
-from crossent.arrays import Array
-from crossent.engines.compiling import LOGGER, Once, told
-from crossent.engines.memory import Memory
-from crossent.engines.numba_cpu import narrow, wide
+from crossent.engines.compiling import LOGGER, Once, log_if_slow
+from crossent.engines.numba_cpu import long_rows, short_rows
 from crossent.engines.numba_cpu.vectors import format_of, inline
-from crossent.engines.rows import Rows
+from crossent.math.rows import Coefficients, Rows
+from crossent.types import Array
 
-_narrow, _wide, _NARROW = narrow.walk, wide.walk, narrow.NARROW
+_short, _long, _SHORT = short_rows.walk, long_rows.walk, short_rows.SHORT
+_statistics, _gradient = long_rows.statistics, long_rows.gradient
+
+
+# The functions that Numba compiles. Each keeps the fingerprint, so that new text makes what is on the disk stale.
 
 
 def _walk_of(source: str) -> Callable[..., None]:
-    """The function that Numba compiles; it keeps the fingerprint, so that new text makes what is on the disk stale."""
-
     def walk(
         logits: Any,
         soft: Any,
@@ -41,11 +42,11 @@ def _walk_of(source: str) -> Callable[..., None]:
         class_weights: Any,
         scales: Any,
         scale: float,
-        keep: float,
-        spread: float,
-        share: float,
-        square: float,
-        limits: bool,
+        target_mass: float,
+        smoothing: float,
+        includes_target: float,
+        z_loss: float,
+        ieee: bool,
         start: int,
         stop: int,
     ) -> None:
@@ -55,7 +56,7 @@ def _walk_of(source: str) -> Callable[..., None]:
         x, d = logits.ctypes.data, out.ctypes.data if out.size else 0
         x_step, d_step = logits.strides[0], out.strides[0]
         lines = (targets.ctypes.data, losses.ctypes.data, _address(weight), _address(class_weights), _address(scales))
-        coefficients = (keep, spread, share, square, limits, weight.size > 0)
+        coefficients = (target_mass, smoothing, includes_target, z_loss, ieee, weight.size > 0)
         formats = (format_of(logits), format_of(losses))
         v = logits.shape[1]
         if soft is None:
@@ -66,6 +67,79 @@ def _walk_of(source: str) -> Callable[..., None]:
             _walk_memory(formats, format_of(soft), matrices, lines, v, scale, coefficients, start, stop)
 
     return walk
+
+
+def _statistics_of(source: str) -> Callable[..., None]:
+    def statistics(
+        logits: Any,
+        soft: Any,
+        targets: Any,
+        found: Any,
+        class_weights: Any,
+        target_mass: float,
+        smoothing: float,
+        includes_target: float,
+        z_loss: float,
+        ieee: bool,
+        first_class: int,
+        vocabulary: int,
+        start: int,
+        stop: int,
+    ) -> None:
+        # found: a line for each number of `long_rows.statistics`.
+        source  # noqa: B018
+        x, x_step, v = logits.ctypes.data, logits.strides[0], logits.shape[1]
+        lines = (targets.ctypes.data, _address(class_weights), found.ctypes.data, found.strides[0])
+        c = (target_mass, smoothing, includes_target, z_loss, ieee, False)
+        x_format, format = format_of(logits), format_of(found)
+        if soft is None:
+            m = (x, x_step, 0, 0)
+            _statistics(x_format, None, format, m, lines, v, c, first_class, vocabulary, start, stop)
+        else:
+            m = (x, x_step, soft.ctypes.data, soft.strides[0])
+            _statistics(x_format, format_of(soft), format, m, lines, v, c, first_class, vocabulary, start, stop)
+
+    return statistics
+
+
+def _gradient_of(source: str) -> Callable[..., None]:
+    def gradient(
+        logits: Any,
+        soft: Any,
+        out: Any,
+        targets: Any,
+        numbers: Any,
+        weight: Any,
+        class_weights: Any,
+        target_mass: float,
+        smoothing: float,
+        includes_target: float,
+        z_loss: float,
+        ieee: bool,
+        first_class: int,
+        start: int,
+        stop: int,
+    ) -> None:
+        # numbers: a line for each number of `long_rows.gradient`.
+        source  # noqa: B018
+        x, x_step, d, d_step = logits.ctypes.data, logits.strides[0], out.ctypes.data, out.strides[0]
+        lines = (
+            targets.ctypes.data,
+            _address(weight),
+            _address(class_weights),
+            numbers.ctypes.data,
+            numbers.strides[0],
+        )
+        c = (target_mass, smoothing, includes_target, z_loss, ieee, weight.size > 0)
+        v, x_format, format = logits.shape[1], format_of(logits), format_of(numbers)
+        if soft is None:
+            m = (x, x_step, 0, 0, d, d_step)
+            _gradient(x_format, None, format, m, lines, v, c, first_class, start, stop)
+        else:
+            m = (x, x_step, soft.ctypes.data, soft.strides[0], d, d_step)
+            _gradient(x_format, format_of(soft), format, m, lines, v, c, first_class, start, stop)
+
+    return gradient
 
 
 @functools.cache
@@ -83,10 +157,10 @@ def _walk_memory(
     formats: Any, soft: Any, matrices: Any, lines: Any, v: int, scale: float, coefficients: Any, start: int, stop: int
 ) -> None:
     logits, losses = formats
-    if v <= _NARROW:
-        _narrow(logits, soft, losses, matrices, lines, v, scale, coefficients, start, stop)
+    if v <= _SHORT:
+        _short(logits, soft, losses, matrices, lines, v, scale, coefficients, start, stop)
     else:
-        _wide(logits, soft, losses, matrices, lines, v, scale, coefficients, start, stop)
+        _long(logits, soft, losses, matrices, lines, v, scale, coefficients, start, stop)
 
 
 @inline
@@ -97,45 +171,50 @@ def _address(line: Any) -> int:
 
 # The formats that elements of a matrix have for the kernel: bfloat16 comes as uint16 bits, float16 as int16 bits.
 _FORMATS = {"float32": types.float32, "float64": types.float64, "bfloat16": types.uint16, "float16": types.int16}
-_NAMES = {np.dtype(name): name for name in ("float32", "float64", "float16")}
-_NO_GRADIENT = {name: np.empty((0, 0), str(kind)) for name, kind in _FORMATS.items()}
 _SINGLE, _DOUBLE, _INTEGER = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
+_NAMES = {_SINGLE: "float32", _DOUBLE: "float64", np.dtype(np.float16): "float16", np.dtype(np.uint16): "bfloat16"}
+_NO_GRADIENT = {name: np.empty((0, 0), str(kind)) for name, kind in _FORMATS.items()}
 _NOTHING = {dtype: np.empty(0, dtype) for dtype in (_SINGLE, _DOUBLE, _INTEGER)}
 
 
 @Once
-def kernel(name: str, soft: str | None = None) -> Callable[..., None]:
-    """The walk compiled for logits and soft targets of the dtypes of those names, or read from the disk."""
+def kernel(name: str, soft: str | None = None, verb: str = "walk") -> Callable[..., None]:
+    """The verb compiled for logits and soft targets of the dtypes of those names, or read from the disk."""
     element = _FORMATS[name]
     real = types.float64 if name == "float64" else types.float32
     matrix = types.Array(element, 2, "A", readonly=True)
+    out = matrix.copy(readonly=False)
+    second = types.none if soft is None else matrix.copy(dtype=_FORMATS[soft])
     numbers = types.Array(real, 1, "C", readonly=True)
-    kinds = types.void(
-        matrix,
-        types.none if soft is None else matrix.copy(dtype=_FORMATS[soft]),
-        matrix.copy(readonly=False),
-        types.Array(types.int64, 1, "C", readonly=True),
-        numbers.copy(readonly=False),
-        numbers,
-        numbers,
-        types.Array(types.float64, 1, "C", readonly=True),
-        types.float64,
-        *[real] * 4,
-        types.boolean,
-        types.intp,
-        types.intp,
-    )
-    walk = _walk_of(_source())
+    table = types.Array(real, 2, "C")
+    integers = types.Array(types.int64, 1, "C", readonly=True)
+    scales = types.Array(types.float64, 1, "C", readonly=True)
+    coefficients = (*[real] * 4, types.boolean)
+    place = types.intp
+    given: dict[str, tuple[Callable[[str], Callable[..., None]], tuple[Any, ...]]] = {
+        "walk": (
+            _walk_of,
+            (out, integers, numbers.copy(readonly=False), numbers, numbers, scales, types.float64, *coefficients),
+        ),
+        "statistics": (
+            _statistics_of,
+            (integers.copy(readonly=False), table, numbers, *coefficients, place, place),
+        ),
+        "gradient": (_gradient_of, (out, integers, table, numbers, numbers, *coefficients, place)),
+    }
+    make, others = given[verb]
+    kinds = types.void(matrix, second, *others, place, place)
+    function = make(_source())
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck": False}
     dtypes = name if soft is None else f"{name} logits and {soft} soft targets"
     compiled: Callable[..., None]
-    with told(f"crossent compiles its kernel for {dtypes}, which takes some seconds"):
+    with log_if_slow(f"crossent compiles its kernel for {dtypes}, which takes some seconds"):
         try:
-            compiled = numba.njit([kinds], cache=True, **options)(walk)
+            compiled = numba.njit([kinds], cache=True, **options)(function)
         except Exception as error:
             # No folder to keep it in, a full disk, another user's files, a damaged one: each raises what it likes.
             LOGGER.warning("crossent can not keep its kernel on disk (%s: %s)", type(error).__name__, error)
-            compiled = numba.njit([kinds], **options)(walk)
+            compiled = numba.njit([kinds], **options)(function)
     return compiled
 
 
@@ -150,28 +229,22 @@ def problem() -> str | None:
     return f"this processor ({name}) has no fused multiply-add, or no float16 in hardware"
 
 
-def serves(rows: Rows, out: Memory | None) -> bool:
-    """Whether `work` can walk these rows of host memory: any step from row to row, but elements side by side."""
+def serves(rows: Rows, out: Array | None) -> bool:
+    """Whether the kernels can walk these rows of host memory: any step from row to row, but elements side by side."""
     logits, soft = rows.logits, rows.soft
-    if rows.coefficients.floor or not _is_plain(logits):
+    if not _is_plain(logits):
         return False
-    if soft is not None and not (_is_plain(soft) and _is_double(soft) == _is_double(logits)):
+    if soft is not None and not (_is_plain(soft) and (soft.itemsize == 8) == (logits.itemsize == 8)):
         return False
-    return out is None or (_is_plain(out) and out.data.dtype == logits.data.dtype)
+    return out is None or (_is_plain(out) and out.dtype == logits.dtype)
 
 
-def _is_plain(memory: Memory) -> bool:
-    data, is_bfloat16 = memory
-    dtype = data.dtype
-    side_by_side = data.strides[1] == dtype.itemsize or data.shape[1] == 1
-    return side_by_side and data.flags.aligned and (is_bfloat16 or dtype in _NAMES)
+def _is_plain(data: Array) -> bool:
+    side_by_side = data.strides[1] == data.itemsize or data.shape[1] == 1
+    return side_by_side and data.flags.aligned and data.dtype in _NAMES
 
 
-def _is_double(memory: Memory) -> bool:
-    return bool(memory.data.dtype == np.float64)
-
-
-def work(rows: Rows, losses: Array, scale: Array | float, out: Memory | None) -> Callable[[int, int], None]:
+def walk(rows: Rows, losses: Array, scale: Array | float | None, out: Array | None) -> Callable[[int, int], None]:
     """A function of (start, stop) that writes the losses of those rows, and with `out` their gradient.
 
     rows: as `serves` accepts them. losses: (N,), contiguous, of the compute dtype. scale: a number, 0-d or (N,). Parts
@@ -179,40 +252,66 @@ def work(rows: Rows, losses: Array, scale: Array | float, out: Memory | None) ->
     """
     logits, name = _bits(rows.logits)
     soft, soft_name = (None, None) if rows.soft is None else _bits(rows.soft)
-    real = losses.dtype
-    per_row = not isinstance(scale, float) and scale.ndim == 1
-    c = rows.coefficients
+    real, c = losses.dtype, rows.coefficients
+    nothing, no_scales = _NOTHING[real], _NOTHING[_DOUBLE]
+    factor = 1.0
+    if type(scale) is float:
+        factor = scale
+    elif scale is not None:
+        if scale.ndim:
+            no_scales = line(scale, _DOUBLE)
+        else:
+            factor = float(scale)
     return functools.partial(
         kernel(name, soft_name),
         logits,
         soft,
         _NO_GRADIENT[name] if out is None else _bits(out)[0],
-        _line(rows.targets, _INTEGER),
+        _NOTHING[_INTEGER] if rows.targets is None else line(rows.targets, _INTEGER),
         losses,
-        _line(rows.weight, real),
-        _line(rows.class_weights, real),
-        _line(scale if per_row else None, _DOUBLE),
-        1.0 if per_row else float(scale),
-        c.keep,
-        c.spread,
-        float(c.share),
-        c.square,
-        c.limits,
+        nothing if rows.weight is None else line(rows.weight, real),
+        nothing if rows.class_weights is None else line(rows.class_weights, real),
+        no_scales,
+        factor,
+        c.target_mass,
+        c.smoothing,
+        c.includes_target,
+        c.z_loss,
+        c.ieee,
     )
 
 
-def _bits(memory: Memory) -> tuple[Array, str]:
+def statistics(rows: Rows, targets: Array, found: Array) -> Callable[[int, int], None]:
+    """A function of (start, stop) that writes the statistics of those rows, or pieces of rows, into `found` (7, N)."""
+    logits, name = _bits(rows.logits)
+    soft, soft_name = (None, None) if rows.soft is None else _bits(rows.soft)
+    u = _NOTHING[found.dtype] if rows.class_weights is None else line(rows.class_weights, found.dtype)
+    given = (logits, soft, targets, found, u, *_numbers(rows.coefficients), rows.first_class, rows.vocabulary)
+    return functools.partial(kernel(name, soft_name, "statistics"), *given)
+
+
+def gradient(rows: Rows, targets: Array, numbers: Array, out: Array) -> Callable[[int, int], None]:
+    """A function of (start, stop) that writes the gradient of those rows, or pieces of rows, from `numbers` (4, N)."""
+    logits, name = _bits(rows.logits)
+    soft, soft_name = (None, None) if rows.soft is None else _bits(rows.soft)
+    nothing = _NOTHING[numbers.dtype]
+    weight = nothing if rows.weight is None else line(rows.weight, numbers.dtype)
+    u = nothing if rows.class_weights is None else line(rows.class_weights, numbers.dtype)
+    given = (logits, soft, _bits(out)[0], targets, numbers, weight, u, *_numbers(rows.coefficients), rows.first_class)
+    return functools.partial(kernel(name, soft_name, "gradient"), *given)
+
+
+def _numbers(c: Coefficients) -> tuple[Any, ...]:
+    return c.target_mass, c.smoothing, c.includes_target, c.z_loss, c.ieee
+
+
+def _bits(data: Array) -> tuple[Array, str]:
     """A matrix in a format that the kernel knows, and the name of its dtype."""
-    data, is_bfloat16 = memory
-    if is_bfloat16:
-        return data, "bfloat16"
     name = _NAMES[data.dtype]
     return data.view(np.int16) if name == "float16" else data, name
 
 
-def _line(x: Array | None, dtype: Any) -> Array:
-    """A number per row, or per class, side by side; nothing where there is none."""
-    if x is None:
-        return _NOTHING[dtype]
+def line(x: Array, dtype: Any) -> Array:
+    """A number per row, or per class, side by side."""
     flags = x.flags
     return x if x.dtype == dtype and flags.c_contiguous and flags.aligned else np.array(x, dtype, order="C")

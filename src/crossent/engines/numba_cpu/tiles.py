@@ -93,7 +93,7 @@ def others_of_tile(logits: Any, x: int, width: int, t: int, centre: Any) -> floa
 
 
 @inline
-def spread_of_tile(
+def sums_of_tile(
     logits: Any,
     losses: Any,
     soft: Any,
@@ -103,9 +103,9 @@ def spread_of_tile(
     width: int,
     t: int,
     peak: int,
-    smoothing: Any,
+    smoother: Any,
     centre: Any,
-    limits: bool,
+    ieee: bool,
 ) -> tuple[float, float, float]:
     """Σ 1, Σ masses and Σ masses·(centre − x)·UNIT over a tile's classes but number `t`.
 
@@ -114,7 +114,7 @@ def spread_of_tile(
     n = lanes(logits)
     c = vector_like(logits, centre)
     zero = vector_like(logits, 0.0)
-    count = mass = mass_low = deficit = deficit_low = zero
+    count = mass = mass_low = weighted_gap = weighted_gap_low = zero
     weighs = u != 0 if soft is None else True
     left = width
     while left > 0:
@@ -128,15 +128,15 @@ def spread_of_tile(
             weight = load_first(losses, u, left, 0.0)
             u += n * itemsize(losses)
         counted = first(zero, left) & ~lane_is(zero, t)
-        value = masses(soft, logit, target, weight, lane_is(zero, peak), smoothing, limits)
-        count = count + where(counted, possible(logit, limits), 0.0)
+        value = masses(soft, logit, target, weight, lane_is(zero, peak), smoother, ieee)
+        count = count + where(counted, possible(logit, ieee), 0.0)
         if weighs:
             mass, mass_low = added(mass, mass_low, where(counted, value, 0.0))
-        deficit, deficit_low = added(deficit, deficit_low, where(counted, terms(logit, value, c, limits), 0.0))
+        weighted_gap, weighted_gap_low = added(weighted_gap, weighted_gap_low, where(counted, terms(logit, value, c, ieee), 0.0))
         x += n * itemsize(logits)
         left -= n
         t -= n
         peak -= n
     if not weighs:
         mass = count
-    return sum_of_lanes(count, zero), sum_of_lanes(mass, mass_low), sum_of_lanes(deficit, deficit_low)
+    return sum_of_lanes(count, zero), sum_of_lanes(mass, mass_low), sum_of_lanes(weighted_gap, weighted_gap_low)

@@ -1,4 +1,4 @@
-"""What belongs to JAX: the row losses as one function with its own derivative, compiled once per shape.
+"""JAX: the row losses as one function with its own derivative, compiled once per shape.
 
 The derivative is the contract's gradient, not that of the formula of the loss, which would cancel for likely targets.
 As a rule of forward differentiation it serves ``grad``, ``jvp``, ``hessian``, ``vmap`` and ``jit`` alike.
@@ -7,18 +7,21 @@ As a rule of forward differentiation it serves ``grad``, ``jvp``, ``hessian``, `
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from crossent.arrays import Array
-from crossent.engines import array_api
-from crossent.engines.rows import Rows
-from crossent.objective import Coefficients
+from crossent import views
+from crossent.libraries.base import NO_CONTEXT, Library
+from crossent.math import formula
+from crossent.math.rows import Coefficients, Rows
+from crossent.types import Array
 
 _Others = tuple[Array | None, Array | None, Array | None]
 _PerRow = tuple[Array | None, ...]
@@ -28,17 +31,63 @@ _Result = TypeVar("_Result")
 BLOCK = 1024 * 1024
 
 
-def losses(rows: Rows) -> Array:
-    """The losses (N,) of rows."""
-    others = (rows.soft, rows.weight, rows.class_weights)
-    return _compiled(rows.coefficients, rows.logits, rows.targets, others)
+class Jax(Library):
+    """JAX's arrays, traced or not."""
+
+    immutable = True
+
+    def readable(self, x: Array) -> bool:
+        """Of a transformation's, which stand for values that are supplied later, none."""
+        return not isinstance(x, jax.core.Tracer)
+
+    def device_name(self, x: Array) -> str | None:
+        """All that an array is spread over."""
+        return ", ".join(sorted(map(str, x.devices()))) if self.readable(x) else None
+
+    def computing(self, x: Array) -> AbstractContextManager[Any]:
+        """JAX does not warn."""
+        return NO_CONTEXT
+
+    def host_copy(self, x: Array) -> Array:
+        """A jitted function's closure is as readable as ever, but nothing that JAX computes from it there is."""
+        return np.asarray(x)
+
+    def wide_float(self, device: Any) -> Any:
+        """float32 where 64-bit types are switched off."""
+        return jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
+
+    def wide_integer(self, device: Any) -> Any:
+        """int32 where 64-bit types are switched off."""
+        return jnp.int64 if jax.config.jax_enable_x64 else jnp.int32
+
+    def stop_gradient(self, x: Array) -> Array:
+        """JAX's own."""
+        return lax.stop_gradient(x)
+
+    def sum_in(self, wide: Any, x: Array, axis: int | None) -> Array:
+        """In which order JAX adds, and so how much a long sum loses in its own dtype, differs from release to release."""
+        return self.sum_in_runs(x, axis) if x.dtype == wide else super().sum_in(wide, x, axis)
+
+    def losses(self, rows: Rows) -> Array:
+        """By the rule below."""
+        rows = views.flat(self, rows)
+        others = (rows.soft, rows.weight, rows.class_weights)
+        return _compiled(rows.coefficients, rows.logits, rows.targets, others)
+
+    def losses_and_gradient(self, rows: Rows, scale: Array | float, out: Array | None) -> tuple[Array, Array]:
+        """The losses (N,) and the gradient, times `scale`, in the dtype of the logits."""
+        matrix = views.flat(self, rows)
+        others = (matrix.soft, matrix.weight, matrix.class_weights)
+        loss, d = _compiled_gradient(matrix.coefficients, matrix.logits, matrix.targets, others, scale)
+        return loss, jnp.reshape(d, rows.logits.shape)
 
 
-def losses_and_gradient(rows: Rows, scale: Array | float) -> tuple[Array, Array]:
-    """The losses (N,) and the gradient (N, V) times `scale`, in the dtype of the logits."""
-    others = (rows.soft, rows.weight, rows.class_weights)
-    loss, d = _compiled_gradient(rows.coefficients, rows.logits, rows.targets, others, scale)
-    return loss, d
+LIBRARY = Jax(jnp, "jax")
+
+
+def _rows(coefficients: Coefficients, per_row: _PerRow, class_weights: Array | None) -> Rows:
+    x, t, soft, weight = per_row
+    return Rows(x, t, soft, weight, class_weights, coefficients, 0, x.shape[1])
 
 
 def _in_blocks(function: Callable[[_PerRow], _Result], per_row: _PerRow) -> _Result:
@@ -68,8 +117,7 @@ def _formula(coefficients: Coefficients, x: Array, t: Array | None, others: _Oth
     soft, weight, class_weights = others
 
     def losses_of(rows: _PerRow) -> Array:
-        x, t, soft, weight = rows
-        return array_api.whole(jnp, Rows(x, t, soft, weight, class_weights, coefficients))
+        return formula.whole(LIBRARY, _rows(coefficients, rows, class_weights))
 
     return _in_blocks(losses_of, (x, t, soft, weight))
 
@@ -80,8 +128,8 @@ def _with_gradient(
     soft, weight, class_weights = others
 
     def pair_of(rows: _PerRow) -> tuple[Array, Array]:
-        x, t, soft, weight, scale = rows
-        return array_api.whole_with_gradient(jnp, Rows(x, t, soft, weight, class_weights, coefficients), scale)
+        *per_row, scale = rows
+        return formula.whole_with_gradient(LIBRARY, _rows(coefficients, tuple(per_row), class_weights), scale)
 
     return _in_blocks(pair_of, (x, t, soft, weight, jnp.broadcast_to(scale, x.shape[:1])))
 

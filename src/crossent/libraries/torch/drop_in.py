@@ -1,15 +1,8 @@
-"""What belongs to PyTorch: token losses on the autograd graph, and PyTorch's own `cross_entropy`, `CrossEntropyLoss`.
-
-One line moves existing code: ``from crossent.torch import cross_entropy, CrossEntropyLoss``.
-
-    graph.py       the loss on the autograd graph, eager and inside transformations
-    operator.py    the token losses as operators that torch.compile keeps whole
-    formula.py     the token losses as a function that torch differentiates
-"""
+"""PyTorch's own `cross_entropy` and `CrossEntropyLoss`: the same signatures, defaults, semantics, dtypes and errors."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,18 +10,11 @@ from torch.nn import _reduction
 from torch.nn import functional as F  # noqa: N812
 from torch.overrides import has_torch_function
 
-from crossent import arrays
-from crossent.arrays import is_dense
-from crossent.calls import prepare
-from crossent.functional import is_followed, loss_of
-from crossent.torch.graph import followed_loss
-
-__all__ = ["CrossEntropyLoss", "cross_entropy"]
-
-
-def __dir__() -> list[str]:
-    """The public names, without the modules that define them."""
-    return __all__
+from crossent import problem
+from crossent.libraries import Inputs
+from crossent.libraries.torch.library import TORCH, is_traced
+from crossent.math.operations import FLOATS
+from crossent.options import Options
 
 
 def cross_entropy(
@@ -93,20 +79,16 @@ def cross_entropy(
     soft = target.is_floating_point()
     classes_last = input.movedim(1, -1) if input.ndim > 2 else input
     targets = target.movedim(1, -1) if soft and target.ndim > 2 else target
-    options: dict[str, Any] = {
-        "class_weights": weight,
-        "ignore_index": None if soft else ignore_index,
-        "reduction": reduction,
-        "label_smoothing": label_smoothing,
-        "smoothing": "uniform",
-        "limits": False,
+    options = Options(
+        ignore_index=None if soft else ignore_index,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
+        smoothing="uniform",
         # PyTorch's loss can be captured, and has no word for a check that would wait.
-        "check_targets": arrays.is_traced(input, target) or not arrays.is_captured(target),
-    }
-    if is_followed(input, target, weight):
-        result = followed_loss(classes_last, targets, **options)
-    else:
-        result = loss_of(prepare(classes_last, targets, **options))
+        check_targets=is_traced(input, target) or not TORCH.is_captured(target),
+        ieee=True,
+    )
+    result: Tensor = problem.loss(Inputs(classes_last, targets, None, weight), options)
     return result.to(dtype)
 
 
@@ -119,11 +101,11 @@ def _is_served(
     label_smoothing: float,
 ) -> bool:
     """Whether the loss is computed here. Anything unusual, and whatever PyTorch refuses, is left to PyTorch."""
-    if not (isinstance(input, Tensor) and isinstance(target, Tensor)) or not (is_dense(input) and is_dense(target)):
+    if not (isinstance(input, Tensor) and isinstance(target, Tensor)) or not (_is_dense(input) and _is_dense(target)):
         return False
-    if has_torch_function((input, target, weight)) or arrays.is_recorded_as_script():
+    if has_torch_function((input, target, weight)) or torch.jit.is_tracing():
         return False
-    if arrays.dtype_name(input.dtype) not in arrays.FLOATS or input.ndim == 0 or target.device != input.device:
+    if TORCH.dtype_name(input) not in FLOATS or input.ndim == 0 or target.device != input.device:
         return False
     if input.shape == target.shape:
         if target.dtype != input.dtype or ignore_index >= 0:
@@ -135,7 +117,7 @@ def _is_served(
     classes = input.shape[1 if input.ndim > 1 else 0]
     if weight is not None:
         fits = isinstance(weight, Tensor) and weight.shape == (classes,) and weight.dtype == input.dtype
-        if not fits or weight.device != input.device or weight.requires_grad or not is_dense(weight):
+        if not fits or weight.device != input.device or weight.requires_grad or not _is_dense(weight):
             return False
     return (
         classes > 0
@@ -145,6 +127,10 @@ def _is_served(
         and not isinstance(label_smoothing, bool)
         and 0.0 <= label_smoothing <= 1.0
     )
+
+
+def _is_dense(x: Tensor) -> bool:
+    return TORCH.refusal(x) is None
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):

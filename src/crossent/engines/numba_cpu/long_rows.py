@@ -29,9 +29,9 @@ from crossent.engines.numba_cpu.elements import (
 from crossent.engines.numba_cpu.functions import added, exp, sum_of_lanes
 from crossent.engines.numba_cpu.lanes import first, first_of, itemsize, lane_is, lanes, largest, lowest, widened
 from crossent.engines.numba_cpu.outcome import centre_of, masses, outcome, plain, possible
-from crossent.engines.numba_cpu.tiles import TILE, maximum_of_tile, others_of_tile, place_in_tile, spread_of_tile
+from crossent.engines.numba_cpu.tiles import TILE, maximum_of_tile, others_of_tile, place_in_tile, sums_of_tile
 from crossent.engines.numba_cpu.vectors import filled, inline, larger, vector_like, where
-from crossent.statistics import UNIT
+from crossent.math.statistics import UNIT
 
 # The most tiles of a row; longer rows have longer tiles. Part of the result's bits.
 PIECES = 256
@@ -44,7 +44,7 @@ _INF, _NAN = np.inf, np.nan
 
 # Tables on the stack, of numbers in the compute dtype: a line for each kind of number, a column for each row, or for
 # each piece of one row.
-_MAXIMUM, _OTHERS, _COUNT, _MASS, _DEFICIT, _OWN, _TARGET, _FACTOR, _SPREAD, _ENTRY, _LINES = range(11)
+_MAXIMUM, _OTHERS, _COUNT, _MASS, _WEIGHTED_GAP, _OWN, _TARGET, _FACTOR, _UNIFORM_TERM, _ENTRY, _LINES = range(11)
 _ROW_LINE = 16 * 8
 _PIECE_LINE = PIECES * 8
 _ROW_TABLE = _LINES * _ROW_LINE
@@ -55,8 +55,8 @@ _PIECE_TABLE = _TARGET * _PIECE_LINE
 
 
 @inline
-def _smoothing_of_row(
-    logits: Any, soft: Any, x: int, q: int, v: int, keep: Any, spread: Any, share: Any, limits: bool
+def _smoother_of_row(
+    logits: Any, soft: Any, x: int, q: int, v: int, target_mass: Any, smoothing: Any, includes_target: Any, ieee: bool
 ) -> tuple[Any, int]:
     """What `masses` needs to know of the row to smooth its soft targets, and the place of the largest of them."""
     n = lanes(logits)
@@ -65,7 +65,7 @@ def _smoothing_of_row(
     peak = vector_like(logits, -_INF)
     j = 0
     while j < v:
-        occurs = possible(load_first(logits, x + j * itemsize(logits), v - j, -_INF), limits)
+        occurs = possible(load_first(logits, x + j * itemsize(logits), v - j, -_INF), ieee)
         occurs = where(first(occurs, v - j), occurs, 0.0)
         target = load_first(soft, q + j * itemsize(soft), v - j, 0.0)
         count = count + occurs
@@ -76,7 +76,7 @@ def _smoothing_of_row(
     place = -1
     j = 0
     while j < v:
-        occurs = possible(load_first(logits, x + j * itemsize(logits), v - j, -_INF), limits)
+        occurs = possible(load_first(logits, x + j * itemsize(logits), v - j, -_INF), ieee)
         target = load_first(soft, q + j * itemsize(soft), v - j, 0.0) * occurs
         if place < 0:
             lane = first_of(where(first(target, v - j), target, _NAN) == filled(target, top))
@@ -85,12 +85,12 @@ def _smoothing_of_row(
         rest, rest_low = added(rest, rest_low, where(lane_is(target, place - j), 0.0, target))
         j += n
     total = sum_of_lanes(count, nowhere)
-    even = spread / max(total, 1.0)
-    others = 0.0 if total <= 1.0 else spread / (total - 1.0)
+    even = smoothing / max(total, 1.0)
+    others = 0.0 if total <= 1.0 else smoothing / (total - 1.0)
     numbers = (
         True,
-        keep,
-        share != 0.0,
+        target_mass,
+        includes_target != 0.0,
         even,
         others,
         sum_of_lanes(lost, lost_low),
@@ -111,9 +111,9 @@ def _statistics_of_row(
     v: int,
     t: int,
     peak: int,
-    smoothing: Any,
-    spreads: bool,
-    limits: bool,
+    smoother: Any,
+    uneven: bool,
+    ieee: bool,
     pieces: int,
     place: int,
 ) -> int:
@@ -140,22 +140,22 @@ def _statistics_of_row(
             apart = -1 if m == -_INF else place_in_tile(logits, here, width, m)
         store_one(losses, column + _MAXIMUM * _PIECE_LINE, m)
         store_one(losses, column + _OTHERS * _PIECE_LINE, others_of_tile(logits, here, width, apart, centre))
-        if spreads:
+        if uneven:
             targets = 0
             if soft is not None:
                 targets = q + start * itemsize(soft)
             weights = u + start * size if u != 0 else 0
-            n, mass, deficit = spread_of_tile(
-                logits, losses, soft, here, targets, weights, width, apart, peak - start, smoothing, centre, limits
+            n, mass, weighted_gap = sums_of_tile(
+                logits, losses, soft, here, targets, weights, width, apart, peak - start, smoother, centre, ieee
             )
             store_one(losses, column + _COUNT * _PIECE_LINE, n)
             store_one(losses, column + _MASS * _PIECE_LINE, mass)
-            store_one(losses, column + _DEFICIT * _PIECE_LINE, deficit)
+            store_one(losses, column + _WEIGHTED_GAP * _PIECE_LINE, weighted_gap)
             if soft is not None:
                 own = 0.0
                 if apart >= 0:
                     own = _mass_of_class(
-                        logits, losses, soft, here, targets, weights, apart, peak - start, smoothing, limits
+                        logits, losses, soft, here, targets, weights, apart, peak - start, smoother, ieee
                     )
                 store_one(losses, column + _OWN * _PIECE_LINE, own)
         start += width
@@ -166,7 +166,7 @@ def _statistics_of_row(
         for line in range(_OWN if soft is None else _TARGET):
             copy_one(losses, place + line * _ROW_LINE, pieces + line * _PIECE_LINE)
     else:
-        best = _merge(losses, soft, pieces, count, spreads, place)
+        best = _merge(losses, soft, pieces, count, uneven, place)
     if soft is not None:
         start = best * tile
         width = min(tile, v - start)
@@ -180,7 +180,7 @@ def _statistics_of_row(
 
 @inline
 def _mass_of_class(
-    logits: Any, losses: Any, soft: Any, x: int, q: int, u: int, t: int, peak: int, smoothing: Any, limits: bool
+    logits: Any, losses: Any, soft: Any, x: int, q: int, u: int, t: int, peak: int, smoother: Any, ieee: bool
 ) -> float:
     """The mass of class number `t` of a tile with soft targets."""
     logit = load_first(logits, x + t * itemsize(logits), 1, -_INF)
@@ -189,12 +189,12 @@ def _mass_of_class(
     weight = filled(zero, 1.0)
     if u != 0:
         weight = load_first(losses, u + t * itemsize(losses), 1, 0.0)
-    value = masses(soft, logit, target, weight, lane_is(zero, peak - t), smoothing, limits)
+    value = masses(soft, logit, target, weight, lane_is(zero, peak - t), smoother, ieee)
     return sum_of_lanes(where(first(zero, 1), value, 0.0), zero)
 
 
 @inline
-def _merge(losses: Any, soft: Any, pieces: int, count: int, spreads: bool, place: int) -> int:
+def _merge(losses: Any, soft: Any, pieces: int, count: int, uneven: bool, place: int) -> int:
     """Merge the statistics of a row's pieces into the row table; returns the piece that has the row's maximum.
 
     Each piece is rescaled once, so no rounding piles up.
@@ -209,7 +209,7 @@ def _merge(losses: Any, soft: Any, pieces: int, count: int, spreads: bool, place
     if soft is not None:
         best = max(0, place_in_tile(losses, pieces, count, m))
     centre = centre_of(filled(zero, m))
-    others = others_low = counts = mass = mass_low = deficit = deficit_low = zero
+    others = others_low = counts = mass = mass_low = weighted_gap = weighted_gap_low = zero
     for k in range(0, count, n):
         p = pieces + k * itemsize(losses)
         left = count - k
@@ -217,7 +217,7 @@ def _merge(losses: Any, soft: Any, pieces: int, count: int, spreads: bool, place
         nothing = own == -_INF
         piece = load_first(losses, p + _OTHERS * _PIECE_LINE, left, 0.0)
         masses_of_piece = zero
-        if spreads:
+        if uneven:
             masses_of_piece = load_first(losses, p + _MASS * _PIECE_LINE, left, 0.0)
         if soft is not None:
             # The classes that pieces have kept apart, but for the row's own.
@@ -225,20 +225,20 @@ def _merge(losses: Any, soft: Any, pieces: int, count: int, spreads: bool, place
             piece = piece + where(again, filled(zero, 1.0), 0.0)
             masses_of_piece = masses_of_piece + where(again, load_first(losses, p + _OWN * _PIECE_LINE, left, 0.0), 0.0)
         others, others_low = added(others, others_low, exp(own - centre) * piece)
-        if spreads:
+        if uneven:
             d = centre * UNIT - own * UNIT
-            # An empty piece has no mass, or a deficit that is infinite already.
+            # An empty piece has no mass, or a gap that is infinite already.
             moved = where(nothing | (d == 0.0), 0.0, masses_of_piece * d)
-            moved = moved + load_first(losses, p + _DEFICIT * _PIECE_LINE, left, 0.0)
+            moved = moved + load_first(losses, p + _WEIGHTED_GAP * _PIECE_LINE, left, 0.0)
             counts = counts + load_first(losses, p + _COUNT * _PIECE_LINE, left, 0.0)
             mass, mass_low = added(mass, mass_low, masses_of_piece)
-            deficit, deficit_low = added(deficit, deficit_low, moved)
+            weighted_gap, weighted_gap_low = added(weighted_gap, weighted_gap_low, moved)
     store_one(losses, place + _MAXIMUM * _ROW_LINE, m)
     store_one(losses, place + _OTHERS * _ROW_LINE, sum_of_lanes(others, others_low))
-    if spreads:
+    if uneven:
         store_one(losses, place + _COUNT * _ROW_LINE, sum_of_lanes(counts, zero))
         store_one(losses, place + _MASS * _ROW_LINE, sum_of_lanes(mass, mass_low))
-        store_one(losses, place + _DEFICIT * _ROW_LINE, sum_of_lanes(deficit, deficit_low))
+        store_one(losses, place + _WEIGHTED_GAP * _ROW_LINE, sum_of_lanes(weighted_gap, weighted_gap_low))
         if soft is not None:
             copy_one(losses, place + _OWN * _ROW_LINE, pieces + best * itemsize(losses) + _OWN * _PIECE_LINE)
     return best
@@ -270,7 +270,7 @@ def _gradient_of_row(logits: Any, losses: Any, x: int, d: int, v: int, centre: A
 
 
 @inline
-def _gradient_of_spread_row(
+def _gradient_of_uneven_row(
     logits: Any,
     losses: Any,
     soft: Any,
@@ -280,15 +280,15 @@ def _gradient_of_spread_row(
     d: int,
     v: int,
     peak: int,
-    smoothing: Any,
+    smoother: Any,
     centre: Any,
     factor: Any,
-    spread: Any,
-    limits: bool,
+    uniform_term: Any,
+    ieee: bool,
 ) -> None:
-    """Like `_gradient_of_row`, less spread times the masses of the classes."""
+    """Like `_gradient_of_row`, less the uniform term times the masses of the classes."""
     n = lanes(logits)
-    c, k, s = vector_like(losses, centre), vector_like(losses, factor), vector_like(losses, spread)
+    c, k, s = vector_like(losses, centre), vector_like(losses, factor), vector_like(losses, uniform_term)
     left = v
     while left > 0:
         logit = load_first(logits, x, left, 0.0)
@@ -300,7 +300,7 @@ def _gradient_of_spread_row(
         if u != 0:
             weight = plain(load_first(losses, u, left, 0.0))
             u += n * itemsize(losses)
-        value = masses(soft, logit, target, weight, lane_is(c, peak), smoothing, limits)
+        value = masses(soft, logit, target, weight, lane_is(c, peak), smoother, ieee)
         store_first(logits, d, exp(logit - c) * k - s * value, left)
         x += n * itemsize(logits)
         d += n * itemsize(logits)
@@ -334,6 +334,50 @@ def weight_and_scale(losses: Any, weight: int, scales: int, scale: float, i: int
 
 
 @inline
+def _begin_row(
+    logits: Any, losses: Any, soft: Any, row: int, soft_row: int, u: int, v: int, t: int, coefficients: Any,
+    pieces: int, place: int,
+) -> int:
+    """Write the statistics of a row, and the class weight of its target, into the row table; see `_statistics_of_row`."""
+    target_mass, smoothing, includes_target, _, ieee, _ = coefficients
+    peak, smoother = -1, (False, target_mass, False, 0.0, 0.0, 0.0, 0.0, 0.0)
+    uneven = smoothing != 0.0 if soft is None else True
+    if soft is None:
+        own = load_one(losses, u + t * itemsize(losses)) if u != 0 and 0 <= t < v else 1.0
+        store_one(losses, place + _OWN * _ROW_LINE, own)
+    elif smoothing != 0.0:
+        smoother, peak = _smoother_of_row(
+            logits, soft, row, soft_row, v, target_mass, smoothing, includes_target, ieee
+        )
+    return _statistics_of_row(
+        logits, losses, soft, row, soft_row, u, v, t, peak, smoother, uneven, ieee, pieces, place
+    )
+
+
+@inline
+def _end_row(
+    logits: Any, losses: Any, soft: Any, row: int, soft_row: int, u: int, result: int, v: int, t: int,
+    coefficients: Any, top: Any, factor: Any, uniform_term: Any, entry: Any,
+) -> None:
+    """Write the gradient of a row whose maximum is `top` from the numbers of its outcome."""
+    target_mass, smoothing, includes_target, _, ieee, _ = coefficients
+    centre = lowest(losses) if top == -_INF else top
+    if soft is None and smoothing == 0.0:
+        _gradient_of_row(logits, losses, row, result, v, centre, factor)
+    else:
+        peak, smoother = -1, (False, target_mass, False, 0.0, 0.0, 0.0, 0.0, 0.0)
+        if soft is not None and smoothing != 0.0:
+            smoother, peak = _smoother_of_row(
+                logits, soft, row, soft_row, v, target_mass, smoothing, includes_target, ieee
+            )
+        _gradient_of_uneven_row(
+            logits, losses, soft, row, soft_row, u, result, v, peak, smoother, centre, factor, uniform_term, ieee
+        )
+    if 0 <= t < v:
+        store_one(logits, result + t * itemsize(logits), entry)
+
+
+@inline
 def walk(
     logits: Any,
     soft: Any,
@@ -351,16 +395,12 @@ def walk(
     targets, loss, weight, u, scales = lines
     n = lanes(logits)
     size, wide = itemsize(logits), itemsize(losses)
-    keep, spread, share, _, limits, _ = coefficients
-    smooths = spread != 0.0
-    spreads = smooths if soft is None else True
-    skips = weight != 0 and limits
+    skips = weight != 0 and not coefficients[4]
     rows, pieces, places = scratch(_ROW_TABLE), scratch(_PIECE_TABLE), scratch(_ROW_LINE)
     # Rows of weight 0 leave what is there; it is not used.
     for line in range(_LINES):
         store(losses, rows + line * _ROW_LINE, vector_like(losses, 0.0))
     height = max(1, min(n, BLOCK // (v * size)))
-    no_smoothing = (False, keep, False, 0.0, 0.0, 0.0, 0.0, 0.0)
     i = start
     while i < stop:
         live = min(height, stop - i)
@@ -368,18 +408,11 @@ def walk(
             # A row of weight 0 is not read.
             if skips and load_one(losses, weight + (i + r) * wide) == 0.0:
                 continue
-            place = rows + r * wide
-            row, soft_row = x + (i + r) * x_step, q + (i + r) * q_step
-            t, peak, smoothing = 0, -1, no_smoothing
-            if soft is None:
-                t = load_place(targets + (i + r) * 8)
-                own = load_one(losses, u + t * wide) if u != 0 and 0 <= t < v else 1.0
-                store_one(losses, place + _OWN * _ROW_LINE, own)
-            elif smooths:
-                smoothing, peak = _smoothing_of_row(logits, soft, row, soft_row, v, keep, spread, share, limits)
-            t = _statistics_of_row(
-                logits, losses, soft, row, soft_row, u, v, t, peak, smoothing, spreads, limits, pieces, place
-            )
+            t = load_place(targets + (i + r) * 8) if soft is None else 0
+            t = _begin_row(
+                logits, losses, soft, x + (i + r) * x_step, q + (i + r) * q_step, u, v, t, coefficients,
+                pieces, rows + r * wide,
+            )  # fmt: skip
             store_place(places + r * 8, t)
         w, s = weight_and_scale(losses, weight, scales, scale, i, live)
         m, target = load(losses, rows + _MAXIMUM * _ROW_LINE), load(losses, rows + _TARGET * _ROW_LINE)
@@ -390,34 +423,95 @@ def walk(
             target,
             load(losses, rows + _COUNT * _ROW_LINE),
             load(losses, rows + _MASS * _ROW_LINE),
-            load(losses, rows + _DEFICIT * _ROW_LINE),
+            load(losses, rows + _WEIGHTED_GAP * _ROW_LINE),
         )
         value, entry, factor, c = outcome(soft, statistics, load(losses, rows + _OWN * _ROW_LINE), w, s, coefficients)
         store_first(losses, loss + i * wide, value, live)
         if d != 0:
             store(losses, rows + _ENTRY * _ROW_LINE, entry)
             store(losses, rows + _FACTOR * _ROW_LINE, factor)
-            store(losses, rows + _SPREAD * _ROW_LINE, c)
+            store(losses, rows + _UNIFORM_TERM * _ROW_LINE, c)
             for r in range(live):
-                row, soft_row, result = x + (i + r) * x_step, q + (i + r) * q_step, d + (i + r) * d_step
+                result, place = d + (i + r) * d_step, rows + r * wide
                 if skips and load_one(losses, weight + (i + r) * wide) == 0.0:
                     _zero_row(logits, losses, result, v)
                     continue
-                place = rows + r * wide
-                top = load_one(losses, place + _MAXIMUM * _ROW_LINE)
-                centre = lowest(losses) if top == -_INF else top
-                k = load_one(losses, place + _FACTOR * _ROW_LINE)
-                if spreads:
-                    b = load_one(losses, place + _SPREAD * _ROW_LINE)
-                    peak, smoothing = -1, no_smoothing
-                    if soft is not None and smooths:
-                        smoothing, peak = _smoothing_of_row(logits, soft, row, soft_row, v, keep, spread, share, limits)
-                    _gradient_of_spread_row(
-                        logits, losses, soft, row, soft_row, u, result, v, peak, smoothing, centre, k, b, limits
-                    )
-                else:
-                    _gradient_of_row(logits, losses, row, result, v, centre, k)
-                t = load_place(places + r * 8)
-                if 0 <= t < v:
-                    store_one(logits, result + t * size, load_one(losses, place + _ENTRY * _ROW_LINE))
+                _end_row(
+                    logits, losses, soft, x + (i + r) * x_step, q + (i + r) * q_step, u, result, v,
+                    load_place(places + r * 8), coefficients, load_one(losses, place + _MAXIMUM * _ROW_LINE),
+                    load_one(losses, place + _FACTOR * _ROW_LINE), load_one(losses, place + _UNIFORM_TERM * _ROW_LINE),
+                    load_one(losses, place + _ENTRY * _ROW_LINE),
+                )  # fmt: skip
         i += live
+
+
+# --- the two halves of the walk, for pieces of rows -------------------------------------------------------------------
+
+
+@inline
+def statistics(
+    logits: Any,
+    soft: Any,
+    losses: Any,
+    matrices: Any,
+    lines: Any,
+    v: int,
+    coefficients: Any,
+    first_class: int,
+    vocabulary: int,
+    start: int,
+    stop: int,
+) -> None:
+    """Write the statistics of rows, line after line, and the classes that are kept apart of soft targets.
+
+    lines: addresses of the targets, or of the classes that are kept apart; of the class weights; of the statistics, and
+    the step from line to line of those: maximum, others, count, mass, weighted gap, the class's own mass, target.
+    """
+    x, x_step, q, q_step = matrices
+    targets, u, found, step = lines
+    wide = itemsize(losses)
+    row, pieces = scratch(_ROW_TABLE), scratch(_PIECE_TABLE)
+    for i in range(start, stop):
+        for line in range(_LINES):
+            store_one(losses, row + line * _ROW_LINE, 0.0)
+        t = load_place(targets + i * 8) if soft is None else 0
+        local = _begin_row(
+            logits, losses, soft, x + i * x_step, q + i * q_step, u, v, t - first_class, coefficients, pieces, row
+        )
+        if soft is not None:
+            store_place(targets + i * 8, local + first_class)
+        elif not 0 <= local < v:
+            # A target outside of the vocabulary is NaN, and one elsewhere in it is not held.
+            store_one(losses, row + _TARGET * _ROW_LINE, -_INF if 0 <= t < vocabulary else _NAN)
+        for line in range(_FACTOR):
+            copy_one(losses, found + line * step + i * wide, row + line * _ROW_LINE)
+
+
+@inline
+def gradient(
+    logits: Any,
+    soft: Any,
+    losses: Any,
+    matrices: Any,
+    lines: Any,
+    v: int,
+    coefficients: Any,
+    first_class: int,
+    start: int,
+    stop: int,
+) -> None:
+    """Write the gradient of rows from numbers per row, line after line: maximum, factor, uniform term, target's entry."""
+    x, x_step, q, q_step, d, d_step = matrices
+    targets, weight, u, numbers, step = lines
+    wide = itemsize(losses)
+    skips = weight != 0 and not coefficients[4]
+    for i in range(start, stop):
+        result, place = d + i * d_step, numbers + i * wide
+        if skips and load_one(losses, weight + i * wide) == 0.0:
+            _zero_row(logits, losses, result, v)
+            continue
+        _end_row(
+            logits, losses, soft, x + i * x_step, q + i * q_step, u, result, v,
+            load_place(targets + i * 8) - first_class, coefficients, load_one(losses, place),
+            load_one(losses, place + step), load_one(losses, place + 2 * step), load_one(losses, place + 3 * step),
+        )  # fmt: skip

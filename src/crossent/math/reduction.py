@@ -6,88 +6,87 @@ loss = Σ_i loss_i / denominator        over all tokens (mean, sum) or over the 
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from crossent.arithmetic import accurate_sum, at_least_one, cast, count_true, quotient, wide_quotient
-from crossent.arrays import Array, Namespace, number_of, wide_float
-from crossent.tokens import Tokens
+from crossent.math.operations import Operations
+from crossent.math.tokens import Tokens
+from crossent.types import Array
 
 
 def result_shape(reduction: str, tokens: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of the loss for targets of shape `tokens`."""
-    return {"none": tokens, "sequence": tokens[:-1]}.get(reduction, ())
+    if reduction == "none":
+        return tokens
+    return tokens[:-1] if reduction == "sequence" else ()
 
 
 def denominator_of(
-    xp: Namespace,
-    place: Any,
-    wide: Any,
+    ops: Operations,
+    wide: Array,
+    device: Array,
     tokens: Tokens,
     shape: tuple[int, ...],
     reduction: str,
     denominator: str | float | Array | None,
-    limits: bool,
+    ieee: bool,
 ) -> Array | float:
     """What the sum is divided by: 1.0, a number, or an array in the dtype `wide` that broadcasts to the loss.
 
-    limits: where nothing counts it is 1, and without it NaN.
+    ieee: where nothing counts it is NaN, and without it 1.
     """
     if reduction in ("none", "sum"):
         return 1.0
-    axis = -1 if reduction == "sequence" else None
+    xp, axis, counted = ops.xp, -1 if reduction == "sequence" else None, tokens.counted
     if denominator is None or isinstance(denominator, str):
-        terms = tokens.total if denominator is None else tokens.counted
+        terms = tokens.total if denominator is None else counted
         if terms is None:
             count = shape[-1] if axis else math.prod(shape)
-            nothing = 1.0 if limits else math.nan
+            nothing = math.nan if ieee else 1.0
             return float(count) if count else nothing
-        if terms is tokens.counted:
+        if terms is counted:
             # Of nothing the sum is 0: divided by 1 it stays so, divided by 0 it is NaN.
-            total = count_true(xp, terms, wide, axis)
-            return at_least_one(xp, total) if limits else total
-        total = accurate_sum(xp, terms, axis)
-        if not limits:
+            total = ops.count_in(wide, terms, axis)
+            return total if ieee else ops.at_least_one(total)
+        total = ops.sum_in(wide, terms, axis)
+        if ieee:
             return xp.where(total == 0, xp.nan, total)
+    elif counted is None and not math.prod(shape):
+        return 1.0
+    elif hasattr(denominator, "dtype"):
+        total = ops.cast(denominator, wide)
+    elif counted is None:
+        return denominator
     else:
-        if tokens.counted is None and not math.prod(shape):
-            return 1.0
-        number = number_of(denominator)
-        if number is None:
-            total = cast(xp, denominator, wide)
-        elif tokens.counted is None:
-            return number
-        else:
-            # Filled in where it is needed: copying a number to a device would wait for it.
-            total = xp.full((), number, dtype=wide, device=place)
-    if tokens.counted is None:
+        # Filled in where it is needed: copying a number to a device would wait for it.
+        total = xp.full((), denominator, dtype=wide, device=device)
+    if counted is None:
         return total
     # Nothing counted: the sum is 0, and 0 divided by 1 keeps it so.
-    return xp.where(xp.any(tokens.counted, axis=axis), total, xp.ones_like(total))
+    return xp.where(xp.any(counted, axis=axis), total, xp.ones_like(total))
 
 
-def reduce(xp: Namespace, losses: Array, reduction: str, denominator: Array | float, limits: bool) -> Array:
+def reduce(
+    ops: Operations, wide: Array, losses: Array, reduction: str, denominator: Array | float, ieee: bool
+) -> Array:
     """The reduced loss of token losses that have the shape of the targets.
 
-    limits: whether an empty sum divided by nothing is 0, not NaN.
+    ieee: whether an empty sum divided by nothing is NaN, not 0.
     """
     if reduction == "none":
         return losses
     axis = -1 if reduction == "sequence" else None
-    wide = wide_float(xp, losses)
+    dtype = losses.dtype
     if reduction == "sum":
-        total = accurate_sum(xp, losses, axis)
-    elif losses.dtype != wide or not limits:
-        return quotient(xp, accurate_sum(xp, losses, axis), denominator, losses.dtype)
-    else:
-        # Divided before they are added: the sum of losses may be past the widest float where their mean is not.
-        terms = losses / (denominator if axis is None else _along_last_axis(denominator))
-        total = accurate_sum(xp, terms, axis)
-    return cast(xp, total, losses.dtype)
+        return ops.cast(ops.sum_in(wide, losses, axis), dtype)
+    if dtype != wide or ieee:
+        return ops.divide(ops.sum_in(wide, losses, axis), denominator, dtype)
+    # Divided before they are added: the sum of losses may be past the widest float where their mean is not.
+    terms = losses / (denominator if axis is None else _along_last_axis(denominator))
+    return ops.cast(ops.sum_in(wide, terms, axis), dtype)
 
 
 def token_scale(
-    xp: Namespace,
-    wide: Any,
+    ops: Operations,
+    wide: Array,
     shape: tuple[int, ...],
     reduction: str,
     denominator: Array | float,
@@ -100,11 +99,12 @@ def token_scale(
     """
     if kept is None and isinstance(grad, float) and isinstance(denominator, float):
         return grad / denominator
-    scale = grad / denominator if isinstance(grad, float) else wide_quotient(xp, grad, denominator, wide)
+    xp = ops.xp
+    scale = grad / denominator if isinstance(grad, float) else ops.divide_in(wide, grad, denominator)
     if reduction == "sequence":
         scale = _along_last_axis(scale)
     if kept is not None:
-        scale = xp.where(kept, scale, xp.zeros_like(scale) if hasattr(scale, "dtype") else 0.0)
+        scale = xp.where(kept, scale, 0.0 if isinstance(scale, float) else xp.zeros_like(scale))
     if kept is not None or (reduction in ("none", "sequence") and not isinstance(scale, float)):
         scale = xp.reshape(xp.broadcast_to(scale, shape), (-1,))
     return scale

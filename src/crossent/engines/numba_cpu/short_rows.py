@@ -27,13 +27,13 @@ from crossent.engines.numba_cpu.lanes import itemsize, lanes
 from crossent.engines.numba_cpu.outcome import centre_of, masses, outcome, possible, terms
 from crossent.engines.numba_cpu.transposes import few_to_lanes, lanes_to_few, lanes_to_rows, rows_to_lanes
 from crossent.engines.numba_cpu.vectors import filled, inline, larger, vector_like, where
-from crossent.engines.numba_cpu.wide import weight_and_scale
+from crossent.engines.numba_cpu.long_rows import weight_and_scale
 
 # The most columns of rows that are walked this way. Part of the result's bits.
-NARROW = 112
+SHORT = 112
 
 _INF, _NAN = np.inf, np.nan
-_TABLE = NARROW * 64
+_TABLE = SHORT * 64
 _LINE = 16 * 8
 
 
@@ -130,14 +130,14 @@ def _sums(logits: Any, losses: Any, v: int, t: Any, m: Any, x_table: int, e_tabl
 
 
 @inline
-def _smoothing(
+def _smoother(
     logits: Any,
     soft: Any,
     v: int,
-    keep: Any,
-    spread: Any,
-    share: Any,
-    limits: bool,
+    target_mass: Any,
+    smoothing: Any,
+    includes_target: Any,
+    ieee: bool,
     like: Any,
     x_table: int,
     q_table: int,
@@ -147,7 +147,7 @@ def _smoothing(
     count = lost = lost_low = rest = rest_low = zero
     peak, place = filled(like, -_INF), filled(like, -1.0)
     for j in range(v):
-        occurs = possible(load(logits, x_table + j * lanes(logits) * itemsize(logits)), limits)
+        occurs = possible(load(logits, x_table + j * lanes(logits) * itemsize(logits)), ieee)
         target = load(soft, q_table + j * lanes(soft) * itemsize(soft))
         count = count + occurs
         lost, lost_low = added(lost, lost_low, target * (1.0 - occurs))
@@ -155,14 +155,14 @@ def _smoothing(
         place = where(target > peak, filled(like, j), place)
         peak = larger(target, peak)
     for j in range(v):
-        occurs = possible(load(logits, x_table + j * lanes(logits) * itemsize(logits)), limits)
+        occurs = possible(load(logits, x_table + j * lanes(logits) * itemsize(logits)), ieee)
         target = load(soft, q_table + j * lanes(soft) * itemsize(soft)) * occurs
         rest, rest_low = added(rest, rest_low, where(place == filled(like, j), 0.0, target))
     one = filled(like, 1.0)
-    even = spread / larger(count, one)
+    even = smoothing / larger(count, one)
     single = count <= one
-    others = where(single, 0.0, spread / where(single, 1.0, count - 1.0))
-    return (True, keep, share != 0.0, even, others, finished(lost, lost_low), finished(rest, rest_low), peak), place
+    others = where(single, 0.0, smoothing / where(single, 1.0, count - 1.0))
+    return (True, target_mass, includes_target != 0.0, even, others, finished(lost, lost_low), finished(rest, rest_low), peak), place
 
 
 @inline
@@ -173,8 +173,8 @@ def _mass(
     u: int,
     j: int,
     peak: Any,
-    smoothing: Any,
-    limits: bool,
+    smoother: Any,
+    ieee: bool,
     like: Any,
     x_table: int,
     q_table: int,
@@ -186,11 +186,11 @@ def _mass(
     if soft is not None:
         target = load(soft, q_table + j * lanes(soft) * itemsize(soft))
     x = load(logits, x_table + j * lanes(logits) * itemsize(logits))
-    return masses(soft, x, target, weight, peak == filled(like, j), smoothing, limits)
+    return masses(soft, x, target, weight, peak == filled(like, j), smoother, ieee)
 
 
 @inline
-def _spread(
+def _sums_of_others(
     logits: Any,
     losses: Any,
     soft: Any,
@@ -199,24 +199,24 @@ def _spread(
     t: Any,
     m: Any,
     peak: Any,
-    smoothing: Any,
-    limits: bool,
+    smoother: Any,
+    ieee: bool,
     x_table: int,
     q_table: int,
 ) -> Any:
     """Σ 1, Σ masses and Σ masses·(m − x)·UNIT over the other classes of rows, and the mass of the class kept apart."""
     zero = filled(m, 0.0)
     centre = centre_of(m)
-    own = count = mass = mass_low = deficit = deficit_low = zero
+    own = count = mass = mass_low = weighted_gap = weighted_gap_low = zero
     for j in range(v):
         x = load(logits, x_table + j * lanes(logits) * itemsize(logits))
-        value = _mass(logits, losses, soft, u, j, peak, smoothing, limits, m, x_table, q_table)
+        value = _mass(logits, losses, soft, u, j, peak, smoother, ieee, m, x_table, q_table)
         hit = t == filled(m, j)
         own = where(hit, value, own)
-        count = count + where(hit, 0.0, possible(x, limits))
+        count = count + where(hit, 0.0, possible(x, ieee))
         mass, mass_low = added(mass, mass_low, where(hit, 0.0, value))
-        deficit, deficit_low = added(deficit, deficit_low, where(hit, 0.0, terms(x, value, centre, limits)))
-    return count, finished(mass, mass_low), finished(deficit, deficit_low), own
+        weighted_gap, weighted_gap_low = added(weighted_gap, weighted_gap_low, where(hit, 0.0, terms(x, value, centre, ieee)))
+    return count, finished(mass, mass_low), finished(weighted_gap, weighted_gap_low), own
 
 
 # --- the walk ---------------------------------------------------------------------------------------------------------
@@ -240,23 +240,23 @@ def walk(
     targets, loss, weight, u, scales = lines
     n = lanes(logits)
     wide, raw = itemsize(losses), lanes(logits) * itemsize(logits)
-    keep, spread, share, _, limits, _ = coefficients
-    smooths = spread != 0.0
-    spreads = smooths if soft is None else True
-    skips = weight != 0 and limits
+    target_mass, smoothing, includes_target, _, ieee, _ = coefficients
+    smooths = smoothing != 0.0
+    uneven = smooths if soft is None else True
+    skips = weight != 0 and not ieee
     x_table, e_table, line = scratch(_TABLE), scratch(_TABLE), scratch(_LINE)
     q_table = 0
     if soft is not None:
         q_table = scratch(_TABLE)
     one, zero = vector_like(losses, 1.0), vector_like(losses, 0.0)
-    no_smoothing = (False, keep, False, zero, zero, zero, zero, zero)
+    no_smoother = (False, target_mass, False, zero, zero, zero, zero, zero)
     i = start
     while i < stop:
         live = min(n, stop - i)
         _load_rows(logits, x_table, x + i * x_step, x_step, live, v)
         w, s = weight_and_scale(losses, weight, scales, scale, i, live)
         m = _maximum(logits, losses, v, x_table)
-        own, peak, smoothing = one, zero, no_smoothing
+        own, peak, smoother = one, zero, no_smoother
         if soft is None:
             t = load_integers(losses, targets + i * 8, live)
             if u != 0:
@@ -268,28 +268,28 @@ def walk(
             _load_rows(soft, q_table, q + i * q_step, q_step, live, v)
             t = _likeliest(logits, v, m, x_table)
             if smooths:
-                smoothing, peak = _smoothing(logits, soft, v, keep, spread, share, limits, m, x_table, q_table)
+                smoother, peak = _smoother(logits, soft, v, target_mass, smoothing, includes_target, ieee, m, x_table, q_table)
         result = d + i * d_step
         others, odds, target = _sums(
             logits, losses, v, t, m, x_table, e_table, x + (i + n) * x_step, result if d != 0 else 0
         )
-        count = mass = deficit = zero
-        if spreads:
-            count, mass, deficit, apart = _spread(
-                logits, losses, soft, u, v, t, m, peak, smoothing, limits, x_table, q_table
+        count = mass = weighted_gap = zero
+        if uneven:
+            count, mass, weighted_gap, apart = _sums_of_others(
+                logits, losses, soft, u, v, t, m, peak, smoother, ieee, x_table, q_table
             )
             if soft is not None:
                 own = apart
         value, entry, factor, c = outcome(
-            soft, (m, others, odds, target, count, mass, deficit), own, w, s, coefficients
+            soft, (m, others, odds, target, count, mass, weighted_gap), own, w, s, coefficients
         )
         store_first(losses, loss + i * wide, value, live)
         if d != 0:
             number = zero
             for j in range(v):
                 entry_of_class = load(losses, e_table + j * n * wide) * factor
-                if spreads:
-                    share_of_class = _mass(logits, losses, soft, u, j, peak, smoothing, limits, m, x_table, q_table)
+                if uneven:
+                    share_of_class = _mass(logits, losses, soft, u, j, peak, smoother, ieee, m, x_table, q_table)
                     entry_of_class = entry_of_class - c * share_of_class
                 entry_of_class = where(t == number, entry, entry_of_class)
                 if skips:

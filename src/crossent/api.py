@@ -1,47 +1,22 @@
-"""The whole trip of a call: check, flatten, coefficients, engine, reduce, reshape. The only room that knows it all."""
+"""The public functions: signature, docstring, one line each."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, TypeAlias, TypedDict, Unpack, overload
+from typing import Any, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crossent import arrays, checks, flatten
-from crossent import reduction as reductions
-from crossent.arrays import A, Array, B, DType, Float, NoArray, Shape, T, TensorLike
-from crossent.calls import Call, prepare, rows_of
-from crossent.engines import array_api
+from crossent import checks, libraries, problem
+from crossent.engines import select
+from crossent.libraries import Inputs
+from crossent.math.operations import FLOATS
+from crossent.options import ALGORITHMS, CallOptions, OptionNames, choice, number, takes_options
+from crossent.types import A, Array, B, Denominator, DType, Float, NoArray, Shape, T, TensorLike
 
 # exp of more is inf in every dtype; Python's integers know no limit.
 _LARGEST_EXPONENT = 1000
-
-Reduction: TypeAlias = Literal["mean", "sum", "none", "sequence"]
-Smoothing: TypeAlias = Literal["others", "uniform"]
-Algorithm: TypeAlias = Literal["stable", "explicit"]
-Denominator: TypeAlias = str | float | Array | None
-
-
-class Options(TypedDict, total=False):
-    """The options of the loss, the same names everywhere."""
-
-    class_weights: Array | None
-    ignore_index: int | None
-    reduction: Reduction
-    label_smoothing: float
-    smoothing: Smoothing
-    z_loss: float
-    denominator: Denominator
-    algorithm: Algorithm
-    check_targets: bool
-    engine: str
-
-
-class CallOptions(Options, total=False):
-    """The options of one call: those of the loss, and the weights of its tokens."""
-
-    weights: Array | None
 
 
 # A loss of NumPy's has another shape than its logits, and may have another dtype.
@@ -57,21 +32,15 @@ def cross_entropy(logits: NoArray, targets: Array, **options: Unpack[CallOptions
 def cross_entropy(logits: TensorLike[T], targets: Array, **options: Unpack[CallOptions]) -> T: ...
 @overload
 def cross_entropy(logits: A, targets: Array, **options: Unpack[CallOptions]) -> A: ...
+@takes_options
 def cross_entropy(
     logits: Array,
     targets: Array,
     *,
     weights: Array | None = None,
     class_weights: Array | None = None,
-    ignore_index: int | None = None,
-    reduction: Reduction = "mean",
-    label_smoothing: float = 0.0,
-    smoothing: Smoothing = "others",
-    z_loss: float = 0.0,
     denominator: Denominator = None,
-    algorithm: Algorithm = "stable",
-    check_targets: bool = True,
-    engine: str = "auto",
+    **options: Unpack[OptionNames],
 ) -> Array:
     """The cross-entropy of logits with targets.
 
@@ -142,23 +111,7 @@ def cross_entropy(
     4.1223e-09
     0.40761
     """
-    options: Options = {
-        "class_weights": class_weights,
-        "ignore_index": ignore_index,
-        "reduction": reduction,
-        "label_smoothing": label_smoothing,
-        "smoothing": smoothing,
-        "z_loss": z_loss,
-        "denominator": denominator,
-        "algorithm": algorithm,
-        "check_targets": check_targets,
-        "engine": engine,
-    }
-    if is_followed(logits, targets, weights, class_weights, denominator):
-        from crossent.torch.graph import followed_loss
-
-        return followed_loss(logits, targets, weights=weights, **options)
-    return loss_of(prepare(logits, targets, weights=weights, **options))
+    return problem.loss(Inputs(logits, targets, weights, class_weights, denominator), options)
 
 
 @overload
@@ -189,6 +142,7 @@ def cross_entropy_and_grad(
 def cross_entropy_and_grad(
     logits: A, targets: Array, out: Array = ..., grad_output: Array = ..., **options: Unpack[CallOptions]
 ) -> tuple[A, A]: ...
+@takes_options
 def cross_entropy_and_grad(
     logits: Array,
     targets: Array,
@@ -197,15 +151,8 @@ def cross_entropy_and_grad(
     *,
     weights: Array | None = None,
     class_weights: Array | None = None,
-    ignore_index: int | None = None,
-    reduction: Reduction = "mean",
-    label_smoothing: float = 0.0,
-    smoothing: Smoothing = "others",
-    z_loss: float = 0.0,
     denominator: Denominator = None,
-    algorithm: Algorithm = "stable",
-    check_targets: bool = True,
-    engine: str = "auto",
+    **options: Unpack[OptionNames],
 ) -> tuple[Array, Array]:
     """The loss and its gradient with respect to the logits, in one pass, outside any framework's graph.
 
@@ -232,131 +179,8 @@ def cross_entropy_and_grad(
     >>> print(loss, d_logits)
     0.6931471805599453 [[ 0.5 -0.5]]
     """
-    options: Options = {
-        "class_weights": arrays.off_graph(class_weights),
-        "ignore_index": ignore_index,
-        "reduction": reduction,
-        "label_smoothing": label_smoothing,
-        "smoothing": smoothing,
-        "z_loss": z_loss,
-        "denominator": arrays.off_graph(denominator),
-        "algorithm": algorithm,
-        "check_targets": check_targets,
-        "engine": engine,
-    }
-    call = prepare(
-        arrays.off_graph(logits),
-        arrays.off_graph(targets),
-        weights=arrays.off_graph(weights),
-        followed=arrays.is_traced(logits, targets, weights, class_weights, denominator),
-        **options,
-    )
-    checks.gradient_of_loss(grad_output, logits, reductions.result_shape(call.reduction, call.lead))
-    checks.output(out, logits)
-    return loss_and_gradient(call, grad_output, out)
-
-
-def is_followed(*inputs: Array | float | str | None) -> bool:
-    """Whether torch differentiates with respect to any of the inputs of a call, or traces it."""
-    return arrays.is_torch(inputs[0]) and (arrays.requires_gradient(*inputs) or arrays.is_traced(*inputs))
-
-
-def loss_of(call: Call) -> Array:
-    """The loss of a call that torch does not follow."""
-    with arrays.computing(call.xp, call.place):
-        if 0 in call.lead:
-            return _loss_of_nothing(call)
-        return reduced(call, _token_losses(call))
-
-
-def _loss_of_nothing(call: Call) -> Array:
-    """The loss of no tokens; not every library reshapes or reduces an array without elements."""
-    shape = reductions.result_shape(call.reduction, call.lead)
-    dtype = arrays.compute_dtype(call.xp, call.dtype)
-    empty_mean = call.reduction == "mean" and not call.coefficients.limits
-    return call.finished(call.xp.full(shape, call.xp.nan if empty_mean else 0.0, dtype=dtype, device=call.place))
-
-
-def _token_losses(call: Call) -> Array:
-    if arrays.is_jax(call.logits):
-        from crossent import jax
-
-        return jax.losses(rows_of(call))
-    if arrays.is_lazy(call.logits):
-        return array_api.whole(call.xp, rows_of(call))
-    return flatten.walk(call)[0]
-
-
-def reduced(call: Call, losses: Array) -> Array:
-    """The loss of a call from its token losses (N,)."""
-    xp = call.xp
-    if len(call.lead) != 1:
-        losses = xp.reshape(losses, call.lead)
-    if _masks(call):
-        losses = xp.where(call.tokens.counted, losses, 0.0)
-    value = reductions.reduce(xp, losses, call.reduction, call.denominator, call.coefficients.limits)
-    return call.finished(value)
-
-
-def _masks(call: Call) -> bool:
-    """Whether tokens that do not count are still to be dropped: engines do it only with limits."""
-    return call.tokens.counted is not None and not call.coefficients.limits
-
-
-def loss_and_gradient(call: Call, grad_output: Array | float | None, out: Array | None) -> tuple[Array, Array]:
-    """The loss of a call and its gradient."""
-    with arrays.computing(call.xp, call.place):
-        if 0 in call.lead:
-            return _loss_of_nothing(call), call.finished(arrays.new_like(call.logits)) if out is None else out
-        return _loss_and_gradient(call, grad_output, out)
-
-
-def gradient(call: Call, grad_output: Array | float | None) -> Array:
-    """The gradient of a call alone."""
-    with arrays.computing(call.xp, call.place):
-        if 0 in call.lead:
-            return call.finished(arrays.new_like(call.logits))
-        return call.finished(_losses_and_gradient(call, grad_output, None)[1])
-
-
-def _loss_and_gradient(call: Call, grad_output: Array | float | None, out: Array | None) -> tuple[Array, Array]:
-    into = out
-    if call.from_host and out is not None:
-        # A view that negates as it is read cannot be written through its memory.
-        into = None if out.is_neg() else arrays.host_matrix(out)
-    losses, d = _losses_and_gradient(call, grad_output, into)
-    value = reduced(call, losses)
-    if out is None:
-        return value, call.finished(d)
-    if d is not into:
-        # Last of all: the denominator may lie in this memory.
-        out[...] = call.finished(d)
-    arrays.tell_written(out)
-    return value, out
-
-
-def _losses_and_gradient(call: Call, grad_output: Array | float | None, out: Array | None) -> tuple[Array, Array]:
-    """The token losses (N,) and the gradient (..., V), in `out` where that is safe."""
-    xp, logits = call.xp, call.logits
-    grad: Any = 1.0 if grad_output is None else grad_output
-    if not arrays.is_array(grad) or isinstance(grad, np.generic) or (call.from_host and tuple(grad.shape) == ()):
-        grad = float(grad)
-    elif call.from_host:
-        grad = arrays.host_number(grad)
-    kept = call.tokens.counted if _masks(call) else None
-    scale = reductions.token_scale(xp, call.wide, call.lead, call.reduction, call.denominator, grad, kept)
-    d: Array
-    if arrays.is_jax(logits):
-        from crossent import jax
-
-        losses, d = jax.losses_and_gradient(rows_of(call), scale)
-    elif not arrays.is_readable(logits):
-        losses, d = array_api.whole_with_gradient(xp, rows_of(call), scale)
-    else:
-        losses, d = flatten.walk(call, scale, out)
-    if tuple(d.shape) != call.shape:
-        d = xp.reshape(d, call.shape)
-    return losses, d
+    inputs = Inputs(logits, targets, weights, class_weights, denominator)
+    return problem.loss_and_gradient(inputs, options, grad_output, out)
 
 
 @overload
@@ -392,18 +216,18 @@ def perplexity(loss: Array | float) -> Array | float:
     >>> perplexity(1e4)
     inf
     """
+    library = None if isinstance(loss, np.integer) else libraries.of(loss)
+    if library is None:
+        if isinstance(loss, int) and loss > _LARGEST_EXPONENT:
+            return math.inf
+        with np.errstate(over="ignore"):
+            return float(np.exp(number("loss", loss, "a number or a floating array")))
+    dtype = library.dtype_name(loss)
+    if dtype not in FLOATS:
+        raise TypeError(f"loss has dtype {dtype}; accepted: a number, or an array of {', '.join(FLOATS)}")
     with np.errstate(over="ignore"):
-        if not arrays.is_array(loss) or isinstance(loss, np.integer):
-            if isinstance(loss, int) and loss > _LARGEST_EXPONENT:
-                return math.inf
-            return float(np.exp(checks.number("loss", loss, "a number or a floating array")))
-        array: Array = loss
-        dtype = arrays.dtype_name(array.dtype)
-        if dtype not in arrays.FLOATS:
-            raise TypeError(f"loss has dtype {dtype}; accepted: a number, or an array of {', '.join(arrays.FLOATS)}")
-        result = arrays.namespace(array).exp(array)
-        # NumPy's functions give scalars for arrays without dimensions.
-        return arrays.as_array(result) if isinstance(array, np.ndarray) else result
+        result = library.xp.exp(loss)
+    return result if isinstance(loss, np.generic) else library.leave(result)
 
 
 @overload
@@ -440,3 +264,38 @@ def shift_for_next_token(logits: Array, token_ids: Array) -> tuple[Array, Array]
     """
     checks.next_token(logits, token_ids)
     return logits[..., :-1, :], token_ids[..., 1:]
+
+
+def explain(logits: Array, algorithm: str = "stable") -> str:
+    """Say which engine would walk these logits, and for each other one why not.
+
+    Parameters
+    ----------
+    logits
+        The array (..., V) that a call would be given; its values are not looked at.
+    algorithm
+        That of the call: "stable" or "explicit".
+
+    Returns
+    -------
+    str
+        A few lines for people.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where a call would not take these logits or this algorithm.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> print(explain(np.zeros((4, 10), dtype=np.float32), algorithm="explicit").splitlines()[1])
+    numba: cannot serve: it has no clipped probabilities, which algorithm='explicit' asks for
+    """
+    choice("algorithm", algorithm, ALGORITHMS)
+    family = checks.library_of("logits", logits, "an array of shape (..., V)")
+    library = family.of_call(Inputs(logits, None))
+    shape, dtype = checks.logits_alone(library, logits)
+    kind = library.kind(logits, dtype, shape[-1], algorithm == "explicit")
+    what = f"{family.name} logits {shape} {dtype}, {family.where(logits)}"
+    return select.explanation(what, kind, library.describe(logits))

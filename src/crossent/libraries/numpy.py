@@ -1,0 +1,135 @@
+"""NumPy, and memory that is seen through it: plain arrays, of which a matrix of uint16 is one of bfloat16's bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from crossent import views
+from crossent.engines import host_memory
+from crossent.libraries.base import Library
+from crossent.types import Array
+
+_NAMES: dict[Any, str] = {}
+_DOUBLE, _SINGLE, _INTEGER = np.dtype(np.float64), np.dtype(np.float32), np.dtype(np.int64)
+_LEAST = {dtype: dtype.type(np.finfo(dtype).min) for dtype in (_SINGLE, _DOUBLE)}
+_EVERY = slice(None)
+
+
+class NumPy(Library):
+    """NumPy's arrays, and those of other libraries that share their memory with NumPy's."""
+
+    in_place = True
+
+    # --- what the arrays of a call are --------------------------------------------------------------------------------
+
+    def refusal(self, x: Array) -> str | None:
+        """A mask would be lost."""
+        return "a masked array, whose mask would be lost" if isinstance(x, np.ma.MaskedArray) else None
+
+    def dtype_name(self, x: Array) -> str:
+        """Looked up, since NumPy makes the name anew at each question."""
+        name = _NAMES.get(x.dtype)
+        if name is None:
+            name = _NAMES[x.dtype] = super().dtype_name(x)
+        return name
+
+    def device(self, x: Array) -> Any:
+        """There is one."""
+        return "cpu"
+
+    def device_name(self, x: Array) -> str | None:
+        """There is one."""
+        return None
+
+    def memory_of(self, device: Any) -> tuple[str, int]:
+        """Its own."""
+        return "host", 0
+
+    # --- in and out ---------------------------------------------------------------------------------------------------
+
+    def enter_matrix(self, x: Array) -> Array:
+        """Plain, and bfloat16 of ml_dtypes as bits."""
+        return np.asarray(x).view(np.uint16) if self.dtype_name(x) == "bfloat16" else np.asarray(x)
+
+    def leave(self, result: Array) -> Array:
+        """NumPy's functions give scalars for arrays without dimensions."""
+        return np.asarray(result)
+
+    def leave_matrix(self, d: Array, logits: Array) -> Array:
+        """The bits of bfloat16 as ml_dtypes has them."""
+        return d if d.dtype == logits.dtype else d.view(logits.dtype)
+
+    def shared(self, out: Array) -> Array | None:
+        """All of NumPy's memory can be written through a plain array."""
+        return self.enter_matrix(out)
+
+    # --- memory -------------------------------------------------------------------------------------------------------
+
+    def memory(self, x: Array) -> views.Memory | None:
+        """As NumPy's interface tells."""
+        return views.Memory(x.ctypes.data, x.strides, x.shape, x.itemsize)
+
+    def empty(self, n: int, dtype: Any, device: Any) -> Array:
+        """Uninitialised memory for `n` numbers."""
+        return np.empty(n, dtype)
+
+    def empty_like(self, x: Array) -> Array:
+        """Uninitialised memory of the shape, dtype and layout of `x`."""
+        return np.empty_like(x)
+
+    def strides(self, x: Array) -> tuple[int, ...] | None:
+        """In bytes."""
+        strides: tuple[int, ...] = x.strides
+        return strides
+
+    # --- operations ---------------------------------------------------------------------------------------------------
+
+    def compute_dtype(self, logits: Array) -> Any:
+        """Told by the size of an element, whatever the order of its bytes."""
+        return _DOUBLE if logits.dtype.itemsize == 8 else _SINGLE
+
+    def wide_float(self, device: Any) -> Any:
+        """As a dtype, which compares with dtypes faster than a type does."""
+        return _DOUBLE
+
+    def wide_integer(self, device: Any) -> Any:
+        """As a dtype, too."""
+        return _INTEGER
+
+    def cast(self, x: Array, dtype: Any) -> Array:
+        """`x` in `dtype`, without a copy where it has it already."""
+        return x if x.dtype == dtype else x.astype(dtype)
+
+    def widened(self, x: Array, dtype: Any) -> Array:
+        """bfloat16 from its bits."""
+        return host_memory.load(x, _EVERY, _EVERY, np.empty(x.shape, dtype))
+
+    def narrowed(self, d: Array, like: Array) -> Array:
+        """bfloat16 to its bits."""
+        made = np.empty(d.shape, like.dtype)
+        host_memory.store(made, _EVERY, _EVERY, d)
+        return made
+
+    def finite_from_below(self, x: Array) -> Array:
+        """The larger of `x` and the least finite number, which NaN is too."""
+        return np.maximum(x, _LEAST[x.dtype])
+
+    def row_numbers(self, t: Array) -> Array:
+        """Without the standard's device."""
+        return np.arange(t.shape[0])
+
+    def clear_rows(self, x: Array, rows: Array, out: Array | None) -> Array:
+        """By assignment."""
+        if out is None:
+            return super().clear_rows(x, rows, out)
+        out[rows] = 0.0
+        return out
+
+    def any_outside(self, x: Array, stop: int) -> bool:
+        """In one pass: a negative number is a large one without its sign."""
+        return bool(x.size) and bool(np.maximum.reduce(x.view(np.uint64), axis=None) >= stop)
+
+
+NUMPY = LIBRARY = NumPy(np)
