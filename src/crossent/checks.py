@@ -1,7 +1,7 @@
 """Every error about arrays, raised the same way for every library: the same type and text, naming what was given and
 what is accepted.
 
-Nothing here looks at the values of logits or weights; the only values read are those of targets, in `targets_in_range`.
+Nothing here looks at the values of logits or weights; the only values read are those of targets that are wrong.
 """
 
 from __future__ import annotations
@@ -29,8 +29,18 @@ class Form(NamedTuple):
     soft: bool
 
 
+def _shape(library: Library, name: str, x: Array) -> tuple[int, ...]:
+    """The shape of the argument `name`; ValueError where a length is one that only computing would show."""
+    shape = tuple(x.shape)
+    if library.state == "lazy" and any(type(n) is float for n in shape):
+        raise ValueError(f"{name} has the unknown shape {shape}; accepted: a shape of known lengths")
+    return shape
+
+
 def library_of(name: str, x: object, accepted: str) -> Library:
     """The library of an array; TypeError where `x` is none that this package serves."""
+    if type(x) is np.ndarray:
+        return libraries.NUMPY
     library = libraries.of(x)
     if library is None:
         raise TypeError(f"{name} is {type(x).__name__}; accepted: {accepted}")
@@ -43,8 +53,6 @@ def library_of(name: str, x: object, accepted: str) -> Library:
 
 def beside(name: str, x: Array, logits: Array, library: Library, accepted: str) -> None:
     """TypeError unless `x` is an array of the library of `logits`, ValueError unless it is on the same device."""
-    if type(x) is np.ndarray and type(logits) is np.ndarray:
-        return
     theirs = library_of(name, x, accepted)
     if theirs is not library.family:
         raise TypeError(f"{name} is a {theirs.name} array and logits is a {library.name} array; accepted: one library")
@@ -58,7 +66,7 @@ def logits_alone(library: Library, logits: Array) -> tuple[tuple[int, ...], str]
     dtype = library.dtype_name(logits)
     if dtype not in FLOATS:
         raise TypeError(f"logits has dtype {dtype}; accepted: {', '.join(FLOATS)}")
-    shape = library.known_shape("logits", logits)
+    shape = tuple(logits.shape) if library.state == "eager" else _shape(library, "logits", logits)
     if not shape:
         raise ValueError("logits has shape (); accepted: (..., V)")
     return shape, dtype
@@ -67,10 +75,11 @@ def logits_alone(library: Library, logits: Array) -> tuple[tuple[int, ...], str]
 def logits_and_targets(library: Library, logits: Array, targets: Array) -> Form:
     """What the logits are, and whether the targets are soft."""
     shape, dtype = logits_alone(library, logits)
-    beside(
-        "targets", targets, logits, library, "an integer array of shape (...), or a floating one of shape (..., V)"
-    )
-    t_shape, t_dtype = library.known_shape("targets", targets), library.dtype_name(targets)
+    if type(targets) is not np.ndarray or type(logits) is not np.ndarray:
+        accepted = "an integer array of shape (...), or a floating one of shape (..., V)"
+        beside("targets", targets, logits, library, accepted)
+    t_shape = tuple(targets.shape) if library.state == "eager" else _shape(library, "targets", targets)
+    t_dtype = library.dtype_name(targets)
     tokens = shape[:-1]
     soft = t_dtype in FLOATS
     if t_shape != (shape if soft else tokens) or not (soft or t_dtype.startswith(_INTEGERS)):
@@ -98,7 +107,7 @@ def _token_weights(library: Library, weights: Any, logits: Array, tokens: tuple[
     """Weights that are numbers or arrays broadcastable to the shape of the tokens."""
     accepted = f"a bool, integer or floating array broadcastable to {tokens}"
     beside("weights", weights, logits, library, accepted)
-    shape, dtype = library.known_shape("weights", weights), library.dtype_name(weights)
+    shape, dtype = _shape(library, "weights", weights), library.dtype_name(weights)
     if dtype not in FLOATS and dtype != "bool" and not dtype.startswith(_INTEGERS):
         raise TypeError(f"weights has dtype {dtype}; accepted: {accepted}")
     # Neither all() nor zip(): torch 2.9 traces no all() of symbolic sizes, and no zip() of different lengths.
@@ -113,7 +122,7 @@ def _class_weights(library: Library, weights: Any, logits: Array, vocabulary: in
     """Class weights of shape (V,)."""
     accepted = f"an integer or floating array of shape ({vocabulary},)"
     beside("class_weights", weights, logits, library, accepted)
-    shape, dtype = library.known_shape("class_weights", weights), library.dtype_name(weights)
+    shape, dtype = _shape(library, "class_weights", weights), library.dtype_name(weights)
     if dtype not in FLOATS and not dtype.startswith(_INTEGERS):
         raise TypeError(f"class_weights has dtype {dtype}; accepted: {accepted}")
     if shape != (vocabulary,):
@@ -133,7 +142,7 @@ def _denominator(library: Library, value: Any, reduction: str, logits: Array) ->
         dtype = library.dtype_name(value)
         if dtype not in FLOATS and not dtype.startswith(_INTEGERS):
             raise TypeError(f"denominator has dtype {dtype}; accepted: {accepted}")
-        if library.known_shape("denominator", value):
+        if _shape(library, "denominator", value):
             raise ValueError(f"denominator has shape {tuple(value.shape)}; accepted: {accepted}")
     elif not library.is_symbolic(value) and not 0.0 < number("denominator", value, accepted) < math.inf:
         raise ValueError(f"denominator is {value!r}; accepted: {accepted}")
@@ -151,7 +160,7 @@ def gradient_of_loss(library: Library, grad_output: Any, logits: Array, shape: t
     dtype = library.dtype_name(grad_output)
     if dtype not in FLOATS:
         raise TypeError(f"grad_output has dtype {dtype}; accepted: {accepted}")
-    if library.known_shape("grad_output", grad_output) != shape:
+    if _shape(library, "grad_output", grad_output) != shape:
         raise ValueError(f"grad_output has shape {tuple(grad_output.shape)}; accepted: {accepted}")
 
 
@@ -177,13 +186,13 @@ def output(library: Library, out: Any, logits: Array) -> None:
         raise ValueError(f"out requires a gradient of its own; accepted: {accepted}")
 
 
-def targets_in_range(ops: Operations, targets: Array, classes: Array, vocabulary: int, ignore_index: int | None) -> None:
-    """IndexError naming the first target whose class is none of the vocabulary: it waits for the device, once.
+def outside_of_vocabulary(
+    ops: Operations, targets: Array, classes: Array, vocabulary: int, ignore_index: int | None
+) -> IndexError:
+    """The IndexError that names the first target whose class is none of the vocabulary.
 
     classes: the targets as signed integers, with a class of the vocabulary for those that are ignored.
     """
-    if not ops.any_outside(classes, vocabulary):
-        return
     xp, shape = ops.xp, tuple(targets.shape)
     flat = xp.reshape(xp.astype((classes < 0) | (classes >= vocabulary), xp.uint8), (-1,))
     where = tuple(int(i) for i in np.unravel_index(int(xp.argmax(flat)), shape)) if shape else ()
@@ -191,14 +200,14 @@ def targets_in_range(ops: Operations, targets: Array, classes: Array, vocabulary
     accepted = f"0 to {vocabulary - 1} (V = {vocabulary})"
     if ignore_index is not None:
         accepted += f", or ignore_index = {ignore_index}"
-    raise IndexError(f"{name} is {int(targets[where])}; accepted: {accepted}")
+    return IndexError(f"{name} is {int(targets[where])}; accepted: {accepted}")
 
 
 def next_token(logits: Array, token_ids: Array) -> None:
     """Logits (..., T, V) and the integer token_ids (..., T), T at least 1."""
     library = library_of("logits", logits, "a floating array of shape (..., T, V)")
     beside("token_ids", token_ids, logits, library, "an integer array of shape (..., T)")
-    shape, ids = library.known_shape("logits", logits), library.known_shape("token_ids", token_ids)
+    shape, ids = _shape(library, "logits", logits), _shape(library, "token_ids", token_ids)
     dtype = library.dtype_name(logits)
     if dtype not in FLOATS:
         raise TypeError(f"logits has dtype {dtype}; accepted: {', '.join(FLOATS)}")

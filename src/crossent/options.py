@@ -104,6 +104,9 @@ class Options:
 DEFAULTS = {each.name: each.default for each in fields(Options) if each.name in OptionNames.__annotations__}
 
 
+DEFAULT = Options()
+
+
 def options_of(given: Mapping[str, Any]) -> Options:
     """The options of those names; TypeError for a name that there is not."""
     unknown = sorted(name for name in given if name not in OptionNames.__annotations__)
@@ -117,8 +120,15 @@ def _once(**given: Any) -> Options:
     return options_of(given)
 
 
-def options_once(given: Mapping[str, Any]) -> Options:
-    """`options_of`, looked up: a small call would spend a tenth of its time on looking at the same few words."""
+def options_once(given: Options | Mapping[str, Any], traced: bool = False) -> Options:
+    """`options_of`, looked up: a small call would spend a tenth of its time on looking at the same few words.
+
+    traced: whether torch may trace the call, which could not follow the look.
+    """
+    if type(given) is Options:
+        return given
+    if traced:
+        return options_of(given)
     try:
         return _once(**given)
     except TypeError:  # a value of a wrong type, which may be one that cannot be hashed

@@ -12,13 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from crossent import checks, views
+import numpy as np
+
+from crossent import checks, libraries, views
 from crossent.engines.select import ENGINE_CHECKS_RANGE
 from crossent.libraries import Inputs, Library
 from crossent.math import reduction as reductions
 from crossent.math import tokens
 from crossent.math.rows import Rows
-from crossent.options import Options, options_of, options_once
+from crossent.options import DEFAULT, Options, options_once
 from crossent.types import Array
 
 
@@ -86,23 +88,23 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
             denominator = library.number(denominator)
     engine = library.engine(options.engine, like, form.dtype, vocabulary, coefficients.clip > 0)
     device = library.device(like)
-    dtype, wide = library.compute_dtype(like), library.wide_float(device)
+    dtype, (wide, integer) = library.compute_dtype(like), library.widest(device)
     if class_weights is not None:
         class_weights = library.cast(class_weights, dtype)
     if soft:
         counted = tokens.of_soft_targets(library, token_shape, weights, dtype)
     else:
         targets = inputs.targets
-        check = bool(options.check_targets) and library.readable(targets)
-        if check and library.is_captured(targets):
-            raise RuntimeError(
-                "targets cannot be checked while a CUDA graph is captured, since that waits for the device; "
-                "accepted: check_targets=False"
-            )
+        check = bool(options.check_targets) and (library.always_readable or _may_check(library, targets))
         entered = library.enter(targets)
-        t, kept = tokens.classes(library, entered, vocabulary, ignore_index)
-        if check:
-            _check_targets(library, entered, t, vocabulary, ignore_index)
+        t, kept = tokens.classes(library, integer, entered, vocabulary, ignore_index)
+        if check and library.checks_copies:
+            copy = libraries.NUMPY.enter(np.asarray(targets))
+            safe = tokens.classes(libraries.NUMPY, np.int64, copy, vocabulary, ignore_index)[0]
+            if libraries.NUMPY.any_outside(safe, vocabulary):
+                raise checks.outside_of_vocabulary(libraries.NUMPY, copy, safe, vocabulary, ignore_index)
+        elif check and library.any_outside(t, vocabulary):
+            raise checks.outside_of_vocabulary(library, entered, t, vocabulary, ignore_index)
         # What torch differentiates may need the formula, which follows every target.
         guarded = engine in ENGINE_CHECKS_RANGE and not library.keep_graph and class_weights is None
         if check and weights is kept is class_weights is None:
@@ -131,27 +133,22 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
         coefficients,
         0,
         vocabulary,
+        dtype,
         engine,
     )
     kept = counted.counted if ieee else None
     return rows, Ending(library, device, dtype, wide, reduction, divisor, token_shape, shape, kept, ieee)
 
 
-def _check_targets(library: Library, targets: Array, t: Array, vocabulary: int, ignore_index: int | None) -> None:
-    copy = library.host_copy(targets)
-    if copy is None:
-        checks.targets_in_range(library, targets, t, vocabulary, ignore_index)
-    else:
-        host = checks.library_of("targets", copy, "an array")
-        safe = tokens.classes(host, copy, vocabulary, ignore_index)[0]
-        checks.targets_in_range(host, copy, safe, vocabulary, ignore_index)
-
-
-def _parsed(library: Library, options: Options | Mapping[str, Any]) -> Options:
-    """The options of a call, looked up where nothing traces the look."""
-    if isinstance(options, Options):
-        return options
-    return options_of(options) if library.keep_graph else options_once(options)
+def _may_check(library: Library, targets: Array) -> bool:
+    """Whether targets may be looked at now; RuntimeError where what is done is recorded in a CUDA graph."""
+    readable = library.readable(targets)
+    if readable and library.is_captured(targets):
+        raise RuntimeError(
+            "targets cannot be checked while a CUDA graph is captured, since that waits for the device; "
+            "accepted: check_targets=False"
+        )
+    return readable
 
 
 def loss(inputs: Inputs, options: Options | Mapping[str, Any]) -> Array:
@@ -160,7 +157,7 @@ def loss(inputs: Inputs, options: Options | Mapping[str, Any]) -> Array:
     library = checks.library_of("logits", logits, "an array of shape (..., V)").of_call(inputs)
     form = checks.logits_and_targets(library, logits, inputs.targets)
     with library.computing(logits):
-        rows, ending = prepare(library, logits, inputs, form, _parsed(library, options))
+        rows, ending = prepare(library, logits, inputs, form, options_once(options, library.keep_graph) if options else DEFAULT)
         return library.loss(inputs, rows, ending)
 
 
@@ -174,7 +171,7 @@ def loss_and_gradient(
     library = family.of_call(inputs)
     form = checks.logits_and_targets(library, logits, inputs.targets)
     with library.computing(logits):
-        rows, ending = prepare(library, logits, inputs, form, _parsed(library, options))
+        rows, ending = prepare(library, logits, inputs, form, options_once(options, library.keep_graph) if options else DEFAULT)
         checks.gradient_of_loss(
             library, grad_output, logits, reductions.result_shape(ending.reduction, ending.token_shape)
         )

@@ -12,7 +12,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crossent.engines import select
-from crossent.math import explicit
 from crossent.math.rows import Rows, of_rows
 from crossent.types import Array
 
@@ -78,9 +77,9 @@ def walk(
     logits, soft = rows.logits, rows.soft
     shape = logits.shape
     n = shape[0] if len(shape) == 2 else math.prod(shape[:-1])
-    losses = library.empty(n, library.compute_dtype(logits), library.device(logits))
+    losses = library.empty(n, rows.dtype, logits)
     d = None if scale is None else library.empty_like(logits) if out is None else out
-    engine_walk = explicit.walk if rows.coefficients.clip else select.engine(rows.engine).walk
+    engine_walk = select.engine(rows.engine).walk
     if len(shape) == 2:
         engine_walk(library, rows, losses, scale, d)
         return losses, d

@@ -50,7 +50,7 @@ def walk(library: Library, rows: Rows, losses: Array, scale: Array | float | Non
     if not isinstance(rows.logits, np.ndarray):
         _walk_device(library, rows, losses, scale, out)
     elif n:
-        tiled = rows.soft is None and v > TILE
+        tiled = v > TILE and formula.is_in_pieces(rows)
         work = partial(_tiles if tiled else _blocks, library, rows, losses, scale, out)
         threads.split(work, n, 1 if n * v < SMALL else threads.get_num_threads())
 
@@ -108,7 +108,7 @@ def _blocks(
 ) -> None:
     x = rows.logits
     v = x.shape[1]
-    height = max(1, min(stop - start, HOST_BLOCK // (v * losses.itemsize)))
+    height = max(1, min(stop - start, HOST_BLOCK // (v * losses.itemsize * formula.temporaries(rows))))
     scratch = np.empty((height, v), losses.dtype)
     with np.errstate(all="ignore"):
         for i in range(start, stop, height):

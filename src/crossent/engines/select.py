@@ -11,7 +11,7 @@ import functools
 import importlib
 import importlib.util
 import os
-from typing import Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 from crossent.engines import threads
 from crossent.engines.base import Engine
@@ -72,14 +72,14 @@ def cuda_problem() -> str | None:
     return engine("cuda").problem()
 
 
-def best(kind: Kind) -> str:
-    """The name of the engine that "auto" stands for."""
-    return _best(kind, preferred())
+def best(*kind: Any) -> str:
+    """The name of the engine that "auto" stands for, given the fields of a `Kind`."""
+    return _best(os.environ.get("CROSSENT_ENGINE"), *kind)
 
 
 @functools.lru_cache(maxsize=1024)
-def _best(kind: Kind, preference: str) -> str:
-    return next(name for name in _order(preference) if obstacle(name, kind) is None)
+def _best(preference: str | None, *kind: Any) -> str:
+    return next(name for name in _order(preference or "auto") if obstacle(name, Kind(*kind)) is None)
 
 
 def asked_for(name: str, kind: Kind, described: str) -> str:
@@ -140,7 +140,7 @@ def environment_problem() -> str | None:
 
 def explanation(what: str, kind: Kind, described: str) -> str:
     """Which engine would walk such logits, and for each other one why not: a few lines for people."""
-    chosen = best(kind)
+    chosen = best(*kind)
     lines = [f"{what}: engine {chosen!r}"]
     for name, description in ENGINES.items():
         problem = obstacle(name, kind, described)

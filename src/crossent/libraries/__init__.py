@@ -18,7 +18,7 @@ from crossent.libraries.base import Inputs, Library
 from crossent.libraries.numpy import NUMPY
 from crossent.types import Namespace
 
-__all__ = ["Inputs", "Library", "is_array", "of"]
+__all__ = ["NUMPY", "Inputs", "Library", "is_array", "of"]
 
 # The module that has the type of a library's arrays, the type's name, and the file here that has the library's object.
 _FILES = (

@@ -44,6 +44,10 @@ class Library(Operations):
     """Whether no array can ever be written."""
     in_place = False
     """Whether elementwise functions take ``out`` and arrays take assignment by integer arrays."""
+    always_readable = False
+    """Whether Python may look at the values of any array, at any time."""
+    checks_copies = False
+    """Whether targets are checked as NumPy has them, since what is computed of readable ones may not be."""
     keep_graph = False
     """Whether every array has to stay on the graph of the library."""
 
@@ -65,10 +69,6 @@ class Library(Operations):
 
     def refusal(self, x: Array) -> str | None:
         """Why `x`, of a type of this library, is no ordinary array; None where it is one."""
-        return None
-
-    def host_copy(self, x: Array) -> Array | None:
-        """The targets as NumPy has them, where the library cannot compute on readable ones while it traces."""
         return None
 
     def readable(self, x: Array) -> bool:
@@ -97,10 +97,6 @@ class Library(Operations):
         """The context to compute in, for arrays on the device of `x`: infinities and NaN are nothing to warn of."""
         return np.errstate(all="ignore")
 
-    def known_shape(self, name: str, x: Array) -> tuple[int, ...]:
-        """The shape of the argument `name`; ValueError where a length is unknown."""
-        return tuple(x.shape)
-
     def number(self, x: Any) -> Any:
         """A number as a float, and any array as it is."""
         return x if hasattr(x, "dtype") and not isinstance(x, np.generic) else float(x)
@@ -127,8 +123,10 @@ class Library(Operations):
 
     def engine(self, asked: str, like: Array, dtype: str, classes: int, clips: bool) -> str:
         """The name of the engine for logits of that dtype and vocabulary on the device of the array `like`."""
-        kind = self.kind(like, dtype, classes, clips)
-        return select.best(kind) if asked == "auto" else select.asked_for(asked, kind, self.describe(like))
+        if asked == "auto":
+            memory, number = self.memory_of(self.device(like))
+            return select.best(self.state, memory, number, dtype, classes, clips)
+        return select.asked_for(asked, self.kind(like, dtype, classes, clips), self.describe(like))
 
     # --- in and out ---------------------------------------------------------------------------------------------------
 
@@ -167,9 +165,9 @@ class Library(Operations):
         """Where the elements of an array are; None where the library does not say, or they are not there as they are."""
         return None
 
-    def empty(self, n: int, dtype: Any, device: Any) -> Array:
-        """Uninitialised memory for `n` numbers."""
-        return self.xp.empty((n,), dtype=dtype, device=device)
+    def empty(self, n: int, dtype: Any, like: Array) -> Array:
+        """Uninitialised memory for `n` numbers, on the device of `like`."""
+        return self.xp.empty((n,), dtype=dtype, device=self.device(like))
 
     def empty_like(self, x: Array) -> Array:
         """Uninitialised memory of the shape, dtype, device and, where it has a dense one, layout of `x`."""

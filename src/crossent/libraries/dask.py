@@ -24,13 +24,6 @@ class Dask(Library):
         """There is one."""
         return None
 
-    def known_shape(self, name: str, x: Array) -> tuple[int, ...]:
-        """A length that only computing would show is NaN."""
-        shape = tuple(x.shape)
-        if any(type(n) is float for n in shape):
-            raise ValueError(f"{name} has the unknown shape {shape}; accepted: a shape of known lengths")
-        return shape
-
     def flat(self, x: Array) -> Array:
         """Dask reshapes no array that is empty and has more than one chunk."""
         return super().flat(x) if math.prod(x.shape) else self.xp.zeros((0,), dtype=x.dtype)

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
@@ -35,6 +34,8 @@ class Jax(Library):
     """JAX's arrays, traced or not."""
 
     immutable = True
+    # A jitted function's closure is as readable as ever, but nothing that JAX computes from it there is.
+    checks_copies = True
 
     def readable(self, x: Array) -> bool:
         """Of a transformation's, which stand for values that are supplied later, none."""
@@ -48,17 +49,9 @@ class Jax(Library):
         """JAX does not warn."""
         return NO_CONTEXT
 
-    def host_copy(self, x: Array) -> Array:
-        """A jitted function's closure is as readable as ever, but nothing that JAX computes from it there is."""
-        return np.asarray(x)
-
-    def wide_float(self, device: Any) -> Any:
-        """float32 where 64-bit types are switched off."""
-        return jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
-
-    def wide_integer(self, device: Any) -> Any:
-        """int32 where 64-bit types are switched off."""
-        return jnp.int64 if jax.config.jax_enable_x64 else jnp.int32
+    def widest(self, device: Any) -> tuple[Any, Any]:
+        """Where 64-bit types are switched off, those of 32."""
+        return (jnp.float64, jnp.int64) if jax.config.jax_enable_x64 else (jnp.float32, jnp.int32)
 
     def stop_gradient(self, x: Array) -> Array:
         """JAX's own."""
@@ -87,7 +80,7 @@ LIBRARY = Jax(jnp, "jax")
 
 def _rows(coefficients: Coefficients, per_row: _PerRow, class_weights: Array | None) -> Rows:
     x, t, soft, weight = per_row
-    return Rows(x, t, soft, weight, class_weights, coefficients, 0, x.shape[1])
+    return Rows(x, t, soft, weight, class_weights, coefficients, 0, x.shape[1], LIBRARY.compute_dtype(x))
 
 
 def _in_blocks(function: Callable[[_PerRow], _Result], per_row: _PerRow) -> _Result:

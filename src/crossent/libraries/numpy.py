@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from crossent import views
-from crossent.engines import host_memory
+from crossent.engines import host_memory, select
 from crossent.libraries.base import Library
 from crossent.types import Array
 
 _NAMES: dict[Any, str] = {}
 _DOUBLE, _SINGLE, _INTEGER = np.dtype(np.float64), np.dtype(np.float32), np.dtype(np.int64)
 _LEAST = {dtype: dtype.type(np.finfo(dtype).min) for dtype in (_SINGLE, _DOUBLE)}
+_OF_NUMPY = frozenset(np.dtype(name) for name in ("float16", "float32", "float64"))
 _EVERY = slice(None)
 
 
@@ -21,6 +22,7 @@ class NumPy(Library):
     """NumPy's arrays, and those of other libraries that share their memory with NumPy's."""
 
     in_place = True
+    always_readable = True
 
     # --- what the arrays of a call are --------------------------------------------------------------------------------
 
@@ -47,10 +49,18 @@ class NumPy(Library):
         """Its own."""
         return "host", 0
 
+    def engine(self, asked: str, like: Array, dtype: str, classes: int, clips: bool) -> str:
+        """That of host memory, where the dtype and the vocabulary make no difference."""
+        if asked == "auto":
+            return select.best("eager", "host", 0, "", 0, clips)
+        return super().engine(asked, like, dtype, classes, clips)
+
     # --- in and out ---------------------------------------------------------------------------------------------------
 
     def enter_matrix(self, x: Array) -> Array:
         """Plain, and bfloat16 of ml_dtypes as bits."""
+        if type(x) is np.ndarray and x.dtype in _OF_NUMPY:
+            return x
         return np.asarray(x).view(np.uint16) if self.dtype_name(x) == "bfloat16" else np.asarray(x)
 
     def leave(self, result: Array) -> Array:
@@ -69,9 +79,10 @@ class NumPy(Library):
 
     def memory(self, x: Array) -> views.Memory | None:
         """As NumPy's interface tells."""
+        x = np.asarray(x)  # a scalar of NumPy's lies apart
         return views.Memory(x.ctypes.data, x.strides, x.shape, x.itemsize)
 
-    def empty(self, n: int, dtype: Any, device: Any) -> Array:
+    def empty(self, n: int, dtype: Any, like: Array) -> Array:
         """Uninitialised memory for `n` numbers."""
         return np.empty(n, dtype)
 
@@ -90,13 +101,9 @@ class NumPy(Library):
         """Told by the size of an element, whatever the order of its bytes."""
         return _DOUBLE if logits.dtype.itemsize == 8 else _SINGLE
 
-    def wide_float(self, device: Any) -> Any:
-        """As a dtype, which compares with dtypes faster than a type does."""
-        return _DOUBLE
-
-    def wide_integer(self, device: Any) -> Any:
-        """As a dtype, too."""
-        return _INTEGER
+    def widest(self, device: Any) -> tuple[Any, Any]:
+        """As dtypes, which compare with dtypes faster than types do."""
+        return _DOUBLE, _INTEGER
 
     def cast(self, x: Array, dtype: Any) -> Array:
         """`x` in `dtype`, without a copy where it has it already."""
@@ -126,6 +133,14 @@ class NumPy(Library):
             return super().clear_rows(x, rows, out)
         out[rows] = 0.0
         return out
+
+    def sum_in(self, wide: Any, x: Array, axis: int | None) -> Array:
+        """Pairwise, and in float64."""
+        return np.add.reduce(x, axis=axis, dtype=wide)
+
+    def divide(self, a: Array, b: Array | float, dtype: Any) -> Array:
+        """Scalars of NumPy's are arrays to it, too."""
+        return (a / b).astype(dtype)
 
     def any_outside(self, x: Array, stop: int) -> bool:
         """In one pass: a negative number is a large one without its sign."""

@@ -13,13 +13,9 @@ from crossent.libraries.base import Library
 class Strict(Library):
     """array-api-strict's arrays."""
 
-    def wide_float(self, device: Any) -> Any:
+    def widest(self, device: Any) -> tuple[Any, Any]:
         """What the device has."""
-        return _widest(device, "real floating", "float64", "float32")
-
-    def wide_integer(self, device: Any) -> Any:
-        """What the device has."""
-        return _widest(device, "signed integer", "int64", "int32")
+        return _widest(device, "real floating", "float64", "float32"), _widest(device, "signed integer", "int64", "int32")
 
 
 @functools.cache

@@ -8,12 +8,9 @@ A term whose probability is clipped is constant, so it has no gradient.
 from __future__ import annotations
 
 from crossent.math.operations import Operations
-from crossent.math.rows import Rows, of_rows
+from crossent.math.rows import Rows
 from crossent.math.targets import soft_masses
 from crossent.types import Array
-
-# Logits that `walk` computes on at a time: the algorithm makes many temporaries of their size.
-CHUNK = 1 << 20
 
 
 def losses_and_gradient(ops: Operations, rows: Rows, scale: Array | float) -> tuple[Array, Array]:
@@ -48,16 +45,3 @@ def losses_and_gradient(ops: Operations, rows: Rows, scale: Array | float) -> tu
     if weight is not None and not coefficients.ieee:
         d = ops.clear_rows(d, weight == 0, None)
     return loss, d
-
-
-def walk(ops: Operations, rows: Rows, losses: Array, scale: Array | float, out: Array | None) -> None:
-    """Write the losses (N,) of rows in eager memory into `losses`, and with `out` (N, V) their gradient into it."""
-    n, v = rows.logits.shape
-    height = max(1, CHUNK // max(v, 1))
-    for i in range(0, n, height):
-        j = min(i + height, n)
-        soft = None if rows.soft is None else ops.widened(rows.soft[i:j, :], losses.dtype)
-        part = rows.part(i, j, ops.widened(rows.logits[i:j, :], losses.dtype), soft)
-        losses[i:j], d = losses_and_gradient(ops, part, of_rows(scale, i, j))
-        if out is not None:
-            out[i:j, :] = ops.narrowed(d, out)

@@ -28,17 +28,30 @@ def losses_and_gradient(
 ) -> tuple[Array, Array]:
     """The losses (N,) and the gradient rows (N, V), times `scale` (one number or one per row); in `out` where given."""
     if rows.coefficients.clip:
-        return explicit.losses_and_gradient(ops, rows, scale)
+        loss, d = explicit.losses_and_gradient(ops, rows, scale)
+        if out is None:
+            return loss, d
+        out[...] = d
+        return loss, out
     found, e, t, masses = _statistics(ops, rows, out)
     result = outcome_of(ops, found, rows, scale)
     return result.loss, _gradient(ops, e, t, None, masses, result, rows, out)
 
 
+def is_in_pieces(rows: Rows) -> bool:
+    """Whether the statistics of pieces of the rows merge into the rows' own."""
+    return rows.soft is None and not rows.coefficients.clip
+
+
+def temporaries(rows: Rows) -> int:
+    """How many arrays of the size of the logits are made at a time, beside what the stable algorithm makes."""
+    return 4 if rows.coefficients.clip else 1
+
+
 def widened(ops: Operations, rows: Rows) -> Rows:
     """The rows with logits and soft targets in the compute dtype."""
-    dtype = ops.compute_dtype(rows.logits)
-    soft = None if rows.soft is None else ops.widened(rows.soft, dtype)
-    return rows._replace(logits=ops.widened(rows.logits, dtype), soft=soft)
+    soft = None if rows.soft is None else ops.widened(rows.soft, rows.dtype)
+    return rows._replace(logits=ops.widened(rows.logits, rows.dtype), soft=soft)
 
 
 def whole(ops: Operations, rows: Rows) -> Array:

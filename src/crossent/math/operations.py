@@ -36,13 +36,9 @@ class Operations:
         """The dtype in which logits are computed: half precision is widened to float32."""
         return self.xp.float64 if self.dtype_name(logits) == "float64" else self.xp.float32
 
-    def wide_float(self, device: Array) -> Array:
-        """The widest float of a device."""
-        return self.xp.float64
-
-    def wide_integer(self, device: Array) -> Array:
-        """The widest signed integer of a device."""
-        return self.xp.int64
+    def widest(self, device: Array) -> tuple[Array, Array]:
+        """The widest float and the widest signed integer of a device."""
+        return self.xp.float64, self.xp.int64
 
     def cast(self, x: Array, dtype: Array) -> Array:
         """`x` in `dtype`, without a copy where it has it already."""

@@ -33,7 +33,8 @@ class Rows(NamedTuple):
     logits: (N, W), or with the axes of the tokens in place of N. targets: integers (N,), or soft: (N, W). weight: (N,)
     or None for 1. class_weights: those of the piece, (W,), or None for 1. All floating arrays but the logits and the
     soft targets have the compute dtype. A target elsewhere in the vocabulary is not held by the piece; the row of one
-    outside of the vocabulary is NaN. engine: the name of the one that walks them.
+    outside of the vocabulary is NaN. dtype: the compute dtype, as the library has it. engine: the name of the
+    one that walks them.
     """
 
     logits: Array
@@ -44,6 +45,7 @@ class Rows(NamedTuple):
     coefficients: Coefficients
     first_class: int
     vocabulary: int
+    dtype: Array
     engine: str = "array_api"
 
     def part(self, start: int, stop: int, logits: Array, soft: Array | None) -> Rows:
@@ -58,6 +60,7 @@ class Rows(NamedTuple):
             self.coefficients,
             self.first_class,
             self.vocabulary,
+            self.dtype,
             self.engine,
         )
 

@@ -30,10 +30,11 @@ class Tokens(NamedTuple):
     counted: Array | None
 
 
-def classes(ops: Operations, targets: Array, vocabulary: int, ignore_index: int | None) -> tuple[Array, Array | None]:
+def classes(
+    ops: Operations, wide: Array, targets: Array, vocabulary: int, ignore_index: int | None
+) -> tuple[Array, Array | None]:
     """Targets in the widest signed integer, 0 for those that are ignored; and which are not, None for all."""
-    wide = ops.wide_integer(ops.device(targets))
-    t = ops.cast(targets, wide)
+    t = targets if targets.dtype == wide else ops.cast(targets, wide)
     if t is not targets and ops.dtype_name(targets) in ("uint64", "uint32"):
         # An unsigned value past the widest integer becomes one that is surely outside of the vocabulary.
         outside = vocabulary if ignore_index != vocabulary else -1

@@ -59,9 +59,9 @@ def walk(library: Library, rows: Rows, losses: Array, scale: Array | float | Non
 def statistics(library: Library, rows: Rows) -> RowStatistics:
     """The statistics of rows, or of a piece of each."""
     x = rows.logits
-    n, device, dtype = x.shape[0], library.device(x), library.compute_dtype(x)
-    found = library.empty(7 * n, dtype, device)
-    apart = None if rows.soft is None else library.empty(n, library.wide_integer(device), device)
+    n = x.shape[0]
+    found = library.empty(7 * n, rows.dtype, x)
+    apart = None if rows.soft is None else library.empty(n, library.xp.int64, x)
     _launch(library, rows._replace(weight=None), "statistics", None, found=found, apart=apart)
     maximum, others, count, mass, weighted_gap, own, target = (found[i * n : (i + 1) * n] for i in range(7))
     sums = None

@@ -51,9 +51,7 @@ def walk(library: Library, rows: Rows, losses: Array, scale: Array | float | Non
     if not n:
         return
     # Elements that do not lie side by side, or are not as this processor has them, are walked through copies.
-    work = kernel.walk(rows, losses, scale, out) if kernel.serves(rows, out) else None
-    if work is None:
-        work = partial(_copied, rows, losses, scale, out)
+    work = kernel.walk(rows, losses, scale, out) or partial(_copied, rows, losses, scale, out)
     if n * v < SMALL:
         work(0, n)
     else:
@@ -62,7 +60,7 @@ def walk(library: Library, rows: Rows, losses: Array, scale: Array | float | Non
 
 def statistics(library: Library, rows: Rows) -> RowStatistics:
     """The statistics of rows, or of a piece of each."""
-    dtype = library.compute_dtype(rows.logits)
+    dtype = rows.dtype
     rows = _plain(rows, dtype)
     n = rows.logits.shape[0]
     found = np.empty((7, n), dtype)
@@ -77,7 +75,7 @@ def statistics(library: Library, rows: Rows) -> RowStatistics:
 
 def gradient(library: Library, rows: Rows, found: RowStatistics, outcome: Outcome, out: Array) -> None:
     """Write the gradient of a piece of rows, from the statistics and the outcome of the whole rows, into `out`."""
-    dtype = library.compute_dtype(rows.logits)
+    dtype = rows.dtype
     rows = _plain(rows, dtype)
     n = rows.logits.shape[0]
     numbers = np.empty((4, n), dtype)
@@ -114,7 +112,9 @@ def _copied(
         part = rows.part(i, j, logits, soft)
         # The gradient goes over the copy.
         factor = None if scale is None else of_rows(scale, i, j)
-        kernel.walk(part, losses[i:j], factor, None if out is None else logits)(0, j - i)
+        work = kernel.walk(part, losses[i:j], factor, None if out is None else logits)
+        assert work is not None
+        work(0, j - i)
         if out is not None:
             out[i:j] = logits
 

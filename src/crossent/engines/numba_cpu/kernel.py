@@ -232,26 +232,40 @@ def problem() -> str | None:
 def serves(rows: Rows, out: Array | None) -> bool:
     """Whether the kernels can walk these rows of host memory: any step from row to row, but elements side by side."""
     logits, soft = rows.logits, rows.soft
-    if not _is_plain(logits):
+    if _name(logits) is None:
         return False
-    if soft is not None and not (_is_plain(soft) and (soft.itemsize == 8) == (logits.itemsize == 8)):
+    if soft is not None and (_name(soft) is None or (soft.itemsize == 8) != (logits.itemsize == 8)):
         return False
-    return out is None or (_is_plain(out) and out.dtype == logits.dtype)
+    return out is None or (_name(out) is not None and out.dtype == logits.dtype)
 
 
-def _is_plain(data: Array) -> bool:
-    side_by_side = data.strides[1] == data.itemsize or data.shape[1] == 1
-    return side_by_side and data.flags.aligned and data.dtype in _NAMES
+def _name(data: Array) -> str | None:
+    """The name of a matrix's dtype; None where its elements are not side by side, or not as this processor has them."""
+    size = data.itemsize
+    if (data.strides[1] == size or data.shape[1] == 1) and data.flags.aligned:
+        return _NAMES.get(data.dtype)
+    return None
 
 
-def walk(rows: Rows, losses: Array, scale: Array | float | None, out: Array | None) -> Callable[[int, int], None]:
+def walk(
+    rows: Rows, losses: Array, scale: Array | float | None, out: Array | None
+) -> Callable[[int, int], None] | None:
     """A function of (start, stop) that writes the losses of those rows, and with `out` their gradient.
 
-    rows: as `serves` accepts them. losses: (N,), contiguous, of the compute dtype. scale: a number, 0-d or (N,). Parts
-    of the rows may be walked at the same time, in any order.
+    losses: (N,), contiguous, of the compute dtype. scale: a number, 0-d or (N,). Parts of the rows may be walked at the
+    same time, in any order. None for rows that `serves` does not accept.
     """
-    logits, name = _bits(rows.logits)
-    soft, soft_name = (None, None) if rows.soft is None else _bits(rows.soft)
+    logits, soft, soft_name = rows.logits, None, None
+    name = _name(logits)
+    if name is None or not (rows.soft is out is None or serves(rows, out)):
+        return None
+    if name == "float16":
+        logits = logits.view(np.int16)
+    if rows.soft is not None:
+        soft, soft_name = _bits(rows.soft)
+    targets = _NOTHING[_INTEGER] if rows.targets is None else rows.targets
+    if not targets.flags.c_contiguous or targets.dtype != _INTEGER:
+        targets = line(targets, _INTEGER)
     real, c = losses.dtype, rows.coefficients
     nothing, no_scales = _NOTHING[real], _NOTHING[_DOUBLE]
     factor = 1.0
@@ -263,11 +277,11 @@ def walk(rows: Rows, losses: Array, scale: Array | float | None, out: Array | No
         else:
             factor = float(scale)
     return functools.partial(
-        kernel(name, soft_name),
+        _walks.get((name, soft_name)) or _walk_kernel(name, soft_name),
         logits,
         soft,
         _NO_GRADIENT[name] if out is None else _bits(out)[0],
-        _NOTHING[_INTEGER] if rows.targets is None else line(rows.targets, _INTEGER),
+        targets,
         losses,
         nothing if rows.weight is None else line(rows.weight, real),
         nothing if rows.class_weights is None else line(rows.class_weights, real),
@@ -279,6 +293,15 @@ def walk(rows: Rows, losses: Array, scale: Array | float | None, out: Array | No
         c.z_loss,
         c.ieee,
     )
+
+
+# The kernels of `walk`, so that a small call need not ask for one.
+_walks: dict[tuple[str, str | None], Callable[..., None]] = {}
+
+
+def _walk_kernel(name: str, soft_name: str | None) -> Callable[..., None]:
+    found = _walks[name, soft_name] = kernel(name, soft_name)
+    return found
 
 
 def statistics(rows: Rows, targets: Array, found: Array) -> Callable[[int, int], None]:

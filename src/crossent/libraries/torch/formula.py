@@ -30,6 +30,7 @@ def with_tensors(rows: Rows, tensors: tuple[Tensor | None, ...]) -> Rows:
 def entered(library: Library, rows: Rows) -> Rows:
     """The rows as an engine sees them."""
     return rows._replace(
+        dtype=library.compute_dtype(rows.logits),
         logits=library.enter_matrix(rows.logits),
         soft=None if rows.soft is None else library.enter_matrix(rows.soft),
         targets=library.enter(rows.targets),

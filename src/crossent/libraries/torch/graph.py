@@ -105,7 +105,7 @@ def _on_graph(rows: Rows, ending: Ending, logits: Tensor, soft: Tensor | None) -
         library=ON_GRAPH,
         device=logits.device,
         dtype=ON_GRAPH.compute_dtype(logits),
-        wide=ON_GRAPH.wide_float(logits.device),
+        wide=ON_GRAPH.widest(logits.device)[0],
         denominator=tensor(ending.denominator),
         counted=tensor(ending.counted),
     )
@@ -113,7 +113,8 @@ def _on_graph(rows: Rows, ending: Ending, logits: Tensor, soft: Tensor | None) -
         # The engine saw to targets outside of the vocabulary; the formula follows every target.
         targets, weight = tokens.in_range(ON_GRAPH, targets, weight, rows.vocabulary, ending.dtype)
     given = (logits, soft, weight, tensor(rows.class_weights), targets)
-    return ending.finish(losses(formula.with_tensors(rows, given), forward=True))  # type: ignore[no-any-return]
+    rows = formula.with_tensors(rows._replace(dtype=ending.dtype), given)
+    return ending.finish(losses(rows, forward=True))  # type: ignore[no-any-return]
 
 
 def losses(rows: Rows, *, forward: bool) -> Tensor:

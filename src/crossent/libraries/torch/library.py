@@ -175,9 +175,9 @@ class Torch(_Tensors, Library):
         """Torch's own object."""
         return x.device
 
-    def wide_float(self, device: Any) -> Any:
+    def widest(self, device: Any) -> tuple[Any, Any]:
         """float32 where the device has no float64."""
-        return torch.float32 if device.type in _NO_FLOAT64 else torch.float64
+        return torch.float32 if device.type in _NO_FLOAT64 else torch.float64, torch.int64
 
     def stop_gradient(self, x: Array) -> Array:
         """Torch's own."""

@@ -45,7 +45,8 @@ def _rows(tensors: tuple[Any, ...], others: tuple[Any, ...]) -> Rows:
     logits, soft, weight, class_weights, targets = tensors
     *coefficients, engine = others
     v = logits.shape[-1]
-    return Rows(logits, targets, soft, weight, class_weights, Coefficients(*coefficients), 0, v, engine)
+    dtype = TORCH.compute_dtype(logits)
+    return Rows(logits, targets, soft, weight, class_weights, Coefficients(*coefficients), 0, v, dtype, engine)
 
 
 def _walk(
