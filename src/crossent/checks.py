@@ -85,9 +85,7 @@ def logits_and_targets(library: Library, logits: Array, targets: Array) -> Form:
     if t_shape != (shape if soft else tokens) or not (soft or t_dtype.startswith(_INTEGERS)):
         accepted = f"any integer dtype of shape {tokens}, or a floating dtype of shape {shape} (soft targets)"
         kind = ValueError if t_dtype.startswith(_INTEGERS) else TypeError
-        raise kind(
-            f"targets has dtype {t_dtype} and shape {t_shape} for logits of shape {shape}; accepted: {accepted}"
-        )
+        raise kind(f"targets has dtype {t_dtype} and shape {t_shape} for logits of shape {shape}; accepted: {accepted}")
     if shape[-1] == 0 and 0 not in tokens:
         raise ValueError(f"logits has shape {shape}, a vocabulary of 0 classes; accepted: V of at least 1")
     return Form(shape, tokens, dtype, soft)

@@ -69,7 +69,7 @@ class Options:
     check_targets: Any = True
     engine: Any = "auto"
     ieee: bool = False
-    """Whether everything follows floating-point arithmetic, as PyTorch's loss does; no option of the public functions."""
+    """Whether everything follows floating-point arithmetic, as in PyTorch; no option of the public functions."""
     coefficients: Coefficients = field(init=False)
 
     def __post_init__(self) -> None:
@@ -104,9 +104,6 @@ class Options:
 DEFAULTS = {each.name: each.default for each in fields(Options) if each.name in OptionNames.__annotations__}
 
 
-DEFAULT = Options()
-
-
 def options_of(given: Mapping[str, Any]) -> Options:
     """The options of those names; TypeError for a name that there is not."""
     unknown = sorted(name for name in given if name not in OptionNames.__annotations__)
@@ -120,12 +117,12 @@ def _once(**given: Any) -> Options:
     return options_of(given)
 
 
-def options_once(given: Options | Mapping[str, Any], traced: bool = False) -> Options:
+def options_once(given: Options | Mapping[str, Any], traced: bool) -> Options:
     """`options_of`, looked up: a small call would spend a tenth of its time on looking at the same few words.
 
     traced: whether torch may trace the call, which could not follow the look.
     """
-    if type(given) is Options:
+    if isinstance(given, Options):
         return given
     if traced:
         return options_of(given)
@@ -187,3 +184,6 @@ def _index(value: Any) -> int | None:
     if not -(2**63) <= index < 2**63:
         raise ValueError(f"ignore_index is {index}; accepted: an integer from -2**63 to 2**63 - 1")
     return index
+
+
+DEFAULT = Options()

@@ -2,7 +2,7 @@
 
     library = libraries.of(logits).of_call(inputs)          what the arrays are, asked once
     rows, ending = prepare(library, logits, inputs, options)
-    return library.loss(inputs, rows, ending)               JAX: its rule; torch: graph, operator or engine; else an engine
+    return library.loss(inputs, rows, ending)               JAX: its rule; torch: graph or operator; else an engine
 
 The only room that sees options and arrays together.
 """
@@ -50,9 +50,7 @@ class Ending(NamedTuple):
             losses = library.xp.reshape(losses, shape)
         if self.counted is not None:
             losses = library.xp.where(self.counted, losses, 0.0)
-        return library.leave(
-            reductions.reduce(library, self.wide, losses, self.reduction, self.denominator, self.ieee)
-        )
+        return library.leave(reductions.reduce(library, self.wide, losses, self.reduction, self.denominator, self.ieee))
 
     def of_nothing(self) -> Array:
         """The loss of no tokens; not every library reshapes or reduces an array without elements."""
@@ -121,9 +119,7 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
                 is_safe=check or guarded,
                 dtype=dtype,
             )
-    divisor = reductions.denominator_of(
-        library, wide, device, counted, token_shape, reduction, denominator, ieee
-    )
+    divisor = reductions.denominator_of(library, wide, device, counted, token_shape, reduction, denominator, ieee)
     rows = Rows(
         None if inputs.logits is None else library.enter_matrix(inputs.logits),
         counted.classes,
@@ -157,7 +153,8 @@ def loss(inputs: Inputs, options: Options | Mapping[str, Any]) -> Array:
     library = checks.library_of("logits", logits, "an array of shape (..., V)").of_call(inputs)
     form = checks.logits_and_targets(library, logits, inputs.targets)
     with library.computing(logits):
-        rows, ending = prepare(library, logits, inputs, form, options_once(options, library.keep_graph) if options else DEFAULT)
+        parsed = options_once(options, library.keep_graph) if options else DEFAULT
+        rows, ending = prepare(library, logits, inputs, form, parsed)
         return library.loss(inputs, rows, ending)
 
 
@@ -171,7 +168,8 @@ def loss_and_gradient(
     library = family.of_call(inputs)
     form = checks.logits_and_targets(library, logits, inputs.targets)
     with library.computing(logits):
-        rows, ending = prepare(library, logits, inputs, form, options_once(options, library.keep_graph) if options else DEFAULT)
+        parsed = options_once(options, library.keep_graph) if options else DEFAULT
+        rows, ending = prepare(library, logits, inputs, form, parsed)
         checks.gradient_of_loss(
             library, grad_output, logits, reductions.result_shape(ending.reduction, ending.token_shape)
         )

@@ -1,4 +1,4 @@
-"""PyTorch's own signatures: one line moves existing code, ``from crossent.torch import cross_entropy, CrossEntropyLoss``."""
+"""PyTorch's own signatures, one line away: ``from crossent.torch import cross_entropy, CrossEntropyLoss``."""
 
 from crossent.libraries.torch.drop_in import CrossEntropyLoss, cross_entropy
 

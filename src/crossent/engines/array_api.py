@@ -66,9 +66,7 @@ def gradient(library: Library, rows: Rows, found: RowStatistics, outcome: Outcom
     out[...] = library.narrowed(d, out)
 
 
-def _walk_device(
-    library: Library, rows: Rows, losses: Array, scale: Array | float | None, out: Array | None
-) -> None:
+def _walk_device(library: Library, rows: Rows, losses: Array, scale: Array | float | None, out: Array | None) -> None:
     x = rows.logits
     n, v = x.shape
     on_gpu = library.memory_of(library.device(x))[0] != "host"

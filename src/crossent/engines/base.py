@@ -29,9 +29,7 @@ class Engine(Protocol):
         What `problem` says of the machine is part of it.
         """
 
-    def walk(
-        self, library: Library, rows: Rows, losses: Array, scale: Array | float | None, out: Array | None
-    ) -> None:
+    def walk(self, library: Library, rows: Rows, losses: Array, scale: Array | float | None, out: Array | None) -> None:
         """Write the losses (N,) of whole rows into `losses`, and with `out` (N, V) their gradient, times `scale`."""
 
     def statistics(self, library: Library, rows: Rows) -> RowStatistics:

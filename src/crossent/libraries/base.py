@@ -1,4 +1,4 @@
-"""A library: what an array library is like, as answers that one object has; the array API standard's where none differs.
+"""A library: what an array library is like, as the answers of one object; the array API standard's where none differs.
 
 `crossent.libraries.of` finds the object of an array by its type, once in a call; `of_call` gives the one for the state
 that a call's arrays are in (torch: seen by NumPy, on a graph, traced). From there on nothing asks again.
@@ -90,7 +90,7 @@ class Library(Operations):
         return here == there or here is None or there is None
 
     def memory_of(self, device: Any) -> tuple[str, int]:
-        """"host" where NumPy sees the memory of a device, "cuda" where CUDA's kernels do, "" for any other; its number."""
+        """The kind of a device's memory, and its number: "host" where NumPy sees it, "cuda" where CUDA does, or ""."""
         return "", 0
 
     def computing(self, x: Array) -> AbstractContextManager[Any]:
@@ -162,7 +162,7 @@ class Library(Operations):
     # --- memory -------------------------------------------------------------------------------------------------------
 
     def memory(self, x: Array) -> views.Memory | None:
-        """Where the elements of an array are; None where the library does not say, or they are not there as they are."""
+        """Where the elements of an array are; None where that is unknown, or they are not there as they are."""
         return None
 
     def empty(self, n: int, dtype: Any, like: Array) -> Array:

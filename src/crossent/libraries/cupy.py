@@ -27,7 +27,7 @@ class CuPy(Library):
         return "cuda", device.id
 
     def computing(self, x: Array) -> AbstractContextManager[Any]:
-        """CuPy computes on its current device, wherever the arrays lie that it is given: theirs is made the current one.
+        """CuPy computes on its current device, wherever arrays lie: theirs is made the current one.
 
         A device keeps what was current before, and threads that share a call may not share that.
         """

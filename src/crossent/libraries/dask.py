@@ -7,10 +7,10 @@ from typing import Any
 
 import array_api_compat.dask.array
 
+from crossent import views
 from crossent.libraries.base import Library
 from crossent.math import formula
 from crossent.math.rows import Rows
-from crossent import views
 from crossent.types import Array
 
 

@@ -51,14 +51,15 @@ class Jax(Library):
 
     def widest(self, device: Any) -> tuple[Any, Any]:
         """Where 64-bit types are switched off, those of 32."""
-        return (jnp.float64, jnp.int64) if jax.config.jax_enable_x64 else (jnp.float32, jnp.int32)
+        enabled: bool = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+        return (jnp.float64, jnp.int64) if enabled else (jnp.float32, jnp.int32)
 
     def stop_gradient(self, x: Array) -> Array:
         """JAX's own."""
         return lax.stop_gradient(x)
 
     def sum_in(self, wide: Any, x: Array, axis: int | None) -> Array:
-        """In which order JAX adds, and so how much a long sum loses in its own dtype, differs from release to release."""
+        """The order in which JAX adds, and so what a long sum loses in its own dtype, is another in each release."""
         return self.sum_in_runs(x, axis) if x.dtype == wide else super().sum_in(wide, x, axis)
 
     def losses(self, rows: Rows) -> Array:
@@ -79,6 +80,7 @@ LIBRARY = Jax(jnp, "jax")
 
 
 def _rows(coefficients: Coefficients, per_row: _PerRow, class_weights: Array | None) -> Rows:
+    x: Any
     x, t, soft, weight = per_row
     return Rows(x, t, soft, weight, class_weights, coefficients, 0, x.shape[1], LIBRARY.compute_dtype(x))
 

@@ -15,13 +15,15 @@ class Strict(Library):
 
     def widest(self, device: Any) -> tuple[Any, Any]:
         """What the device has."""
-        return _widest(device, "real floating", "float64", "float32"), _widest(device, "signed integer", "int64", "int32")
+        return _widest(device, "real floating", "float64", "float32"), _widest(
+            device, "signed integer", "int64", "int32"
+        )
 
 
 @functools.cache
 def _widest(device: Any, kind: str, *names: str) -> Any:
     there = array_api_strict.__array_namespace_info__().dtypes(device=device, kind=kind)
-    return next(there[name] for name in names if name in there)
+    return next(dtype for name in names if (dtype := there.get(name)) is not None)
 
 
 LIBRARY = Strict(array_api_strict)

@@ -81,9 +81,7 @@ def outcome_of(ops: Operations, found: RowStatistics, rows: Rows, scale: Array |
     return outcome(ops, found, own, rows.weight, scale, rows.coefficients)
 
 
-def gradient_of(
-    ops: Operations, rows: Rows, found: RowStatistics, result: Outcome, out: Array | None = None
-) -> Array:
+def gradient_of(ops: Operations, rows: Rows, found: RowStatistics, result: Outcome, out: Array | None = None) -> Array:
     """The gradient of a piece of rows, from the statistics and the outcome of the whole rows."""
     x = rows.logits
     if found.apart is None:
@@ -121,9 +119,7 @@ def _gradient(
     return ops.clear_rows(d, rows.weight == 0, out)
 
 
-def _statistics(
-    ops: Operations, rows: Rows, out: Array | None
-) -> tuple[RowStatistics, Array, Array, Masses | None]:
+def _statistics(ops: Operations, rows: Rows, out: Array | None) -> tuple[RowStatistics, Array, Array, Masses | None]:
     x = rows.logits
     if rows.soft is None:
         t, elsewhere, masses = _targets(ops, rows)

@@ -139,7 +139,7 @@ def _again(
     """Per piece, the rows in which the class that it keeps apart is not the row's own."""
     if pieces[0].apart is None:
         return [None] * len(pieces)
-    again, found = [], maximum != maximum
+    again, found = [], ops.xp.isnan(maximum)
     for piece, nothing in zip(pieces, empty, strict=True):
         own = (piece.maximum == maximum) & ~found
         found = found | own
@@ -173,9 +173,7 @@ def _sums(ops: Operations, x: Array, centre: Array, t: Array, held: Array | None
     if masses.ieee:
         # An infinite mass at the maximum: it counts in the mass, which multiplies log Z.
         terms = xp.where(gap == 0, 0.0, terms)
-    return SmoothingSums(
-        *(xp.sum(_without_target(ops, a, t, held, None), axis=1) for a in (counted, weighed, terms))
-    )
+    return SmoothingSums(*(xp.sum(_without_target(ops, a, t, held, None), axis=1) for a in (counted, weighed, terms)))
 
 
 def _without_target(ops: Operations, a: Array, t: Array, held: Array | None, out: Array | None) -> Array:

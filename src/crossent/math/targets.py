@@ -17,9 +17,7 @@ def class_masses(ops: Operations, x: Array, class_weights: Array | None, coeffic
     return Masses(values, coefficients.ieee)
 
 
-def soft_masses(
-    ops: Operations, x: Array, q: Array, class_weights: Array | None, coefficients: Coefficients
-) -> Masses:
+def soft_masses(ops: Operations, x: Array, q: Array, class_weights: Array | None, coefficients: Coefficients) -> Masses:
     """The masses of soft targets `q` (N, V) for the rows `x` (N, V), smoothed and weighed by class.
 
     A class keeps (1 − ε) of its mass; ε is shared out evenly over all classes, or else what a class loses goes to the

@@ -45,9 +45,7 @@ def classes(
     return ops.zero_where_not(kept, t), kept
 
 
-def in_range(
-    ops: Operations, t: Array, weight: Array | None, vocabulary: int, dtype: Array
-) -> tuple[Array, Array]:
+def in_range(ops: Operations, t: Array, weight: Array | None, vocabulary: int, dtype: Array) -> tuple[Array, Array]:
     """Classes that are safe to index with, and weights that are NaN where a target is outside of the vocabulary."""
     bad = (t < 0) | (t >= vocabulary)
     one = ops.xp.ones(t.shape, dtype=dtype, device=ops.device(t)) if weight is None else weight

@@ -41,7 +41,7 @@ class Problem(ctypes.Structure):
 def problem_of(library: Library, rows: Rows, logits: Matrix, **others: Array | float | Matrix | None) -> Problem:
     """The problem of those rows, without its pieces. `kept` has the arrays that have to live until the launch.
 
-    others: arrays of numbers per row, by the names of the structure's pointers; `scale`; matrices `soft` and `gradient`.
+    others: numbers per row, by the names of the structure's pointers; `scale`; the matrices `soft` and `gradient`.
     """
     c = rows.coefficients
     problem = Problem(
@@ -60,7 +60,7 @@ def problem_of(library: Library, rows: Rows, logits: Matrix, **others: Array | f
     )
     problem.kept = []
     others = {"targets": rows.targets, "weight": rows.weight, "class_weights": rows.class_weights, **others}
-    scale = others.pop("scale", None)
+    scale: Any = others.pop("scale", None)
     if isinstance(scale, (int, float)):
         problem.scale = scale
     elif scale is not None:

@@ -100,9 +100,7 @@ def _plain(rows: Rows, dtype: Any) -> Rows:
     return rows._replace(logits=_packed(rows.logits, _EVERY), soft=soft)
 
 
-def _copied(
-    rows: Rows, losses: Array, scale: Array | float | None, out: Array | None, start: int, stop: int
-) -> None:
+def _copied(rows: Rows, losses: Array, scale: Array | float | None, out: Array | None, start: int, stop: int) -> None:
     data = rows.logits
     height = max(1, BLOCK // (data.shape[1] * data.itemsize))
     for i in range(start, stop, height):

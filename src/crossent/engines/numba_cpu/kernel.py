@@ -272,7 +272,7 @@ def walk(
     if type(scale) is float:
         factor = scale
     elif scale is not None:
-        if scale.ndim:
+        if not isinstance(scale, float) and scale.ndim:
             no_scales = line(scale, _DOUBLE)
         else:
             factor = float(scale)

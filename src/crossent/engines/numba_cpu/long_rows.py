@@ -335,10 +335,19 @@ def weight_and_scale(losses: Any, weight: int, scales: int, scale: float, i: int
 
 @inline
 def _begin_row(
-    logits: Any, losses: Any, soft: Any, row: int, soft_row: int, u: int, v: int, t: int, coefficients: Any,
-    pieces: int, place: int,
+    logits: Any,
+    losses: Any,
+    soft: Any,
+    row: int,
+    soft_row: int,
+    u: int,
+    v: int,
+    t: int,
+    coefficients: Any,
+    pieces: int,
+    place: int,
 ) -> int:
-    """Write the statistics of a row, and the class weight of its target, into the row table; see `_statistics_of_row`."""
+    """Write the statistics of a row, and its target's class weight, into the row table; see `_statistics_of_row`."""
     target_mass, smoothing, includes_target, _, ieee, _ = coefficients
     peak, smoother = -1, (False, target_mass, False, 0.0, 0.0, 0.0, 0.0, 0.0)
     uneven = smoothing != 0.0 if soft is None else True
@@ -346,18 +355,26 @@ def _begin_row(
         own = load_one(losses, u + t * itemsize(losses)) if u != 0 and 0 <= t < v else 1.0
         store_one(losses, place + _OWN * _ROW_LINE, own)
     elif smoothing != 0.0:
-        smoother, peak = _smoother_of_row(
-            logits, soft, row, soft_row, v, target_mass, smoothing, includes_target, ieee
-        )
-    return _statistics_of_row(
-        logits, losses, soft, row, soft_row, u, v, t, peak, smoother, uneven, ieee, pieces, place
-    )
+        smoother, peak = _smoother_of_row(logits, soft, row, soft_row, v, target_mass, smoothing, includes_target, ieee)
+    return _statistics_of_row(logits, losses, soft, row, soft_row, u, v, t, peak, smoother, uneven, ieee, pieces, place)
 
 
 @inline
 def _end_row(
-    logits: Any, losses: Any, soft: Any, row: int, soft_row: int, u: int, result: int, v: int, t: int,
-    coefficients: Any, top: Any, factor: Any, uniform_term: Any, entry: Any,
+    logits: Any,
+    losses: Any,
+    soft: Any,
+    row: int,
+    soft_row: int,
+    u: int,
+    result: int,
+    v: int,
+    t: int,
+    coefficients: Any,
+    top: Any,
+    factor: Any,
+    uniform_term: Any,
+    entry: Any,
 ) -> None:
     """Write the gradient of a row whose maximum is `top` from the numbers of its outcome."""
     target_mass, smoothing, includes_target, _, ieee, _ = coefficients
@@ -500,7 +517,7 @@ def gradient(
     start: int,
     stop: int,
 ) -> None:
-    """Write the gradient of rows from numbers per row, line after line: maximum, factor, uniform term, target's entry."""
+    """Write the gradient of rows from numbers per row, line after line: maximum, factor, uniform term, entry."""
     x, x_step, q, q_step, d, d_step = matrices
     targets, weight, u, numbers, step = lines
     wide = itemsize(losses)

@@ -1,8 +1,8 @@
-"""`math.outcome` and its masses for the compiled kernels: what a class, and what a row, has in the loss.
+"""`math.outcome` for the compiled kernels: what a class, and what a row, has in the loss.
 
-The formulas and their names are those of `math.targets`, `math.statistics` and `math.outcome`. Every function takes vectors whose lanes are the classes of one
-row, or rows; numbers that all lanes share may be numbers. `soft` is None for hard targets, and what it guards is not
-compiled then.
+The formulas and their names are those of `math.targets`, `math.statistics` and `math.outcome`. Every function takes
+vectors whose lanes are the classes of one row, or rows; numbers that all lanes share may be numbers. `soft` is None for
+hard targets, and what it guards is not compiled then.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def terms(x: Any, u: Any, centre: Any, ieee: bool) -> Any:
 def outcome(soft: Any, statistics: Any, own: Any, weight: Any, scale: Any, coefficients: Any) -> Any:
     """The losses of rows, and the three numbers that make their gradients: at the target, factor and uniform term.
 
-    statistics: m, S, exp(x_t − m), x_t, count, mass and weighted_gap. own: the class weight of a hard target; of soft ones
-    the mass of the class that is kept apart.
+    statistics: m, S, exp(x_t − m), x_t, count, mass and weighted_gap. own: the class weight of a hard target; of soft
+    ones the mass of the class that is kept apart.
     """
     maximum, others, odds, target, count, mass, weighted_gap = statistics
     target_mass, smoothing, includes_target, z_loss, ieee, weighs = coefficients

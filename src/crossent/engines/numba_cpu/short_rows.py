@@ -24,10 +24,10 @@ from crossent.engines.numba_cpu.elements import (
 )
 from crossent.engines.numba_cpu.functions import added, exp, finished
 from crossent.engines.numba_cpu.lanes import itemsize, lanes
+from crossent.engines.numba_cpu.long_rows import weight_and_scale
 from crossent.engines.numba_cpu.outcome import centre_of, masses, outcome, possible, terms
 from crossent.engines.numba_cpu.transposes import few_to_lanes, lanes_to_few, lanes_to_rows, rows_to_lanes
 from crossent.engines.numba_cpu.vectors import filled, inline, larger, vector_like, where
-from crossent.engines.numba_cpu.long_rows import weight_and_scale
 
 # The most columns of rows that are walked this way. Part of the result's bits.
 SHORT = 112
@@ -162,7 +162,16 @@ def _smoother(
     even = smoothing / larger(count, one)
     single = count <= one
     others = where(single, 0.0, smoothing / where(single, 1.0, count - 1.0))
-    return (True, target_mass, includes_target != 0.0, even, others, finished(lost, lost_low), finished(rest, rest_low), peak), place
+    return (
+        True,
+        target_mass,
+        includes_target != 0.0,
+        even,
+        others,
+        finished(lost, lost_low),
+        finished(rest, rest_low),
+        peak,
+    ), place
 
 
 @inline
@@ -215,7 +224,9 @@ def _sums_of_others(
         own = where(hit, value, own)
         count = count + where(hit, 0.0, possible(x, ieee))
         mass, mass_low = added(mass, mass_low, where(hit, 0.0, value))
-        weighted_gap, weighted_gap_low = added(weighted_gap, weighted_gap_low, where(hit, 0.0, terms(x, value, centre, ieee)))
+        weighted_gap, weighted_gap_low = added(
+            weighted_gap, weighted_gap_low, where(hit, 0.0, terms(x, value, centre, ieee))
+        )
     return count, finished(mass, mass_low), finished(weighted_gap, weighted_gap_low), own
 
 
@@ -268,7 +279,9 @@ def walk(
             _load_rows(soft, q_table, q + i * q_step, q_step, live, v)
             t = _likeliest(logits, v, m, x_table)
             if smooths:
-                smoother, peak = _smoother(logits, soft, v, target_mass, smoothing, includes_target, ieee, m, x_table, q_table)
+                smoother, peak = _smoother(
+                    logits, soft, v, target_mass, smoothing, includes_target, ieee, m, x_table, q_table
+                )
         result = d + i * d_step
         others, odds, target = _sums(
             logits, losses, v, t, m, x_table, e_table, x + (i + n) * x_step, result if d != 0 else 0

@@ -132,7 +132,9 @@ def sums_of_tile(
         count = count + where(counted, possible(logit, ieee), 0.0)
         if weighs:
             mass, mass_low = added(mass, mass_low, where(counted, value, 0.0))
-        weighted_gap, weighted_gap_low = added(weighted_gap, weighted_gap_low, where(counted, terms(logit, value, c, ieee), 0.0))
+        weighted_gap, weighted_gap_low = added(
+            weighted_gap, weighted_gap_low, where(counted, terms(logit, value, c, ieee), 0.0)
+        )
         x += n * itemsize(logits)
         left -= n
         t -= n

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,18 +14,16 @@ from crossent.libraries.torch.library import TRACED
 from crossent.math import formula
 from crossent.math.rows import Rows
 
-# The fields of `Rows` that may be differentiated, in the order of `tensors_of`.
-FIELDS = ("logits", "soft", "weight", "class_weights", "targets")
-
 
 def tensors_of(rows: Rows) -> tuple[Tensor | None, ...]:
-    """What of rows are tensors."""
+    """What of rows are tensors: those that may be differentiated, in this order, and the targets."""
     return rows.logits, rows.soft, rows.weight, rows.class_weights, rows.targets
 
 
 def with_tensors(rows: Rows, tensors: tuple[Tensor | None, ...]) -> Rows:
     """The same rows of other tensors: what a transformation has put in their place."""
-    return rows._replace(**dict(zip(FIELDS, tensors, strict=True)))
+    logits, soft, weight, class_weights, targets = tensors
+    return rows._replace(logits=logits, soft=soft, weight=weight, class_weights=class_weights, targets=targets)
 
 
 def entered(library: Library, rows: Rows) -> Rows:
@@ -80,7 +79,8 @@ def gradients_of_gradient(rows: Rows, scale: Tensor, grad: Tensor, needed: tuple
     places = [i for i, need in enumerate(needed) if need]
 
     def of(*values: Tensor) -> Tensor:
-        *given, factor = (values[places.index(i)] if i in places else x for i, x in enumerate(inputs))
+        given: list[Any] = [values[places.index(i)] if i in places else x for i, x in enumerate(inputs)]
+        factor = given.pop()
         return gradient(with_tensors(rows, (*given, tensors[4])), factor)[1]
 
     found: list[Tensor | None] = [None] * len(inputs)

@@ -6,7 +6,6 @@ The derivative is the contract's gradient, not that of the loss's formula, which
 from __future__ import annotations
 
 import contextlib
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -120,7 +119,7 @@ def _on_graph(rows: Rows, ending: Ending, logits: Tensor, soft: Tensor | None) -
 def losses(rows: Rows, *, forward: bool) -> Tensor:
     """The token losses (N,), with forward derivatives or without."""
     function = _ForwardLosses if forward else _Losses
-    rest = formula.with_tensors(rows, (None,) * len(formula.FIELDS))
+    rest = formula.with_tensors(rows, (None,) * 5)
     result: Tensor = function.apply(*formula.tensors_of(rows), rest)  # type: ignore[no-untyped-call]
     return result
 

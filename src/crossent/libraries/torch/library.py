@@ -1,10 +1,10 @@
 """PyTorch's tensors. What they are is asked once in a call: `Torch.of_call` gives the object for the state they are in.
 
-    TorchAsNumPy     eager tensors in host memory, which NumPy sees and computes on
-    Torch            eager tensors in a device's memory
-    …FollowedByTorch the same, of which logits alone are differentiated: the loss is one function on the graph
-    TorchOnGraph     eager tensors that all stay on the graph
-    TorchTraced      what a transformation (compile, export, functorch, fake tensors) will supply values for
+TorchAsNumPy     eager tensors in host memory, which NumPy sees and computes on
+Torch            eager tensors in a device's memory
+…FollowedByTorch the same, of which logits alone are differentiated: the loss is one function on the graph
+TorchOnGraph     eager tensors that all stay on the graph
+TorchTraced      what a transformation (compile, export, functorch, fake tensors) will supply values for
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _is_recorded() -> bool:
     return any(torch._C._get_dispatch_mode(mode) is not None for mode in (modes.PROXY, modes.FAKE))
 
 
-def is_traced(*given: object) -> bool:
+def is_traced(*given: Any) -> bool:
     """Whether one of the tensors among them stands for values that a transformation will supply."""
     if torch.compiler.is_compiling() or torch._C._is_tracing():
         return True
@@ -91,7 +91,7 @@ def is_traced(*given: object) -> bool:
     for x in given:
         kind = type(x)
         if kind is torch.Tensor or kind is torch.nn.Parameter:
-            if x.is_meta or wrapped(x):  # type: ignore[attr-defined]
+            if x.is_meta or wrapped(x):
                 return True
         elif isinstance(x, torch.Tensor):
             return True
@@ -140,7 +140,9 @@ class Torch(_Tensors, Library):
 
     def number(self, x: Any) -> Any:
         """A size that torch has yet to learn stays one."""
-        return torch.sym_float(x) if self.is_symbolic(x) else super().number(x)
+        if not self.is_symbolic(x):
+            return super().number(x)
+        return torch.sym_float(x)  # type: ignore[no-untyped-call]
 
     # --- memory -------------------------------------------------------------------------------------------------------
 
@@ -185,7 +187,9 @@ class Torch(_Tensors, Library):
 
     def divide(self, a: Array, b: Array | float, dtype: Any) -> Array:
         """Divided and rounded in one step."""
-        shape = torch.broadcast_shapes(a.shape, b.shape) if isinstance(b, torch.Tensor) else a.shape
+        shape = a.shape
+        if isinstance(b, torch.Tensor):
+            shape = torch.broadcast_shapes(shape, b.shape)  # type: ignore[no-untyped-call]
         return torch.div(a, b, out=torch.empty(shape, dtype=dtype, device=a.device))
 
     def divide_in(self, wide: Any, a: Array, b: Array | float) -> Array:
