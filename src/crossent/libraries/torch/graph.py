@@ -15,7 +15,7 @@ from torch import Tensor
 from crossent import views
 from crossent.libraries.base import Inputs, Library
 from crossent.libraries.torch import formula
-from crossent.libraries.torch.library import AS_NUMPY, ON_GRAPH, TORCH, is_traced
+from crossent.libraries.torch.library import ON_GRAPH, TORCH, is_traced
 from crossent.math import tokens
 from crossent.math.rows import Rows
 
@@ -131,7 +131,7 @@ def _is_traced(rows: Rows) -> bool:
 def _walk(rows: Rows, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """The losses of eager rows by their engine, and with `scale` their gradient."""
     logits = rows.logits
-    library: Library = AS_NUMPY if logits.device.type == "cpu" else TORCH
+    library = TORCH.eager(logits)
     with library.computing(logits):
         losses, d = views.walk(library, formula.entered(library, rows), library.enter(scale))
     return library.leave(losses), None if d is None else library.leave_matrix(d, logits)

@@ -117,7 +117,7 @@ class Torch(_Tensors, Library):
         if torch.autograd.forward_ad._current_level >= 0:
             return ON_GRAPH
         logits = inputs[0]
-        in_host = logits.device.type == "cpu" and logits.layout == torch.strided
+        in_host = self.memory_of(logits.device)[0] == "host" and logits.layout == torch.strided
         if torch.is_grad_enabled():
             for x in inputs[1:]:
                 if x is not None and getattr(x, "requires_grad", False):
@@ -125,6 +125,10 @@ class Torch(_Tensors, Library):
             if logits.requires_grad:
                 return FOLLOWED_AS_NUMPY if in_host else FOLLOWED
         return AS_NUMPY if in_host else self
+
+    def eager(self, x: Array) -> Library:
+        """The library of a plain tensor that nothing follows."""
+        return AS_NUMPY if self.memory_of(x.device)[0] == "host" else TORCH
 
     def off_graph(self, inputs: Inputs) -> Inputs:
         """Detached, but for what is traced."""

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from crossent import views
 from crossent.engines import select
-from crossent.libraries.base import Library
 from crossent.libraries.torch import formula
-from crossent.libraries.torch.library import AS_NUMPY, TORCH
+from crossent.libraries.torch.library import TORCH
 from crossent.math.rows import Coefficients, Rows
 
 _TENSORS = "Tensor logits, Tensor? soft, Tensor? weight, Tensor? class_weights, Tensor? targets"
@@ -55,7 +54,7 @@ def _walk(
     """Walk tensors that have values. What they are may be too much for the engine that their device promised."""
     rows = _rows(tensors, others)
     logits = rows.logits
-    library: Library = AS_NUMPY if logits.device.type == "cpu" else TORCH
+    library = TORCH.eager(logits)
     kind = library.kind(logits, library.dtype_name(logits), rows.vocabulary, False)
     engine = rows.engine if select.obstacle(rows.engine, kind) is None else "array_api"
     entered = formula.entered(library, rows)._replace(engine=engine)
