@@ -103,7 +103,7 @@ def _is_served(
     """Whether the loss is computed here. Anything unusual, and whatever PyTorch refuses, is left to PyTorch."""
     if not (isinstance(input, Tensor) and isinstance(target, Tensor)) or not (_is_dense(input) and _is_dense(target)):
         return False
-    if has_torch_function((input, target, weight)) or torch._C._is_tracing():
+    if has_torch_function((input, target, weight)) or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
     if TORCH.dtype_name(input) not in FLOATS or input.ndim == 0 or target.device != input.device:
         return False
