@@ -63,11 +63,11 @@ def statistics(library: Library, rows: Rows) -> RowStatistics:
     dtype = rows.dtype
     rows = _plain(rows, dtype)
     n = rows.logits.shape[0]
-    found = np.empty((7, n), dtype)
+    found = np.empty(7 * n, dtype)
     targets = np.empty(n, np.int64) if rows.targets is None else kernel.line(rows.targets, np.dtype(np.int64))
     if n:
         threads.split(kernel.statistics(rows, targets, found), n, threads.get_num_threads())
-    maximum, others, count, mass, weighted_gap, own, target = found
+    maximum, others, count, mass, weighted_gap, own, target = np.split(found, 7)
     is_soft = rows.soft is not None
     sums = SmoothingSums(count, mass, weighted_gap) if is_soft or rows.coefficients.smoothing else None
     return RowStatistics(maximum, others, target, sums, KeptApart(targets, own) if is_soft else None)
@@ -79,16 +79,12 @@ def gradient(library: Library, rows: Rows, found: RowStatistics, outcome: Outcom
     rows = _plain(rows, dtype)
     n = rows.logits.shape[0]
     numbers = np.empty((4, n), dtype)
-    numbers[0], numbers[1], numbers[2], numbers[3] = (
-        found.maximum,
-        outcome.factor,
-        outcome.uniform_term,
-        outcome.target_entry,
-    )
+    for i, x in enumerate((found.maximum, outcome.factor, outcome.uniform_term, outcome.target_entry)):
+        numbers[i] = x
     targets = kernel.line(rows.targets if found.apart is None else found.apart.place, np.dtype(np.int64))
     d = out if kernel.serves(rows, out) else np.empty(out.shape, rows.logits.dtype)
     if n:
-        threads.split(kernel.gradient(rows, targets, numbers, d), n, threads.get_num_threads())
+        threads.split(kernel.gradient(rows, targets, numbers.ravel(), d), n, threads.get_num_threads())
     if d is not out:
         out[...] = d
 

@@ -21,61 +21,28 @@ from numba import types
 from crossent.engines.compiling import LOGGER, Once, log_if_slow
 from crossent.engines.numba_cpu import long_rows, short_rows
 from crossent.engines.numba_cpu.vectors import format_of, inline
-from crossent.math.rows import Coefficients, Rows
+from crossent.math.rows import Rows
 from crossent.types import Array
 
+# The verbs, as the kernels know them.
+WALK, STATISTICS, GRADIENT = range(3)
 _short, _long, _SHORT = short_rows.walk, long_rows.walk, short_rows.SHORT
 _statistics, _gradient = long_rows.statistics, long_rows.gradient
 
 
-# The functions that Numba compiles. Each keeps the fingerprint, so that new text makes what is on the disk stale.
+def _function_of(verb: int, source: str) -> Callable[..., None]:
+    """The function that Numba compiles; it keeps the fingerprint, so that new text makes what is on the disk stale."""
 
-
-def _walk_of(source: str) -> Callable[..., None]:
-    def walk(
+    def run(
         logits: Any,
         soft: Any,
         out: Any,
         targets: Any,
-        losses: Any,
+        table: Any,
         weight: Any,
         class_weights: Any,
         scales: Any,
         scale: float,
-        target_mass: float,
-        smoothing: float,
-        includes_target: float,
-        z_loss: float,
-        ieee: bool,
-        start: int,
-        stop: int,
-    ) -> None:
-        # The losses of the rows from `start` to `stop`, and their gradient where `out` is not empty.
-        # soft: None for hard targets. weight, class_weights, scales: empty where all are 1, 1 and `scale`.
-        source  # noqa: B018
-        x, d = logits.ctypes.data, out.ctypes.data if out.size else 0
-        x_step, d_step = logits.strides[0], out.strides[0]
-        lines = (targets.ctypes.data, losses.ctypes.data, _address(weight), _address(class_weights), _address(scales))
-        coefficients = (target_mass, smoothing, includes_target, z_loss, ieee, weight.size > 0)
-        formats = (format_of(logits), format_of(losses))
-        v = logits.shape[1]
-        if soft is None:
-            matrices = (x, x_step, 0, 0, d, d_step)
-            _walk_memory(formats, None, matrices, lines, v, scale, coefficients, start, stop)
-        else:
-            matrices = (x, x_step, soft.ctypes.data, soft.strides[0], d, d_step)
-            _walk_memory(formats, format_of(soft), matrices, lines, v, scale, coefficients, start, stop)
-
-    return walk
-
-
-def _statistics_of(source: str) -> Callable[..., None]:
-    def statistics(
-        logits: Any,
-        soft: Any,
-        targets: Any,
-        found: Any,
-        class_weights: Any,
         target_mass: float,
         smoothing: float,
         includes_target: float,
@@ -86,60 +53,34 @@ def _statistics_of(source: str) -> Callable[..., None]:
         start: int,
         stop: int,
     ) -> None:
-        # found: a line for each number of `long_rows.statistics`.
+        # Of the rows from `start` to `stop`. table: the losses; or the statistics, line after line; or the numbers that
+        # make the gradient. out: empty for the losses alone. soft: None for hard targets. weight, class_weights,
+        # scales: empty where all are 1, 1 and `scale`.
         source  # noqa: B018
-        x, x_step, v = logits.ctypes.data, logits.strides[0], logits.shape[1]
-        lines = (targets.ctypes.data, _address(class_weights), found.ctypes.data, found.strides[0])
-        c = (target_mass, smoothing, includes_target, z_loss, ieee, False)
-        x_format, format = format_of(logits), format_of(found)
+        x, x_step, n, v = logits.ctypes.data, logits.strides[0], logits.shape[0], logits.shape[1]
+        d, d_step = out.ctypes.data if out.size else 0, out.strides[0]
+        formats = (format_of(logits), format_of(table))
+        lines = (targets.ctypes.data, table.ctypes.data, _address(weight), _address(class_weights), _address(scales))
+        numbers = (target_mass, smoothing, includes_target, z_loss, ieee, weight.size > 0)
+        place = (first_class, vocabulary, n * table.itemsize)
         if soft is None:
-            m = (x, x_step, 0, 0)
-            _statistics(x_format, None, format, m, lines, v, c, first_class, vocabulary, start, stop)
+            matrices = (x, x_step, 0, 0, d, d_step)
+            if verb == STATISTICS:
+                _statistics(formats, None, matrices, lines, v, place, numbers, start, stop)
+            elif verb == GRADIENT:
+                _gradient(formats, None, matrices, lines, v, place, numbers, start, stop)
+            else:
+                _walk(formats, None, matrices, lines, v, scale, numbers, start, stop)
         else:
-            m = (x, x_step, soft.ctypes.data, soft.strides[0])
-            _statistics(x_format, format_of(soft), format, m, lines, v, c, first_class, vocabulary, start, stop)
+            matrices = (x, x_step, soft.ctypes.data, soft.strides[0], d, d_step)
+            if verb == STATISTICS:
+                _statistics(formats, format_of(soft), matrices, lines, v, place, numbers, start, stop)
+            elif verb == GRADIENT:
+                _gradient(formats, format_of(soft), matrices, lines, v, place, numbers, start, stop)
+            else:
+                _walk(formats, format_of(soft), matrices, lines, v, scale, numbers, start, stop)
 
-    return statistics
-
-
-def _gradient_of(source: str) -> Callable[..., None]:
-    def gradient(
-        logits: Any,
-        soft: Any,
-        out: Any,
-        targets: Any,
-        numbers: Any,
-        weight: Any,
-        class_weights: Any,
-        target_mass: float,
-        smoothing: float,
-        includes_target: float,
-        z_loss: float,
-        ieee: bool,
-        first_class: int,
-        start: int,
-        stop: int,
-    ) -> None:
-        # numbers: a line for each number of `long_rows.gradient`.
-        source  # noqa: B018
-        x, x_step, d, d_step = logits.ctypes.data, logits.strides[0], out.ctypes.data, out.strides[0]
-        lines = (
-            targets.ctypes.data,
-            _address(weight),
-            _address(class_weights),
-            numbers.ctypes.data,
-            numbers.strides[0],
-        )
-        c = (target_mass, smoothing, includes_target, z_loss, ieee, weight.size > 0)
-        v, x_format, format = logits.shape[1], format_of(logits), format_of(numbers)
-        if soft is None:
-            m = (x, x_step, 0, 0, d, d_step)
-            _gradient(x_format, None, format, m, lines, v, c, first_class, start, stop)
-        else:
-            m = (x, x_step, soft.ctypes.data, soft.strides[0], d, d_step)
-            _gradient(x_format, format_of(soft), format, m, lines, v, c, first_class, start, stop)
-
-    return gradient
+    return run
 
 
 @functools.cache
@@ -153,14 +94,13 @@ def _source() -> str:
 
 
 @inline
-def _walk_memory(
-    formats: Any, soft: Any, matrices: Any, lines: Any, v: int, scale: float, coefficients: Any, start: int, stop: int
+def _walk(
+    formats: Any, soft: Any, matrices: Any, lines: Any, v: int, scale: float, numbers: Any, start: int, stop: int
 ) -> None:
-    logits, losses = formats
     if v <= _SHORT:
-        _short(logits, soft, losses, matrices, lines, v, scale, coefficients, start, stop)
+        _short(formats, soft, matrices, lines, v, scale, numbers, start, stop)
     else:
-        _long(logits, soft, losses, matrices, lines, v, scale, coefficients, start, stop)
+        _long(formats, soft, matrices, lines, v, scale, numbers, start, stop)
 
 
 @inline
@@ -178,33 +118,25 @@ _NOTHING = {dtype: np.empty(0, dtype) for dtype in (_SINGLE, _DOUBLE, _INTEGER)}
 
 
 @Once
-def kernel(name: str, soft: str | None = None, verb: str = "walk") -> Callable[..., None]:
+def kernel(name: str, soft: str | None = None, verb: int = WALK) -> Callable[..., None]:
     """The verb compiled for logits and soft targets of the dtypes of those names, or read from the disk."""
-    element = _FORMATS[name]
     real = types.float64 if name == "float64" else types.float32
-    matrix = types.Array(element, 2, "A", readonly=True)
-    out = matrix.copy(readonly=False)
+    matrix = types.Array(_FORMATS[name], 2, "A", readonly=True)
     second = types.none if soft is None else matrix.copy(dtype=_FORMATS[soft])
     numbers = types.Array(real, 1, "C", readonly=True)
-    table = types.Array(real, 2, "C")
-    integers = types.Array(types.int64, 1, "C", readonly=True)
-    scales = types.Array(types.float64, 1, "C", readonly=True)
-    coefficients = (*[real] * 4, types.boolean)
-    place = types.intp
-    given: dict[str, tuple[Callable[[str], Callable[..., None]], tuple[Any, ...]]] = {
-        "walk": (
-            _walk_of,
-            (out, integers, numbers.copy(readonly=False), numbers, numbers, scales, types.float64, *coefficients),
-        ),
-        "statistics": (
-            _statistics_of,
-            (integers.copy(readonly=False), table, numbers, *coefficients, place, place),
-        ),
-        "gradient": (_gradient_of, (out, integers, table, numbers, numbers, *coefficients, place)),
-    }
-    make, others = given[verb]
-    kinds = types.void(matrix, second, *others, place, place)
-    function = make(_source())
+    targets, scales = (types.Array(kind, 1, "C", readonly=True) for kind in (types.int64, types.float64))
+    arrays = (
+        matrix,
+        second,
+        matrix.copy(readonly=False),
+        targets,
+        numbers.copy(readonly=False),
+        numbers,
+        numbers,
+        scales,
+    )
+    kinds = types.void(*arrays, types.float64, *[real] * 4, types.boolean, *[types.intp] * 4)
+    function = _function_of(verb, _source())
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck": False}
     dtypes = name if soft is None else f"{name} logits and {soft} soft targets"
     compiled: Callable[..., None]
@@ -255,77 +187,68 @@ def walk(
     losses: (N,), contiguous, of the compute dtype. scale: a number, 0-d or (N,). Parts of the rows may be walked at the
     same time, in any order. None for rows that `serves` does not accept.
     """
-    logits, soft, soft_name = rows.logits, None, None
-    name = _name(logits)
+    name = _name(rows.logits)
     if name is None or not (rows.soft is out is None or serves(rows, out)):
         return None
+    targets = _NOTHING[_INTEGER] if rows.targets is None else rows.targets
+    if not targets.flags.c_contiguous or targets.dtype != _INTEGER:
+        targets = line(targets, _INTEGER)
+    return _part(WALK, name, rows, targets, losses, out, scale)
+
+
+def statistics(rows: Rows, targets: Array, found: Array) -> Callable[[int, int], None]:
+    """A function of (start, stop) that writes the statistics of those rows, or pieces of rows, into `found` (7·N,)."""
+    return _part(STATISTICS, _NAMES[rows.logits.dtype], rows._replace(weight=None), targets, found, None, None)
+
+
+def gradient(rows: Rows, targets: Array, numbers: Array, out: Array) -> Callable[[int, int], None]:
+    """A function of (start, stop) that writes the gradient of those rows, or pieces of rows, from `numbers` (4·N,)."""
+    return _part(GRADIENT, _NAMES[rows.logits.dtype], rows, targets, numbers, out, None)
+
+
+# Kernels that have been used, so that a small call need not ask for one.
+_used: dict[tuple[str, str | None, int], Callable[..., None]] = {}
+
+
+def _part(
+    verb: int, name: str, rows: Rows, targets: Array, table: Array, out: Array | None, scale: Array | float | None
+) -> Callable[[int, int], None]:
+    logits, soft, soft_name = rows.logits, None, None
     if name == "float16":
         logits = logits.view(np.int16)
     if rows.soft is not None:
         soft, soft_name = _bits(rows.soft)
-    targets = _NOTHING[_INTEGER] if rows.targets is None else rows.targets
-    if not targets.flags.c_contiguous or targets.dtype != _INTEGER:
-        targets = line(targets, _INTEGER)
-    real, c = losses.dtype, rows.coefficients
-    nothing, no_scales = _NOTHING[real], _NOTHING[_DOUBLE]
-    factor = 1.0
+    real, c = table.dtype, rows.coefficients
+    nothing, scales, factor = _NOTHING[real], _NOTHING[_DOUBLE], 1.0
     if type(scale) is float:
         factor = scale
     elif scale is not None:
         if not isinstance(scale, float) and scale.ndim:
-            no_scales = line(scale, _DOUBLE)
+            scales = line(scale, _DOUBLE)
         else:
             factor = float(scale)
+    used = _used.get((name, soft_name, verb))
+    if used is None:
+        used = _used[name, soft_name, verb] = kernel(name, soft_name, verb)
     return functools.partial(
-        _walks.get((name, soft_name)) or _walk_kernel(name, soft_name),
+        used,
         logits,
         soft,
         _NO_GRADIENT[name] if out is None else _bits(out)[0],
         targets,
-        losses,
+        table,
         nothing if rows.weight is None else line(rows.weight, real),
         nothing if rows.class_weights is None else line(rows.class_weights, real),
-        no_scales,
+        scales,
         factor,
         c.target_mass,
         c.smoothing,
         c.includes_target,
         c.z_loss,
         c.ieee,
+        rows.first_class,
+        rows.vocabulary,
     )
-
-
-# The kernels of `walk`, so that a small call need not ask for one.
-_walks: dict[tuple[str, str | None], Callable[..., None]] = {}
-
-
-def _walk_kernel(name: str, soft_name: str | None) -> Callable[..., None]:
-    found = _walks[name, soft_name] = kernel(name, soft_name)
-    return found
-
-
-def statistics(rows: Rows, targets: Array, found: Array) -> Callable[[int, int], None]:
-    """A function of (start, stop) that writes the statistics of those rows, or pieces of rows, into `found` (7, N)."""
-    logits, name = _bits(rows.logits)
-    soft, soft_name = (None, None) if rows.soft is None else _bits(rows.soft)
-    u = _NOTHING[found.dtype] if rows.class_weights is None else line(rows.class_weights, found.dtype)
-    given = (logits, soft, targets, found, u, *_numbers(rows.coefficients), rows.first_class, rows.vocabulary)
-    return functools.partial(kernel(name, soft_name, "statistics"), *given)
-
-
-def gradient(rows: Rows, targets: Array, numbers: Array, out: Array) -> Callable[[int, int], None]:
-    """A function of (start, stop) that writes the gradient of those rows, or pieces of rows, from `numbers` (4, N)."""
-    logits, name = _bits(rows.logits)
-    soft, soft_name = (None, None) if rows.soft is None else _bits(rows.soft)
-    nothing = _NOTHING[numbers.dtype]
-    weight = nothing if rows.weight is None else line(rows.weight, numbers.dtype)
-    u = nothing if rows.class_weights is None else line(rows.class_weights, numbers.dtype)
-    given = (logits, soft, _bits(out)[0], targets, numbers, weight, u, *_numbers(rows.coefficients), rows.first_class)
-    return functools.partial(kernel(name, soft_name, "gradient"), *given)
-
-
-def _numbers(c: Coefficients) -> tuple[Any, ...]:
-    return c.target_mass, c.smoothing, c.includes_target, c.z_loss, c.ieee
 
 
 def _bits(data: Array) -> tuple[Array, str]:

@@ -53,12 +53,16 @@ _PIECE_TABLE = _TARGET * _PIECE_LINE
 
 # --- a row ------------------------------------------------------------------------------------------------------------
 
+# What the functions below share: `formats` of logits and of losses; `row`, the addresses of a row's logits and soft
+# targets and of the class weights (0: every one is 1), and its length; `smooths`, what `masses` needs to know of a row
+# to smooth its soft targets and the place of the largest of them; `numbers`, the coefficients.
+
 
 @inline
-def _smoother_of_row(
-    logits: Any, soft: Any, x: int, q: int, v: int, target_mass: Any, smoothing: Any, includes_target: Any, ieee: bool
-) -> tuple[Any, int]:
-    """What `masses` needs to know of the row to smooth its soft targets, and the place of the largest of them."""
+def _smooths_of_row(formats: Any, soft: Any, row: Any, numbers: Any) -> tuple[Any, int]:
+    logits, _ = formats
+    x, q, _, v = row
+    target_mass, smoothing, includes_target, _, ieee, _ = numbers
     n = lanes(logits)
     nowhere = filled(vector_like(logits, 0.0), 0.0)
     count = lost = lost_low = rest = rest_low = nowhere
@@ -87,42 +91,33 @@ def _smoother_of_row(
     total = sum_of_lanes(count, nowhere)
     even = smoothing / max(total, 1.0)
     others = 0.0 if total <= 1.0 else smoothing / (total - 1.0)
-    numbers = (
-        True,
-        target_mass,
-        includes_target != 0.0,
-        even,
-        others,
-        sum_of_lanes(lost, lost_low),
-        sum_of_lanes(rest, rest_low),
-        float(top),
-    )
-    return numbers, place
+    all_lost, all_rest = sum_of_lanes(lost, lost_low), sum_of_lanes(rest, rest_low)
+    return (True, target_mass, includes_target != 0.0, even, others, all_lost, all_rest, float(top)), place
 
 
 @inline
-def _statistics_of_row(
-    logits: Any,
-    losses: Any,
-    soft: Any,
-    x: int,
-    q: int,
-    u: int,
-    v: int,
-    t: int,
-    peak: int,
-    smoother: Any,
-    uneven: bool,
-    ieee: bool,
-    pieces: int,
-    place: int,
-) -> int:
+def _smooths(formats: Any, soft: Any, row: Any, numbers: Any) -> tuple[Any, int]:
+    smooths = ((False, numbers[0], False, 0.0, 0.0, 0.0, 0.0, 0.0), -1)
+    if soft is not None and numbers[1] != 0.0:
+        smooths = _smooths_of_row(formats, soft, row, numbers)
+    return smooths
+
+
+@inline
+def _statistics_of_row(formats: Any, soft: Any, row: Any, t: int, numbers: Any, pieces: int, place: int) -> int:
     """Write the statistics of a row into the column of the row table at `place`; returns the class kept apart.
 
-    x, q, u: addresses of the row's logits and soft targets, and of the class weights (0: every one is 1). t: the
-    target; of soft ones the likeliest class is kept apart, which leaves the smallest sum, whatever `t` is.
+    t: the target; of soft ones the likeliest class is kept apart, which leaves the smallest sum, whatever `t` is.
     """
+    logits, losses = formats
+    x, q, u, v = row
+    ieee = numbers[4]
+    uneven = numbers[1] != 0.0 if soft is None else True
+    smoother, peak = _smooths(formats, soft, row, numbers)
     size = itemsize(losses)
+    if soft is None:
+        own = load_one(losses, u + t * size) if u != 0 and 0 <= t < v else 1.0
+        store_one(losses, place + _OWN * _ROW_LINE, own)
     tile = TILE
     while tile * PIECES < v:
         tile *= 2
@@ -144,19 +139,15 @@ def _statistics_of_row(
             targets = 0
             if soft is not None:
                 targets = q + start * itemsize(soft)
-            weights = u + start * size if u != 0 else 0
-            n, mass, weighted_gap = sums_of_tile(
-                logits, losses, soft, here, targets, weights, width, apart, peak - start, smoother, centre, ieee
-            )
+            part = (here, targets, u + start * size if u != 0 else 0, width)
+            n, mass, gap = sums_of_tile(formats, soft, part, apart, smoother, peak - start, centre, ieee)
             store_one(losses, column + _COUNT * _PIECE_LINE, n)
             store_one(losses, column + _MASS * _PIECE_LINE, mass)
-            store_one(losses, column + _WEIGHTED_GAP * _PIECE_LINE, weighted_gap)
+            store_one(losses, column + _WEIGHTED_GAP * _PIECE_LINE, gap)
             if soft is not None:
                 own = 0.0
                 if apart >= 0:
-                    own = _mass_of_class(
-                        logits, losses, soft, here, targets, weights, apart, peak - start, smoother, ieee
-                    )
+                    own = _mass_of_class(formats, soft, part, apart, smoother, peak - start, ieee)
                 store_one(losses, column + _OWN * _PIECE_LINE, own)
         start += width
         column += size
@@ -170,19 +161,18 @@ def _statistics_of_row(
     if soft is not None:
         start = best * tile
         width = min(tile, v - start)
-        t = start + place_in_tile(
-            logits, x + start * itemsize(logits), width, load_one(losses, place + _MAXIMUM * _ROW_LINE)
-        )
-    # A target outside the row, which nobody should give, is NaN.
+        m = load_one(losses, place + _MAXIMUM * _ROW_LINE)
+        t = start + place_in_tile(logits, x + start * itemsize(logits), width, m)
+    # A target outside the vocabulary, which is no target, is NaN.
     store_one(losses, place + _TARGET * _ROW_LINE, load_one(logits, x + t * itemsize(logits)) if 0 <= t < v else _NAN)
     return t
 
 
 @inline
-def _mass_of_class(
-    logits: Any, losses: Any, soft: Any, x: int, q: int, u: int, t: int, peak: int, smoother: Any, ieee: bool
-) -> float:
+def _mass_of_class(formats: Any, soft: Any, row: Any, t: int, smoother: Any, peak: int, ieee: bool) -> float:
     """The mass of class number `t` of a tile with soft targets."""
+    logits, losses = formats
+    x, q, u, _ = row
     logit = load_first(logits, x + t * itemsize(logits), 1, -_INF)
     target = load_first(soft, q + t * itemsize(soft), 1, 0.0)
     zero = filled(logit, 0.0)
@@ -248,12 +238,13 @@ def _merge(losses: Any, soft: Any, pieces: int, count: int, uneven: bool, place:
 
 
 @inline
-def _gradient_of_row(logits: Any, losses: Any, x: int, d: int, v: int, centre: Any, factor: Any) -> None:
-    """Write factor·exp(x − centre) of the `v` logits at address `x` to address `d`, which may be the same."""
+def _gradient_of_row(formats: Any, row: Any, d: int, centre: Any, factor: Any) -> None:
+    """Write factor·exp(x − centre) of a row's logits to address `d`, which may be theirs."""
+    logits, losses = formats
+    x, _, _, left = row
     n = lanes(logits)
     step = n * itemsize(logits)
     c, k = vector_like(losses, centre), vector_like(losses, factor)
-    left = v
     while left >= 2 * n:
         x0, x1 = load_pair(logits, x)
         for line in range(0, 2 * step, 64):
@@ -271,25 +262,14 @@ def _gradient_of_row(logits: Any, losses: Any, x: int, d: int, v: int, centre: A
 
 @inline
 def _gradient_of_uneven_row(
-    logits: Any,
-    losses: Any,
-    soft: Any,
-    x: int,
-    q: int,
-    u: int,
-    d: int,
-    v: int,
-    peak: int,
-    smoother: Any,
-    centre: Any,
-    factor: Any,
-    uniform_term: Any,
-    ieee: bool,
+    formats: Any, soft: Any, row: Any, d: int, numbers: Any, centre: Any, factor: Any, uniform_term: Any
 ) -> None:
     """Like `_gradient_of_row`, less the uniform term times the masses of the classes."""
+    logits, losses = formats
+    smoother, peak = _smooths(formats, soft, row, numbers)
+    x, q, u, left = row
     n = lanes(logits)
     c, k, s = vector_like(losses, centre), vector_like(losses, factor), vector_like(losses, uniform_term)
-    left = v
     while left > 0:
         logit = load_first(logits, x, left, 0.0)
         target = filled(c, 0.0)
@@ -300,7 +280,7 @@ def _gradient_of_uneven_row(
         if u != 0:
             weight = plain(load_first(losses, u, left, 0.0))
             u += n * itemsize(losses)
-        value = masses(soft, logit, target, weight, lane_is(c, peak), smoother, ieee)
+        value = masses(soft, logit, target, weight, lane_is(c, peak), smoother, numbers[4])
         store_first(logits, d, exp(logit - c) * k - s * value, left)
         x += n * itemsize(logits)
         d += n * itemsize(logits)
@@ -309,7 +289,26 @@ def _gradient_of_uneven_row(
 
 
 @inline
-def _zero_row(logits: Any, losses: Any, d: int, v: int) -> None:
+def _put_gradient(
+    formats: Any, soft: Any, row: Any, d: int, t: int, numbers: Any, table: int, line: int, maximum: int
+) -> None:
+    """Write the gradient of a row at address `d` from its column of a table, whose lines are `line` bytes apart: the
+    factor, the uniform term and the target's entry; its maximum is at the address `maximum`.
+    """
+    logits, losses = formats
+    top, factor = load_one(losses, maximum), load_one(losses, table)
+    centre = lowest(losses) if top == -_INF else top
+    if soft is None and numbers[1] == 0.0:
+        _gradient_of_row(formats, row, d, centre, factor)
+    else:
+        _gradient_of_uneven_row(formats, soft, row, d, numbers, centre, factor, load_one(losses, table + line))
+    if 0 <= t < row[3]:
+        store_one(logits, d + t * itemsize(logits), load_one(losses, table + 2 * line))
+
+
+@inline
+def _zero_row(formats: Any, d: int, v: int) -> None:
+    logits, losses = formats
     n = lanes(logits)
     left = v
     while left > 0:
@@ -334,90 +333,21 @@ def weight_and_scale(losses: Any, weight: int, scales: int, scale: float, i: int
 
 
 @inline
-def _begin_row(
-    logits: Any,
-    losses: Any,
-    soft: Any,
-    row: int,
-    soft_row: int,
-    u: int,
-    v: int,
-    t: int,
-    coefficients: Any,
-    pieces: int,
-    place: int,
-) -> int:
-    """Write the statistics of a row, and its target's class weight, into the row table; see `_statistics_of_row`."""
-    target_mass, smoothing, includes_target, _, ieee, _ = coefficients
-    peak, smoother = -1, (False, target_mass, False, 0.0, 0.0, 0.0, 0.0, 0.0)
-    uneven = smoothing != 0.0 if soft is None else True
-    if soft is None:
-        own = load_one(losses, u + t * itemsize(losses)) if u != 0 and 0 <= t < v else 1.0
-        store_one(losses, place + _OWN * _ROW_LINE, own)
-    elif smoothing != 0.0:
-        smoother, peak = _smoother_of_row(logits, soft, row, soft_row, v, target_mass, smoothing, includes_target, ieee)
-    return _statistics_of_row(logits, losses, soft, row, soft_row, u, v, t, peak, smoother, uneven, ieee, pieces, place)
-
-
-@inline
-def _end_row(
-    logits: Any,
-    losses: Any,
-    soft: Any,
-    row: int,
-    soft_row: int,
-    u: int,
-    result: int,
-    v: int,
-    t: int,
-    coefficients: Any,
-    top: Any,
-    factor: Any,
-    uniform_term: Any,
-    entry: Any,
-) -> None:
-    """Write the gradient of a row whose maximum is `top` from the numbers of its outcome."""
-    target_mass, smoothing, includes_target, _, ieee, _ = coefficients
-    centre = lowest(losses) if top == -_INF else top
-    if soft is None and smoothing == 0.0:
-        _gradient_of_row(logits, losses, row, result, v, centre, factor)
-    else:
-        peak, smoother = -1, (False, target_mass, False, 0.0, 0.0, 0.0, 0.0, 0.0)
-        if soft is not None and smoothing != 0.0:
-            smoother, peak = _smoother_of_row(
-                logits, soft, row, soft_row, v, target_mass, smoothing, includes_target, ieee
-            )
-        _gradient_of_uneven_row(
-            logits, losses, soft, row, soft_row, u, result, v, peak, smoother, centre, factor, uniform_term, ieee
-        )
-    if 0 <= t < v:
-        store_one(logits, result + t * itemsize(logits), entry)
-
-
-@inline
 def walk(
-    logits: Any,
-    soft: Any,
-    losses: Any,
-    matrices: Any,
-    lines: Any,
-    v: int,
-    scale: float,
-    coefficients: Any,
-    start: int,
-    stop: int,
+    formats: Any, soft: Any, matrices: Any, lines: Any, v: int, scale: float, numbers: Any, start: int, stop: int
 ) -> None:
     """The walk of `numba_cpu`: some rows at a time, that stay in the cache until their gradient is written."""
+    logits, losses = formats
     x, x_step, q, q_step, d, d_step = matrices
     targets, loss, weight, u, scales = lines
     n = lanes(logits)
-    size, wide = itemsize(logits), itemsize(losses)
-    skips = weight != 0 and not coefficients[4]
+    wide = itemsize(losses)
+    skips = weight != 0 and not numbers[4]
     rows, pieces, places = scratch(_ROW_TABLE), scratch(_PIECE_TABLE), scratch(_ROW_LINE)
     # Rows of weight 0 leave what is there; it is not used.
     for line in range(_LINES):
         store(losses, rows + line * _ROW_LINE, vector_like(losses, 0.0))
-    height = max(1, min(n, BLOCK // (v * size)))
+    height = max(1, min(n, BLOCK // (v * itemsize(logits))))
     i = start
     while i < stop:
         live = min(height, stop - i)
@@ -425,12 +355,9 @@ def walk(
             # A row of weight 0 is not read.
             if skips and load_one(losses, weight + (i + r) * wide) == 0.0:
                 continue
+            row = (x + (i + r) * x_step, q + (i + r) * q_step, u, v)
             t = load_place(targets + (i + r) * 8) if soft is None else 0
-            t = _begin_row(
-                logits, losses, soft, x + (i + r) * x_step, q + (i + r) * q_step, u, v, t, coefficients,
-                pieces, rows + r * wide,
-            )  # fmt: skip
-            store_place(places + r * 8, t)
+            store_place(places + r * 8, _statistics_of_row(formats, soft, row, t, numbers, pieces, rows + r * wide))
         w, s = weight_and_scale(losses, weight, scales, scale, i, live)
         m, target = load(losses, rows + _MAXIMUM * _ROW_LINE), load(losses, rows + _TARGET * _ROW_LINE)
         statistics = (
@@ -442,93 +369,69 @@ def walk(
             load(losses, rows + _MASS * _ROW_LINE),
             load(losses, rows + _WEIGHTED_GAP * _ROW_LINE),
         )
-        value, entry, factor, c = outcome(soft, statistics, load(losses, rows + _OWN * _ROW_LINE), w, s, coefficients)
+        value, entry, factor, c = outcome(soft, statistics, load(losses, rows + _OWN * _ROW_LINE), w, s, numbers)
         store_first(losses, loss + i * wide, value, live)
         if d != 0:
-            store(losses, rows + _ENTRY * _ROW_LINE, entry)
             store(losses, rows + _FACTOR * _ROW_LINE, factor)
             store(losses, rows + _UNIFORM_TERM * _ROW_LINE, c)
+            store(losses, rows + _ENTRY * _ROW_LINE, entry)
             for r in range(live):
-                result, place = d + (i + r) * d_step, rows + r * wide
+                result, table = d + (i + r) * d_step, rows + r * wide
                 if skips and load_one(losses, weight + (i + r) * wide) == 0.0:
-                    _zero_row(logits, losses, result, v)
+                    _zero_row(formats, result, v)
                     continue
-                _end_row(
-                    logits, losses, soft, x + (i + r) * x_step, q + (i + r) * q_step, u, result, v,
-                    load_place(places + r * 8), coefficients, load_one(losses, place + _MAXIMUM * _ROW_LINE),
-                    load_one(losses, place + _FACTOR * _ROW_LINE), load_one(losses, place + _UNIFORM_TERM * _ROW_LINE),
-                    load_one(losses, place + _ENTRY * _ROW_LINE),
-                )  # fmt: skip
+                row = (x + (i + r) * x_step, q + (i + r) * q_step, u, v)
+                t = load_place(places + r * 8)
+                _put_gradient(formats, soft, row, result, t, numbers, table + _FACTOR * _ROW_LINE, _ROW_LINE, table)
         i += live
 
 
 # --- the two halves of the walk, for pieces of rows -------------------------------------------------------------------
 
+# place: the number of the first class, that of all in the vocabulary, and the bytes between lines of the table.
+
 
 @inline
 def statistics(
-    logits: Any,
-    soft: Any,
-    losses: Any,
-    matrices: Any,
-    lines: Any,
-    v: int,
-    coefficients: Any,
-    first_class: int,
-    vocabulary: int,
-    start: int,
-    stop: int,
+    formats: Any, soft: Any, matrices: Any, lines: Any, v: int, place: Any, numbers: Any, start: int, stop: int
 ) -> None:
-    """Write the statistics of rows, line after line, and the classes that are kept apart of soft targets.
+    """Write the statistics of rows, line after line, and for soft targets the classes that are kept apart.
 
-    lines: addresses of the targets, or of the classes that are kept apart; of the class weights; of the statistics, and
-    the step from line to line of those: maximum, others, count, mass, weighted gap, the class's own mass, target.
+    The lines: maximum, others, count, mass, weighted gap, the class's own mass, target.
     """
-    x, x_step, q, q_step = matrices
-    targets, u, found, step = lines
-    wide = itemsize(losses)
-    row, pieces = scratch(_ROW_TABLE), scratch(_PIECE_TABLE)
+    losses = formats[1]
+    x, x_step, q, q_step, _, _ = matrices
+    targets, found, _, u, _ = lines
+    first_class, vocabulary, step = place
+    table, pieces = scratch(_ROW_TABLE), scratch(_PIECE_TABLE)
+    for line in range(_LINES):
+        store_one(losses, table + line * _ROW_LINE, 0.0)
     for i in range(start, stop):
-        for line in range(_LINES):
-            store_one(losses, row + line * _ROW_LINE, 0.0)
+        row = (x + i * x_step, q + i * q_step, u, v)
         t = load_place(targets + i * 8) if soft is None else 0
-        local = _begin_row(
-            logits, losses, soft, x + i * x_step, q + i * q_step, u, v, t - first_class, coefficients, pieces, row
-        )
+        local = _statistics_of_row(formats, soft, row, t - first_class, numbers, pieces, table)
         if soft is not None:
             store_place(targets + i * 8, local + first_class)
-        elif not 0 <= local < v:
-            # A target outside of the vocabulary is NaN, and one elsewhere in it is not held.
-            store_one(losses, row + _TARGET * _ROW_LINE, -_INF if 0 <= t < vocabulary else _NAN)
+        elif 0 <= t < vocabulary and not 0 <= local < v:
+            # Elsewhere in the vocabulary, it is not held.
+            store_one(losses, table + _TARGET * _ROW_LINE, -_INF)
         for line in range(_FACTOR):
-            copy_one(losses, found + line * step + i * wide, row + line * _ROW_LINE)
+            copy_one(losses, found + line * step + i * itemsize(losses), table + line * _ROW_LINE)
 
 
 @inline
 def gradient(
-    logits: Any,
-    soft: Any,
-    losses: Any,
-    matrices: Any,
-    lines: Any,
-    v: int,
-    coefficients: Any,
-    first_class: int,
-    start: int,
-    stop: int,
+    formats: Any, soft: Any, matrices: Any, lines: Any, v: int, place: Any, numbers: Any, start: int, stop: int
 ) -> None:
     """Write the gradient of rows from numbers per row, line after line: maximum, factor, uniform term, entry."""
+    losses = formats[1]
     x, x_step, q, q_step, d, d_step = matrices
-    targets, weight, u, numbers, step = lines
-    wide = itemsize(losses)
-    skips = weight != 0 and not coefficients[4]
+    targets, table, weight, u, _ = lines
+    first_class, _, step = place
     for i in range(start, stop):
-        result, place = d + i * d_step, numbers + i * wide
-        if skips and load_one(losses, weight + i * wide) == 0.0:
-            _zero_row(logits, losses, result, v)
+        at = i * itemsize(losses)
+        if weight != 0 and not numbers[4] and load_one(losses, weight + at) == 0.0:
+            _zero_row(formats, d + i * d_step, v)
             continue
-        _end_row(
-            logits, losses, soft, x + i * x_step, q + i * q_step, u, result, v,
-            load_place(targets + i * 8) - first_class, coefficients, load_one(losses, place),
-            load_one(losses, place + step), load_one(losses, place + 2 * step), load_one(losses, place + 3 * step),
-        )  # fmt: skip
+        row, t = (x + i * x_step, q + i * q_step, u, v), load_place(targets + i * 8) - first_class
+        _put_gradient(formats, soft, row, d + i * d_step, t, numbers, table + step + at, step, table + at)

@@ -43,14 +43,14 @@ _LINE = 16 * 8
 @inline
 def _load_rows(like: Any, table: int, row: int, step: int, live: int, v: int) -> None:
     """`live` rows of `v` elements, `step` bytes apart from address `row` on, into the lanes of a table."""
-    n = lanes(like)
-    size = itemsize(like)
-    touching = step == v * size
-    if touching and v == 2:
+    n, size = lanes(like), itemsize(like)
+    few = v if step == v * size else 0
+    # The number of columns is a constant to each of these.
+    if few == 2:
         few_to_lanes(like, table, row, live, 2)
-    elif touching and v == 3:
+    elif few == 3:
         few_to_lanes(like, table, row, live, 3)
-    elif touching and v == 4:
+    elif few == 4:
         few_to_lanes(like, table, row, live, 4)
     else:
         for j in range(0, v, n):
@@ -63,14 +63,13 @@ def _load_rows(like: Any, table: int, row: int, step: int, live: int, v: int) ->
 @inline
 def _store_rows(like: Any, table: int, row: int, step: int, live: int, v: int) -> None:
     """The way back from `_load_rows`."""
-    n = lanes(like)
-    size = itemsize(like)
-    touching = step == v * size
-    if touching and v == 2:
+    n, size = lanes(like), itemsize(like)
+    few = v if step == v * size else 0
+    if few == 2:
         lanes_to_few(like, table, row, live, 2)
-    elif touching and v == 3:
+    elif few == 3:
         lanes_to_few(like, table, row, live, 3)
-    elif touching and v == 4:
+    elif few == 4:
         lanes_to_few(like, table, row, live, 4)
     else:
         for j in range(0, v, n):
@@ -130,19 +129,9 @@ def _sums(logits: Any, losses: Any, v: int, t: Any, m: Any, x_table: int, e_tabl
 
 
 @inline
-def _smoother(
-    logits: Any,
-    soft: Any,
-    v: int,
-    target_mass: Any,
-    smoothing: Any,
-    includes_target: Any,
-    ieee: bool,
-    like: Any,
-    x_table: int,
-    q_table: int,
-) -> Any:
+def _smooths(logits: Any, soft: Any, v: int, numbers: Any, like: Any, x_table: int, q_table: int) -> tuple[Any, Any]:
     """What `masses` needs to know of rows to smooth their soft targets, and the place of the largest of each."""
+    target_mass, smoothing, includes_target, _, ieee, _ = numbers
     zero = filled(like, 0.0)
     count = lost = lost_low = rest = rest_low = zero
     peak, place = filled(like, -_INF), filled(like, -1.0)
@@ -162,33 +151,16 @@ def _smoother(
     even = smoothing / larger(count, one)
     single = count <= one
     others = where(single, 0.0, smoothing / where(single, 1.0, count - 1.0))
-    return (
-        True,
-        target_mass,
-        includes_target != 0.0,
-        even,
-        others,
-        finished(lost, lost_low),
-        finished(rest, rest_low),
-        peak,
-    ), place
+    all_lost, all_rest = finished(lost, lost_low), finished(rest, rest_low)
+    return (True, target_mass, includes_target != 0.0, even, others, all_lost, all_rest, peak), place
 
 
 @inline
-def _mass(
-    logits: Any,
-    losses: Any,
-    soft: Any,
-    u: int,
-    j: int,
-    peak: Any,
-    smoother: Any,
-    ieee: bool,
-    like: Any,
-    x_table: int,
-    q_table: int,
-) -> Any:
+def _mass(formats: Any, soft: Any, u: int, j: int, smooths: Any, ieee: bool, like: Any, tables: Any) -> Any:
     """The masses of class number `j` in the rows in the lanes of the tables."""
+    logits, losses = formats
+    x_table, q_table = tables
+    smoother, peak = smooths
     target = weight = filled(like, 1.0)
     if u != 0:
         weight = filled(like, load_one(losses, u + j * itemsize(losses)))
@@ -200,34 +172,22 @@ def _mass(
 
 @inline
 def _sums_of_others(
-    logits: Any,
-    losses: Any,
-    soft: Any,
-    u: int,
-    v: int,
-    t: Any,
-    m: Any,
-    peak: Any,
-    smoother: Any,
-    ieee: bool,
-    x_table: int,
-    q_table: int,
+    formats: Any, soft: Any, u: int, v: int, t: Any, m: Any, smooths: Any, ieee: bool, tables: Any
 ) -> Any:
     """Σ 1, Σ masses and Σ masses·(m − x)·UNIT over the other classes of rows, and the mass of the class kept apart."""
+    logits, _ = formats
     zero = filled(m, 0.0)
     centre = centre_of(m)
-    own = count = mass = mass_low = weighted_gap = weighted_gap_low = zero
+    own = count = mass = mass_low = gap = gap_low = zero
     for j in range(v):
-        x = load(logits, x_table + j * lanes(logits) * itemsize(logits))
-        value = _mass(logits, losses, soft, u, j, peak, smoother, ieee, m, x_table, q_table)
+        x = load(logits, tables[0] + j * lanes(logits) * itemsize(logits))
+        value = _mass(formats, soft, u, j, smooths, ieee, m, tables)
         hit = t == filled(m, j)
         own = where(hit, value, own)
         count = count + where(hit, 0.0, possible(x, ieee))
         mass, mass_low = added(mass, mass_low, where(hit, 0.0, value))
-        weighted_gap, weighted_gap_low = added(
-            weighted_gap, weighted_gap_low, where(hit, 0.0, terms(x, value, centre, ieee))
-        )
-    return count, finished(mass, mass_low), finished(weighted_gap, weighted_gap_low), own
+        gap, gap_low = added(gap, gap_low, where(hit, 0.0, terms(x, value, centre, ieee)))
+    return count, finished(mass, mass_low), finished(gap, gap_low), own
 
 
 # --- the walk ---------------------------------------------------------------------------------------------------------
@@ -235,39 +195,30 @@ def _sums_of_others(
 
 @inline
 def walk(
-    logits: Any,
-    soft: Any,
-    losses: Any,
-    matrices: Any,
-    lines: Any,
-    v: int,
-    scale: float,
-    coefficients: Any,
-    start: int,
-    stop: int,
+    formats: Any, soft: Any, matrices: Any, lines: Any, v: int, scale: float, numbers: Any, start: int, stop: int
 ) -> None:
     """The walk of `numba_cpu`, for as many rows at a time as there are lanes."""
+    logits, losses = formats
     x, x_step, q, q_step, d, d_step = matrices
     targets, loss, weight, u, scales = lines
     n = lanes(logits)
     wide, raw = itemsize(losses), lanes(logits) * itemsize(logits)
-    target_mass, smoothing, includes_target, _, ieee, _ = coefficients
-    smooths = smoothing != 0.0
-    uneven = smooths if soft is None else True
+    target_mass, smoothing, _, _, ieee, _ = numbers
+    uneven = smoothing != 0.0 if soft is None else True
     skips = weight != 0 and not ieee
     x_table, e_table, line = scratch(_TABLE), scratch(_TABLE), scratch(_LINE)
     q_table = 0
     if soft is not None:
         q_table = scratch(_TABLE)
     one, zero = vector_like(losses, 1.0), vector_like(losses, 0.0)
-    no_smoother = (False, target_mass, False, zero, zero, zero, zero, zero)
+    no_smooths = ((False, target_mass, False, zero, zero, zero, zero, zero), zero)
     i = start
     while i < stop:
         live = min(n, stop - i)
         _load_rows(logits, x_table, x + i * x_step, x_step, live, v)
         w, s = weight_and_scale(losses, weight, scales, scale, i, live)
         m = _maximum(logits, losses, v, x_table)
-        own, peak, smoother = one, zero, no_smoother
+        own, smooths = one, no_smooths
         if soft is None:
             t = load_integers(losses, targets + i * 8, live)
             if u != 0:
@@ -278,32 +229,26 @@ def walk(
         else:
             _load_rows(soft, q_table, q + i * q_step, q_step, live, v)
             t = _likeliest(logits, v, m, x_table)
-            if smooths:
-                smoother, peak = _smoother(
-                    logits, soft, v, target_mass, smoothing, includes_target, ieee, m, x_table, q_table
-                )
+            if smoothing != 0.0:
+                smooths = _smooths(logits, soft, v, numbers, m, x_table, q_table)
         result = d + i * d_step
         others, odds, target = _sums(
             logits, losses, v, t, m, x_table, e_table, x + (i + n) * x_step, result if d != 0 else 0
         )
-        count = mass = weighted_gap = zero
+        count = mass = gap = zero
+        tables = (x_table, q_table)
         if uneven:
-            count, mass, weighted_gap, apart = _sums_of_others(
-                logits, losses, soft, u, v, t, m, peak, smoother, ieee, x_table, q_table
-            )
+            count, mass, gap, apart = _sums_of_others(formats, soft, u, v, t, m, smooths, ieee, tables)
             if soft is not None:
                 own = apart
-        value, entry, factor, c = outcome(
-            soft, (m, others, odds, target, count, mass, weighted_gap), own, w, s, coefficients
-        )
+        value, entry, factor, c = outcome(soft, (m, others, odds, target, count, mass, gap), own, w, s, numbers)
         store_first(losses, loss + i * wide, value, live)
         if d != 0:
             number = zero
             for j in range(v):
                 entry_of_class = load(losses, e_table + j * n * wide) * factor
                 if uneven:
-                    share_of_class = _mass(logits, losses, soft, u, j, peak, smoother, ieee, m, x_table, q_table)
-                    entry_of_class = entry_of_class - c * share_of_class
+                    entry_of_class = entry_of_class - c * _mass(formats, soft, u, j, smooths, ieee, m, tables)
                 entry_of_class = where(t == number, entry, entry_of_class)
                 if skips:
                     entry_of_class = where(w == 0.0, 0.0, entry_of_class)

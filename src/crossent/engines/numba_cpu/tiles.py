@@ -94,29 +94,19 @@ def others_of_tile(logits: Any, x: int, width: int, t: int, centre: Any) -> floa
 
 @inline
 def sums_of_tile(
-    logits: Any,
-    losses: Any,
-    soft: Any,
-    x: int,
-    q: int,
-    u: int,
-    width: int,
-    t: int,
-    peak: int,
-    smoother: Any,
-    centre: Any,
-    ieee: bool,
+    formats: Any, soft: Any, row: Any, t: int, smoother: Any, peak: int, centre: Any, ieee: bool
 ) -> tuple[float, float, float]:
     """Σ 1, Σ masses and Σ masses·(centre − x)·UNIT over a tile's classes but number `t`.
 
-    x, q, u: addresses of the tile's logits, soft targets and class weights (0: every one is 1).
+    row: addresses of the tile's logits, soft targets and class weights (0: every one is 1), and its width.
     """
+    logits, losses = formats
+    x, q, u, left = row
     n = lanes(logits)
     c = vector_like(logits, centre)
     zero = vector_like(logits, 0.0)
     count = mass = mass_low = weighted_gap = weighted_gap_low = zero
     weighs = u != 0 if soft is None else True
-    left = width
     while left > 0:
         logit = load_first(logits, x, left, -_INF)
         target = zero
