@@ -23,7 +23,7 @@ from benchmarks.problem import Problem
 from benchmarks.table import aligned
 
 ROOT = Path(__file__).resolve().parent.parent
-SIZES = "512x50257"
+SIZES = "8x16,8x100,512x50257"
 PAIRS = 7
 SECONDS = 600
 """How long one process may take."""

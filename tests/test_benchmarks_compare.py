@@ -103,6 +103,5 @@ def test_the_last_commit_is_measured_beside_this_tree(capsys):
     before = subprocess.run(["git", "worktree", "list"], cwd=ROOT, capture_output=True, check=False).stdout
     assert compare.main(["HEAD", "--sizes", "4x10", "--pairs", "1"]) in (0, 1)
     printed = capsys.readouterr().out
-    assert "forward and gradient, numpy, out=, 4x10" in printed
-    assert "forward, numpy, 8x16" in printed
+    assert "numpy, forward and gradient, out=, soft targets, 4x10" in printed
     assert subprocess.run(["git", "worktree", "list"], cwd=ROOT, capture_output=True, check=False).stdout == before
