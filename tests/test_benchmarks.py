@@ -69,7 +69,7 @@ def test_vocabularies_have_as_many_logits():
 
 def test_given_sizes_replace_all_but_those_of_small_calls():
     assert QUESTIONS["threads"].problems("3x4,5x6:float16") == [Problem(3, 4), Problem(5, 6, "float16")]
-    assert QUESTIONS["small-forward"].problems("3x4") == [Problem(8, 16)]
+    assert QUESTIONS["small-forward"].problems("3x4") == [Problem(8, 16), Problem(8, 100)]
     assert QUESTIONS["options"].problems("3x4")[0].options == OPTIONS
 
 
