@@ -99,6 +99,11 @@ def results(report: Path, *, cut: bool) -> Iterator[dict[str, Any]]:
             yield failure(name, "it did not come back")
 
 
+def finished(report: Path) -> bool:
+    """Whether pytest came to its end."""
+    return report.exists() and '"SessionFinish"' in report.read_text(encoding="utf-8")
+
+
 def failure(name: str, text: str) -> dict[str, Any]:
     """The result of what no report is about."""
     return {"test": name, "outcome": "failed", "seconds": 0.0, "text": text, "seen": {}}

@@ -144,8 +144,8 @@ def ask(name: str, arguments: Sequence[str], log: Path, scratch: Path, deadline:
             except subprocess.TimeoutExpired:
                 status, cut = _stopped(process), True
         new = list(logs.results(report, cut=cut))
-        # 0 and 1 are pytest's own ends; 5 is that nothing was left to ask.
-        ended = status in (0, 1, 5)
+        # What ends the process by force, a time limit among it, leaves no word of an end. 5: nothing was left to ask.
+        ended = not cut and (status == 5 or logs.finished(report))
         if not (ended or cut or new):
             new, ended = [logs.failure(name, f"pytest ended with {status}")], True
         end = {"end": name, "status": status, "seconds": round(time.monotonic() - began, 1), "cut": not ended}
