@@ -6,12 +6,14 @@ run: what is cut off, hangs or crashes costs only itself, and nothing that is of
 
 import contextlib
 import dataclasses
+import importlib.util
 import inspect
 import json
 import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -232,6 +234,20 @@ def test_a_launch_too_many_is_seen(monkeypatch, seen, passes):
     }
     with expected[passes]:
         queue.test_launches_are_the_walk_and_the_reductions(gpu, "loss", {"reduction": "none"}, 1, ignored)
+
+
+@pytest.mark.extended
+def test_programs_are_compiled_ahead_and_kept(monkeypatch, tmp_path):
+    if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("nvidia") is None:
+        pytest.skip("NVRTC is not here; CROSSENT_REQUIRE_NVRTC makes that a failure elsewhere")
+    monkeypatch.setenv("CROSSENT_CACHE_DIR", str(tmp_path))
+    some = test_machine.plan.all_variants()[:3]
+    monkeypatch.setattr(test_machine.plan, "all_variants", lambda: some)
+    monkeypatch.setattr(test_machine.launch, "properties", lambda device: SimpleNamespace(architecture="sm_90"))
+    seen = []
+    test_machine.test_every_variant_compiles_for_this_device(lambda name, value: seen.append(value))
+    assert seen[0].startswith("3 programs for sm_90")
+    assert len(list(tmp_path.glob("*.cubin"))) == 3
 
 
 # compute-sanitizer, and what it runs.
