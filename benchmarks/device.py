@@ -3,7 +3,7 @@
 A library is imported when its device is made, and no other file here names an event, a stream or a pool of memory.
 """
 
-# ruff: noqa: D102, D107  (what a method does is said once, in Device)
+# ruff: noqa: D102, D107  (what a method does is said once, by Device)
 from __future__ import annotations
 
 import contextlib
@@ -23,65 +23,25 @@ CYCLES_PER_SECOND = 2e9
 
 
 class Device:
-    """A GPU through one library."""
+    """A GPU through one library. Each library answers, in the same words:
+
+    synchronize()       wait for the device; raises what went wrong there
+    delay(seconds)      queue a kernel on the current stream that takes at least so long
+    event()             queue a mark on the current stream; passed(event): whether the device has come to it
+    seconds(a, b)       the device's time between two marks
+    zeros(count)        so many float32; release(): give cached memory back
+    stream()            a new stream, current within the context, which does not wait for the default one
+    captured(call)      what replays the kernels of a call, captured in a graph after a warm-up
+    extra_memory(call)  the most bytes that the library's allocator had to find during a call beyond those in use before
+    memory()            the device's free bytes, and those that the library's allocator holds
+    count(), on(index)  how many devices there are; another one, current within the context
+    """
 
     scratch: Any = None
-
-    def synchronize(self) -> None:
-        """Wait for the device; raises what went wrong there."""
-        raise NotImplementedError
-
-    def delay(self, seconds: float) -> None:
-        """Queue a kernel on the current stream that takes at least so long."""
-        raise NotImplementedError
-
-    def event(self) -> Any:
-        """Queue a mark on the current stream."""
-        raise NotImplementedError
-
-    def passed(self, event: Any) -> bool:
-        """Whether the device has come to a mark."""
-        raise NotImplementedError
-
-    def seconds(self, start: Any, stop: Any) -> float:
-        """The device's time between two marks."""
-        raise NotImplementedError
-
-    def zeros(self, count: int) -> Any:
-        """So many float32."""
-        raise NotImplementedError
-
-    def release(self) -> None:
-        """Give cached memory back."""
-        raise NotImplementedError
-
-    def stream(self) -> AbstractContextManager[Any]:
-        """A new stream, current within, which does not wait for the default one."""
-        raise NotImplementedError
 
     def no_waiting(self) -> AbstractContextManager[Any]:
         """A context in which the library itself raises when it makes the host wait, where it can."""
         return contextlib.nullcontext()
-
-    def captured(self, call: Callable[[], Any]) -> Callable[[], None]:
-        """What replays the kernels of a call, captured in a graph after a warm-up."""
-        raise NotImplementedError
-
-    def extra_memory(self, call: Callable[[], Any]) -> int:
-        """The most bytes that the library's allocator had to find during a call beyond those in use before."""
-        raise NotImplementedError
-
-    def memory(self) -> tuple[int, int]:
-        """The device's free bytes, and those that the library's allocator holds."""
-        raise NotImplementedError
-
-    def count(self) -> int:
-        """How many devices there are."""
-        raise NotImplementedError
-
-    def on(self, index: int) -> AbstractContextManager[Any]:
-        """Another device, current within."""
-        raise NotImplementedError
 
     def flush(self) -> None:
         """Put something else into the device's cache, by reading: what is written would have to leave it later."""

@@ -49,14 +49,9 @@ class Question:
         return next(one for one in self.contenders if one.label == contender)
 
     def problems(self, sizes: str | None = None) -> list[Problem]:
-        """What it is asked about: its own sizes, or, unless it is about small calls or a GPU, those given."""
-        texts = self.sizes if sizes is None or self.kind == CALL or self.on_gpu else sizes.split(",")
+        """What it is asked about: its own sizes, or, unless it is about small calls, those given."""
+        texts = self.sizes if sizes is None or self.kind == CALL else sizes.split(",")
         return [replace(Problem.parse(text), with_options=self.with_options) for text in texts]
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether it is about a GPU, whose problems have sizes of their own."""
-        return self.name.startswith("gpu-")
 
     def usable(self, problem: Problem) -> list[Contender]:
         """The contenders that take the problem's dtype and whose libraries are here."""

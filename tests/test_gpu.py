@@ -416,7 +416,8 @@ def test_a_dry_run_passes_every_part_and_names_no_place_of_this_machine(tmp_path
         True,
         {"passed"},
     )
-    assert {one.question for one in page.measurements(parts)} == {"small-forward"}
+    ways = ("", ", out=", ", out=logits")
+    assert {one.contender for one in page.measurements(parts)} == {f"crossent cupy, array_api{way}" for way in ways}
     text = (tmp_path / "evidence.jsonl").read_text(encoding="utf-8")
     for place in (str(run.ROOT), str(tmp_path), sys.prefix):
         assert f"{place}/" not in text

@@ -68,7 +68,10 @@ def parts(backends: Sequence[str], *, dry: bool) -> dict[str, list[str]]:
     for backend in backends:
         if backend != "jax":
             found[f"conformance-{backend}"] = ["conformance", "--backend", backend, *many, *narrow]
-    found["benchmarks"] = ["benchmarks", "--benchmark-only", "-k", "small-forward and numpy" if dry else "gpu"]
+    found["benchmarks"] = ["benchmarks", "--benchmark-only", "-k", "gpu"]
+    if dry:  # the engine that is here
+        acted = ["-k", "gpu-gradient and cupy and array_api", "--sizes", "64x300", "-p", "tests.gpu.acted"]
+        found["benchmarks"] = ["benchmarks", "--benchmark-only", *acted]
     found["machine"] = ["tests/gpu/test_machine.py", "-k", "not compiles", *alone]
     if "jax" in backends:  # last, because compiling every cell of the matrix takes longest
         found["conformance-jax"] = ["conformance", "--backend", "jax", *many]

@@ -12,10 +12,9 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
-from tests.gpu import subject
+from tests.gpu import subject, variants
 
-from crossent.engines import cuda
-from crossent.engines.cuda import launch, plan, program
+from crossent.engines.cuda import launch, plan
 
 pytestmark = pytest.mark.gpu
 ON_A_GPU = pytest.mark.skipif(not subject.usable(), reason="no CUDA device")
@@ -24,19 +23,14 @@ SANITIZER, FOUND = "compute-sanitizer", 99
 REFUSALS = ("Device not supported", "Unable to find a suitable device", "unsupported device")
 
 
-def compile_one(variant, architecture):
-    """The bytes of one program, which stays on the disk for the other tests."""
-    return len(program.cubin(cuda.SOURCE, variant.macros, architecture))
-
-
 @ON_A_GPU
 @pytest.mark.timeout(300)
 def test_every_variant_compiles_for_this_device(record_property):
     """On all cores, and first: each test would otherwise compile what it needs, one variant after another."""
-    architecture, variants = launch.properties(0).architecture, plan.all_variants()
+    architecture, every = launch.properties(0).architecture, plan.all_variants()
     # A process that has met the driver is not to be forked.
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
-        sizes = list(pool.map(compile_one, variants, [architecture] * len(variants)))
+        sizes = list(pool.map(variants.compiled, every, [architecture] * len(every)))
     record_property("seen", f"{len(sizes)} programs for {architecture}, {sum(sizes) / 1e6:.1f} MB")
     assert all(sizes)
 
@@ -58,7 +52,9 @@ def test_compute_sanitizer(tool, backend, planted, record_property):
         pytest.skip(f"{SANITIZER} is not on PATH")
     command = [SANITIZER, "--tool", tool, "--error-exitcode", str(FOUND), "--print-limit", "20"]
     command += [sys.executable, "-m", "tests.gpu.variants", backend, *["--plant"] * planted]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=150, check=False
+    )
     print(done.stdout)
     refusal = next((line for line in done.stdout.splitlines() if any(word in line for word in REFUSALS)), None)
     if refusal is not None:

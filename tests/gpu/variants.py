@@ -14,10 +14,18 @@ import sys
 import numpy as np
 from tests.gpu import acted, subject
 
+from crossent.engines import cuda
+from crossent.engines.cuda import program
+
 SHORT = ((5, 1), (5, 7), (9, 33), (4, 1000), (4, 1001))
 LONG = ((3, 4096), (3, 4099), (2, 32768), (2, 50257), (2, 131072), (2, 131075), (1, 300001))
 """Rows and vocabulary: from a warp to more than a cluster of blocks holds, rows at every alignment."""
 PLANTED = 'extern "C" __global__ void planted(float* x, int n) { x[n + threadIdx.x] = 1.0f; }'
+
+
+def compiled(variant, architecture):
+    """The bytes of a variant's program, which stays on the disk."""
+    return len(program.cubin(cuda.SOURCE, variant.macros, architecture))
 
 
 def calls(gpu):
