@@ -44,7 +44,10 @@ _KINDS = (
 _ENGINES = ("numba", "array_api", "cuda", "")
 """In the order of the kinds."""
 _BACKEND_MARKS = {"numpy": ("o", "-"), "torch": ("^", (0, (5, 1))), "jax": ("X", "-"), "torch-cuda": ("o", "-")}
-_PEER_LINES = (("#d55e00", "s", "--"), ("#cc79a7", "D", "-."), ("#8f7500", "v", (0, (5, 1, 1, 1, 1, 1))))
+_PEER_LINES = (
+    ("#d55e00", "s", "--"), ("#cc79a7", "D", "-."), ("#8f7500", "v", (0, (5, 1, 1, 1, 1, 1))),
+    ("#7f7f7f", "X", (0, (1, 1))), ("#e69f00", "<", "--"), ("#d55e00", "p", "-."), ("#cc79a7", "h", (0, (1, 1))),
+)  # fmt: skip
 _COPY_LINE = ("#1b1f24", ".", ":")
 _BAR, _PANEL = 0.28, 0.9
 """Inches: of a bar and its gap, and of a panel beside its bars."""
@@ -173,7 +176,13 @@ def _vocabulary(found: list[Measurement]) -> Figure | None:
 
 
 def _gpu_vocabulary(found: list[Measurement]) -> Figure | None:
-    asked = [one for one in _first_dtype(found, "gpu-gradient") if not one.contender.endswith(", out=")]
+    # Of what is ours, one way for each engine: into memory that is there, unchecked where it was asked so.
+    ways = (", cuda, out=, unchecked", ", array_api, out=")
+    asked = [
+        one
+        for one in _first_dtype(found, "gpu-gradient")
+        if one.contender.endswith(ways) or not one.contender.startswith("crossent")
+    ]
     axes = _lines(asked, lambda one: one.problem.v, lambda one: one.gigabytes_per_second)
     if axes is None:
         return None
