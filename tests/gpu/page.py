@@ -24,7 +24,10 @@ from tests.gpu.log import Part
 BEGIN = "<!-- begin: gpu -->"
 GOAL = 0.9
 """The share of the copy's GB/s that forward and gradient are to reach."""
-GOALS = (("gpu-forward", ", unchecked"), ("gpu-gradient", ", out=, unchecked"), ("gpu-gradient", ", out=logits"))
+GOALS = (
+    ("gpu-forward", ", unchecked"), ("gpu-gradient", ", out=, unchecked"), ("gpu-gradient", ", out=logits"),
+    ("gpu-options", ", out="),
+)  # fmt: skip
 Row = Sequence[str]
 
 
