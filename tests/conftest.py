@@ -6,6 +6,10 @@ import gc
 import importlib.util
 
 
+def pytest_report_header():
+    return "tests/gpu: what only a GPU can answer is asked by tests/gpu/run.py alone"
+
+
 def pytest_collection_finish(session):
     """Keep tests and libraries from the collector; compile every second kernel (of two workers).
 

@@ -1,11 +1,9 @@
-"""How far does a call raise a fresh process's resident memory, its results included, its inputs and `out=` not?"""
+"""Every question of `questions.py`: how long does it take, and how far does it raise a fresh process's memory?"""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -17,11 +15,9 @@ def _peak(question, contender, problem):
     return json.loads(done.stdout)
 
 
-@pytest.mark.question("memory-forward")
-def test_forward(benchmark, question, contender, problem, record):
-    record(peak_bytes=benchmark.pedantic(_peak, (question, contender, problem)))
+def test_time(measure):
+    measure()
 
 
-@pytest.mark.question("memory-gradient")
-def test_forward_and_gradient(benchmark, question, contender, problem, record):
+def test_memory(benchmark, question, contender, problem, record):
     record(peak_bytes=benchmark.pedantic(_peak, (question, contender, problem)))

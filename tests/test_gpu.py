@@ -1,0 +1,513 @@
+"""The tests of a GPU, without one: each passes on code that keeps what it asks, and fails on code that does not.
+
+The queue of the device is acted by a clock: what waits for it sleeps. Beside them the log, the page and the script of a
+run: what is cut off, hangs or crashes costs only itself, and nothing that is of no GPU reaches the pages.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from benchmarks import report
+from benchmarks.contenders import COPY, TORCH
+from benchmarks.measurement import Measurement
+from benchmarks.problem import Problem
+from tests.gpu import acted, log, page, run, subject, test_machine, variants
+from tests.gpu import test_queue as queue
+from tests.gpu import test_values as values
+from tests.gpu.acted import Acted, Right
+from tests.gpu.subject import Subject
+
+import crossent
+from crossent_conformance import backends
+
+
+def ignored(name, value):
+    """`record_property`, where the records are not read."""
+
+
+class Waits(Subject):
+    """Waits for the device before it returns."""
+
+    def loss(self, x, t, **options):
+        self.device.synchronize()
+        return super().loss(x, t, **options)
+
+    def both(self, x, t, **options):
+        self.device.synchronize()
+        return super().both(x, t, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Early(Subject):
+    """Reads the logits before what was queued has written them: gives what it saw the first time."""
+
+    memory: dict = dataclasses.field(default_factory=dict)
+
+    def loss(self, x, t, **options):
+        return self.memory.setdefault((id(x), "loss"), super().loss(x, t, **options))
+
+    def both(self, x, t, **options):
+        return self.memory.setdefault((id(x), "both"), super().both(x, t, **options))
+
+
+class Inaccurate(Subject):
+    def both(self, x, t, **options):
+        loss, gradient = super().both(x, t, **options)
+        return loss * np.float32(1 + 1e-5), gradient
+
+
+class SeesTheBatch(Subject):
+    """The last bit of a row hangs on how many there are."""
+
+    def both(self, x, t, **options):
+        loss, gradient = super().both(x, t, **options)
+        return np.nextafter(loss, loss.dtype.type(9)) if len(x) == 1 else loss, gradient
+
+
+class Drifts(Subject):
+    """No two calls agree to the last bit."""
+
+    calls = iter(range(10**6))
+
+    def both(self, x, t, **options):
+        loss, gradient = super().both(x, t, **options)
+        return loss + np.float32(1e-6 * next(self.calls)), gradient
+
+
+class WritesPastTheRow(Subject):
+    def both(self, x, t, **options):
+        result = super().both(x, t, **options)
+        out = options.get("out")
+        if out is not None and out.base is not None:
+            memory = out.base.reshape(-1)
+            end = (out.ctypes.data - memory.ctypes.data) // out.itemsize + out.shape[1]
+            memory[end] = 0
+        return result
+
+
+class ReadsIgnoredRows(Subject):
+    def both(self, x, t, **options):
+        x = x.copy()
+        loss, gradient = super().both(x, t, **options)
+        return loss + 0 * x.astype(np.float32)[:, 0], gradient
+
+
+class ClampsTargets(Subject):
+    def both(self, x, t, **options):
+        return super().both(x, np.clip(t, 0, x.shape[1] - 1), **options)
+
+
+class LosesLateRows(Subject):
+    def both(self, x, t, **options):
+        loss, gradient = super().both(x, t, **options)
+        if len(loss) > 2000:
+            loss[-1] = 0
+        return loss, gradient
+
+
+class NothingReplayed(Acted):
+    def captured(self, call):
+        return lambda: None
+
+
+class ThreeDevices(Acted):
+    devices = 3
+
+
+class TakesMemory(Acted):
+    extra = 2**24
+
+
+class TakesMemoryElsewhere(Acted):
+    outside = 2**24
+
+
+PLAIN, FLOAT32 = {"options": {}}, {"dtype": "float32"}
+SHORT = FLOAT32 | {"v": 7}
+
+
+@pytest.mark.parametrize(
+    ("test", "arguments", "right", "wrong", "says"),
+    [
+        (values.test_long_rows_are_within_the_contracts_bound, SHORT | {"v": 50}, None, Inaccurate, "loss"),
+        (values.test_rows_know_nothing_of_each_other, SHORT, None, SeesTheBatch, "row 0 alone"),
+        (values.test_rows_know_nothing_of_each_other, SHORT, None, Drifts, "second time"),
+        (values.test_nothing_outside_the_rows_is_read_or_written, SHORT, None, WritesPastTheRow, "lies around"),
+        (
+            values.test_what_lies_in_ignored_rows_does_not_matter, SHORT | {"way": "fresh"}, None, ReadsIgnoredRows,
+            "beside rows of NaN",
+        ),
+        (values.test_unchecked_targets_outside_make_their_own_rows_nan, SHORT, None, ClampsTargets, "not NaN"),
+        (values.test_unchecked_targets_outside_make_their_own_rows_nan, SHORT, None, WritesPastTheRow, "outside the"),
+        (values.test_more_rows_than_a_grid_has_blocks_in_a_dimension, {}, None, LosesLateRows, "row 2999"),
+        (queue.test_without_the_check_no_call_waits, FLOAT32 | PLAIN | {"way": "out"}, None, Waits, "it waited"),
+        (queue.test_with_the_check_a_call_does_wait, {}, None, Subject, "before the targets"),
+        (queue.test_a_call_runs_on_the_current_stream, {"way": "in place"}, None, Early, "written late"),
+        (queue.test_two_streams_at_once, {}, None, Drifts, "stream 0"),
+        (queue.test_every_device_gives_the_bits_of_the_first, {}, ThreeDevices, (Drifts, ThreeDevices), "device 1"),
+        (queue.test_a_captured_graph_replays_over_new_contents, PLAIN | {"v": 9}, None, NothingReplayed, "contents 6"),
+        (queue.test_extra_memory_is_that_of_rows, PLAIN | {"way": "loss"}, None, TakesMemory, "16777216"),
+        (queue.test_extra_memory_is_that_of_rows, PLAIN | {"way": "out"}, None, TakesMemoryElsewhere, "16777216 bytes"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_seen_and_what_is_right_passes(monkeypatch, test, arguments, right, wrong, says):
+    monkeypatch.setattr(queue, "DELAY", 0.15)  # a busy machine must not take so long for a small call
+
+    def ask(kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        subjects = [one for one in kinds if one and issubclass(one, Subject)] or [Right]
+        devices = [one for one in kinds if one and issubclass(one, Acted)] or [Acted]
+        recorded = {"record_property": ignored} if "record_property" in inspect.signature(test).parameters else {}
+        test(gpu=acted.subject(subjects[0], devices[0]), **arguments, **recorded)
+
+    ask(right)
+    with pytest.raises(AssertionError, match=says):
+        ask(wrong)
+
+
+def test_an_engine_that_steps_aside_is_seen():
+    right = acted.subject()
+    values.test_the_compiled_engine_serves_every_dtype(dataclasses.replace(right, engine=chosen(right)), "float32")
+    with pytest.raises(AssertionError, match="cuda"):
+        values.test_the_compiled_engine_serves_every_dtype(dataclasses.replace(right, engine="cuda"), "float32")
+
+
+def chosen(subject):
+    return re.search(r"engine '(\w+)'", crossent.explain(subject.rows(2, 5, "float32")[0]))[1]
+
+
+def test_torch_compile_wants_one_operator():
+    torch = pytest.importorskip("torch")
+
+    @torch.library.custom_op("crossent_acted::loss", mutates_args=())
+    def acted_loss(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(x, t)
+
+    acted_loss.register_fake(lambda x, t: x.new_empty(()))
+    acted_loss.register_autograd(
+        lambda ctx, grad: ((ctx.saved_tensors[0].softmax(1) - ctx.hot) * (grad / len(ctx.hot)), None),
+        setup_context=lambda ctx, inputs, output: (
+            ctx.save_for_backward(inputs[0]),
+            setattr(ctx, "hot", torch.nn.functional.one_hot(inputs[1], inputs[0].shape[1])),
+        ),
+    )
+
+    class OnCuda(backends.Torch):
+        name = "torch-cuda"
+
+    class OneOperator(Subject):
+        def loss(self, x, t, **options):
+            return acted_loss(x, t)
+
+    class TwoOperators(Subject):
+        def loss(self, x, t, **options):
+            return acted_loss(x, t) + acted_loss(x, t)
+
+    ask = queue.test_torch_compile_leaves_the_loss_one_operator
+    ask(OneOperator(OnCuda(), Acted(), small=True), ignored)
+    with pytest.raises(AssertionError, match="crossent_acted"):
+        ask(TwoOperators(OnCuda(), Acted(), small=True), ignored)
+
+
+@pytest.mark.parametrize(("seen", "passes"), [(["spin", "walk"], True), (["spin", "walk", "copy"], False), ([], None)])
+def test_a_launch_too_many_is_seen(monkeypatch, seen, passes):
+    class OnCuda(backends.NumPy):
+        name = "torch-cuda"
+
+    monkeypatch.setattr(queue, "_kernels", lambda call: seen)
+    gpu = Right(OnCuda(), Acted(), "array_api", small=True)
+    expected = {
+        True: contextlib.nullcontext(),
+        False: pytest.raises(AssertionError),
+        None: pytest.raises(pytest.skip.Exception),
+    }
+    with expected[passes]:
+        queue.test_launches_are_the_walk_and_the_reductions(gpu, "loss", {"reduction": "none"}, 1, ignored)
+
+
+@pytest.mark.extended
+def test_programs_are_compiled_ahead_and_kept(monkeypatch, tmp_path):
+    if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("nvidia") is None:
+        pytest.skip("NVRTC is not here; CROSSENT_REQUIRE_NVRTC makes that a failure elsewhere")
+    monkeypatch.setenv("CROSSENT_CACHE_DIR", str(tmp_path))
+    some = test_machine.plan.all_variants()[:3]
+    monkeypatch.setattr(test_machine.plan, "all_variants", lambda: some)
+    monkeypatch.setattr(test_machine.launch, "properties", lambda device: SimpleNamespace(architecture="sm_90"))
+    seen = []
+    test_machine.test_every_variant_compiles_for_this_device(lambda name, value: seen.append(value))
+    assert seen[0].startswith("3 programs for sm_90")
+    assert len(list(tmp_path.glob("*.cubin"))) == 3
+
+
+# compute-sanitizer, and what it runs.
+
+TOOL = """#!{python}
+import sys
+if "--plant" in sys.argv and {sees}:
+    print("========= Invalid __global__ write of size 4 bytes")
+    print("========= ERROR SUMMARY: 1 error")
+    sys.exit(int(sys.argv[sys.argv.index("--error-exitcode") + 1]))
+print("========= {said}")
+sys.exit({code})
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "sees", "planted", "outcome"),
+    [
+        ("ERROR SUMMARY: 0 errors", 0, True, False, None),
+        ("ERROR SUMMARY: 0 errors", 0, True, True, None),
+        ("ERROR SUMMARY: 0 errors", 0, False, True, AssertionError),
+        ("ERROR SUMMARY: 3 errors", 99, True, False, AssertionError),
+        ("ERROR SUMMARY: 0 errors", 1, True, False, AssertionError),
+        ("nothing", 0, True, False, AssertionError),
+        ("RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)", 0, True, False, None),
+        ("Error: Device not supported. Please refer to the documentation", 1, True, False, pytest.skip.Exception),
+        (None, 0, True, False, pytest.skip.Exception),
+    ],
+)
+def test_errors_silence_and_refusals_of_the_sanitizer(tmp_path, monkeypatch, said, code, sees, planted, outcome):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if said is not None:
+        program = tmp_path / test_machine.SANITIZER
+        program.write_text(TOOL.format(python=sys.executable, said=said, code=code, sees=sees), encoding="utf-8")
+        program.chmod(0o755)
+    with contextlib.nullcontext() if outcome is None else pytest.raises(outcome):
+        test_machine.test_compute_sanitizer("memcheck", "cupy", planted, ignored)
+
+
+def test_the_variants_run_and_one_that_is_not_finite_is_seen(monkeypatch, capsys):
+    variants.main("acted")
+    assert int(capsys.readouterr().out.split()[0]) > 50
+    monkeypatch.setattr(Right, "loss", lambda self, x, t, **options: np.float32("nan"))
+    with pytest.raises(AssertionError, match="not finite"):
+        variants.main("acted")
+
+
+# The script of a run.
+
+TESTS = """
+import os, time
+def test_good(record_property):
+    record_property("seen", "a")
+    record_property("seen", "b")
+    open(__file__ + ".asked", "a").write("x")
+def test_fails(): assert 1 == 2
+def test_crashes(): os._exit(7)
+def test_hangs(): time.sleep(60)
+def test_last(): pass
+"""
+
+
+@pytest.fixture
+def ask(monkeypatch, tmp_path):
+    """Call the script, which has one part with some of the tests."""
+    file = tmp_path / "test_part.py"
+    file.write_text(TESTS, encoding="utf-8")
+    monkeypatch.setattr(run, "GRACE", 1)
+    monkeypatch.setenv("CROSSENT_COMMIT", "0123abc")
+
+    def call(which, *, seconds=300, timeout=60, **options):
+        few = [str(file), "--rootdir", str(tmp_path), "-c", os.devnull, f"--timeout={timeout}", "-k"]
+        monkeypatch.setattr(run, "parts", lambda backends, dry: {run.COMPILE: [*few, "none"], "few": [*few, which]})
+        arguments = [f"--{name}={value}" for name, value in options.items()]
+        status = run.main(["--cpu-dry-run", f"--seconds={seconds}", *arguments, str(tmp_path / "out")])
+        part = log.read(tmp_path / "out" / "evidence.jsonl")[1]["few"]
+        return status, part, {name.rpartition("::")[2]: one for name, one in part.tests.items()}
+
+    return call
+
+
+@pytest.mark.extended
+def test_what_crashes_or_hangs_costs_only_itself(ask, tmp_path):
+    status, part, tests = ask("test", timeout=3)
+    assert (status, part.verdict, part.ended) == (1, "failed", True)
+    assert {name: one["outcome"] for name, one in tests.items()} == {
+        "test_good": "passed", "test_fails": "failed", "test_crashes": "failed", "test_hangs": "failed",
+        "test_last": "passed",
+    }  # fmt: skip
+    assert tests["test_good"]["seen"] == {"seen": "a; b"}
+    assert "assert 1 == 2" in tests["test_fails"]["text"]
+    assert tests["test_hangs"]["text"] == tests["test_crashes"]["text"] == "it did not come back"
+    assert (tmp_path / "test_part.py.asked").read_text() == "x"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["evidence.jsonl", "run.log"]
+
+
+@pytest.mark.extended
+def test_another_call_goes_on_where_one_was_cut_off(ask, tmp_path, capsys):
+    status, part, tests = ask("good or hangs or last", seconds=8)
+    assert (status, part.verdict) == (1, "not finished")
+    assert "test_hangs" not in tests
+    assert "left for another call into the same folder: few" in capsys.readouterr().out
+    left = {"$report_type": "TestReport", "nodeid": "a::b", "when": "call", "outcome": "passed", "duration": 1.0}
+    leftover = tmp_path / "out" / run.REPORT
+    leftover.write_text(json.dumps(left | {"user_properties": [], "longrepr": None}) + "\n{", encoding="utf-8")
+    status, part, tests = ask("good or last")
+    assert (status, part.verdict, sorted(tests)) == (0, "passed", ["b", "test_good", "test_last"])
+    assert (tmp_path / "test_part.py.asked").read_text() == "x", "what was answered was asked again"
+    status, _, tests = ask("good", only="few")
+    assert (status, list(tests)) == (0, ["test_good"])
+    assert (tmp_path / "test_part.py.asked").read_text() == "xx"
+
+
+def test_another_tree_or_machine_does_not_join_the_log(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("CROSSENT_COMMIT", "0123abc")
+    facts = run.facts(["numpy"], dry=True)
+    log.append(tmp_path / "evidence.jsonl", {"run": facts | {"commit": "4567def", "driver": "another"}})
+    before = (tmp_path / "evidence.jsonl").read_bytes()
+    assert run.main(["--cpu-dry-run", str(tmp_path)]) == 2
+    told = capsys.readouterr().out
+    assert "commit is '4567def' there and '0123abc' here" in told
+    assert "driver" not in told
+    assert (tmp_path / "evidence.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["--cpu-dry-run", "--only", "speed"], 2, "no part is called so; there are compile"),
+        ([], 3, "no CUDA backend here"),
+    ],
+)
+def test_what_cannot_start_says_why_in_one_line(monkeypatch, tmp_path, capsys, arguments, status, says):
+    monkeypatch.setattr(subject, "usable", lambda names=None: [])
+    assert run.main([*arguments, str(tmp_path / "out")]) == status
+    told = capsys.readouterr().out
+    assert says in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(run, "NEEDED", ("no_such_module",))
+    assert run.main([str(tmp_path / "out")]) == 2
+    assert "carry them as wheels" in capsys.readouterr().out
+
+
+def test_parts_ask_every_backend_and_jax_last():
+    asked = run.parts(["torch-cuda", "cupy", "jax"], dry=False)
+    assert list(asked) == [
+        "compile", "checks", "conformance-torch-cuda", "conformance-cupy", "benchmarks", "machine", "conformance-jax",
+    ]  # fmt: skip
+    assert asked["conformance-cupy"][:3] == ["conformance", "--backend", "cupy"]
+    for name in ("torch-cuda", "cupy"):  # so that both engines are asked
+        assert backends.Mode.PORTABLE in backends.BACKENDS[name].modes
+
+
+@pytest.mark.extended
+def test_a_dry_run_passes_every_part_and_names_no_place_of_this_machine(tmp_path):
+    # Outside the workers of this session, where pytest-benchmark would not measure.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    command = [sys.executable, run.ROOT / "tests/gpu/run.py", "--cpu-dry-run", tmp_path]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs, parts = log.read(tmp_path / "evidence.jsonl")
+    assert (runs[0]["dry_run_on_cpu"], {part.verdict for name, part in parts.items() if name != run.COMPILE}) == (
+        True,
+        {"passed"},
+    )
+    ways = ("", ", out=", ", out=logits")
+    assert {one.contender for one in page.measurements(parts)} == {f"crossent cupy, array_api{way}" for way in ways}
+    text = (tmp_path / "evidence.jsonl").read_text(encoding="utf-8")
+    for place in (str(run.ROOT), str(tmp_path), sys.prefix):
+        assert f"{place}/" not in text
+
+
+# The page of a run, from a FABRICATED log: nobody measured a number in it.
+
+FACTS = {
+    "crossent": "crossent 0.0.0", "commit": "fabricated", "date": "2000-01-01T00:00:00+00:00", "dry_run_on_cpu": False,
+    "gpus": ["FABRICATED GPU, 1 MiB, 0.0"], "versions": {"numpy": "0.0"},
+}  # fmt: skip
+NAME = "2000-01-01-fabricated-gpu"
+PAGE = f"words\n\n{page.BEGIN}\n\nnothing yet\n\n{report.END}\n\nmore words\n"
+
+
+def fabricated(file, **facts):
+    """A log: two sizes of a few contenders, of which one reaches the goal and one does not; a failure, a skip."""
+    rates = {
+        COPY: 4000.0,
+        TORCH: 1000.0,
+        "crossent torch-cuda, cuda, out=, unchecked": 3800.0,
+        "crossent cupy, cuda, out=logits": 3000.0,
+    }
+    measured = [
+        Measurement("gpu-gradient", str(problem), name, rounds=31, seconds=2 * problem.nbytes / rate / 1e9, spread=0.01)
+        for problem in (Problem(65536, 4096), Problem(8192, 32768))
+        for name, rate in rates.items()
+    ]
+    log.append(
+        file, {"run": FACTS | facts}, {"begin": "benchmarks", "command": "pytest a b", "anew": False},
+        *(
+            {"test": f"t::{i}", "outcome": "passed", "text": "", "seen": {"measurement": dataclasses.asdict(one)}}
+            for i, one in enumerate(measured)
+        ),
+        {"test": "a::b", "outcome": "failed", "text": "off | by one", "seen": {}},
+        {"test": "a::c", "outcome": "skipped", "text": "one device here", "seen": {"seen": "half of it"}},
+        {"end": "benchmarks", "status": 1, "seconds": 3.0, "cut": False},
+    )  # fmt: skip
+    return [str(file)]
+
+
+@pytest.fixture
+def docs(tmp_path, monkeypatch):
+    """A folder of its own in place of docs/."""
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "performance.md").write_text(PAGE, encoding="utf-8")
+    monkeypatch.setattr(report, "DOCS", folder)
+    return folder
+
+
+def test_the_page_has_machine_verdicts_tables_and_pictures(docs, tmp_path):
+    arguments = fabricated(tmp_path / "evidence.jsonl")
+    assert page.main(arguments) == 0
+    written = (docs / "evidence" / f"{NAME}.md").read_text(encoding="utf-8")
+    for line in (
+        "# FABRICATED GPU, 1 MiB, 0.0, 2000-01-01",
+        "| versions | numpy 0.0 |",
+        "| benchmarks | failed | 3 | 8 passed, 1 failed, 1 skipped |",
+        "benchmarks: pytest a b",
+        "| `a::b` | off \\| by one |",
+        "| `a::c` | one device here |",
+        "| `a::c` | skipped | half of it |",
+        "| gpu-gradient | crossent torch-cuda, cuda, out=, unchecked | 95% at 65536x4096; 90% reached |",
+        "| gpu-gradient | crossent cupy, cuda, out=logits | 75% at 65536x4096; 90% missed |",
+    ):
+        assert line in written.splitlines(), line
+    assert "at most 1.0% apart" in written
+    shown = (docs / "performance.md").read_text(encoding="utf-8")
+    assert shown.startswith("words\n")
+    assert shown.endswith("more words\n")
+    assert "nothing yet" not in shown
+    for ending in ("roofline", "gpu-vocabulary"):
+        assert f"](images/{NAME}-{ending}.svg)" in shown
+        assert TORCH in "".join(ElementTree.parse(docs / "images" / f"{NAME}-{ending}.svg").getroot().itertext())
+    before = {path: path.read_bytes() for path in docs.rglob("*") if path.is_file()}
+    assert page.main(arguments) == 0
+    assert {path: path.read_bytes() for path in docs.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("facts", [{"dry_run_on_cpu": True}, {"gpus": []}])
+def test_what_says_nothing_of_a_gpu_does_not_reach_the_docs(docs, tmp_path, facts, capsys):
+    arguments = fabricated(tmp_path / "evidence.jsonl", **facts)
+    assert page.main(arguments) == 1
+    assert "is of no GPU" in capsys.readouterr().err
+    assert [path.name for path in docs.rglob("*")] == ["performance.md"]
+    assert page.main([*arguments, "--docs", str(tmp_path / "elsewhere")]) == 0
+    (written,) = (tmp_path / "elsewhere" / "evidence").glob("*.md")
+    assert ("A dry run on a CPU" in written.read_text(encoding="utf-8")) is ("gpus" not in facts)
+
+
+def test_the_real_page_has_the_marks():
+    text = (report.DOCS / report.PAGE).read_text(encoding="utf-8")
+    assert "new" in report.replaced(text, "new", page.BEGIN)
+    assert report.replaced(text, "new").count(page.BEGIN) == 1
