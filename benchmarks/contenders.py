@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.problem import CHECKED_ROWS, Problem
 from crossent.engines import ENGINES
-from crossent.machine import BACKENDS
+from crossent.info import BACKENDS
 
 Call = Callable[[], Any]
 """Gives the mean loss, or the loss and the gradient; None for a copy."""

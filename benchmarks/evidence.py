@@ -24,7 +24,7 @@ from xml.etree import ElementTree
 
 from benchmarks import gpu, gpu_checks, gpu_sanitizer, host
 from benchmarks.table import aligned
-from crossent.machine import BACKENDS, versions
+from crossent.info import BACKENDS, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.contenders import COMPILER, NUMBA, PEERS, problem_with
 from crossent.engines import threads
-from crossent.machine import BACKENDS, versions
+from crossent.info import BACKENDS, versions
 
 _PACKAGES = ("numpy", "numba", "torch", "jax", "dask", "optax", "scipy")
 

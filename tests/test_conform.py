@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from crossent import cli
-from crossent_conformance import backends, contract, files, junit, report_html, table
+from crossent_conformance import backends, contract, files, junit, page, table
 from crossent_conformance.run import Run, Settings
 
 SMALL = Path(__file__).parent / "subjects" / "small.py"
@@ -81,12 +81,12 @@ def test_a_crash_shows_where_and_with_what(tmp_path):
         assert given["options"] == {"reduction": "none"}
         assert case.last_call.startswith(f"crashing_in_a_library(logits {tuple(given['shape'])} {case.dtype}, targets ")
     [cell] = [cell for cell in found.cells() if cell["clause"] == "V1" and cell["dtype"] == "float64"]
-    for report in (table.text(results), report_html.page(results.to_json()), junit.document(results).decode()):
+    for report in (table.text(results), page.of_results(results.to_json()), junit.document(results).decode()):
         assert "Fatal Python error: Aborted" in report
         assert "in crashing_in_a_library" in report
     assert "the last call was of crashing_in_a_library" in table.text(results)
     assert "logits of shape (24, 17), float64, eager" in table.text(results)
-    assert "The last call, of crashing_in_a_library" in report_html.page(results.to_json())
+    assert "The last call, of crashing_in_a_library" in page.of_results(results.to_json())
     assert "The last call: crashing_in_a_library(logits (24, 17)" in junit.document(results).decode()
     assert cell["failure"]["kind"] == "crashes"
 

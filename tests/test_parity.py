@@ -7,8 +7,8 @@ from tests.parity_runs import SUBJECTS, TWO, fails, parity_of
 
 from crossent import cli
 from crossent_conformance import backends, files
-from crossent_conformance.command import UsageError
-from crossent_conformance.parity import answers
+from crossent_conformance.arguments import UsageError
+from crossent_conformance.parity import answers, command
 from crossent_conformance.parity.cases import CASES
 
 
@@ -74,12 +74,12 @@ def test_what_is_not_a_number_of_eps_fails(capsys, name, case, words):
 
 def test_the_same_error_everywhere_is_parity(capsys):
     assert parity_of("raising_everywhere", "--case", "plain", "plain-V2") == 0
-    assert "plain-V2             raises" in capsys.readouterr().out
+    assert "plain-V2  raises" in capsys.readouterr().out
 
 
 def test_what_a_subject_lacks_is_not_compared(capsys):
     assert parity_of("loss_alone", "--case", "plain", "z-loss", "--dtype", "float64") == 0
-    assert "z-loss               no\n" in capsys.readouterr().out
+    assert "z-loss  no\n" in capsys.readouterr().out
     with pytest.raises(UsageError, match="nothing could be compared"):
         parity_of("loss_alone", "--case", "z-loss")
 
@@ -141,7 +141,7 @@ def test_a_file_that_cannot_be_written_after_all_is_told_at_the_end(capsys, monk
 
 def test_a_backend_that_is_not_here_says_why(monkeypatch):
     load = backends.load
-    monkeypatch.setattr(backends, "load", lambda name: "not installed: jax" if name == "jax" else load(name))
+    monkeypatch.setattr(command, "load", lambda name: "not installed: jax" if name == "jax" else load(name))
     with pytest.raises(UsageError, match="backend jax: not installed: jax"):
         parity_of("same", backends=("--backend", "numpy", "jax"))
 
@@ -154,7 +154,7 @@ def test_a_backend_that_the_subject_refuses_says_why(capsys):
 def test_backends_that_are_not_here_are_listed_where_none_is_named(capsys, monkeypatch):
     load = backends.load
     here = ("numpy", "array-api-strict")
-    monkeypatch.setattr(backends, "load", lambda name: load(name) if name in here else "not installed")
+    monkeypatch.setattr(command, "load", lambda name: load(name) if name in here else "not installed")
     assert parity_of("same", "--case", "plain", backends=()) == 0
     assert "torch: not covered: not installed" in capsys.readouterr().out
 
@@ -178,10 +178,6 @@ def test_through_the_command_line(capsys, monkeypatch):
     assert captured.out == ""
     assert captured.err.startswith("crossent: numpy alone")
     assert captured.err.count("\n") == 1
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["parity", "--slack", "-1"])
-    assert stopped.value.code == 2
-    assert capsys.readouterr().err == "crossent parity: argument --slack: '-1' is not a number of at least 0\n"
 
     def interrupted(*_args):
         raise KeyboardInterrupt

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tests.parity_runs import TWO, edited, fails, parity_of
 
-from crossent_conformance import backends, units
-from crossent_conformance.command import UsageError
-from crossent_conformance.parity import answers, file
+from crossent_conformance import units
+from crossent_conformance.arguments import UsageError
+from crossent_conformance.parity import answers, command, file
 from crossent_conformance.parity.cases import CASES, Case
 
 
@@ -174,7 +174,7 @@ def test_an_error_that_changed_fails(capsys, baseline):
 def test_results_of_a_file_are_compared_without_asking(capsys, monkeypatch, tmp_path, baseline):
     path = tmp_path / "far.json"
     assert parity_of("far", "--case", "plain", "--json", path) == 1
-    monkeypatch.setattr(backends, "load", pytest.fail)
+    monkeypatch.setattr(command, "load", pytest.fail)
     capsys.readouterr()
     picked = ("--case", "plain", "--baseline", baseline)
     code = parity_of(None, "--results", path, *picked, backends=())

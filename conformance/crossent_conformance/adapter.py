@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from crossent_conformance.evidence import WrongTypeError
-from crossent_conformance.subject import DoesNotApply
+from crossent_conformance.implementation import DoesNotApply
 
 if TYPE_CHECKING:
     from crossent_conformance.witness import Witness

@@ -14,7 +14,7 @@ import numpy as np
 
 from crossent_conformance import backends, cases, confined, probe, subject
 from crossent_conformance.adapter import UnderTest
-from crossent_conformance.subject import DoesNotApply
+from crossent_conformance.implementation import DoesNotApply
 
 V, N = 40_000, 54_000
 assert N * V > 2**31

@@ -50,11 +50,11 @@ def pytest_configure(config):
     below_root = config.rootpath / path
     if path.endswith(".py") and not (config.invocation_params.dir / path).is_file() and below_root.is_file():
         config.option.crossent_subject = f"{below_root}:{attribute}"
-    from crossent_conformance import command
+    from crossent_conformance import arguments, command
 
     try:
-        command.check_extras()
-    except command.UsageError as error:
+        arguments.check_installed(*command.PACKAGES)
+    except arguments.UsageError as error:
         raise pytest.UsageError(str(error)) from None
     from crossent_conformance import plugin
 

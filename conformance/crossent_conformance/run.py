@@ -32,7 +32,6 @@ from crossent_conformance.adapter import Traits
 from crossent_conformance.results import FAILS, NOT, Case, Failure, Results, SubjectResult
 from crossent_conformance.subject import SubjectError
 
-BACKENDS = ("numpy", "torch", "torch-cuda", "cupy", "jax", "dask", "array-api-strict")
 STARTING = 180.0
 """Seconds that a worker may take to import the backends and to collect the cases."""
 ENDS_OF_A_TEST = 2
