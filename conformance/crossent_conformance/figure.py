@@ -103,11 +103,7 @@ def error_plot(lines: Sequence[Series], dtype: str, title: str | None = None) ->
         warnings.simplefilter("ignore")  # of letters that a font has not, which the reader's may have
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         drawing(lines, dtype).savefig(file, format="svg", metadata=nothing)
-    svg = file.getvalue()
-    # Names as figure_1, which every plot has, and a style for all that is drawn on the page.
-    svg = re.sub(
-        r' id="[A-Za-z0-9.]+_\d+"|<defs>\s*<style.*?</style>\s*</defs>', "", svg[svg.index("<svg") :], flags=re.S
-    )
+    svg = _SHARED.sub("", file.getvalue().partition("<svg")[2])
     for name, (light, _) in _NAMES.items():
         svg = svg.replace(light, f"var(--xp-{name})")
     head, _, rest = svg.partition(">")
