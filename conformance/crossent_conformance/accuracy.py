@@ -38,7 +38,7 @@ def measured(of: UnderTest, backend: backends.Backend) -> tuple[np.ndarray, np.n
 
 def implementations(under_test: UnderTest) -> list[tuple[str, UnderTest, backends.Backend]]:
     """What the table compares: the subject everywhere, then the peers that are installed."""
-    usable = [backend for backend in map(backends.load, backends.BACKENDS) if not isinstance(backend, str)]
+    usable = backends.usable()
     label = under_test.name.split()[0]
     rows = [(f"`{label}`, {backend.name}", under_test, backend) for backend in usable]
     installed = {peer.spec for peer in PEERS if peer.version is not None}

@@ -5,6 +5,15 @@
 
 Worker processes (`worker`) do the asking; nothing an implementation does can take the results along. `listener` is
 called with the results and the number of cases done and planned after every case.
+
+Why this is not left to pytest-xdist, pytest-timeout and pytest-reportlog, which was tried: pytest-timeout never ends a
+call that keeps the interpreter's lock, as many extensions do, for its thread and its signal handler both wait for that
+lock; pytest's own exit after a timeout does, but only since pytest 9. xdist names the test in which a worker died and
+goes on, but hands cases out in batches to sessions that begin and end with one implementation: the limits on hangs and
+crashes need to be known before a case starts, trial calls, which may crash as well, decide which cases there are, and a
+hundred mutants would be a hundred sessions of some seconds each, where a worker here takes another implementation
+between two cases. What a crash leaves (the last call, the fatal error, the frames) would need the files of `witness`
+and the logs all the same.
 """
 
 from __future__ import annotations
@@ -12,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fnmatch
+import itertools
 import multiprocessing
 import os
 import signal
@@ -38,6 +48,9 @@ ENDS_OF_A_TEST = 2
 """Hangs and crashes of one test, after which its other cases are not tried."""
 ENDS_OF_A_BACKEND = 12
 """Hangs and crashes on one backend, after which its other cases are not tried."""
+
+_numbers = itertools.count()
+"""Of workers."""
 
 Listener = Callable[[Results, int, int], None]
 
@@ -112,7 +125,8 @@ class _Worker:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         context = multiprocessing.get_context("spawn")
-        self.log, self.record = (_new_file(settings["folder"], suffix) for suffix in (".log", ".call"))
+        stem = os.path.join(settings["folder"], str(next(_numbers)))
+        self.log, self.record = f"{stem}.log", f"{stem}.call"
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=worker.main, args=(theirs, settings, self.log, self.record), daemon=True)
         with _no_interruption():
@@ -141,7 +155,8 @@ class _Worker:
         """What is known of its end."""
         self.process.join(5)
         code = self.process.exitcode
-        last = frames.crashed(Path(self.log).read_text(errors="replace"), self.file)
+        log = Path(self.log)
+        last = frames.crashed(log.read_text(errors="replace") if log.exists() else "", self.file)
         words = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         return _End("crashes", f"the process ended with {words}" + (f"\n{last}" if last else ""), self.record)
 
@@ -154,9 +169,6 @@ class _Worker:
             self.process.kill()
         self.process.join(5)
         self.pipe.close()
-        for path in (self.log, self.record):
-            with contextlib.suppress(OSError):
-                os.unlink(path)
 
 
 @contextlib.contextmanager
@@ -177,12 +189,6 @@ def _names(case: dict[str, str]) -> tuple[str, ...]:
     """By what a case may be called: its test, itself, and both after their file, as reports have them."""
     file, _, name = case["id"].partition("::")
     return case["function"], name, f"{file}::{case['function']}", case["id"]
-
-
-def _new_file(folder: str, suffix: str) -> str:
-    handle, path = tempfile.mkstemp(suffix, dir=folder)
-    os.close(handle)
-    return path
 
 
 class Run:
@@ -355,7 +361,7 @@ class Run:
     def _plan(self) -> None:
         for subject in self._subjects:
             for case in self._cases:
-                if case["backend"] not in subject.result.backends or not self._is_asked(case):
+                if case["backend"] not in subject.result.backends or not self._is_asked(subject.result, case):
                     continue
                 if case["dtype"] not in subject.traits[case["backend"]].dtypes:
                     refusal = subject.refusals.get(case["backend"])
@@ -367,12 +373,13 @@ class Run:
                 for name in subject.result.backends:
                     self._queue.append(_Job(subject, "curves", (name, list(subject.traits[name].dtypes))))
         self._planned = len(self._queue)
-        if self.settings.cases and not any(self._is_asked(case) for case in self._cases):
+        if self.settings.cases and not any(map(self._is_named, self._cases)):
             raise SubjectError(f"no case is called {' or '.join(self.settings.cases)}: see the names in a report")
 
-    def _is_asked(self, case: dict[str, str]) -> bool:
-        if not self.settings.cases:
-            return True
+    def _is_asked(self, _subject: SubjectResult, case: dict[str, str]) -> bool:
+        return not self.settings.cases or self._is_named(case)
+
+    def _is_named(self, case: dict[str, str]) -> bool:
         names = _names(case)
         return any(
             name in names if name in self._known else any(fnmatch.fnmatchcase(each, name) for each in names)
@@ -433,10 +440,10 @@ class Run:
             if job.what == "case":
                 assert job.case is not None
                 self._note(job.subject, job.case, **content)
-                self._count(job.subject)
+                self._count()
             elif job.what == "curves":
                 job.subject.result.curves += content
-                self._count(job.subject)
+                self._count()
         if (to.jobs or not to.ready) and time.monotonic() > to.deadline:
             self._lost(to, to.hang(self.settings.time_limit))
         return None
@@ -472,7 +479,7 @@ class Run:
         failure = Failure(case=name, kind=kind, message=why, input=last)
         called = "" if last is None else witness.in_words(last)
         self._note(subject, case, FAILS, kind=kind, message=why, failure=failure, last_call=called)
-        self._count(subject)
+        self._count()
 
     def _note(self, subject: _Subject, case: dict[str, str], outcome: str, **more: Any) -> None:
         subject.result.cases.append(
@@ -489,7 +496,7 @@ class Run:
         if outcome == FAILS and self.settings.first_failure:
             subject.done = True
 
-    def _count(self, _subject: _Subject) -> None:
+    def _count(self) -> None:
         self._done += 1
         self.results.seconds = time.monotonic() - self._started
         if self.listener is not None:
