@@ -14,9 +14,9 @@ from typing import Any
 from rich.console import RenderableType
 
 from crossent_conformance import terminal
-from crossent_conformance.parity.answers import ERRORS, PARTS, Results
+from crossent_conformance.parity.answers import ERRORS, Results
 from crossent_conformance.parity.compare import Difference
-from crossent_conformance.parity.file import by_case
+from crossent_conformance.parity.file import by_case, largest
 from crossent_conformance.parity.verdict import Verdict
 
 MOST_PROBLEMS = 30
@@ -46,11 +46,9 @@ Cells = dict[tuple[str, str], Cell]
 
 def cells(results: Results, differences: list[Difference]) -> Cells:
     """The table of these differences."""
-    largest = by_case(differences)
-    found = {}
+    worst, found = by_case(differences), {}
     for asked in results.asked:
-        keys = {what: (asked.case, asked.dtype, what) for what in ("answer", *PARTS)}
-        parts = {what: largest[key] for what, key in keys.items() if key in largest}
+        parts = largest(worst, asked)
         answers = asked.answers.values()
         if parts:
             status = "differs" if any(part["fraction"] > 1 for part in parts.values()) else "same"
