@@ -174,6 +174,10 @@ def test_nothing_that_applies_is_no_success_and_what_was_not_asked_is_said():
     root = read(page.of_results(results))
     assert root.all("span", cls="verdict")[0].text == "– nothing that was asked applies"
     assert "No case was asked of V2, R1, S3, A4, A7, D1." in root.words
+    results = sample.results(sample.bad)
+    results["subjects"][0]["cells"] = [cell for cell in results["subjects"][0]["cells"] if cell["clause"] != "V2"]
+    said = "do not apply. What fails: V1, R1, S3, A4, A7. No case was asked of V2."
+    assert said in read(page.of_results(results)).words
 
 
 def test_several_are_compared_at_a_glance(root):
