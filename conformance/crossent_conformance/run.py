@@ -227,10 +227,9 @@ class Run:
         return self.results
 
     def _execute(self) -> None:
-        first = self._hire()
-        self._get_ready(first)
+        self._asker = self._hire_first()
         for spec in self.specs:
-            first = self._open(spec, first)
+            self._open(spec)
         self._plan()
         while len(self._workers) < min(self._crew(), max(1, len(self._queue) // 8)):
             self._hire()
@@ -271,21 +270,24 @@ class Run:
         except (EOFError, OSError):
             return of.crash
 
-    def _get_ready(self, first: _Worker) -> None:
-        answer = self._answer(first)
+    def _hire_first(self) -> _Worker:
+        """A worker that has told of the cases and the backends that there are."""
+        hired = self._hire()
+        answer = self._answer(hired)
         if isinstance(answer, _End):
             raise BrokenRunError(f"the suite could not be started: {answer}")
         what, content = answer
         if what != "ready":
             raise BrokenRunError(str(content))
-        first.ready = True
+        hired.ready = True
         self._cases, self._backends = content["cases"], content["backends"]
+        return hired
 
     # ---- implementations
 
-    def _open(self, spec: str, asker: _Worker) -> _Worker:
-        """Load the implementation and try it on every backend; gives the worker that is alive after that."""
-        answer, asker = self._ask(asker, None, ("subject", spec))
+    def _open(self, spec: str) -> None:
+        """Load the implementation and try it on every backend."""
+        answer = self._ask("subject", spec)
         if isinstance(answer, str):
             raise SubjectError(f"{spec}: importing it did not end well: {answer}")
         what, content = answer
@@ -297,64 +299,62 @@ class Run:
             if isinstance(described, str):
                 result.not_covered[name] = described
                 continue
-            answer, asker = self._ask(asker, spec, ("probe", name))
-            if isinstance(answer, str):
-                # A first call already took the interpreter along, or never came back.
-                subject.traits[name] = Traits(dtypes=tuple(described["dtypes"]), notes=(f"its first call: {answer}",))
-                subject.ends[name] = ENDS_OF_A_BACKEND
-            else:
-                traits, asker = self._with_what_it_refuses(answer[1], spec, name, asker)
-                subject.traits[name] = self._judged(traits, name, described)
-                if traits.refusal is not None and subject.traits[name].refusal is None:
-                    subject.refusals[name] = traits.refusal
-            traits = subject.traits[name]
+            traits = subject.traits[name] = self._tried(subject, name, described)
             if traits.refusal is not None:
                 result.not_covered[name] = traits.refusal
-                continue
-            result.backends[name] = {**described, "notes": list(traits.notes)}
+            else:
+                result.backends[name] = {**described, "notes": list(traits.notes)}
         if not result.backends:
             refusals = "; ".join(f"{name}: {why}" for name, why in result.not_covered.items())
             raise SubjectError(f"{spec} takes arrays of no backend that can be used here: {refusals}")
-        notes = [set(described["notes"]) for described in result.backends.values()]
-        result.notes = [note for note in next(iter(result.backends.values()))["notes"] if all(note in n for n in notes)]
+        notes = [described["notes"] for described in result.backends.values()]
+        result.notes = [note for note in notes[0] if all(note in others for others in notes)]
         self._subjects.append(subject)
         self.results.subjects.append(result)
-        return asker
 
-    def _with_what_it_refuses(self, traits: Traits, spec: str, name: str, asker: _Worker) -> tuple[Traits, _Worker]:
-        """The traits after more small calls; if one of these does not end well, that is for the cases to show."""
-        if traits.refusal is not None:
-            return traits, asker
-        answer, asker = self._ask(asker, spec, ("refused", (name, traits)))
-        if not isinstance(answer, str):
-            return answer[1], asker
-        note = f"whether it takes other reductions and soft targets was not found out: {answer}"
-        return replace(traits, notes=(*traits.notes, note)), asker
-
-    def _judged(self, traits: Traits, name: str, described: dict[str, Any]) -> Traits:
-        """A refusal on a backend that was asked for by name is for the cases to show."""
-        if traits.refusal is None or name not in self.settings.backends or not traits.tried:
+    def _tried(self, subject: _Subject, name: str, described: dict[str, Any]) -> Traits:
+        """What small calls on the backend show."""
+        spec = subject.result.spec
+        answer = self._ask("probe", name, spec)
+        if isinstance(answer, str):
+            # A first call already took the interpreter along, or never came back.
+            subject.ends[name] = ENDS_OF_A_BACKEND
+            return Traits(dtypes=tuple(described["dtypes"]), notes=(f"its first call: {answer}",))
+        traits: Traits = answer[1]
+        if traits.refusal is None:
+            answer = self._ask("refused", (name, traits), spec)
+            if not isinstance(answer, str):
+                refused: Traits = answer[1]
+                return refused
+            # If one of these calls does not end well, that is for the cases to show.
+            note = f"whether it takes other reductions and soft targets was not found out: {answer}"
+            return replace(traits, notes=(*traits.notes, note))
+        if name not in self.settings.backends or not traits.tried:
             return traits
+        # A refusal on a backend that was asked for by name is for the cases to show, too. What it always does is
+        # unknown then; that it takes a mean is what lets most cases ask it.
+        subject.refusals[name] = traits.refusal
         full = tuple(dtype for dtype in ("float64", "float32") if dtype in described["dtypes"])
-        # What it always does is unknown then; that it takes a mean is what lets most cases ask it.
-        fixed = {"reduction": "mean"}
-        return Traits(dtypes=full, flat=traits.flat, fixed=fixed, notes=(f"its first call: {traits.refusal}",))
+        notes = (f"its first call: {traits.refusal}",)
+        return Traits(dtypes=full, flat=traits.flat, fixed={"reduction": "mean"}, notes=notes)
 
-    def _ask(self, asker: _Worker, spec: str | None, message: tuple[str, Any]) -> tuple[tuple[str, Any] | str, _Worker]:
-        """Ask outside the queue. A worker that does not survive is replaced, and how it ended is told in one line."""
-        asker.deadline = time.monotonic() + max(self.settings.time_limit, 30.0)
-        asker.pipe.send(message)
-        answer = self._answer(asker)
+    def _ask(self, what: str, argument: Any, spec: str | None = None) -> tuple[str, Any] | str:
+        """The answer to a message outside the queue; or, in one line, how the worker ended, whose place another takes.
+
+        `spec` is the implementation that the other one has to load.
+        """
+        self._asker.deadline = time.monotonic() + max(self.settings.time_limit, 30.0)
+        self._asker.pipe.send((what, argument))
+        answer = self._answer(self._asker)
         if not isinstance(answer, _End):
-            return answer, asker
+            return answer
         ended = str(answer)
-        self._dismiss(asker)
-        asker = self._hire()
-        self._get_ready(asker)
+        self._dismiss(self._asker)
+        self._asker = self._hire_first()
         if spec is not None:
-            again, asker = self._ask(asker, None, ("subject", spec))
+            again = self._ask("subject", spec)
             assert not isinstance(again, str), again
-        return ended, asker
+        return ended
 
     # ---- cases
 
