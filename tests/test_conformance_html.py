@@ -160,7 +160,7 @@ def test_clauses_stand_in_groups(root):
 def test_the_verdict(subject, words):
     root = of(subject)
     assert [line.text for line in root.all("span", cls="verdict")] == [words]
-    cells = subject()["cells"]
+    cells = subject().cells()
     totals = f"{sum(cell['held'] for cell in cells)} cases held, {sum(cell['failed'] for cell in cells)} failed"
     assert totals in root.words
     assert f"Of {len(cells)} cells" in root.words
