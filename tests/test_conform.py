@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from crossent import cli
-from crossent_conformance import backends, contract, files, junit, page, table
+from crossent_conformance import backends, contract, files, junit, page, table, terminal
 from crossent_conformance.run import Run, Settings
 
 SMALL = Path(__file__).parent / "subjects" / "small.py"
@@ -104,6 +104,20 @@ def test_every_clause_has_a_text_and_a_group():
     assert all(len(text) > 20 and clause[0] in contract.GROUPS for clause, text in clauses.items())
     assert "60-digit oracle" in clauses["V1"]
     assert clauses["V8"].count("\n- ") == 4
+
+
+def test_output_is_plain_where_there_is_no_terminal(monkeypatch):
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    long = "[red]:smile: 1.5 " + "x" * 500
+    rows = terminal.columns(["", "float32"], [["V1", "FAILS 3/14 (2.00)"], ["V2", "holds 4"]], indent=2)
+    plain = [long, "        float32", "  V1    FAILS 3/14 (2.00)", "  V2    holds 4"]
+    assert terminal.text(long, rows).splitlines() == plain
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[31m" not in terminal.text(rows)
+    monkeypatch.delenv("NO_COLOR")
+    assert "31mFAILS 3/14" in terminal.text(rows)
 
 
 @pytest.mark.extended
