@@ -12,7 +12,7 @@ import pytest
 import crossent
 from crossent import choice, cli
 from crossent.engines import ENGINES
-from crossent.machine import BACKENDS
+from crossent.info import BACKENDS
 from crossent.objective import Coefficients
 
 X = np.linspace(-2.0, 2.0, 60).reshape(6, 10)

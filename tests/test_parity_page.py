@@ -1,37 +1,14 @@
 """The page of `crossent parity`: it stands alone, and escapes whatever a subject says."""
 
-import html.parser
-
+from tests.pages import read
 from tests.parity_runs import SUBJECTS, TWO, parity_of
-
-
-class Tags(html.parser.HTMLParser):
-    """Which elements are open, and whatever leads out of the page."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.links, self.text = [], [], ""
-
-    def handle_starttag(self, tag, attributes):
-        self.links += [value for name, value in attributes if name in ("href", "src") and not value.startswith("#")]
-        if tag not in ("meta", "br", "wbr"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def test_the_page_stands_alone(tmp_path):
     baseline, path = tmp_path / "baseline.json", tmp_path / "page.html"
     assert parity_of("same", "--case", "plain", "z-loss", "--json", baseline) == 0
     assert parity_of("far", "--case", "plain", "z-loss", "--baseline", baseline, "--html", path) == 1
-    page = Tags()
-    page.feed(path.read_text(encoding="utf-8"))
-    assert page.open == []
-    assert page.links == []
+    page = read(path.read_text(encoding="utf-8"))
     assert "plain float32 loss: numpy and array-api-strict differ" in page.text
     assert "✕ fails" in page.text
     assert "To the baseline of" in page.text

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import crossent
-from crossent.machine import UsageError
+from crossent.info import UsageError
 from crossent.train.corpus import prepare, read, split
 from crossent.train.vocabulary import PADDING
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import crossent
-from crossent.machine import BACKENDS
+from crossent.info import BACKENDS
 from crossent.train.corpus import prepare
 from crossent.train.loop import Settings, train, validation_loss
 from crossent.train.model import LanguageModel, Shape

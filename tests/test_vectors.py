@@ -6,6 +6,7 @@
 import hashlib
 import json
 import math
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,6 +19,7 @@ from mpmath import mp, mpf
 
 import crossent
 from crossent_conformance import contract, oracle, vectors
+from crossent_conformance.vectors import answers
 from crossent_conformance.vectors.__main__ import main
 from crossent_conformance.vectors.files import VERSION
 
@@ -139,16 +141,30 @@ def test_the_files_are_what_is_generated(capsys):
     assert main(["--check", str(FOLDER)]) == 0, capsys.readouterr().out
 
 
-def test_what_is_not_generated_is_named(tmp_path, capsys):
+def test_what_is_not_generated_is_named_and_written_again(tmp_path, capsys):
     shutil.copytree(V1, tmp_path / "v1")
-    (tmp_path / "v1" / "V11.json").write_bytes((V1 / "V11.json").read_bytes().replace(b"1.0", b"1.1", 1))
+    (tmp_path / "v1" / "V11.json").write_bytes(
+        re.sub(rb'"loss": \["..', b'"loss": ["9.', (V1 / "V11.json").read_bytes())
+    )
+    (tmp_path / "v1" / "vectors.npz").unlink()
+    assert main(["--check", str(tmp_path)]) == 1
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["V11.json", "vectors.npz"]
+    assert main(["--write", str(tmp_path)]) == 0
+    assert (tmp_path / "v1" / "V11.json").read_bytes() == (V1 / "V11.json").read_bytes()
     (tmp_path / "v1" / "V99.json").write_text("{}")
     (tmp_path / "v1" / "A1.json").unlink()
     assert main(["--check", str(tmp_path)]) == 1
-    said = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in said] == ["A1.json", "V11.json", "V99.json"]
-    assert main(["--write", str(tmp_path)]) == 0
-    assert (tmp_path / "v1" / "V11.json").read_bytes() == (V1 / "V11.json").read_bytes()
+    said = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert said == ["MANIFEST.json", "V99.json", "vectors.npz"]
+
+
+def test_a_new_case_needs_no_answers():
+    for case in CASES.values():
+        asked = {name: value for name, value in case.items() if not name.startswith(("loss", "d_logits", "eps"))}
+        assert (
+            answers.answered(asked | {name: case[name] for name in ("loss_at_least", "loss_shape") if name in case})
+            == case
+        )
 
 
 def test_the_manifest_holds():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import importlib.metadata
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -313,6 +314,19 @@ def load(name: str) -> Backend | str:
         return BACKENDS[name]()
     except UnusableError as error:
         return str(error)
+
+
+def get(name: str) -> Backend:
+    """The backend; UnusableError where it cannot be used here."""
+    found = load(name)
+    if isinstance(found, str):
+        raise UnusableError(found)
+    return found
+
+
+def usable(names: Iterable[str] = BACKENDS) -> list[Backend]:
+    """Those of the named backends that can be used here."""
+    return [get(name) for name in names if not isinstance(load(name), str)]
 
 
 def _filler(dtype: np.dtype) -> Any:

@@ -44,7 +44,7 @@ def raising(logits, targets, **options):
     return crossent.cross_entropy_and_grad(logits, targets, **options)
 
 
-def raising_differently(logits, targets, **options):
+def raising_apart(logits, targets, **options):
     """Another error on each backend."""
     if logits.shape[-1] == 2:
         raise ZeroDivisionError("two") if _is_strict(logits) else ValueError("two")

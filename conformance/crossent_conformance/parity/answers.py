@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,10 +21,10 @@ from crossent_conformance.adapter import Traits, UnderTest
 from crossent_conformance.backends import Backend, Mode
 from crossent_conformance.bad_calls import BAD_CALLS
 from crossent_conformance.evidence import WrongTypeError
+from crossent_conformance.implementation import DoesNotApply
 from crossent_conformance.parity.cases import CASES, Problem
 from crossent_conformance.places import Place
 from crossent_conformance.refused import Bad
-from crossent_conformance.subject import DoesNotApply
 
 ERRORS = "errors"
 """The name of the cases that must be refused."""
@@ -33,6 +33,7 @@ PARTS = ("loss", "d_logits")
 Refusal = tuple[str, str] | None
 """The type and text of an error; None where the call was accepted."""
 Listener = Callable[[str, int, int], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,19 @@ class Results:
     created: str = ""
     command: str = ""
     seconds: float = 0.0
+
+    def on(self, names: Collection[str]) -> Results:
+        """Of these backends alone."""
+        return replace(
+            self,
+            backends=_among(names, self.backends),
+            asked=[replace(asked, answers=_among(names, asked.answers)) for asked in self.asked],
+            errors={call: _among(names, refusals) for call, refusals in self.errors.items()},
+        )
+
+
+def _among(names: Collection[str], found: dict[str, T]) -> dict[str, T]:
+    return {name: item for name, item in found.items() if name in names}
 
 
 def ask_all(

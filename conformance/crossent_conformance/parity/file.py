@@ -52,35 +52,21 @@ def document(verdict: Verdict) -> dict[str, Any]:
     found: dict[str, Any] = standard(
         {
             "format": FORMAT,
-            "created": results.created,
-            "command": results.command,
-            "seed": results.seed,
+            **{name: value for name, value in vars(results).items() if name != "asked"},
             "seconds": round(results.seconds, 1),
-            "machine": results.machine,
-            "subject": results.subject,
-            "backends": results.backends,
-            "not_covered": results.not_covered,
             "cases": [
                 {
                     "case": asked.case,
                     "dtype": asked.dtype,
                     "inputs": asked.fingerprint,
-                    "largest": {
-                        what: worst[asked.case, asked.dtype, what]
-                        for what in ("answer", *PARTS)
-                        if (asked.case, asked.dtype, what) in worst
-                    },
+                    "largest": largest(worst, asked),
                     "answers": {name: _encoded(answer) for name, answer in asked.answers.items()},
                 }
                 for asked in results.asked
             ],
-            "errors": results.errors,
             "baseline": baseline
             and {
-                "created": baseline.created,
-                "machine": baseline.machine,
-                "subject": baseline.subject,
-                "backends": baseline.backends,
+                **{name: getattr(baseline, name) for name in ("created", "machine", "subject", "backends")},
                 "largest": {" ".join(key): value for key, value in by_case(verdict.against).items()},
             },
             "holds": not verdict.problems if verdict.compared or verdict.problems else None,
@@ -124,6 +110,12 @@ def by_case(differences: list[Difference]) -> dict[tuple[str, str, str], dict[st
             "between": list(item.between) if item.fraction > before["fraction"] else before["between"],
         }
     return found
+
+
+def largest(worst: dict[tuple[str, str, str], dict[str, Any]], asked: Asked) -> dict[str, dict[str, Any]]:
+    """Of what `by_case` found, that of one case, by part."""
+    keys = {what: (asked.case, asked.dtype, what) for what in ("answer", *PARTS)}
+    return {what: worst[key] for what, key in keys.items() if key in worst}
 
 
 def _encoded(answer: Answer) -> dict[str, Any]:

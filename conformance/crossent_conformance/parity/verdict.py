@@ -13,9 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 
 from crossent_conformance.parity.answers import ERRORS, Answer, Asked, Refusal, Results
 from crossent_conformance.parity.compare import Difference, against, among, problem_of
+
+_PART = attrgetter("case", "dtype", "what")
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,10 @@ class Problem:
     text: str
     regression: bool = False
     """Whether it is a baseline that says so."""
+
+
+def _problem(of: Asked | Difference, text: str) -> Problem:
+    return Problem(of.case, of.dtype, f"{of.case} {of.dtype}{text}")
 
 
 @dataclass
@@ -69,7 +76,7 @@ def judge(
     """The verdict on a run, alone or beside an earlier one."""
     verdict = Verdict(results, baseline, among(results))
     verdict.problems += _unknown(results)
-    verdict.problems += [Problem(item.case, item.dtype, str(item)) for item in _worst(verdict.among, _case_and_part)]
+    verdict.problems += _worst(verdict.among, _PART)
     verdict.problems += _differing_refusals(results.errors)
     if baseline is not None:
         verdict.against = against(results, baseline)
@@ -88,7 +95,7 @@ def _regressions(
         for asked in baseline.asked
         if (names is None or asked.case in names) and (dtypes is None or asked.dtype in dtypes)
     ]
-    found = [Problem(item.case, item.dtype, str(item)) for item in _worst(verdict.against, _and_backend)]
+    found = _worst(verdict.against, lambda item: (*_PART(item), item.between[0]))
     found += _incomparable(results, then)
     found += _grown(verdict.among, among(baseline), slack)
     found += _missing(results, then)
@@ -97,54 +104,39 @@ def _regressions(
     return found
 
 
-def _case_and_part(item: Difference) -> tuple[str, ...]:
-    return item.case, item.dtype, item.what
-
-
-def _and_backend(item: Difference) -> tuple[str, ...]:
-    return item.case, item.dtype, item.what, item.between[0]
-
-
-def _worst(differences: Iterable[Difference], key: Callable[[Difference], tuple[str, ...]]) -> list[Difference]:
+def _worst(differences: Iterable[Difference], key: Callable[[Difference], tuple[str, ...]]) -> list[Problem]:
     """Of the failing differences of one key, the largest: the others are the same story."""
     worst: dict[tuple[str, ...], Difference] = {}
     for item in differences:
         if item.fails and (key(item) not in worst or item.fraction > worst[key(item)].fraction):
             worst[key(item)] = item
-    return list(worst.values())
+    return [Problem(item.case, item.dtype, str(item)) for item in worst.values()]
 
 
 def _unknown(results: Results) -> list[Problem]:
     """Of results from a file: what another version of the suite has asked."""
     why = "this version of the suite has other inputs for it"
-    return [
-        Problem(asked.case, asked.dtype, f"{asked.case} {asked.dtype}: cannot be compared: {why}")
-        for asked in results.asked
-        if problem_of(asked, results.seed) is None
-    ]
+    unknown = [asked for asked in results.asked if problem_of(asked, results.seed) is None]
+    return [_problem(asked, f": cannot be compared: {why}") for asked in unknown]
 
 
 def _incomparable(results: Results, asked_then: list[Asked]) -> list[Problem]:
     now = {(asked.case, asked.dtype): asked.fingerprint for asked in results.asked}
     return [
-        Problem(then.case, then.dtype, f"{then.case} {then.dtype}: cannot be compared: the baseline had other inputs")
+        _problem(then, ": cannot be compared: the baseline had other inputs")
         for then in asked_then
         if now.get((then.case, then.dtype), then.fingerprint) != then.fingerprint
     ]
 
 
 def _grown(now: list[Difference], then: list[Difference], slack: float) -> list[Problem]:
-    before = {(*_case_and_part(item), *sorted(item.between)): item.eps for item in then}
+    before = {(*_PART(item), *sorted(item.between)): item.eps for item in then}
     found = []
     for item in now:
-        eps = before.get((*_case_and_part(item), *sorted(item.between)), math.inf)
+        eps = before.get((*_PART(item), *sorted(item.between)), math.inf)
         if item.eps > eps + slack and not item.fails:
-            first, second = item.between
-            text = (
-                f"{item.case} {item.dtype} {item.what}: {first} and {second} differ by {item.eps:.3g} eps, "
-                f"in the baseline by {eps:.3g}: {item.text}"
-            )
-            found.append(Problem(item.case, item.dtype, text))
+            both = f"{' and '.join(item.between)} differ by {item.eps:.3g} eps"
+            found.append(_problem(item, f" {item.what}: {both}, in the baseline by {eps:.3g}: {item.text}"))
     return found
 
 
@@ -163,9 +155,7 @@ def _missing(results: Results, asked_then: list[Asked]) -> list[Problem]:
             answer = answers.get(name)
             lost = [what for what in before.values if answer is None or what not in answer.values]
             if lost:
-                why = _why(answer)
-                text = f"{then.case} {then.dtype}: {name} has no {' and no '.join(lost)} any more: {why}"
-                found.append(Problem(then.case, then.dtype, text))
+                found.append(_problem(then, f": {name} has no {' and no '.join(lost)} any more: {_why(answer)}"))
     return found
 
 

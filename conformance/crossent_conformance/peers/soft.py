@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from crossent_conformance.adapter import SOFT, is_soft
-from crossent_conformance.subject import DoesNotApply
+from crossent_conformance.implementation import DoesNotApply
 
 __all__ = ["is_soft", "refuse_soft"]
 

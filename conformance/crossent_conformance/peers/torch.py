@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from crossent_conformance.implementation import Adapter, DoesNotApply
 from crossent_conformance.peers.soft import refuse_soft
-from crossent_conformance.subject import Adapter, DoesNotApply
 
 MOST_CLASSES = 4096
 """The identity has as many columns as rows."""

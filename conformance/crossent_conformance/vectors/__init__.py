@@ -8,8 +8,8 @@
         loss, d_logits = some_cross_entropy_and_grad(logits.astype(case.dtype), targets, **options)
         assert case.worst(loss, d_logits) <= 1
 
-`cases` reads the files, and knows nothing of how they were made. `values`, `reductions`, `special_values` and `arrays`
-have the `questions` of each clause; `answers` has the oracle's answers, and none of its own; `files` writes both.
+`cases` reads the files, and knows nothing of how they were made. `answers` has the oracle's answers to what they ask,
+and none of its own; `files` writes both.
 """
 
 from crossent_conformance.vectors.cases import Case, read

@@ -1,4 +1,4 @@
-"""`python -m crossent_conformance.vectors`: write the files, or compare with them."""
+"""`python -m crossent_conformance.vectors`: answer the cases of the files anew, or compare."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     folder = (asked.write or asked.check) / FOLDER
     if not (folder / SCHEMA).is_file():
         parser.error(f"{folder / SCHEMA} is missing: it is written by hand, and the manifest names it")
-    made = files((folder / SCHEMA).read_bytes())
+    made = files(folder)
     if asked.write:
         for name, content in made.items():
             (folder / name).write_bytes(content)

@@ -96,14 +96,16 @@ class Case:
 
 def read(folder: str | Path) -> list[Case]:
     """Every case of the JSON files in the folder, in the order of their clauses."""
-    files = sorted((Path(folder) / FOLDER).glob("[A-Z][0-9]*.json"), key=lambda file: _order(file.stem))
-    if not files:
+    found = pages(Path(folder) / FOLDER)
+    if not found:
         raise FileNotFoundError(f"there are no vectors in {Path(folder) / FOLDER}")
-    return [Case(case) for file in files for case in json.loads(file.read_text(encoding="utf-8"))["cases"]]
+    return [Case(case) for cases in found.values() for case in cases]
 
 
-def _order(clause: str) -> tuple[int, int]:
-    return "VRSA".find(clause[0]), int(clause[1:])
+def pages(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """What the files of a version hold, by clause, in the order of the contract's groups."""
+    files = sorted(folder.glob("[A-Z][0-9]*.json"), key=lambda file: ("VRSA".find(file.stem[0]), int(file.stem[1:])))
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")).get("cases", []) for file in files}
 
 
 def floats(values: list[Any]) -> np.ndarray:

@@ -1,6 +1,7 @@
-"""The writer: every file of a version, in the same bytes each time.
+"""The writer: every file of a version, with the answers to its cases, in the same bytes each time.
 
-No clock, no generator of random numbers but its own, no compression.
+What is asked stands in the files alone; a new case is an object with the fields of `answers.QUESTION`, by hand or by a
+program, and is answered when the files are written again. No clock, no random numbers, no compression.
 """
 
 from __future__ import annotations
@@ -9,14 +10,13 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from crossent_conformance.vectors import arrays, reductions, special_values, values
 from crossent_conformance.vectors.answers import answered
-from crossent_conformance.vectors.cases import EXACT, Case, floats
+from crossent_conformance.vectors.cases import EXACT, Case, floats, pages
 
 VERSION = "1.0"
 """A case that is added raises the second number; one that is changed or taken away the first, and has a new folder."""
@@ -24,21 +24,17 @@ FORMAT = "crossent-vectors/1"
 SCHEMA = "schema.json"
 MANIFEST = "MANIFEST.json"
 ARRAYS = "vectors.npz"
-_CLAUSES = values.CLAUSES | reductions.CLAUSES | special_values.CLAUSES | arrays.CLAUSES
 
 
-def generate() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Every clause with its cases, answered by the oracle."""
-    for clause, (questions, dtypes) in _CLAUSES.items():
-        yield clause, [answered(clause, question, dtype) for dtype in dtypes for question in questions(dtype)]
-
-
-def files(schema: bytes) -> dict[str, bytes]:
-    """What a folder of this version holds: the names and bytes of its files."""
-    made = dict(generate())
+def files(folder: Path) -> dict[str, bytes]:
+    """What the folder of this version should hold: the names and bytes of its files."""
+    made = {clause: [answered(case) for case in cases] for clause, cases in pages(folder).items()}
     found = {f"{clause}.json": _page(clause, cases) for clause, cases in made.items()}
     found[ARRAYS] = _arrays([Case(case) for cases in made.values() for case in cases])
-    sums = {name: hashlib.sha256(content).hexdigest() for name, content in (found | {SCHEMA: schema}).items()}
+    sums = {
+        name: hashlib.sha256(content).hexdigest()
+        for name, content in (found | {SCHEMA: (folder / SCHEMA).read_bytes()}).items()
+    }
     counts = {clause: len(cases) for clause, cases in made.items()}
     manifest = {"format": FORMAT, "version": VERSION, "cases": counts, "sha256": sums}
     return found | {MANIFEST: (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()}

@@ -6,7 +6,7 @@ import importlib.util
 import json
 from pathlib import Path
 
-from crossent.machine import UsageError, backends_for_training
+from crossent.info import UsageError, backends_for_training
 from crossent.train.corpus import prepare, read
 from crossent.train.loop import Settings
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from crossent.machine import UsageError
+from crossent.info import UsageError
 from crossent.train.vocabulary import FIRST_MERGE, PADDING, Vocabulary
 
 Ids = npt.NDArray[np.int32]

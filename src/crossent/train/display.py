@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from crossent.machine import Backend
+from crossent.info import Backend
 from crossent.train.corpus import Corpus
 from crossent.train.loop import Run, Settings, train
 from crossent.train.results import COMPARED_STEPS, Results

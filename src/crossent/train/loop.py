@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import crossent
-from crossent.machine import Backend
+from crossent.info import Backend
 from crossent.train.corpus import Corpus
 from crossent.train.model import LanguageModel, Shape
 from crossent.train.optimiser import Adam, cosine

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from crossent.machine import UsageError
+from crossent.info import UsageError
 from crossent.train.results import REFERENCE, Results
 
 # The curves coincide: each is narrower than the one before it and drawn over it, so that all of them show.

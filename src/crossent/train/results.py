@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from crossent.machine import versions
+from crossent.info import versions
 from crossent.train.corpus import Corpus
 from crossent.train.loop import Run, Settings
 

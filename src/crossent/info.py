@@ -41,7 +41,7 @@ class Backend:
     package: str | None
     """What pip installs to have it; None for NumPy, which is always there."""
     device: str | None = None
-    """What its `asarray` wants as device; None for the library's own select."""
+    """What its `asarray` wants as device; None for the library's own choice."""
     trains: bool = True
     """Lazy libraries compute a loss, but a training loop would only ever grow their graph."""
     by_default: bool = True
