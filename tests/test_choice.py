@@ -8,12 +8,12 @@ import sys
 
 import numpy as np
 import pytest
+from crossent.objective import Coefficients
 
 import crossent
 from crossent import choice, cli
 from crossent.engines import ENGINES
 from crossent.info import BACKENDS
-from crossent.objective import Coefficients
 
 X = np.linspace(-2.0, 2.0, 60).reshape(6, 10)
 T = np.arange(6)

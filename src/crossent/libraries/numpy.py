@@ -80,7 +80,7 @@ class NumPy(Library):
     def memory(self, x: Array) -> views.Memory | None:
         """As NumPy's interface tells."""
         x = np.asarray(x)  # a scalar of NumPy's lies apart
-        return views.Memory(x.ctypes.data, x.strides, x.shape, x.itemsize)
+        return views.Memory(x.__array_interface__["data"][0], x.strides, x.shape, x.itemsize)
 
     def empty(self, n: int, dtype: Any, like: Array) -> Array:
         """Uninitialised memory for `n` numbers."""
