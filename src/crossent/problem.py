@@ -163,9 +163,8 @@ def loss_and_gradient(
 ) -> tuple[Array, Array]:
     """The loss of a call and its gradient, outside any framework's graph."""
     family = checks.library_of("logits", inputs.logits, "an array of shape (..., V)")
-    inputs = family.off_graph(inputs)
+    library, inputs = family.off_graph(inputs)
     logits = inputs.logits
-    library = family.of_call(inputs)
     form = checks.logits_and_targets(library, logits, inputs.targets)
     with library.computing(logits):
         parsed = options_once(options, library.keep_graph) if options else DEFAULT

@@ -63,9 +63,9 @@ class Library(Operations):
         """The library for the state that those arrays are in."""
         return self
 
-    def off_graph(self, inputs: Inputs) -> Inputs:
-        """The arrays without automatic differentiation, where the library does it eagerly."""
-        return inputs
+    def off_graph(self, inputs: Inputs) -> tuple[Library, Inputs]:
+        """The same for a call outside of any graph, and the arrays without eager automatic differentiation."""
+        return self.of_call(inputs), inputs
 
     def refusal(self, x: Array) -> str | None:
         """Why `x`, of a type of this library, is no ordinary array; None where it is one."""

@@ -98,11 +98,6 @@ def is_traced(*given: Any) -> bool:
     return False
 
 
-def requires_gradient(*given: object) -> bool:
-    """Whether torch is to differentiate with respect to one of the tensors among them."""
-    return torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in given)
-
-
 class Torch(_Tensors, Library):
     """Eager tensors in a device's memory; and the object that torch's type stands for."""
 
@@ -130,11 +125,13 @@ class Torch(_Tensors, Library):
         """The library of a plain tensor that nothing follows."""
         return AS_NUMPY if self.memory_of(x.device)[0] == "host" else TORCH
 
-    def off_graph(self, inputs: Inputs) -> Inputs:
+    def off_graph(self, inputs: Inputs) -> tuple[Library, Inputs]:
         """Detached, but for what is traced."""
-        if not requires_gradient(*inputs) or is_traced(*inputs):
-            return inputs
-        return Inputs(*(x.detach() if isinstance(x, torch.Tensor) else x for x in inputs))
+        if is_traced(*inputs):
+            return TRACED, inputs
+        if torch.is_grad_enabled() and any(getattr(x, "requires_grad", False) for x in inputs):
+            inputs = Inputs(*(x.detach() if isinstance(x, torch.Tensor) else x for x in inputs))
+        return self.eager(inputs[0]), inputs
 
     def memory_of(self, device: Any) -> tuple[str, int]:
         """By the type of the device."""
