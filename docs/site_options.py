@@ -16,7 +16,7 @@ from crossent.options import DEFAULTS
 class Options(griffe.Extension):
     """Replaces ``**options`` in a signature by what it stands for."""
 
-    def on_function(self, *, func: griffe.Function, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_function(self, *, func: griffe.Function, **kwargs: Any) -> None:
         """A function has been read."""
         last = next(reversed(list(func.parameters)), None)
         if last is None or last.kind is not griffe.ParameterKind.var_keyword:

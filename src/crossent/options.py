@@ -137,7 +137,9 @@ def takes_options(function: _Function) -> _Function:
     signature = inspect.signature(function)
     parameters = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
     parameters += [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=getattr(kind, "__forward_arg__", kind)
+        )
         for (name, default), kind in zip(DEFAULTS.items(), OptionNames.__annotations__.values(), strict=True)
     ]
     function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
