@@ -91,14 +91,14 @@ def logits_and_targets(library: Library, logits: Array, targets: Array) -> Form:
     return Form(shape, tokens, dtype, soft)
 
 
-def weights_and_denominator(library: Library, inputs: Inputs, form: Form, reduction: str) -> None:
-    """What else a call may be given: token weights, class weights, a denominator."""
+def weights_and_denominator(library: Library, like: Array, inputs: Inputs, form: Form, reduction: str) -> None:
+    """What else a call may be given: token weights, class weights, a denominator, beside an array of the call."""
     if inputs.weights is not None:
-        _token_weights(library, inputs.weights, inputs.logits, form.tokens)
+        _token_weights(library, inputs.weights, like, form.tokens)
     if inputs.class_weights is not None:
-        _class_weights(library, inputs.class_weights, inputs.logits, form.shape[-1])
+        _class_weights(library, inputs.class_weights, like, form.shape[-1])
     if inputs.denominator is not None:
-        _denominator(library, inputs.denominator, reduction, inputs.logits)
+        _denominator(library, inputs.denominator, reduction, like)
 
 
 def _token_weights(library: Library, weights: Any, logits: Array, tokens: tuple[int, ...]) -> None:

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from crossent import checks, libraries, views
+from crossent import checks, views
 from crossent.engines.select import ENGINE_CHECKS_RANGE
-from crossent.libraries import Inputs, Library
+from crossent.libraries import NUMPY, Inputs, Library
 from crossent.math import reduction as reductions
 from crossent.math import tokens
 from crossent.math.rows import Rows
@@ -27,9 +27,9 @@ from crossent.types import Array
 class Ending(NamedTuple):
     """How a call ends: what becomes of token losses (N,), and of the gradient that comes back.
 
-    device, dtype, wide: of the loss, and the widest float there. token_shape: that of the tokens. shape: that of the
-    logits. counted: with `ieee`, the only tokens that have a part in the loss; None for all: without, engines drop the
-    others. ieee: see `Coefficients`.
+    device, dtype, wide: of the loss, and the widest float there. token_shape: that of the tokens. counted: with `ieee`,
+    the only tokens that have a part in the loss; None for all: without, engines drop the others. ieee: see
+    `Coefficients`.
     """
 
     library: Library
@@ -39,7 +39,6 @@ class Ending(NamedTuple):
     reduction: str
     denominator: Array | float
     token_shape: tuple[int, ...]
-    shape: tuple[int, ...]
     counted: Array | None
     ieee: bool
 
@@ -71,16 +70,16 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
 
     like: an array of the library on the device of the logits, which may be the logits.
     """
-    shape, token_shape, soft = form.shape, form.tokens, form.soft
+    token_shape, soft = form.tokens, form.soft
     reduction, coefficients, ignore_index = options.reduction, options.coefficients, options.ignore_index
-    vocabulary, ieee = shape[-1], coefficients.ieee
+    vocabulary, ieee = form.shape[-1], coefficients.ieee
     if reduction == "sequence" and not token_shape:
         raise ValueError("reduction is 'sequence' with targets of shape (); accepted: targets of shape (..., sequence)")
     if soft and ignore_index is not None:
         raise ValueError(f"ignore_index is {ignore_index} with soft targets; accepted: integer targets, or weights=")
     weights, class_weights, denominator = inputs[2:]
     if not weights is class_weights is denominator is None:
-        checks.weights_and_denominator(library, inputs, form, reduction)
+        checks.weights_and_denominator(library, like, inputs, form, reduction)
         weights, class_weights, denominator = map(library.enter, (weights, class_weights, denominator))
         if not isinstance(denominator, (str, type(None))):
             denominator = library.number(denominator)
@@ -92,33 +91,10 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
     if soft:
         counted = tokens.of_soft_targets(library, token_shape, weights, dtype)
     else:
-        targets = inputs.targets
-        check = bool(options.check_targets) and (library.always_readable or _may_check(library, targets))
-        entered = library.enter(targets)
-        t, kept = tokens.classes(library, integer, entered, vocabulary, ignore_index)
-        if check and library.checks_copies:
-            copy = libraries.NUMPY.enter(np.asarray(targets))
-            safe = tokens.classes(libraries.NUMPY, np.int64, copy, vocabulary, ignore_index)[0]
-            if libraries.NUMPY.any_outside(safe, vocabulary):
-                raise checks.outside_of_vocabulary(libraries.NUMPY, copy, safe, vocabulary, ignore_index)
-        elif check and library.any_outside(t, vocabulary):
-            raise checks.outside_of_vocabulary(library, entered, t, vocabulary, ignore_index)
         # What torch differentiates may need the formula, which follows every target.
-        guarded = engine in ENGINE_CHECKS_RANGE and not library.keep_graph and class_weights is None
-        if check and weights is kept is class_weights is None:
-            counted = tokens.Tokens(t, None, None, None)
-        else:
-            counted = tokens.of_targets(
-                library,
-                t,
-                kept,
-                vocabulary,
-                weights=weights,
-                class_weights=class_weights,
-                ieee=ieee,
-                is_safe=check or guarded,
-                dtype=dtype,
-            )
+        is_guarded = engine in ENGINE_CHECKS_RANGE and not library.keep_graph
+        given = (weights, class_weights, dtype, integer)
+        counted = _hard_tokens(library, inputs.targets, vocabulary, options, *given, is_guarded)
     divisor = reductions.denominator_of(library, wide, device, counted, token_shape, reduction, denominator, ieee)
     rows = Rows(
         None if inputs.logits is None else library.enter_matrix(inputs.logits),
@@ -132,8 +108,49 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
         dtype,
         engine,
     )
-    kept = counted.counted if ieee else None
-    return rows, Ending(library, device, dtype, wide, reduction, divisor, token_shape, shape, kept, ieee)
+    only = counted.counted if ieee else None
+    return rows, Ending(library, device, dtype, wide, reduction, divisor, token_shape, only, ieee)
+
+
+def _hard_tokens(
+    library: Library,
+    targets: Array,
+    vocabulary: int,
+    options: Options,
+    weights: Array | None,
+    class_weights: Array | None,
+    dtype: Any,
+    integer: Any,
+    is_guarded: bool,
+) -> tokens.Tokens:
+    """The tokens of hard targets; IndexError for one outside of the vocabulary, where targets can be looked at.
+
+    is_guarded: whether the engine sees to targets outside of the vocabulary.
+    """
+    ignore_index = options.ignore_index
+    check = bool(options.check_targets) and (library.always_readable or _may_check(library, targets))
+    entered = library.enter(targets)
+    t, kept = tokens.classes(library, integer, entered, vocabulary, ignore_index)
+    if check and library.checks_copies:
+        copy = np.asarray(targets)
+        safe = tokens.classes(NUMPY, np.int64, copy, vocabulary, ignore_index)[0]
+        if NUMPY.any_outside(safe, vocabulary):
+            raise checks.outside_of_vocabulary(NUMPY, copy, safe, vocabulary, ignore_index)
+    elif check and library.any_outside(t, vocabulary):
+        raise checks.outside_of_vocabulary(library, entered, t, vocabulary, ignore_index)
+    if check and weights is kept is class_weights is None:
+        return tokens.Tokens(t, None, None, None)
+    return tokens.of_targets(
+        library,
+        t,
+        kept,
+        vocabulary,
+        weights=weights,
+        class_weights=class_weights,
+        ieee=options.coefficients.ieee,
+        is_safe=check or (is_guarded and class_weights is None),
+        dtype=dtype,
+    )
 
 
 def _may_check(library: Library, targets: Array) -> bool:
@@ -150,7 +167,9 @@ def _may_check(library: Library, targets: Array) -> bool:
 def loss(inputs: Inputs, options: Options | Mapping[str, Any]) -> Array:
     """The loss of a call."""
     logits = inputs.logits
-    library = checks.library_of("logits", logits, "an array of shape (..., V)").of_call(inputs)
+    library: Library = NUMPY
+    if type(logits) is not np.ndarray:
+        library = checks.library_of("logits", logits, "an array of shape (..., V)").of_call(inputs)
     form = checks.logits_and_targets(library, logits, inputs.targets)
     with library.computing(logits):
         parsed = options_once(options, library.keep_graph) if options else DEFAULT
