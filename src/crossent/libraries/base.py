@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Inputs(NamedTuple):
-    """The arrays of a call, as they were given; None where there is none. A denominator may be a number or a word."""
+    """The arrays of a call; None where there is none. A denominator may be a number or a word."""
 
     logits: Array
     targets: Array
@@ -117,7 +117,7 @@ class Library(Operations):
         return "in host memory" if name is None or self.memory_of(self.device(x))[0] == "host" else f"on device {name}"
 
     def kind(self, like: Array, dtype: str, classes: int, clips: bool) -> select.Kind:
-        """What an engine is told of such logits on the device of the array `like`."""
+        """What an engine knows of such logits on the device of the array `like`."""
         memory, number = self.memory_of(self.device(like))
         return select.Kind(self.state, memory, number, dtype, classes, clips)
 

@@ -6,7 +6,7 @@ values, its length and its dtypes.
 
     here.py               whether it can be used on this machine
     memory.py             what arrays are to a kernel
-    argument.py           what a launch is told
+    argument.py           the argument of a launch
     plan.py               which walk is compiled, and how many threads run it
     program.py            from macros and an architecture to a cubin: NVRTC, and what is kept on disk
     launch.py             from a cubin to a kernel that runs on a stream; what a device has

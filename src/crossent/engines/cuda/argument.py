@@ -1,4 +1,4 @@
-"""What a launch is told, as the kernel has it in `problem.cuh`, from the rows that the engine was given."""
+"""The argument of a launch, as the kernel has it in `problem.cuh`, made of rows."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ DEVICE void walk_hard(const Problem &problem) {
                 const int first = piece * tile.WIDTH;
                 tile.load(x.from(first), counts ? problem.classes - first : 0);
                 found = tile.statistics(target < 0 ? -1 : target - first, ieee);
-                if (together && counts) exchange.tell(piece, found);
+                if (together && counts) exchange.send(piece, found);
             }
             if (together && counts) {
                 const Part<Real> *parts = exchange.all();

@@ -1,7 +1,7 @@
 // The CUDA engine: one walk over rows of logits, for CuPy arrays and torch tensors alike.
 //
-//     machine.cuh    what the chip does          exchange.cuh   what warps tell one another
-//     problem.cuh    what a launch is told       tile.cuh       a part of a row in registers
+//     machine.cuh    what the chip does          exchange.cuh   messages between warps
+//     problem.cuh    the argument of a launch   tile.cuh       a part of a row in registers
 //     formats.cuh    dtypes, 16 bytes at a time  hard.cuh       rows with one target each
 //     rows.cuh       rows in memory              spread.cuh     targets that are more than one class
 //     outcome.cuh    the formulas
@@ -9,8 +9,7 @@
 //
 // Macros choose the walk that is compiled: CROSSENT_FORMAT (Bfloat16, Float16, Float32, Float64), CROSSENT_LAYOUT (ALIGNED,
 // UNALIGNED, STRIDED), CROSSENT_TARGETS (HARD, SMOOTHED, SPREAD, SOFT), CROSSENT_PASS (LOSSES, WALK, STATISTICS,
-// GRADIENT), CROSSENT_LANES (of a
-// team: 1, 8, 32), CROSSENT_THREADS (of a block, at most: it decides how many registers there are).
+// GRADIENT), CROSSENT_LANES (of a team: 1, 8, 32), CROSSENT_THREADS (of a block, at most: it decides how many registers there are).
 
 #ifndef CROSSENT_MACHINE
 #define CROSSENT_MACHINE "machine.cuh"

@@ -1,4 +1,4 @@
-// What a launch is told. `argument.py` has the same structure; strides are in elements.
+// The argument of a launch. `argument.py` has the same structure; strides are in elements.
 #pragma once
 
 // What is done with the rows: their losses alone; these and the gradient; or one of the two halves, for pieces of rows.

@@ -4,8 +4,8 @@
 // several times, which the cache makes cheap: one cluster has one row.
 #pragma once
 
-// What a warp tells the others: sums, or a largest number and its place.
-struct Told {
+// What a warp sends to the others: sums, or a largest number and its place.
+struct Message {
     double number[4];
 };
 
@@ -28,7 +28,7 @@ template <class Real> struct Sum {
 struct Group {
     typedef Team<32> team;
 
-    Exchange<Told> exchange;
+    Exchange<Message> exchange;
     bool together;
     int warps, warp, size, member;
 
@@ -43,11 +43,11 @@ struct Group {
         member = warp * 32 + team::lane();
     }
 
-    METHOD Told sums(double a, double b, double c, double d) {
-        Told mine = {{team::sum(a), team::sum(b), team::sum(c), team::sum(d)}};
+    METHOD Message sums(double a, double b, double c, double d) {
+        Message mine = {{team::sum(a), team::sum(b), team::sum(c), team::sum(d)}};
         if (!together) return mine;
-        exchange.tell(warp, mine);
-        const Told *all = exchange.all();
+        exchange.send(warp, mine);
+        const Message *all = exchange.all();
         mine = {{0, 0, 0, 0}};
         for (int i = team::lane(); i < warps; i += 32)
             for (int k = 0; k < 4; ++k) mine.number[k] += all[i].number[k];
@@ -56,26 +56,26 @@ struct Group {
     }
 
     // The largest number, and the first place of those that have it.
-    METHOD Told largest(double x, int place) {
-        Told mine = of_warp(x, place);
+    METHOD Message largest(double x, int place) {
+        Message mine = of_warp(x, place);
         if (!together) return mine;
-        exchange.tell(warp, mine);
-        const Told *all = exchange.all();
+        exchange.send(warp, mine);
+        const Message *all = exchange.all();
         mine = all[0];
         for (int i = team::lane(); i < warps; i += 32) mine = better(mine, all[i]);
         return of_warp(mine.number[0], static_cast<int>(mine.number[1]));
     }
 
   private:
-    METHOD static Told better(const Told &a, const Told &b) {
+    METHOD static Message better(const Message &a, const Message &b) {
         const bool first = a.number[0] == b.number[0] ? a.number[1] <= b.number[1]
                                                       : larger(a.number[0], b.number[0]) == a.number[0];
         // NaN is not equal to itself, and has no place that matters.
         return first || a.number[0] != a.number[0] ? a : b;
     }
 
-    METHOD static Told of_warp(double x, int place) {
-        Told mine = {{x, static_cast<double>(place), 0, 0}};
+    METHOD static Message of_warp(double x, int place) {
+        Message mine = {{x, static_cast<double>(place), 0, 0}};
         for (int mask = 16; mask; mask /= 2)
             mine = better(mine, {{from_partner(mine.number[0], mask), from_partner(mine.number[1], mask), 0, 0}});
         return mine;
@@ -112,7 +112,7 @@ template <class Format, bool SOFT> struct SpreadRow {
             missing.add(q * (1 - here));
             if (q * here > most || most != most) most = q * here, where = j;
         }
-        const Told sums = group.sums(count.total(), missing.total(), 0, 0), top = group.largest(most, where);
+        const Message sums = group.sums(count.total(), missing.total(), 0, 0), top = group.largest(most, where);
         place = static_cast<int>(top.number[1]);
         Sum<Real> remaining;
         for (int j = group.member; j < problem.classes; j += group.size)
@@ -184,7 +184,7 @@ template <class Format, bool SOFT, Pass PASS> DEVICE void walk_spread(const Prob
             if (logit > most || logit != logit || where == problem.classes) where = j;
             most = larger(most, logit);
         }
-        const Told top = group.largest(most, where);
+        const Message top = group.largest(most, where);
         const Real maximum = static_cast<Real>(top.number[0]), centre = centre_of(maximum);
         // Any class of soft targets may be kept apart from the sum of exponentials; the likeliest leaves the smallest sum.
         const int target = SOFT ? static_cast<int>(top.number[1]) : place_of_target(problem, row);
@@ -201,7 +201,7 @@ template <class Format, bool SOFT, Pass PASS> DEVICE void walk_spread(const Prob
             // 0·∞ counts as 0; with `ieee`, an infinite mass at the maximum counts in the mass alone.
             weighted_gap.add((ieee ? gap == 0 : x == -infinity && u == 0) ? Real(0) : u * gap);
         }
-        const Told sums = group.sums(others.total(), count.total(), mass.total(), weighted_gap.total());
+        const Message sums = group.sums(others.total(), count.total(), mass.total(), weighted_gap.total());
         const SmoothingSums<Real> shared{static_cast<Real>(sums.number[1]), static_cast<Real>(sums.number[2]),
                                          static_cast<Real>(sums.number[3])};
         const Statistics<Real> all{maximum, static_cast<Real>(sums.number[0]), logit};

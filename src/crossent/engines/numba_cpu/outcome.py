@@ -89,8 +89,8 @@ def outcome(soft: Any, statistics: Any, own: Any, weight: Any, scale: Any, coeff
             if not ieee:
                 part = where(target == -_INF, 0.0, part)
             shares = count + part
-            nobody = shares == 0.0
-            c = where(nobody, 0.0, smoothing / where(nobody, 1.0, shares))
+            single = shares == 0.0
+            c = where(single, 0.0, smoothing / where(single, 1.0, shares))
             mass = c * mass
             weighted_gap = (c * _PER_UNIT) * weighted_gap
             shared = c * part * own

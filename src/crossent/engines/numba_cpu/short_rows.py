@@ -110,7 +110,7 @@ def _sums(logits: Any, losses: Any, v: int, t: Any, m: Any, x_table: int, e_tabl
     """
     raw = lanes(logits) * itemsize(logits)
     centre = centre_of(m)
-    # A target outside the row, which nobody should give, is NaN.
+    # A target outside the row, which is no target, is NaN.
     target = odds = filled(m, _NAN)
     others = others_low = number = filled(m, 0.0)
     for j in range(v):

@@ -69,7 +69,7 @@ def _losses(*inputs: Any) -> Tensor:
 
 def _gradient(*inputs: Any) -> Tensor:
     logits = inputs[0]
-    # With the strides that the compiler has been told; where they are plain, the walk has faster memory.
+    # With the strides that the compiler expects; where they are plain, the walk has faster memory.
     out = None if logits.is_contiguous() else torch.empty_like(logits)
     found = _walk(inputs[:5], inputs[6:], inputs[5], out)[1]
     assert isinstance(found, Tensor)
