@@ -25,7 +25,7 @@ DEVICE void walk_hard(const Problem &problem) {
         const bool is_row = row < problem.rows;
         const bool counts = is_row && !is_ignored<Real>(problem, row);
         const Row<Format, LAYOUT == STRIDED> x(problem.logits, row, problem.logits_row, problem.logits_column);
-        const int target = counts ? place_of_target(problem, row) : -1;
+        const int target = counts ? place_of_target<PASS>(problem, row) : -1;
 
         Part<Real> found{-Limits<Real>::infinity(), 0, 0, 0};
         Outcome<Real> result{0, 0, 0, 0};
@@ -37,7 +37,8 @@ DEVICE void walk_hard(const Problem &problem) {
             if (counts) result = load_outcome<Real>(problem, row, found.maximum);
         } else {
             const Real logit = target >= 0 ? x.number(target)
-                                           : counts ? logit_elsewhere<Real>(problem, row) : Limits<Real>::nan();
+                               : counts    ? logit_elsewhere<PASS, Real>(problem, row)
+                                           : Limits<Real>::nan();
 #pragma unroll 1
             for (; piece < problem.pieces; piece += warps) {
                 const int first = piece * tile.WIDTH;

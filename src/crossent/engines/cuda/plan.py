@@ -59,7 +59,7 @@ class Variant(NamedTuple):
     @property
     def threads(self) -> int:
         """The most threads of a block, of which two run at once: so many that the registers suffice."""
-        if self.format == "float64" or self.layout == "STRIDED" or self.lanes < 32:
+        if self.format == "float64" or self.layout == "STRIDED" or self.lanes < 32 or self.verb == "gradient":
             return 256
         if self.targets == "SMOOTHED":
             return 256 if self.in_granule == 8 else 384

@@ -173,7 +173,7 @@ template <class Format, bool SOFT, Pass PASS> DEVICE void walk_spread(const Prob
             Real maximum;
             const Outcome<Real> result = load_outcome<Real>(problem, row, maximum);
             if (SOFT && problem.smoothing != 0) line.prepare(group);
-            line.put_gradient(group, d, place_of_target(problem, row), centre_of(maximum), result);
+            line.put_gradient(group, d, place_of_target<PASS>(problem, row), centre_of(maximum), result);
             continue;
         }
 
@@ -187,8 +187,8 @@ template <class Format, bool SOFT, Pass PASS> DEVICE void walk_spread(const Prob
         const Message top = group.largest(most, where);
         const Real maximum = static_cast<Real>(top.number[0]), centre = centre_of(maximum);
         // Any class of soft targets may be kept apart from the sum of exponentials; the likeliest leaves the smallest sum.
-        const int target = SOFT ? static_cast<int>(top.number[1]) : place_of_target(problem, row);
-        const Real logit = target >= 0 ? line.x.number(target) : SOFT ? Limits<Real>::nan() : logit_elsewhere<Real>(problem, row);
+        const int target = SOFT ? static_cast<int>(top.number[1]) : place_of_target<PASS>(problem, row);
+        const Real logit = target >= 0 ? line.x.number(target) : SOFT ? Limits<Real>::nan() : logit_elsewhere<PASS, Real>(problem, row);
         if (SOFT && problem.smoothing != 0) line.prepare(group);
 
         Sum<Real> others, count, mass, weighted_gap;
