@@ -32,7 +32,7 @@ ENGINE_CHECKS_RANGE: Final = frozenset(_WALKS)
 
 
 class Kind(NamedTuple):
-    """What an engine knows of logits before it walks them: eager, lazy or traced; in which memory, on which device there."""
+    """What an engine knows of logits before it walks them: eager, lazy or traced; their memory and its number."""
 
     state: str
     memory: str
