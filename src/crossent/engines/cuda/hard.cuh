@@ -36,8 +36,10 @@ DEVICE void walk_hard(const Problem &problem) {
             is_held = false;
             if (counts) result = load_outcome<Real>(problem, row, found.maximum);
         } else {
-            const Real logit = target >= 0 ? x.number(target)
-                                           : counts ? logit_elsewhere<Real>(problem, row) : Limits<Real>::nan();
+            // Whole rows hold every target of their vocabulary.
+            const Real logit = target >= 0                      ? x.number(target)
+                               : PASS == STATISTICS && counts ? logit_elsewhere<Real>(problem, row)
+                                                              : Limits<Real>::nan();
 #pragma unroll 1
             for (; piece < problem.pieces; piece += warps) {
                 const int first = piece * tile.WIDTH;
