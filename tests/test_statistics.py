@@ -45,7 +45,9 @@ def _pieces(rows, edges):
     found = []
     for a, b in itertools.pairwise(edges):
         piece = rows.columns(a, b, rows.logits[:, a:b].copy())
-        found.append(formula.statistics_of(NUMPY, piece._replace(soft=None if rows.soft is None else rows.soft[:, a:b])))
+        found.append(
+            formula.statistics_of(NUMPY, piece._replace(soft=None if rows.soft is None else rows.soft[:, a:b]))
+        )
     return found
 
 

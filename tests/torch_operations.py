@@ -8,7 +8,18 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # What only makes a view or memory, or reads.
-NO_LAUNCH = {"alias", "detach", "select", "slice", "view", "_unsafe_view", "expand", "unsqueeze", "lift_fresh", "tolist"}
+NO_LAUNCH = {
+    "alias",
+    "detach",
+    "select",
+    "slice",
+    "view",
+    "_unsafe_view",
+    "expand",
+    "unsqueeze",
+    "lift_fresh",
+    "tolist",
+}
 NO_LAUNCH |= {"empty", "empty_like", "new_empty", "_local_scalar_dense"}
 # What waits for a device.
 WAITS = {"tolist", "_local_scalar_dense", "item", "nonzero", "is_nonzero", "masked_select", "equal", "unique_dim"}
