@@ -13,17 +13,16 @@ import pytest
 from tests import emulator
 
 from crossent.engines import cuda
-from crossent.engines.rows import Rows
-from crossent.objective import Coefficients
+from crossent.math.rows import Coefficients, Rows
 from crossent_conformance import oracle, units
 
 torch = pytest.importorskip("torch")
-xp = pytest.importorskip("array_api_compat.torch")
+from crossent.libraries.torch.library import TORCH  # noqa: E402
 
 pytestmark = [emulator.needed, pytest.mark.extended]
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-PLAIN, SMOOTHED = Coefficients(), Coefficients(keep=0.9, spread=0.1)
+PLAIN, SMOOTHED = Coefficients(), Coefficients(target_mass=0.9, smoothing=0.1)
 SMALL = emulator.DEVICE._replace(clusters=False, multiprocessors=1)
 LARGE = emulator.DEVICE._replace(multiprocessors=132)
 
@@ -38,7 +37,7 @@ def make(dtype, n, v, seed=0, **rows):
     x = torch.randn(n, v, generator=generator) * 3
     t = torch.randint(0, v, (n,), generator=generator)
     x[torch.arange(0, n, 2), t[::2]] += 20
-    return Rows(x.to(dtype), t, None, None, None, PLAIN)._replace(**rows)
+    return Rows(x.to(dtype), t, None, None, None, PLAIN, 0, v, compute(dtype))._replace(**rows)
 
 
 def compute(dtype):
@@ -47,9 +46,9 @@ def compute(dtype):
 
 def walk(rows, out=None, scale=0.37):
     """The losses and the gradient, in `out` where it is given."""
-    losses = torch.full(rows.logits.shape[:1], float("nan"), dtype=compute(rows.logits.dtype))
-    out = torch.full(rows.logits.shape, float("nan"), dtype=rows.logits.dtype) if out is None else out
-    cuda.run(xp, rows, losses, scale, out)
+    losses = torch.full(rows.logits.shape[:1], torch.nan, dtype=rows.dtype)
+    out = torch.full_like(rows.logits, torch.nan) if out is None else out
+    cuda.walk(TORCH, rows, losses, scale, out)
     return losses, out
 
 
@@ -150,7 +149,7 @@ def test_a_row_has_the_same_bits_however_many_blocks_share_it(monkeypatch, dtype
 def test_a_loss_has_the_same_bits_with_and_without_a_gradient(kernels, dtype, v):
     rows = make(dtype, 3, v)
     losses = torch.empty(3, dtype=compute(dtype))
-    cuda.run(xp, rows, losses)
+    cuda.walk(TORCH, rows, losses, None, None)
     assert torch.equal(losses, walk(rows)[0])
 
 

@@ -41,7 +41,7 @@ class Kernel:
     def __init__(self, chosen, source=cuda.SOURCE):
         self.chosen = chosen
         self.shapes = []
-        self._launch = _library(chosen.macros, source.parent).launch
+        self._launch = built(chosen.macros, source.parent).launch
         self._launch.restype = None
 
     def blocks_per_multiprocessor(self, threads, shared=0):
@@ -106,10 +106,10 @@ def install(monkeypatch, device=DEVICE, source=cuda.SOURCE):
 
 
 @functools.cache
-def _library(macros, sources):
+def built(macros, sources=cuda.SOURCE.parent, source="emulator.cpp"):
     """The emulator built with those macros. Processes that run at the same time share what they build."""
     texts = [path.read_bytes() for path in (*sorted(sources.glob("*.cu*")), *sorted(HERE.glob("*.[hc]*")))]
-    key = hashlib.sha256(repr((macros, texts, COMPILER)).encode()).hexdigest()[:24]
+    key = hashlib.sha256(repr((macros, texts, source, COMPILER)).encode()).hexdigest()[:24]
     folder = Path(tempfile.gettempdir()) / f"crossent-emulator-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / f"{key}.so"
@@ -128,9 +128,7 @@ def _library(macros, sources):
             "-fPIC",
         ]
         command += [f"-I{HERE}", f"-I{sources}", *(f"-D{name}={value}" for name, value in macros)]
-        done = subprocess.run(
-            [*command, HERE / "emulator.cpp", "-o", made], capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([*command, HERE / source, "-o", made], capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(done.stderr)
         made.replace(path)

@@ -46,7 +46,7 @@ def of(x: object) -> Library | None:
 def _found(x: object) -> Library | None:
     if isinstance(x, (np.ndarray, np.generic)):
         return NUMPY
-    if x is None or isinstance(x, (int, float, str)) or not array_api_compat.is_array_api_obj(x):
+    if x is None or isinstance(x, (int, float, str, type)) or not array_api_compat.is_array_api_obj(x):
         return None
     library = next((_object(file) for module, name, file in _FILES if _is_of(x, module, name)), None)
     if library is None:

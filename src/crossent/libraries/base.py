@@ -99,7 +99,9 @@ class Library(Operations):
 
     def number(self, x: Any) -> Any:
         """A number as a float, and any array as it is."""
-        return x if hasattr(x, "dtype") and not isinstance(x, np.generic) else float(x)
+        # In this order, since torch cannot trace whether a number that changes has an attribute.
+        is_number = isinstance(x, (int, float, np.generic)) or not hasattr(x, "dtype")
+        return float(x) if is_number else x
 
     def is_symbolic(self, x: object) -> bool:
         """Whether `x` is a number that the library has yet to learn."""

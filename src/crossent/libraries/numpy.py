@@ -45,6 +45,10 @@ class NumPy(Library):
         """There is one."""
         return None
 
+    def on_one_device(self, a: Array, b: Array) -> bool:
+        """There is one."""
+        return True
+
     def memory_of(self, device: Any) -> tuple[str, int]:
         """Its own."""
         return "host", 0

@@ -8,17 +8,17 @@ import sys
 
 import numpy as np
 import pytest
-from crossent.objective import Coefficients
 
 import crossent
-from crossent import choice, cli
-from crossent.engines import ENGINES
+from crossent import cli, libraries
+from crossent.engines import select
+from crossent.engines.select import ENGINES
 from crossent.info import BACKENDS
+from crossent.libraries import Inputs
 
 X = np.linspace(-2.0, 2.0, 60).reshape(6, 10)
 T = np.arange(6)
-PLAIN = Coefficients()
-HAS_NUMBA = choice.numba_problem() is None
+HAS_NUMBA = select.numba_problem() is None
 needs_numba = pytest.mark.skipif(
     not HAS_NUMBA, reason="Numba is not here; CROSSENT_REQUIRE_ENGINES makes that a failure"
 )
@@ -27,10 +27,19 @@ needs_numba = pytest.mark.skipif(
 @pytest.fixture
 def without_numba(monkeypatch):
     """As if Numba were not installed."""
-    monkeypatch.setattr(choice, "numba_problem", lambda: "Numba is not installed (pip install numba)")
-    choice._chosen_in_host_memory.cache_clear()
+    monkeypatch.setattr(select, "numba_problem", lambda: "Numba is not installed (pip install numba)")
+    select._best.cache_clear()
     yield
-    choice._chosen_in_host_memory.cache_clear()
+    select._best.cache_clear()
+
+
+def _library(x):
+    return libraries.of(x).of_call(Inputs(x, None))
+
+
+def _chosen(asked, x=X, clips=False):
+    library = _library(x)
+    return library.engine(asked, x, library.dtype_name(x), x.shape[-1], clips)
 
 
 def test_every_engine_that_is_required_is_here():
@@ -40,7 +49,10 @@ def test_every_engine_that_is_required_is_here():
     assert set(required) <= set(ENGINES)
     logits = [BACKENDS[name].array(X.tolist()) for name in backends] if required else []
     for name in required:
-        obstacles = [choice.obstacle(name, x, PLAIN) for x in logits]
+        obstacles = [
+            select.obstacle(name, library.kind(x, library.dtype_name(x), x.shape[-1], False))
+            for x, library in zip(logits, map(_library, logits), strict=True)
+        ]
         assert None in obstacles, obstacles
 
 
@@ -48,11 +60,11 @@ def test_every_engine_that_is_required_is_here():
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
 def test_the_fastest_that_can_is_chosen(dtype):
     x = X.astype(dtype)
-    assert choice.chosen("auto", x, PLAIN) == "numba"
+    assert _chosen("auto", x) == "numba"
     np.testing.assert_array_equal(
         crossent.cross_entropy(x, T, reduction="none"), crossent.cross_entropy(x, T, reduction="none", engine="numba")
     )
-    assert choice.chosen("auto", x, Coefficients(floor=1e-10)) == "array_api"
+    assert _chosen("auto", x, clips=True) == "array_api"
 
 
 def test_without_numba_nothing_changes_but_speed(without_numba):
@@ -97,12 +109,12 @@ def test_tensors_in_host_memory_are_walked_by_the_same_engine():
 @needs_numba
 def test_the_environment_names_the_engine_that_is_preferred(monkeypatch):
     monkeypatch.setenv("CROSSENT_ENGINE", "array_api")
-    assert choice.chosen("auto", X, PLAIN) == "array_api"
-    assert choice.chosen("numba", X, PLAIN) == "numba"
+    assert _chosen("auto") == "array_api"
+    assert _chosen("numba") == "numba"
     monkeypatch.setenv("CROSSENT_ENGINE", "")
-    assert choice.chosen("auto", X, PLAIN) == "numba"
+    assert _chosen("auto") == "numba"
     monkeypatch.setenv("CROSSENT_ENGINE", "numba")
-    assert choice.chosen("auto", X, Coefficients(floor=1e-10)) == "array_api"
+    assert _chosen("auto", clips=True) == "array_api"
     assert "CROSSENT_ENGINE is 'numba'" not in crossent.explain(np.zeros((2, 3)))
     monkeypatch.setenv("CROSSENT_ENGINE", "cuda")
     assert "CROSSENT_ENGINE is 'cuda', which cannot serve, so it is not followed" in crossent.explain(np.zeros((2, 3)))
@@ -123,24 +135,31 @@ def test_info_says_in_one_line_what_is_wrong_with_the_environment(monkeypatch, c
     assert err.count("\n") == 1
 
 
+def _fresh(program, *before, **environment):
+    """A program in a process of its own; `before` comes first on its path."""
+    path = os.pathsep.join([*before, *filter(None, sys.path)])
+    environment = {**os.environ, "PYTHONPATH": path, **environment}
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+
+
+TWICE = """
+import numpy as np, crossent
+x, t = np.linspace(0, 1, 60).reshape(6, 10), np.arange(6)
+print(crossent.cross_entropy(x, t), crossent.cross_entropy(x, t))
+"""
+EXPLAINED = f"{TWICE}print(crossent.explain(x))"
+
+
 def test_a_numba_that_does_not_import_is_a_reason(tmp_path):
     (tmp_path / "numba.py").write_text("raise ImportError('Numba needs NumPy 1.99 or less')\n")
-    program = """
-import numpy as np, crossent
-x = np.zeros((2, 3))
-crossent.cross_entropy(x, np.zeros(2, int))
-print(crossent.explain(x))
-"""
-    path = os.pathsep.join([str(tmp_path), *[entry for entry in sys.path if entry]])
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": path},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "numba: cannot serve: Numba does not import: ImportError: Numba needs NumPy 1.99 or less" in done.stdout
+    found = _fresh(EXPLAINED, str(tmp_path)).stdout
+    assert "numba: cannot serve: Numba does not import: ImportError: Numba needs NumPy 1.99 or less" in found
+
+
+@needs_numba
+def test_numba_without_its_compiler_is_no_engine():
+    found = _fresh(EXPLAINED, NUMBA_DISABLE_JIT="1").stdout
+    assert "numba: cannot serve: Numba's compiler is switched off (NUMBA_DISABLE_JIT)" in found
 
 
 def test_explain_checks_what_it_is_given():
@@ -154,34 +173,12 @@ def test_explain_checks_what_it_is_given():
 @needs_numba
 def test_a_compilation_that_takes_long_says_so(tmp_path):
     """A first call in a process, with nothing on disk; Numba's own compilation takes seconds."""
-    program = "import numpy as np, crossent; print(crossent.cross_entropy(np.zeros((2, 3)), np.zeros(2, int)))"
-    environment = {
-        **os.environ,
-        "NUMBA_CACHE_DIR": str(tmp_path),
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-    }
-    runs = [
-        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
-        for _ in range(2)
-    ]
-    assert "crossent compiles its kernel for float64" in runs[0].stderr
-    assert runs[1].stderr == ""
-    assert runs[0].stdout == runs[1].stdout
+    first, second = (_fresh(TWICE, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
+    assert "crossent compiles its kernel for float64" in first.stderr
+    assert second.stderr == ""
+    assert first.stdout == second.stdout
     # The text of another room of the kernel makes what is on disk stale: see `kernel._source`.
     assert list(tmp_path.rglob("*.nbi"))
-
-
-def _fresh(program, **environment):
-    path = os.pathsep.join(filter(None, sys.path))
-    environment = {**os.environ, "PYTHONPATH": path, **environment}
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
-
-
-TWICE = """
-import numpy as np, crossent
-x, t = np.linspace(0, 1, 60).reshape(6, 10), np.arange(6)
-print(crossent.cross_entropy(x, t), crossent.cross_entropy(x, t))
-"""
 
 
 @pytest.mark.extended
@@ -195,12 +192,6 @@ def test_a_damaged_file_on_disk_costs_time_and_nothing_else(tmp_path, damage):
     again = _fresh(TWICE, NUMBA_CACHE_DIR=str(tmp_path))
     assert again.stdout == expected
     assert "crossent can not keep its kernel on disk" in again.stderr
-
-
-@needs_numba
-def test_numba_without_its_compiler_is_no_engine():
-    found = _fresh(f"{TWICE}print(crossent.explain(x))", NUMBA_DISABLE_JIT="1").stdout
-    assert "numba: cannot serve: Numba's compiler is switched off (NUMBA_DISABLE_JIT)" in found
 
 
 @pytest.mark.extended

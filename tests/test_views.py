@@ -9,29 +9,30 @@ import numpy as np
 import pytest
 
 import crossent
-from crossent import flatten
+from crossent import views
+from crossent.libraries import NUMPY
 
 
-def _covered(lead, places):
+def _covered(shape, places):
     """The flat token numbers of the places, in order."""
-    numbers = np.arange(int(np.prod(lead))).reshape(lead)
+    numbers = np.arange(int(np.prod(shape))).reshape(shape)
     return [int(i) for place in places for i in np.asarray(numbers[place] if place else numbers).reshape(-1)]
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))), ids=str)
 @pytest.mark.parametrize("chunk", [1, 40, 1 << 20])
 def test_places_are_all_tokens_in_order(monkeypatch, order, chunk):
-    monkeypatch.setattr(flatten, "CHUNK", chunk)
+    monkeypatch.setattr(views, "CHUNK", chunk)
     x = np.zeros((2, 3, 4, 5)).transpose(order)
-    lead = x.shape[:-1]
-    places = list(flatten._places(lead, [x]))
-    assert _covered(lead, places) == list(range(int(np.prod(lead))))
+    shape = x.shape[:-1]
+    places = list(views._places(NUMPY, shape, [x]))
+    assert _covered(shape, places) == list(range(int(np.prod(shape))))
 
 
 def test_one_place_where_a_view_will_do():
     x = np.zeros((2, 3, 4, 5))
     for view in (x, x[:, :, ::2], x[..., ::-1], x[..., 1:3], x[:1], np.broadcast_to(x[0, 0, 0], x.shape), x[:, :, :1]):
-        assert list(flatten._places(view.shape[:-1], [view])) == [()]
+        assert list(views._places(NUMPY, view.shape[:-1], [view])) == [()]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_one_place_where_a_view_will_do():
     ],
 )
 def test_which_axes_merge(view, merges):
-    assert flatten._has_view(view) == merges
+    assert views._has_view(NUMPY, view) == merges
     shared = np.shares_memory(view.reshape(-1, view.shape[-1]), view)
     assert shared == merges
 
@@ -58,7 +59,7 @@ def test_which_axes_merge(view, merges):
 @pytest.mark.parametrize("chunk", [1, 40, 1 << 20])
 @pytest.mark.parametrize("in_place", [False, True])
 def test_any_order_of_axes_gives_the_same(monkeypatch, order, chunk, in_place):
-    monkeypatch.setattr(flatten, "CHUNK", chunk)
+    monkeypatch.setattr(views, "CHUNK", chunk)
     rng = np.random.default_rng(2)
     x = rng.standard_normal((2, 3, 4, 5)).transpose(order)
     t = rng.integers(0, x.shape[-1], x.shape[:-1])
