@@ -43,7 +43,9 @@ def _frames(call):
 def test_a_small_loss_calls_few_functions(backend):
     array = pytest.importorskip(backend).asarray
     x, t = array(X), array(T)
-    names = [name for name, _, _ in _frames(lambda: crossent.cross_entropy(x, t))]
+    # The collector may call functions of anybody's meanwhile, but hardly every time.
+    calls = [_frames(lambda: crossent.cross_entropy(x, t)) for _ in range(5)]
+    names = min(([name for name, _, _ in seen] for seen in calls), key=len)
     assert names[0] == "cross_entropy"
     assert len(names) <= BACKENDS[backend], names
 

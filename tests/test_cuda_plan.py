@@ -238,7 +238,7 @@ def test_the_kernel_has_the_same_numbers(tmp_path):
         format, smoothed = macros["CROSSENT_FORMAT"], chosen.targets == "SMOOTHED"
         claims.append(f"{format}::COUNT == {chosen.in_granule}")
         if chosen.targets in SPREADS:
-            claims.append(f"2 * sizeof(Told) == {plan._entry(chosen)}")
+            claims.append(f"2 * sizeof(Message) == {plan._entry(chosen)}")
         else:
             claims += [
                 f"Tile<{format}, {chosen.layout}, {chosen.lanes}, {str(smoothed).lower()}>::WIDTH == {chosen.width}",

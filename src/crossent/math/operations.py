@@ -36,6 +36,10 @@ class Operations:
         """The dtype in which logits are computed: half precision is widened to float32."""
         return self.xp.float64 if self.dtype_name(logits) == "float64" else self.xp.float32
 
+    def is_number(self, x: Array | float) -> bool:
+        """Whether `x` is a number, and no array."""
+        return isinstance(x, float)
+
     def widest(self, device: Array) -> tuple[Array, Array]:
         """The widest float and the widest signed integer of a device."""
         return self.xp.float64, self.xp.int64

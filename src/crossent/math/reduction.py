@@ -51,7 +51,7 @@ def denominator_of(
             return xp.where(total == 0, xp.nan, total)
     elif counted is None and not math.prod(shape):
         return 1.0
-    elif hasattr(denominator, "dtype"):
+    elif not ops.is_number(denominator):
         total = ops.cast(denominator, wide)
     elif counted is None:
         return denominator

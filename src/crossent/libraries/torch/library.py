@@ -66,6 +66,10 @@ class _Tensors(Operations):
         """Torch does not warn."""
         return NO_CONTEXT
 
+    def is_number(self, x: Any) -> bool:
+        """One that torch has yet to learn is one, too."""
+        return isinstance(x, (float, torch.SymFloat))
+
     def is_symbolic(self, x: object) -> bool:
         """As a size is while torch exports a program."""
         return isinstance(x, (torch.SymInt, torch.SymFloat))
