@@ -25,8 +25,9 @@ from crossent.problem import Ending
 
 torch = pytest.importorskip("torch")
 ml_dtypes = pytest.importorskip("ml_dtypes")
-from crossent.libraries.torch.library import TORCH, Torch  # noqa: E402
 from tests.torch_operations import Operations  # noqa: E402
+
+from crossent.libraries.torch.library import TORCH, Torch  # noqa: E402
 
 PLAIN, SMOOTHED = Coefficients(), Coefficients(target_mass=0.9, smoothing=0.1)
 N, V = 5, 37

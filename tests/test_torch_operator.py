@@ -17,11 +17,10 @@ from crossent.math.rows import Coefficients
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("crossent.torch")
+from tests.torch_operations import Operations  # noqa: E402
 from torch._dynamo.backends.common import aot_autograd  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
-
-from tests.torch_operations import Operations  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # the compiler's own, which differ from version to version

@@ -1,6 +1,8 @@
-"""Every engine's three verbs: statistics of pieces, merged, and the gradient of pieces are what the walk gives at once."""
+"""Every engine's three verbs: statistics of pieces, merged, and gradients of pieces are what the walk gives at once."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pytest
@@ -61,7 +63,7 @@ def _rows(dtype, *, soft=False, weight=False, class_weights=False, ieee=False, *
 
 def _pieces(rows, cuts):
     edges = [0, *cuts, rows.vocabulary]
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in itertools.pairwise(edges):
         piece = rows.columns(a, b, np.ascontiguousarray(rows.logits[:, a:b]))
         yield slice(a, b), piece._replace(soft=None if rows.soft is None else np.ascontiguousarray(rows.soft[:, a:b]))
 

@@ -83,7 +83,7 @@ NUMPY = NumPyOnDevice(np)
 
 
 def install(monkeypatch, device=DEVICE, source=cuda.SOURCE):
-    """Take torch's CPU tensors for a CUDA device's, as `NUMPY` takes NumPy's arrays; the emulator runs what is launched.
+    """Take torch's CPU tensors for a CUDA device's, as `NUMPY` does NumPy's arrays; the emulator runs what is launched.
 
     Returns the kernels by their walks, as they come to be used.
     """
