@@ -1,8 +1,8 @@
 """The conformance suite on the CUDA engine, run by the emulator: the kernel's own text, CPU tensors for a device's.
 
-Some files of clauses at a time, so that the tests' workers share them out, and each starts a process or two. What needs real memory and real threads is left
-to a GPU: more logits than 32 bits count, and what a call allocates. What never comes to the engine, in traced calls and
-in derivatives of a gradient, is tested elsewhere, and so are strides (`test_cuda_kernel.py`).
+In three processes, which the tests' workers share out. What needs real memory and real threads is left to a GPU: more
+logits than 32 bits count, and what a call allocates. What never comes to the engine, in traced calls and in derivatives
+of a gradient, is tested elsewhere, and so are strides (`test_cuda_kernel.py`).
 """
 
 from __future__ import annotations
