@@ -8,6 +8,7 @@ code and tells mistakes itself. One that is not asked for is not imported.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,6 @@ from typing import Any, NoReturn
 
 import crossent
 from crossent import info
-from crossent.train import command
 from crossent.train.loop import Settings
 
 GROUP = "crossent.commands"
@@ -120,6 +120,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
             found = info.info()
             print(json.dumps(found, indent=2) if given.json else info.report(found))
         elif given.command == "train":
+            missing = [name for name in ("rich", "matplotlib") if importlib.util.find_spec(name) is None]
+            if missing:
+                raise info.UsageError(f"crossent train needs what is not installed: pip install {' '.join(missing)}")
+            from crossent.train import command
+
             settings = Settings(steps=given.steps, seed=given.seed, vocabulary=given.vocabulary)
             command.run(given.text, given.backend, settings, given.picture, given.json)
         else:
