@@ -62,10 +62,10 @@ def test_info_as_json_has_what_the_text_says(capsys, monkeypatch):
     monkeypatch.setattr(info, "BACKENDS", {"numpy": info.BACKENDS["numpy"], "cupy": absent})
     assert cli.main(["info", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert set(found) == set(info.Info.__annotations__)
+    assert set(found) == {"version", "python", "system", "threads", "backends", "engines"}
     assert found["version"] == crossent.__version__
     for backend in found["backends"]:
-        assert set(backend) == set(info.BackendInfo.__annotations__)
+        assert set(backend) == {"name", "version", "device", "dtypes", "problem"}
     on_numpy, on_cupy = found["backends"]
     assert (on_numpy["name"], on_numpy["version"], on_numpy["device"]) == ("numpy", np.__version__, "cpu")
     assert on_numpy["dtypes"] == ["float64", "float32", "float16"]
@@ -74,7 +74,7 @@ def test_info_as_json_has_what_the_text_says(capsys, monkeypatch):
     assert on_cupy["problem"].startswith("cupy is not installed")
     assert [engine["name"] for engine in found["engines"]] == list(info.ENGINES)
     for engine in found["engines"]:
-        assert set(engine) == set(info.EngineInfo.__annotations__)
+        assert set(engine) == {"name", "description", "problem"}
 
     assert cli.main(["info"]) == 0
     assert capsys.readouterr().out == f"{info.report(found)}\n"
