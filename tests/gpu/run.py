@@ -60,7 +60,7 @@ def pytest_configure(config: Any) -> None:
 
 
 class _Results:
-    """Into the log as they come; what has begun goes into the file of what is asked, which the end of pytest removes."""
+    """Into the log as they come; what has begun goes into the file of what is asked, which pytest's end removes."""
 
     def __init__(self, asked: Path) -> None:
         self.asked = asked
