@@ -235,16 +235,6 @@ def test_programs_are_compiled_ahead_and_kept(monkeypatch, tmp_path):
 
 # compute-sanitizer, and what it runs.
 
-TOOL = """#!{python}
-import sys
-if "--plant" in sys.argv and {sees}:
-    print("========= Invalid __global__ write of size 4 bytes")
-    print("========= ERROR SUMMARY: 1 error")
-    sys.exit(int(sys.argv[sys.argv.index("--error-exitcode") + 1]))
-print("========= {said}")
-sys.exit({code})
-"""
-
 
 @pytest.mark.parametrize(
     ("said", "code", "sees", "planted", "outcome"),
@@ -260,12 +250,15 @@ sys.exit({code})
         (None, 0, True, False, pytest.skip.Exception),
     ],
 )
-def test_errors_silence_and_refusals_of_the_sanitizer(tmp_path, monkeypatch, said, code, sees, planted, outcome):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    if said is not None:
-        program = tmp_path / test_machine.SANITIZER
-        program.write_text(TOOL.format(python=sys.executable, said=said, code=code, sees=sees), encoding="utf-8")
-        program.chmod(0o755)
+def test_errors_silence_and_refusals_of_the_sanitizer(monkeypatch, said, code, sees, planted, outcome):
+    def tool(command, **options):
+        if sees and "--plant" in command:
+            exit_code = int(command[command.index("--error-exitcode") + 1])
+            return SimpleNamespace(stdout="Invalid __global__ write of 4 bytes\nERROR SUMMARY: 1", returncode=exit_code)
+        return SimpleNamespace(stdout=f"========= {said}\n", returncode=code)
+
+    monkeypatch.setattr(test_machine.shutil, "which", lambda name: said and name)
+    monkeypatch.setattr(test_machine.subprocess, "run", tool)
     with contextlib.nullcontext() if outcome is None else pytest.raises(outcome):
         test_machine.test_compute_sanitizer("memcheck", "cupy", planted, ignored)
 

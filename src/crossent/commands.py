@@ -30,16 +30,14 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
+def _whole(text: str, least: int = 0) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+    return int(text)
+
+
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
-    return int(text)
+    return _whole(text, least=1)
 
 
 def _installed(asked: str | None) -> dict[str, Any]:
@@ -78,7 +76,7 @@ def _parser(installed: dict[str, Any]) -> argparse.ArgumentParser:
         + ", ".join(backend.name for backend in info.BACKENDS.values() if backend.trains),
     )  # fmt: skip
     train.add_argument("--steps", type=_count, default=defaults.steps, metavar="N", help="default: %(default)s")
-    train.add_argument("--seed", type=_seed, default=defaults.seed, metavar="N", help="default: %(default)s")
+    train.add_argument("--seed", type=_whole, default=defaults.seed, metavar="N", help="default: %(default)s")
     train.add_argument(
         "--vocabulary", type=_count, default=defaults.vocabulary, metavar="V",
         help="the most tokens the vocabulary may have (default: %(default)s)",
