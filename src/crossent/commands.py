@@ -8,6 +8,7 @@ code and tells mistakes itself. One that is not asked for is not imported.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,6 @@ from typing import Any, NoReturn
 
 import crossent
 from crossent import info
-from crossent.train import command
 from crossent.train.loop import Settings
 
 GROUP = "crossent.commands"
@@ -30,16 +30,14 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
+def _whole(text: str, least: int = 0) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+    return int(text)
+
+
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
-    return int(text)
+    return _whole(text, least=1)
 
 
 def _installed(asked: str | None) -> dict[str, Any]:
@@ -78,7 +76,7 @@ def _parser(installed: dict[str, Any]) -> argparse.ArgumentParser:
         + ", ".join(backend.name for backend in info.BACKENDS.values() if backend.trains),
     )  # fmt: skip
     train.add_argument("--steps", type=_count, default=defaults.steps, metavar="N", help="default: %(default)s")
-    train.add_argument("--seed", type=_seed, default=defaults.seed, metavar="N", help="default: %(default)s")
+    train.add_argument("--seed", type=_whole, default=defaults.seed, metavar="N", help="default: %(default)s")
     train.add_argument(
         "--vocabulary", type=_count, default=defaults.vocabulary, metavar="V",
         help="the most tokens the vocabulary may have (default: %(default)s)",
@@ -120,6 +118,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
             found = info.info()
             print(json.dumps(found, indent=2) if given.json else info.report(found))
         elif given.command == "train":
+            missing = [name for name in ("rich", "matplotlib") if importlib.util.find_spec(name) is None]
+            if missing:
+                raise info.UsageError(f"crossent train needs what is not installed: pip install {' '.join(missing)}")
+            from crossent.train import command
+
             settings = Settings(steps=given.steps, seed=given.seed, vocabulary=given.vocabulary)
             command.run(given.text, given.backend, settings, given.picture, given.json)
         else:

@@ -6,13 +6,14 @@ when it is asked about, and a broken installation is a reason, never a traceback
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import platform
 import shlex
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any
 
 import array_api_compat
 import numpy as np
@@ -47,33 +48,20 @@ class Backend:
     by_default: bool = True
     """Whether it is used without being named."""
     obstacle: Callable[[Any], str | None] = lambda library: None
-    """Given the imported library, why it cannot be used on this machine; None if it can."""
-
-    def import_library(self) -> Any:
-        """The library itself; UsageError with the reason if there is no use in it here."""
-        try:
-            library = importlib.import_module(self.library)
-        except ImportError as error:
-            if error.name == self.library:
-                raise UsageError(f"{self.name} is not installed{self._remedy()}") from error
-            raise UsageError(f"{self.name} does not import: {_one_line(error)}") from error
-        except Exception as error:  # a library built for another machine raises what it likes
-            raise UsageError(f"{self.name} does not import: {_one_line(error)}") from error
-        reason = self.obstacle(library)
-        if reason is not None:
-            raise UsageError(f"{self.name} cannot be used: {reason}")
-        return library
-
-    def _remedy(self) -> str:
-        return "" if self.package is None else f" (pip install {shlex.quote(self.package)})"
+    """Of the imported library, why it cannot be used on this machine; None if it can."""
 
     def problem(self) -> str | None:
         """Why it cannot be used on this machine; None if it can."""
         try:
-            self.import_library()
-        except UsageError as error:
-            return str(error)
-        return None
+            reason = self.obstacle(self._library())
+        except Exception as error:  # a library built for another machine raises what it likes
+            if isinstance(error, ImportError) and error.name == self.library:
+                return f"{self.name} is not installed (pip install {shlex.quote(str(self.package))})"
+            return f"{self.name} does not import: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+        return None if reason is None else f"{self.name} cannot be used: {reason}"
+
+    def _library(self) -> Any:
+        return importlib.import_module(self.library)
 
     def array(self, values: Any, dtype: Any = None) -> Array:
         """An array of this backend on its device, sharing no memory with `values`."""
@@ -85,7 +73,7 @@ class Backend:
 
     def version(self) -> str:
         """The installed version."""
-        return str(self.import_library().__version__)
+        return str(self._library().__version__)
 
     def device_name(self) -> str:
         """Where its arrays lie, with the maker's name of a GPU."""
@@ -94,42 +82,24 @@ class Backend:
         if "cpu" in name:
             return "cpu"
         if self.name == "torch-cuda":
-            return f"{name} ({self.import_library().cuda.get_device_name(device)})"
+            return f"{name} ({self._library().cuda.get_device_name(device)})"
         if self.name == "cupy":
-            properties = self.import_library().cuda.runtime.getDeviceProperties(device.id)
+            properties = self._library().cuda.runtime.getDeviceProperties(device.id)
             return f"cuda:{device.id} ({properties['name'].decode()})"
         kind = getattr(device, "device_kind", name)
         return name if kind == name else f"{name} ({kind})"
 
     def dtypes(self) -> list[str]:
         """The floating dtypes that it can make an array of."""
-        xp = self.namespace()
-        return [name for name in DTYPES if self._makes(getattr(xp, name, getattr(np, name, None)), name)]
-
-    def _makes(self, dtype: Any, name: str) -> bool:
-        if dtype is None:
-            return False
-        with warnings.catch_warnings():
-            # JAX warns, and gives float32, when it is asked for float64 without jax_enable_x64.
-            warnings.simplefilter("ignore")
-            try:
-                made = self.array([0.0], dtype=dtype)
-            except Exception:  # each library refuses in its own way
-                return False
-        return str(made.dtype).rpartition(".")[2] == name
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def _no_cuda(torch: Any) -> str | None:
-    return None if torch.cuda.is_available() else "torch sees no CUDA device"
-
-
-def _no_gpu(cupy: Any) -> str | None:
-    return None if cupy.is_available() else "CuPy sees no CUDA device"
+        xp, made = self.namespace(), []
+        for name in DTYPES:
+            # JAX warns, and gives float32, when it is asked for float64 without jax_enable_x64. A library refuses what
+            # it does not have in its own way.
+            with warnings.catch_warnings(), contextlib.suppress(Exception):
+                warnings.simplefilter("ignore")
+                of_library = getattr(xp, name, None) or getattr(np, name)
+                made.append(str(self.array([0.0], dtype=of_library).dtype).rpartition(".")[2])
+        return [name for name in DTYPES if name in made]
 
 
 BACKENDS = {
@@ -137,13 +107,19 @@ BACKENDS = {
     for backend in (
         Backend("numpy", "numpy", "array_api_compat.numpy", None),
         Backend("torch", "torch", "array_api_compat.torch", "torch", device="cpu"),
-        Backend("torch-cuda", "torch", "array_api_compat.torch", "torch", device="cuda", obstacle=_no_cuda),
-        Backend("cupy", "cupy", "array_api_compat.cupy", "cupy-cuda12x", obstacle=_no_gpu),
+        Backend(
+            "torch-cuda", "torch", "array_api_compat.torch", "torch", device="cuda",
+            obstacle=lambda torch: None if torch.cuda.is_available() else "torch sees no CUDA device",
+        ),
+        Backend(
+            "cupy", "cupy", "array_api_compat.cupy", "cupy-cuda12x",
+            obstacle=lambda cupy: None if cupy.is_available() else "CuPy sees no CUDA device",
+        ),
         Backend("jax", "jax", "jax.numpy", "jax"),
         Backend("array-api-strict", "array_api_strict", "array_api_strict", "array-api-strict", by_default=False),
         Backend("dask", "dask", "array_api_compat.dask.array", "dask[array]", trains=False, by_default=False),
     )
-}
+}  # fmt: skip
 
 
 def backends_for_training(names: Iterable[str] | None = None) -> list[Backend]:
@@ -163,68 +139,32 @@ def backends_for_training(names: Iterable[str] | None = None) -> list[Backend]:
     return chosen
 
 
-class BackendInfo(TypedDict):
-    """A backend of this machine; one that cannot be used here has a reason, and nothing else but its name."""
+def info() -> dict[str, Any]:
+    """What `crossent info` says; `crossent info --json` prints it as one JSON object. UsageError where it cannot.
 
-    name: str
-    version: str | None
-    device: str | None
-    dtypes: list[str]
-    problem: str | None
-    """Why it cannot be used here; None if it can."""
-
-
-class EngineInfo(TypedDict):
-    """A way to walk the logits."""
-
-    name: str
-    description: str
-    problem: str | None
-    """Why it cannot be used here; None if it can."""
-
-
-class Versions(TypedDict):
-    """What runs here."""
-
-    version: str
-    """That of crossent."""
-    python: str
-    system: str
-    """The operating system and the processor's kind."""
-
-
-class Info(Versions):
-    """What `crossent info` says; `crossent info --json` prints it as one JSON object of these names."""
-
-    threads: int
-    """How many threads a large call uses."""
-    backends: list[BackendInfo]
-    engines: list[EngineInfo]
-
-
-def _described(backend: Backend) -> BackendInfo:
-    problem = backend.problem()
-    if problem is not None:
-        return {"name": backend.name, "version": None, "device": None, "dtypes": [], "problem": problem}
-    return {
-        "name": backend.name,
-        "version": backend.version(),
-        "device": backend.device_name(),
-        "dtypes": backend.dtypes(),
-        "problem": None,
-    }
-
-
-def info() -> Info:
-    """The facts of this machine; UsageError where the environment asks for what there is not."""
+    It has `version` (of crossent), `python`, `system` (with the processor's kind), `threads` (of a large call),
+    `backends` and `engines`. A backend has `name`, `version`, `device`, `dtypes` and `problem`, an engine `name`,
+    `description` and `problem`: why it cannot be used here, or None. Of a backend with a problem, the rest is empty.
+    """
     wrong = select.environment_problem()
     if wrong is not None:
         raise UsageError(wrong)
     problems = {"numba": select.numba_problem(), "cuda": select.cuda_problem()}
+    backends = []
+    for backend in BACKENDS.values():
+        problem = backend.problem()
+        version, device, dtypes = None, None, []
+        if problem is None:
+            version, device, dtypes = backend.version(), backend.device_name(), backend.dtypes()
+        backends.append(
+            {"name": backend.name, "version": version, "device": device, "dtypes": dtypes, "problem": problem}
+        )
     return {
-        **_versions(),
+        "version": crossent.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
         "threads": threads.get_num_threads(),
-        "backends": [_described(backend) for backend in BACKENDS.values()],
+        "backends": backends,
         "engines": [
             {"name": name, "description": description, "problem": problems.get(name)}
             for name, description in ENGINES.items()
@@ -234,38 +174,23 @@ def info() -> Info:
 
 def versions() -> str:
     """One line: crossent, Python, the system."""
-    return _line(_versions())
+    system = f"{platform.system()} {platform.machine()}"
+    return f"crossent {crossent.__version__}, Python {platform.python_version()}, {system}"
 
 
-def _versions() -> Versions:
-    return {
-        "version": crossent.__version__,
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def _line(found: Versions) -> str:
-    return f"crossent {found['version']}, Python {found['python']}, {found['system']}"
-
-
-def report(found: Info) -> str:
+def report(found: dict[str, Any]) -> str:
     """The whole of `crossent info`, as plain text."""
+    here = [one for one in found["backends"] if one["problem"] is None]
     rows = [("backend", "version", "device", "dtypes")]
-    missing = []
-    for backend in found["backends"]:
-        if backend["problem"] is None:
-            rows.append((backend["name"], str(backend["version"]), str(backend["device"]), " ".join(backend["dtypes"])))
-        else:
-            missing.append(backend["problem"])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    engines = [
-        f"{engine['name']}: {engine['description']}" + (f"; not here: {engine['problem']}" if engine["problem"] else "")
-        for engine in found["engines"]
+    rows += [(one["name"], one["version"], one["device"], " ".join(one["dtypes"])) for one in here]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    parts = [
+        [versions(), f"threads for large calls: {found['threads']}"],
+        ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows],
     ]
-    parts = [[_line(found), f"threads for large calls: {found['threads']}"], table]
+    missing = [f"  {one['problem']}" for one in found["backends"] if one["problem"] is not None]
     if missing:
-        parts.append(["not here:", *(f"  {problem}" for problem in missing)])
-    parts.append(["engines:", *(f"  {engine}" for engine in engines)])
+        parts.append(["not here:", *missing])
+    engines = [(f"  {one['name']}: {one['description']}", one["problem"]) for one in found["engines"]]
+    parts.append(["engines:", *(f"{said}; not here: {problem}" if problem else said for said, problem in engines)])
     return "\n\n".join("\n".join(part) for part in parts)

@@ -8,7 +8,6 @@ a part that begins `anew`, what the log had of it counts no more.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,57 +72,14 @@ def append(file: Path, *lines: dict[str, Any]) -> None:
         log.writelines(json.dumps(line) + "\n" for line in lines)
 
 
-def results(report: Path, *, cut: bool) -> Iterator[dict[str, Any]]:
-    """The results in pytest's report log; a test that began and did not come back has failed, unless time cut it."""
-    begun: dict[str, float] = {}
-    for line in report.read_text(encoding="utf-8").splitlines() if report.exists() else ():
-        try:
-            one = json.loads(line)
-        except ValueError:
-            continue
-        if one.get("$report_type") == "CollectReport" and one["outcome"] == "failed":
-            yield failure(one["nodeid"], _text(one["longrepr"]))
-        if one.get("$report_type") != "TestReport":
-            continue
-        name, outcome = one["nodeid"], one["outcome"]
-        if one["when"] == "setup" and outcome == "passed":
-            begun[name] = one["duration"]
-        elif one["when"] != "teardown" or outcome != "passed":
-            begun.pop(name, None)
-            yield {
-                "test": name, "outcome": outcome, "seconds": round(one["duration"], 2),
-                "text": "" if outcome == "passed" else _text(one["longrepr"]), "seen": _seen(one["user_properties"]),
-            }  # fmt: skip
-    if not cut:
-        for name in begun:
-            yield failure(name, "it did not come back")
-
-
-def finished(report: Path) -> bool:
-    """Whether pytest came to its end."""
-    return report.exists() and '"SessionFinish"' in report.read_text(encoding="utf-8")
-
-
 def failure(name: str, text: str) -> dict[str, Any]:
     """The result of what no report is about."""
     return {"test": name, "outcome": "failed", "seconds": 0.0, "text": text, "seen": {}}
 
 
-def _seen(properties: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """What a test recorded, by name; several of one name in a row."""
-    found: dict[str, Any] = {}
-    for name, value in properties:
-        if name == "seen":
-            found[name] = f"{found[name]}; {value}" if name in found else value
-        elif name == "measurement":
-            found[name] = value
-    return found
-
-
-def _text(longrepr: Any) -> str:
+def said(longrepr: Any) -> str:
     """One line of what went wrong, or of why a test was skipped."""
-    if isinstance(longrepr, dict):
-        longrepr = longrepr["reprcrash"]["message"] if longrepr.get("reprcrash") else "failed"
-    elif isinstance(longrepr, list):
+    if isinstance(longrepr, tuple):
         longrepr = longrepr[2]
+    longrepr = getattr(getattr(longrepr, "reprcrash", None), "message", longrepr)
     return " ".join(str(longrepr).split())[:400]

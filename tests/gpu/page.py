@@ -8,6 +8,7 @@ pages elsewhere.
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import shutil
 import sys
@@ -28,6 +29,7 @@ GOALS = (
     ("gpu-forward", ", unchecked"), ("gpu-gradient", ", out=, unchecked"), ("gpu-gradient", ", out=logits"),
     ("gpu-options", ", out="),
 )  # fmt: skip
+SHARES = ("question", "contender", "smallest share of the copy's GB/s")
 Row = Sequence[str]
 
 
@@ -40,19 +42,16 @@ def measurements(parts: dict[str, Part]) -> list[Measurement]:
 def goals(found: list[Measurement]) -> list[Row]:
     """The smallest share of the copy's GB/s that the compiled engine has at any size, asked in the leanest ways."""
     copies = {(one.question, one.size): one.gigabytes_per_second for one in found if one.contender == COPY}
+    shares: dict[tuple[str, str], list[tuple[float, str]]] = {}
+    for one in found:
+        ways = [ending for question, ending in GOALS if question == one.question]
+        if one.contender.startswith("crossent") and one.contender.partition(", cuda")[2] in ways:
+            share = one.gigabytes_per_second / copies.get((one.question, one.size), math.inf)
+            shares.setdefault((one.question, one.contender), []).append((share, one.size))
     rows = []
-    for question, ending in GOALS:
-        for name in dict.fromkeys(one.contender for one in found if one.question == question):
-            if name.startswith("crossent") and name.endswith(f", cuda{ending}"):
-                of = [one for one in found if (one.question, one.contender) == (question, name)]
-                shares = [
-                    (one.gigabytes_per_second / copies[question, one.size], one.size)
-                    for one in of
-                    if (question, one.size) in copies
-                ]
-                share, size = min(shares, default=(0.0, "no size"))
-                verdict = "reached" if share >= GOAL else "missed"
-                rows.append((question, name, f"{share:.0%} at {size}; {GOAL:.0%} {verdict}"))
+    for names, (share, size) in ((names, min(of)) for names, of in shares.items()):
+        verdict = "reached" if share >= GOAL else "missed"
+        rows.append((*names, f"{share:.0%} at {size}; {GOAL:.0%} {verdict}"))
     return rows
 
 
@@ -64,45 +63,37 @@ def markdown(head: Row, rows: Sequence[Row]) -> str:
 
 def page(name: str, facts: dict[str, Any], parts: dict[str, Part], pictures: Sequence[tuple[Path, str]]) -> str:
     """All that was asked, with its verdict."""
-    tests = [(test, one) for part in parts.values() for test, one in part.tests.items()]
+    tests = [(f"`{test}`", one) for part in parts.values() for test, one in part.tests.items()]
     found = measurements(parts)
-    spread = max((one.spread or 0.0 for one in found), default=0.0)
-    sections = {
-        "Parts": markdown(
-            ("part", "verdict", "seconds", "tests"),
-            [(key, one.verdict, f"{one.seconds:.0f}", one.counts) for key, one in parts.items()],
-        ),
-        "Commands": "\n".join(["```text", *(f"{key}: {one.command}" for key, one in parts.items()), "```"]),
-        "Failed": markdown(
-            ("test", "what it said"), [(f"`{test}`", one["text"]) for test, one in tests if one["outcome"] == "failed"]
-        ),
-        "Not here": markdown(
-            ("test", "why"), [(f"`{test}`", one["text"]) for test, one in tests if one["outcome"] == "skipped"]
-        ),
-        "What was seen": markdown(
-            ("test", "verdict", "seen"),
-            [(f"`{test}`", one["outcome"], one["seen"]["seen"]) for test, one in tests if "seen" in one["seen"]],
-        ),
-        "Speed": "\n\n".join(
-            [
-                "Medians of 31 calls by the device's own clock, with a cache that holds something else; the quartiles "
-                f"of a figure are at most {spread:.1%} apart. *unchecked*: with `check_targets=False`; *all ignored*: "
-                "rows whose logits need not be read, so that its GB/s are of what was not moved.",
-                *(f"![{words}](../images/{path.name})" for path, words in pictures),
-                markdown(("question", "contender", "smallest share of the copy's GB/s"), goals(found)),
-                "\n".join(["```text", *table.lines(found), "```"]),
-            ]
-        )
-        if found
-        else "",
+    said = {
+        word: [(test, one["text"]) for test, one in tests if one["outcome"] == word] for word in ("failed", "skipped")
     }
+    seen = [(test, one["outcome"], one["seen"]["seen"]) for test, one in tests if "seen" in one["seen"]]
+    asked = [(key, one.verdict, f"{one.seconds:.0f}", one.counts) for key, one in parts.items()]
+    sections = {
+        "Parts": [markdown(("part", "verdict", "seconds", "tests"), asked)],
+        "Commands": ["\n".join(["```text", *(f"{key}: {one.command}" for key, one in parts.items()), "```"])],
+        "Failed": [markdown(("test", "what it said"), said["failed"])],
+        "Not here": [markdown(("test", "why"), said["skipped"])],
+        "What was seen": [markdown(("test", "verdict", "seen"), seen)],
+    }
+    if found:
+        sections["Speed"] = [
+            "Medians of 31 calls by the device's own clock, with a cache that holds something else; the quartiles of a "
+            f"figure are at most {max(one.spread or 0.0 for one in found):.1%} apart. *unchecked*: with "
+            "`check_targets=False`; *all ignored*: rows whose logits need not be read, so that its GB/s are of what "
+            "was not moved.",
+            *(f"![{words}](../images/{path.name})" for path, words in pictures),
+            markdown(SHARES, goals(found)),
+            "\n".join(["```text", *table.lines(found), "```"]),
+        ]
     head = [
         f"# {', '.join(facts['gpus']) or 'No GPU'}, {facts['date'][:10]}",
         *(["**A dry run on a CPU: it says nothing about a GPU.**"] if facts["dry_run_on_cpu"] else []),
         markdown(("", ""), [(key, _text(value)) for key, value in facts.items()]),
         f"The log is [{name}.jsonl]({name}.jsonl).",
     ]
-    body = [part for title, text in sections.items() if text for part in (f"## {title}", text)]
+    body = [part for title, texts in sections.items() if any(texts) for part in (f"## {title}", *filter(None, texts))]
     return "\n\n".join([*head, *body]) + "\n"
 
 
@@ -133,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shown = [
         f"{gpu}, {facts['date'][:10]}: [all figures, and what was checked](evidence/{name}.md).",
         *(f"![{words}](images/{path.name})" for path, words in pictures),
-        markdown(("question", "contender", "smallest share of the copy's GB/s"), goals(measurements(parts))),
+        markdown(SHARES, goals(measurements(parts))),
     ]
     speeds = (report.DOCS / report.PAGE).read_text(encoding="utf-8")
     (docs / report.PAGE).write_text(report.replaced(speeds, "\n\n".join(filter(None, shown)), BEGIN), encoding="utf-8")

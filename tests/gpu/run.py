@@ -27,8 +27,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (ROOT / "src", ROOT / "conformance", ROOT)
 sys.path[:0] = [str(path) for path in SOURCES if str(path) not in sys.path]
-NEEDED = ("numpy", "array_api_compat", "hypothesis", "mpmath", "pytest")
-NEEDED += ("pytest_reportlog", "pytest_timeout", "pytest_benchmark")
+NEEDED = ("numpy", "array_api_compat", "hypothesis", "mpmath", "pytest", "pytest_timeout", "pytest_benchmark")
 SAME = ("commit", "source_sha256", "dry_run_on_cpu", "gpus", "versions")
 """What a log is of: answers of two that differ in one of these do not belong together."""
 PACKAGES = (
@@ -40,10 +39,8 @@ PYTEST = (
     "-q", "-p", "tests.gpu.run", "-p", "no:cacheprovider", "--timeout=100", "--timeout-method=thread",
     "-W", "default::DeprecationWarning", "-W", "default::PendingDeprecationWarning", "-W", "default::FutureWarning",
 )  # fmt: skip
-REPORT = "report.jsonl"
-"""What pytest is writing, beside the log."""
-DONE = "CROSSENT_ANSWERED"
-"""Names the file with the tests that pytest is to leave out, which it does because this module is a plugin of it."""
+ASKED = "CROSSENT_ASKED"
+"""Names a file with the log and the tests that it answers, for pytest, whose plugin this module is."""
 COMPILE = "compile"
 """The part whose answer is in the caches alone, which last as long as a call."""
 GRACE = 10
@@ -51,9 +48,49 @@ GRACE = 10
 
 def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
     """Deselect what is answered."""
-    answered = set(json.loads(Path(os.environ[DONE]).read_text(encoding="utf-8")))
+    answered = set(json.loads(Path(os.environ[ASKED]).read_text(encoding="utf-8"))["answered"])
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid in answered])
     items[:] = [item for item in items if item.nodeid not in answered]
+
+
+def pytest_configure(config: Any) -> None:
+    """Where the results arrive, they are written: not in the workers of xdist."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Results(Path(os.environ[ASKED])))
+
+
+class _Results:
+    """Into the log as they come; what has begun goes into the file of what is asked, which pytest's end removes."""
+
+    def __init__(self, asked: Path) -> None:
+        self.asked = asked
+        self.told = json.loads(asked.read_text(encoding="utf-8"))
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        from tests.gpu import log as logs
+
+        begun = self.told["begun"]
+        if report.when == "setup" and report.passed:
+            begun.append(report.nodeid)
+        elif report.when != "teardown" or not report.passed:
+            begun[:] = [name for name in begun if name != report.nodeid]
+            seen = {name: value for name, value in report.user_properties if name == "measurement"}
+            words = [str(value) for name, value in report.user_properties if name == "seen"]
+            logs.append(Path(self.told["log"]), {
+                "test": report.nodeid, "outcome": report.outcome, "seconds": round(report.duration, 2),
+                "text": "" if report.passed else logs.said(report.longrepr),
+                "seen": seen | ({"seen": "; ".join(words)} if words else {}),
+            })  # fmt: skip
+        self.asked.write_text(json.dumps(self.told), encoding="utf-8")
+
+    def pytest_collectreport(self, report: Any) -> None:
+        from tests.gpu import log as logs
+
+        if report.failed:
+            logs.append(Path(self.told["log"]), logs.failure(report.nodeid, logs.said(report.longrepr)))
+
+    def pytest_sessionfinish(self) -> None:
+        self.asked.unlink()
 
 
 def parts(backends: Sequence[str], *, dry: bool) -> dict[str, list[str]]:
@@ -132,29 +169,31 @@ def ask(name: str, arguments: Sequence[str], log: Path, scratch: Path, deadline:
     """Run a part, again where it ended before its end, as long as that brings answers and there is time."""
     from tests.gpu import log as logs
 
+    asked = scratch / "asked.json"
     while True:
-        answered = set(logs.read(log)[1][name].tests)
-        (scratch / "answered.json").write_text(json.dumps(sorted(answered)), encoding="utf-8")
-        report = log.with_name(REPORT)
-        command = [sys.executable, "-m", "pytest", *PYTEST, "--report-log", str(report), *arguments]
+        answered = sorted(logs.read(log)[1][name].tests)
+        asked.write_text(json.dumps({"log": str(log), "answered": answered, "begun": []}), encoding="utf-8")
         began = time.monotonic()
-        variables = environment(scratch, dry=dry) | {DONE: str(scratch / "answered.json")}
         with log.with_name("run.log").open("a", encoding="utf-8") as output:
             process = subprocess.Popen(
-                command, cwd=ROOT, env=variables, stdout=output, stderr=output, start_new_session=True
-            )
+                [sys.executable, "-m", "pytest", *PYTEST, *arguments], cwd=ROOT, stdout=output, stderr=output,
+                env=environment(scratch, dry=dry) | {ASKED: str(asked)}, start_new_session=True,
+            )  # fmt: skip
             try:
                 status, cut = process.wait(max(1.0, deadline - time.monotonic())), False
             except subprocess.TimeoutExpired:
                 status, cut = _stopped(process), True
-        new = list(logs.results(report, cut=cut))
-        # What ends the process by force, a time limit among it, leaves no word of an end. 5: nothing was left to ask.
-        ended = not cut and (status == 5 or logs.finished(report))
-        if not (ended or cut or new):
-            new, ended = [logs.failure(name, f"pytest ended with {status}")], True
-        end = {"end": name, "status": status, "seconds": round(time.monotonic() - began, 1), "cut": not ended}
-        logs.append(log, *new, end)
-        report.unlink(missing_ok=True)
+        # What ends the process by force, a time limit among it, leaves the file. A test that began and did not come
+        # back has failed, unless time cut it.
+        ended = not (cut or asked.exists())
+        if not (ended or cut):
+            begun = json.loads(asked.read_text(encoding="utf-8"))["begun"]
+            logs.append(log, *(logs.failure(test, "it did not come back") for test in begun))
+            if len(logs.read(log)[1][name].tests) == len(answered):
+                logs.append(log, logs.failure(name, f"pytest ended with {status}"))
+                ended = True
+        seconds = round(time.monotonic() - began, 1)
+        logs.append(log, {"end": name, "status": status, "seconds": seconds, "cut": not ended})
         if ended or cut or deadline - time.monotonic() < GRACE:
             return
 
@@ -207,8 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         told = "; ".join(f"{key} is {runs[0][key]!r} there and {here[key]!r} here" for key in different)
         print(f"run.py: {log.name} is of another run: {told}")
         return 2
-    # What a call that was killed has left belongs to the part that began last.
-    logs.append(log, *logs.results(log.with_name(REPORT), cut=True), {"run": here})
+    logs.append(log, {"run": here})
     anew = given.only is not None
     left = [name for name in wanted if anew or name not in known or not known[name].ended]
     with tempfile.TemporaryDirectory() as scratch:

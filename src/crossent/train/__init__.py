@@ -2,5 +2,5 @@
 
 One program for all of them: text, vocabulary and initial parameters are made once with NumPy, the model and its
 optimiser are written against the array API, and no file here but `crossent.info`'s list knows a backend by name.
-Only `display` and `picture` need the extra `train`; they are imported when a person asked for a run.
+Only `command` and `picture` need the extra `train`; they are imported when a person asked for a run.
 """

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crossent.info import UsageError
-from crossent.train.vocabulary import FIRST_MERGE, PADDING, Vocabulary
+from crossent.train.vocabulary import FIRST_MERGE, PADDING, encode, learn
 
 Ids = npt.NDArray[np.int32]
 
@@ -29,7 +29,8 @@ class Corpus:
 
     source: str
     characters: int
-    vocabulary: Vocabulary
+    V: int
+    """How many tokens the vocabulary has, padding included."""
     training: Ids
     """Shape `(tokens,)`."""
     validation: Ids
@@ -44,7 +45,7 @@ class Corpus:
 
     def unigram_perplexity(self) -> float:
         """The validation perplexity of knowing how often each token occurs in the training part, and nothing else."""
-        counts = np.bincount(self.training, minlength=len(self.vocabulary)) + 1.0
+        counts = np.bincount(self.training, minlength=self.V) + 1.0
         log_probabilities = np.log(counts / counts.sum())
         return float(np.exp(-log_probabilities[self.validation_targets].mean()))
 
@@ -94,20 +95,15 @@ def prepare(text: str, source: str, size: int, seq: int) -> Corpus:
     if size <= FIRST_MERGE:
         raise UsageError(f"a vocabulary of {size} tokens is too small; accepted: more than {FIRST_MERGE}")
     training_text, validation_text = split(text)
-    vocabulary = Vocabulary.learn(training_text, size)
-    training = vocabulary.encode(training_text)
-    validation = vocabulary.encode(validation_text)
+    merges = learn(training_text, size)
+    training, validation = encode(training_text, merges), encode(validation_text, merges)
     if len(training) <= seq or len(validation) < 2:
         raise UsageError(
             f"{source} is too short: {len(training)} training and {len(validation)} validation tokens; "
             f"needed: {seq + 1} and 2"
         )
-    return Corpus(source, len(text), vocabulary, training, _windows(validation, seq))
-
-
-def _windows(ids: Ids, seq: int) -> Ids:
-    count = -(-(len(ids) - 1) // seq)
+    count = -(-(len(validation) - 1) // seq)
     padded = np.full(count * seq + 1, PADDING, dtype=np.int32)
-    padded[: len(ids)] = ids
-    windows: Ids = padded[np.arange(count)[:, None] * seq + np.arange(seq + 1)]
-    return windows
+    padded[: len(validation)] = validation
+    windows = padded[np.arange(count)[:, None] * seq + np.arange(seq + 1)]
+    return Corpus(source, len(text), FIRST_MERGE + len(merges), training, windows)

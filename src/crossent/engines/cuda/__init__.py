@@ -85,23 +85,15 @@ def gradient(library: Library, rows: Rows, found: RowStatistics, outcome: Outcom
 def _launch(library: Library, rows: Rows, verb: str, out: Array | None, **others: Any) -> None:
     if not rows.logits.shape[0]:
         return
-    logits = memory.matrix(library, rows.logits)
-    if logits is None:
-        rows = rows._replace(logits=memory.copy(library, rows.logits))
-        logits = memory.matrix(library, rows.logits)
-    soft = None
-    if rows.soft is not None:
-        soft = memory.matrix(library, rows.soft)
-        if soft is None:
-            rows = rows._replace(soft=memory.copy(library, rows.soft))
-            soft = memory.matrix(library, rows.soft)
+    x, logits = _readable(library, rows.logits)
+    read, soft = (None, None) if rows.soft is None else _readable(library, rows.soft)
+    rows = rows._replace(logits=x, soft=read)
     d = None if out is None else memory.matrix(library, out)
     if out is not None and d is None:
         made = library.xp.empty_like(out)
         _launch(library, rows, verb, made, **others)
         out[...] = made
         return
-    assert logits is not None
     device, stream = library.stream(rows.logits)
     chosen = plan.variant(logits, d, _targets(rows), verb)
     loaded = _kernel(chosen, device)
@@ -110,6 +102,16 @@ def _launch(library: Library, rows: Rows, verb: str, out: Array | None, **others
     argument.pieces, argument.cluster_log2 = found.pieces, found.shape.cluster.bit_length() - 1
     # Memory that is given back afterwards is used again by what is queued on the same stream later.
     loaded.launch(found.shape, argument, stream)
+
+
+def _readable(library: Library, x: Array) -> tuple[Array, memory.Matrix]:
+    """A matrix as a kernel sees it: of a copy where its memory does not hold its elements as they are."""
+    found = memory.matrix(library, x)
+    if found is None:
+        x = memory.copy(library, x)
+        found = memory.matrix(library, x)
+        assert found is not None
+    return x, found
 
 
 def _targets(rows: Rows) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING, Any, Final
 
-from crossent.engines.cuda.memory import Matrix, is_one_number, side_by_side
+from crossent.engines.cuda.memory import Matrix, side_by_side
 from crossent.math.rows import Rows
 from crossent.types import Array
 
@@ -64,7 +64,7 @@ def problem_of(library: Library, rows: Rows, logits: Matrix, **others: Array | f
     if isinstance(scale, (int, float)):
         problem.scale = scale
     elif scale is not None:
-        if scale.ndim and is_one_number(library, scale):
+        if library.strides(scale) == (0,):  # one number for all, as of the gradient of a sum
             scale = scale[0]
         problem.scales_row = 0 if scale.ndim == 0 else 1
         problem.scales_format = _FORMATS[library.dtype_name(scale)]

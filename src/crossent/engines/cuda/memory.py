@@ -51,17 +51,10 @@ def copy(library: Library, x: Array) -> Array:
 def side_by_side(library: Library, x: Array) -> tuple[Array, int]:
     """`x`, of one dimension or none, with its elements side by side, and where: a copy where they are not."""
     memory = library.memory(x)
-    if memory is None or memory.address % memory.itemsize or _is_apart(memory.shape, memory.strides, memory.itemsize):
+    if memory is not None:
+        apart = memory.shape[:1] > (1,) and memory.strides[0] != memory.itemsize
+    if memory is None or apart or memory.address % memory.itemsize:
         x = copy(library, x)
         memory = library.memory(x)
         assert memory is not None
     return x, memory.address
-
-
-def _is_apart(shape: tuple[int, ...], strides: tuple[int, ...], size: int) -> bool:
-    return bool(shape) and shape[0] > 1 and strides[0] != size
-
-
-def is_one_number(library: Library, x: Array) -> bool:
-    """Whether `x`, of one dimension, is one number for all: the gradient of a sum, say."""
-    return library.strides(x) == (0,)

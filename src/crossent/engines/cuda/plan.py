@@ -7,9 +7,9 @@ never on how many rows there are, nor on where they lie.
 from __future__ import annotations
 
 import functools
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
-from crossent.engines.cuda.launch import Properties, Shape
+from crossent.engines.cuda.launch import Kernel, Properties, Shape
 from crossent.engines.cuda.memory import Matrix
 
 # Elements of 16 bytes, and the kernel's name for them.
@@ -74,16 +74,6 @@ class Variant(NamedTuple):
     def width(self) -> int:
         """Classes of a tile."""
         return self.lanes * self.in_granule * _granules(self.targets, self.in_granule)
-
-
-class Kernel(Protocol):
-    """What is asked of a kernel that is loaded."""
-
-    def blocks_per_multiprocessor(self, threads: int, shared: int = 0) -> int:
-        """How many blocks run on a multiprocessor at once."""
-
-    def active_clusters(self, threads: int, cluster: int, shared: int = 0) -> int:
-        """How many clusters run on the device at once."""
 
 
 class Plan(NamedTuple):
@@ -175,8 +165,7 @@ def plan(chosen: Variant, rows: int, classes: int, kernel: Kernel, device: Prope
         alone = pieces == 1
     if alone:
         threads = 128
-        at_once = device.multiprocessors * kernel.blocks_per_multiprocessor(threads)
-        return Plan(Shape(min(-(-rows * chosen.lanes // threads), at_once), threads), 1)
+        return Plan(Shape(min(-(-rows * chosen.lanes // threads), kernel.active_clusters(threads, 1)), threads), 1)
     if spreads:
         most, cluster = _WARPS, _cluster_for(classes / _FOR_A_BLOCK, device, _PORTABLE_CLUSTER)
     else:

@@ -97,14 +97,12 @@ def _path(source: Path, macros: Macros, architecture: str) -> Path | None:
 
 def name_of_made(source: Path, macros: Macros, architecture: str) -> str:
     """A name for what the compiler makes, which changes with all that it is made from."""
-    texts = [(path.name, path.read_bytes()) for path in sorted(source.parent.iterdir()) if _is_source(path)]
+    texts = [
+        (path.name, path.read_bytes()) for path in sorted(source.parent.iterdir()) if path.suffix in (".cu", ".cuh")
+    ]
     made_from = (version(), _options(macros, architecture), source.name, texts)
     key = hashlib.sha256(repr(made_from).encode()).hexdigest()
     return f"{source.stem}-{architecture}-{key[:32]}"
-
-
-def _is_source(path: Path) -> bool:
-    return path.suffix in (".cu", ".cuh")
 
 
 def _folder() -> Path:
