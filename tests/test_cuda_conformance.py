@@ -17,7 +17,7 @@ from tests import emulator
 
 ROOT = Path(__file__).resolve().parent.parent
 CLAUSES = ROOT / "conformance" / "crossent_conformance" / "clauses"
-ELSEWHERE = ("test_large", "test_concurrency", "test_compile_torch", "test_derivatives_torch", "test_derivatives_jax")
+ELSEWHERE = ("test_large", "test_concurrency", "test_compile_torch", "test_derivatives")
 
 pytestmark = [emulator.needed, pytest.mark.extended]
 

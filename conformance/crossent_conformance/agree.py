@@ -148,9 +148,12 @@ def alike(place: Place, given: Any, expected: Any, *, what: str = "values", rows
     """Assert that two arrays may both be right answers to one question: a few roundings apart, where not equal.
 
     The call that gave `expected` comes before the one that is on trial: a report shows the last. `rows` are those that
-    are compared, along the first axis.
+    are compared, along the first axis. Both are NumPy arrays, or the backend's.
     """
-    a, b = (np.asarray(array, dtype=np.float64)[rows] for array in (given, expected))
+    a, b = (
+        np.asarray(place.to_numpy(array) if place.backend.owns(array) else array, dtype=np.float64)[rows]
+        for array in (given, expected)
+    )
     eps = units.EPS[place.dtype]
     largest = np.abs(b[np.isfinite(b)]).max(initial=0.0)
     tolerance = {"rtol": 16 * eps, "atol": 16 * eps * largest}
@@ -171,6 +174,17 @@ def both_alike(place: Place, given: Iterable[Any], expected: Iterable[Any], rows
     for what, one, other in zip(("loss", "d_logits"), given, expected, strict=True):
         if one is not NO_GRADIENT:
             alike(place, one, other, what=what, rows=rows)
+
+
+def is_zero(values: np.ndarray) -> Any:
+    return values == 0
+
+
+def every(condition: Callable[[np.ndarray], Any], results: Iterable[Any], rows: Any = ...) -> None:
+    """Assert what holds of every loss and every entry of the gradient, if there is one; in the rows, along axis 0."""
+    for part in results:
+        if part is not NO_GRADIENT:
+            assert condition(part[rows]).all(), f"not {condition.__name__} everywhere: {part[rows]}"
 
 
 def equal(given: Any, expected: Any, *, what: str = "values", bits: bool = False) -> None:

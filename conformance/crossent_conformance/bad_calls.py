@@ -1,6 +1,13 @@
-"""Calls that the contract refuses, as data: what is wrong, which error, what its text must name (see `refused`)."""
+"""Calls that the contract refuses, as data: what is wrong, which error, what its text must name (see `refused`).
+
+The clauses ask them on every backend, and that NumPy's text is that of all; what `crossent` says besides (`words`) its
+own tests ask of one.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -209,6 +216,48 @@ _OTHERS = [
 ]
 
 BAD_CALLS = [*_LOGITS_AND_TARGETS, *_WEIGHTS, *_WORDS, *_NUMBERS, *_COMBINATIONS, *_GRADIENTS, *_OTHERS]
+
+ARGUMENTS = {
+    "targets": TARGETS,
+    "soft": SOFT,
+    "weights": np.ones(6),
+    "class_weights": np.ones(4),
+    "denominator": np.asarray(2.0),
+    "grad_output": np.asarray(1.0),
+    "out": LOGITS,
+}
+"""What must be of the library and on the device of the logits; soft targets are targets, too."""
+
+
+def mixed(subject: Any, make: Callable[..., Any], argument: str, value: Any) -> Any:
+    """A call with one of these arguments from elsewhere."""
+    x, t = make(LOGITS, "float32"), make(TARGETS)
+    if argument in ("targets", "soft"):
+        return subject.loss(x, value)
+    function = subject.loss_and_grad if argument in ("grad_output", "out") else subject.loss
+    return function(x, t, **{argument: value})
+
+
+def _read_only(x: Any) -> Any:
+    x.flags.writeable = False
+    return x
+
+
+def _repeated(*strides: int) -> Callable[[Any], Any]:
+    return lambda x: np.lib.stride_tricks.as_strided(np.zeros(64), x.shape, strides)
+
+
+_SHARED = ("read", "writ", "memory", "overlap")
+MEMORY: dict[str, tuple[str, Callable[[Any], Any], tuple[str, ...]]] = {
+    "read-only": ("numpy", _read_only, _SHARED),
+    "broadcast": ("numpy", lambda x: np.broadcast_to(x[:1], x.shape), _SHARED),
+    "repeated-rows": ("numpy", _repeated(0, 8), _SHARED),
+    "overlapping-rows": ("numpy", _repeated(24, 8), _SHARED),
+    "overlapping-classes": ("numpy", _repeated(8, 8), _SHARED),
+    "expanded": ("torch", lambda x: x[:1].expand(x.shape), ("memory", "overlap")),
+    "requires-grad": ("torch", lambda x: x.requires_grad_(), ("grad",)),
+}
+"""Memory that cannot take the gradient of float64 logits: whose, how it is made, words of which the error has one."""
 
 
 def of_clause(clause: str) -> list[Bad]:

@@ -93,6 +93,22 @@ def vocabulary(V: int, rows: int = 6, seed: int = 0, sure: bool = False) -> tupl
     return logits if sure else mild(logits, targets), targets
 
 
+def small(soft: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of shape (2, 3, 5), and targets, in eighths."""
+    logits, targets = random((2, 3), 5)
+    return eighths(logits), eighths(generator(9).random(logits.shape)) if soft else targets
+
+
+def loss_shape(reduction: str, tokens: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the loss of tokens of that shape."""
+    return {"none": tokens, "sequence": tokens[:-1]}.get(reduction, ())
+
+
+def scale(reduction: str, tokens: tuple[int, ...] = (2, 3), low: int = -64) -> np.ndarray:
+    """A `grad_output`: multiples of 1/32, from low/32 to 2."""
+    return np.asarray(generator(4).integers(low, 64, loss_shape(reduction, tokens)) / 32)
+
+
 def eighths(values: np.ndarray) -> np.ndarray:
     """Rounded to multiples of 1/8, which every dtype of the suite holds up to 32."""
     return np.round(8 * np.asarray(values)) / 8

@@ -9,7 +9,10 @@ import numpy as np
 from hypothesis import strategies as st
 
 from crossent_conformance import cases
+from crossent_conformance.backends import Mode
 
+UNCOMPILED = (Mode.EAGER, Mode.READONLY, Mode.STRIDED, Mode.LAZY, Mode.STRICTEST)
+"""Modes for inputs of any shape: where calls are compiled, each shape would be."""
 EXACT = st.integers(-160, 160).map(lambda n: n / 8)
 """Logits that every dtype of the suite holds exactly."""
 SPECIAL = st.sampled_from([-math.inf, -math.inf, math.inf, math.nan])

@@ -4,6 +4,7 @@
     place.put(values, dtype=None)           a NumPy array as the backend's array, laid out as the mode says
     place.call(function, logits, targets, **options)      NumPy arrays in, called in the mode, the backend's arrays out
     place.evaluate(function, logits, targets, **options)  the same, read back as NumPy
+    place.pair(logits, targets), place.options(options)   the backend's arrays, for a call that a test makes itself
     place.to_numpy(array), place.dtype, place.compute_dtype, place.mode, place.backend, place.can_raise
 
 `call` gives logits and soft targets the place's dtype, other floats the compute dtype; integers keep their own.
@@ -50,6 +51,20 @@ class Place:
         values = np.array(values)  # a copy: array-api-strict shares the memory of what it is given
         return self.backend.lay_out(self.backend.asarray(values, dtype or str(values.dtype)), self.mode)
 
+    def pair(self, logits: Any, targets: Any) -> tuple[Any, Any]:
+        """Logits of the place's dtype, and targets: soft ones of that dtype, too."""
+        targets = np.asarray(targets)
+        return self.put(logits, self.dtype), self.put(targets, self.dtype if targets.dtype.kind == "f" else None)
+
+    def options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The options; NumPy arrays among them are the backend's, floating ones of the compute dtype."""
+        return {
+            name: self.put(value, self.compute_dtype if value.dtype.kind == "f" else None)
+            if isinstance(value, np.ndarray)
+            else value
+            for name, value in options.items()
+        }
+
     def to_numpy(self, array: Any) -> np.ndarray:
         return self.backend.to_numpy(array)
 
@@ -61,13 +76,9 @@ class Place:
         if evidence.last_call() is None:
             _compiled.clear()
         evidence.record_call(logits, targets, options)
-        arrays = {"logits": self.put(logits, self.dtype), "targets": self._put_targets(targets)}
-        plain = {}
-        for name, value in options.items():
-            if isinstance(value, np.ndarray) and name != "out":
-                arrays[name] = self.put(value, self.compute_dtype if value.dtype.kind == "f" else None)
-            else:
-                plain[name] = value
+        arrays = dict(zip(("logits", "targets"), self.pair(logits, targets), strict=True))
+        plain = {name: value for name, value in options.items() if not isinstance(value, np.ndarray) or name == "out"}
+        arrays |= self.options({name: value for name, value in options.items() if name not in plain})
         if self.mode is Mode.BROADCAST:
             return self._call_twice(function, arrays, plain, np.ndim(logits) - 1)
         if self.mode is Mode.TRACED:
@@ -93,10 +104,6 @@ class Place:
         except TypeError:  # an option that cannot be hashed
             return self.backend.trace(partial(_with_named, function, plain))
         return _compiled[key]
-
-    def _put_targets(self, targets):
-        targets = np.asarray(targets)
-        return self.put(targets, self.dtype if targets.dtype.kind == "f" else None)
 
     def _call_twice(self, function, arrays, plain, token_axes):
         assert plain.get("reduction") == "none", "doubling the tokens changes every other reduction"

@@ -12,7 +12,7 @@ import pytest
 
 from crossent_conformance import agree, cases, oracle
 from crossent_conformance.backends import Mode
-from crossent_conformance.clauses.test_derivatives_torch import CONFIDENT, IDS, OPTIONS, TORCH, placed, problem
+from crossent_conformance.clauses.test_derivatives import CONFIDENT, OPTIONS, TORCH
 from crossent_conformance.subject import DoesNotApply
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the compiler's own, which differ from version to version
@@ -32,7 +32,8 @@ def fresh_compiler(place, tmp_path_factory, monkeypatch):
 def _check(place, subject, torch, backend, logits, targets, options, dynamic=None):
     """Loss and gradient of the sum of what comes back, through the compiled function."""
     agree.to_begin_with(place, subject, logits, targets, **options)
-    x, t, given = place.put(logits, place.dtype).requires_grad_(), place.put(targets), placed(place, options)
+    (x, t), given = place.pair(logits, targets), place.options(options)
+    x.requires_grad_()
     with subject.unassisted():
         subject.loss(x, t, **given)  # what it cannot be asked does not apply
     if subject.takes("reduction"):
@@ -55,9 +56,9 @@ def test_D1_compile_for_any_shape(place, subject, options, fresh_compiler):
 
 @pytest.mark.clause("D1")
 @pytest.mark.places(backends=TORCH, modes=(Mode.EAGER,), dtypes=("float32", "bfloat16"))
-@pytest.mark.parametrize("options", OPTIONS, ids=IDS)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_D1_compile_without_a_graph_break(place, subject, options, fresh_compiler):
-    _check(place, subject, fresh_compiler, "aot_eager", *problem(), options)
+    _check(place, subject, fresh_compiler, "aot_eager", *cases.small(), options)
 
 
 @pytest.mark.clause("D1", "V1")
@@ -80,8 +81,8 @@ def test_D1_compiled_to_machine_code(place, subject, fresh_compiler):
 def test_D1_compiled_loss_and_grad(place, subject, fresh_compiler):
     if not subject.gives_pairs:
         raise DoesNotApply("a function of its own for loss and gradient")
-    x, t = place.put(problem()[0], place.dtype), place.put(problem()[1])
+    x, t = place.pair(*cases.small())
     expected = subject.loss_and_grad(x, t)
     compiled = fresh_compiler.compile(subject.loss_and_grad, fullgraph=True, backend="aot_eager")
     for got, value in zip(compiled(x, t), expected, strict=True):
-        agree.alike(place, place.to_numpy(got), place.to_numpy(value))
+        agree.alike(place, got, value)

@@ -67,7 +67,7 @@ def test_A8_calls_at_once(place, subject, tokens, function):
     for _ in range(3):
         for got, expected in zip(_at_once(calls), alone, strict=True):
             for a, b in zip(got, expected, strict=True):
-                agree.alike(place, place.to_numpy(a), b)
+                agree.alike(place, a, b)
 
 
 def _applies(call):
@@ -82,12 +82,11 @@ def _applies(call):
 @pytest.mark.places(backends=("numpy", "torch"), modes=(Mode.EAGER,), dtypes=("float32",))
 @pytest.mark.parametrize("function", [_loss, _loss_and_grad], ids=["loss", "gradient"])
 def test_A8_one_input_for_all(place, subject, function):
-    logits, targets = cases.random((300,), 600)
-    x, t = place.put(logits, place.dtype), place.put(targets)
+    x, t = place.pair(*cases.random((300,), 600))
     expected = _read(place, function(subject, x, t, {}))
     for got in _at_once([lambda: function(subject, x, t, {})] * CALLERS):
         for a, b in zip(got, expected, strict=True):
-            agree.alike(place, place.to_numpy(a), b)
+            agree.alike(place, a, b)
 
 
 @pytest.mark.clause("A8")

@@ -15,14 +15,13 @@ from crossent_conformance.subject import DoesNotApply
 
 STRIDES = ("numpy", "torch", "torch-cuda", "cupy")
 """Backends whose slices are views."""
-OPTIONS = [
-    {},
-    {"weights": np.array([[0.5, 2.0, 0.0], [1.0, 1.5, 4.0]])},
-    {"class_weights": np.array([1.0, 0.5, 2.0, 0.25, 1.5]), "label_smoothing": 0.125},
-    {"ignore_index": 2, "z_loss": 0.0625},
-    {"algorithm": "explicit"},
-]
-OPTION_IDS = ["plain", "weights", "classes-smoothed", "ignore-z", "explicit"]
+OPTIONS = {
+    "plain": {},
+    "weights": {"weights": np.array([[0.5, 2.0, 0.0], [1.0, 1.5, 4.0]])},
+    "classes-smoothed": {"class_weights": np.array([1.0, 0.5, 2.0, 0.25, 1.5]), "label_smoothing": 0.125},
+    "ignore-z": {"ignore_index": 2, "z_loss": 0.0625},
+    "explicit": {"algorithm": "explicit"},
+}
 
 
 def _tokens(subject, *shape):
@@ -31,13 +30,10 @@ def _tokens(subject, *shape):
 
 
 def _problem(subject, soft, options):
-    """Logits, targets and options, with weights of the shape of the tokens."""
+    """Logits, targets and options, the tokens of all in a shape that the subject takes."""
     tokens = _tokens(subject, 2, 3)
-    logits, targets = cases.random(tokens, 5)
-    if "weights" in options:
-        options = {**options, "weights": options["weights"].reshape(tokens)}
-    soft_targets = cases.eighths(cases.generator(9).random(logits.shape))
-    return cases.eighths(logits), soft_targets if soft else targets, options
+    logits, targets = (array.reshape(tokens + array.shape[2:]) for array in cases.small(soft))
+    return logits, targets, {name: v.reshape(tokens) if name == "weights" else v for name, v in options.items()}
 
 
 def _has_meaning(place, soft, options, **_others):
@@ -50,13 +46,13 @@ def _is_asked(place, soft, options, call):
 
 def _alike(place, first, second):
     for a, b in zip(first, second, strict=True):
-        agree.alike(place, place.to_numpy(a), place.to_numpy(b))
+        agree.alike(place, a, b)
 
 
 @pytest.mark.clause("A2")
 @pytest.mark.places(modes=(Mode.READONLY, Mode.STRIDED, Mode.BROADCAST), when=_has_meaning)
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-@pytest.mark.parametrize("options", OPTIONS, ids=OPTION_IDS)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_A2_every_layout_gives_what_contiguous_arrays_give(place, subject, soft, options):
     agree.serves_soft(place, subject, soft)
     logits, targets, options = _problem(subject, soft, {**options, "reduction": "none"})
@@ -65,39 +61,29 @@ def test_A2_every_layout_gives_what_contiguous_arrays_give(place, subject, soft,
     agree.both_alike(place, results, expected)
 
 
-def _by_the_loss(subject, x, t, _g, options):
-    subject.loss(x, t, **options)
-
-
-def _by_both(subject, x, t, _g, options):
-    subject.loss_and_grad(x, t, **options)
-
-
-def _by_both_scaled(subject, x, t, g, options):
-    subject.loss_and_grad(x, t, grad_output=g, **options)
-
-
 def _by_an_object(subject, x, t, g, options):
     loss_fn = subject.loss_object(**{name: value for name, value in options.items() if name != "weights"})
     loss_fn.forward(x, t, options.get("weights"))
     loss_fn.backward(g)
 
 
+CALLS = {
+    "loss": lambda subject, x, t, g, options: subject.loss(x, t, **options),
+    "gradient": lambda subject, x, t, g, options: subject.loss_and_grad(x, t, **options),
+    "scaled": lambda subject, x, t, g, options: subject.loss_and_grad(x, t, grad_output=g, **options),
+    "object": _by_an_object,
+}
+
+
 @pytest.mark.clause("A2")
 @pytest.mark.places(modes=(Mode.EAGER, Mode.READONLY, Mode.STRIDED, Mode.STRICTEST), sparse=True, when=_is_asked)
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-@pytest.mark.parametrize("options", OPTIONS, ids=OPTION_IDS)
-@pytest.mark.parametrize(
-    "call", [_by_the_loss, _by_both, _by_both_scaled, _by_an_object], ids=["loss", "gradient", "scaled", "object"]
-)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_A2_inputs_stay_as_they_are(place, subject, call, soft, options):
     agree.serves_soft(place, subject, soft)
     logits, targets, options = _problem(subject, soft, options)
-    x, t = place.put(logits, place.dtype), place.put(targets, place.dtype if soft else None)
-    options = {
-        name: place.put(value, place.compute_dtype) if isinstance(value, np.ndarray) else value
-        for name, value in options.items()
-    }
+    (x, t), options = place.pair(logits, targets), place.options(options)
     g = place.put(np.asarray(0.75), place.compute_dtype)
     inputs = [x, t, g, *(value for name, value in options.items() if name in ("weights", "class_weights"))]
     before = [np.array(place.to_numpy(array)) for array in inputs]
@@ -151,8 +137,7 @@ def test_A2_numpy_layouts(place, subject, lay_out, kind):
 @pytest.mark.parametrize("kind", ["classes-first", "channels-last", "offset", "expanded", "negated"])
 def test_A2_torch_layouts(place, subject, kind):
     torch = place.backend.torch
-    logits, targets = cases.random(_tokens(subject, 4, 3, 2), 6)
-    x, t = place.put(logits, place.dtype), place.put(targets)
+    x, t = place.pair(*cases.random(_tokens(subject, 4, 3, 2), 6))
     if kind == "classes-first":
         first = x.ndim // 2 - 1  # after the batch, where there is one
         strange = x.movedim(-1, first).contiguous().movedim(first, -1)

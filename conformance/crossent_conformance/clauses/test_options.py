@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
-from crossent_conformance import agree, cases, depth, units
+from crossent_conformance import agree, cases, depth, oracle, units
 from crossent_conformance.backends import DIRECT, NOT_DOUBLED, Mode
+from crossent_conformance.drawn import SMOOTHING, UNCOMPILED, problems, weighing
 
 PLAIN = ("none", "sum")
 """Reductions that divide by nothing, for tests whose question is not R2's."""
@@ -19,13 +21,8 @@ ONCE = (*DIRECT, Mode.TRACED)
 
 def _check_together(place, subject, soft, requests):
     """Options in combinations; a test carries the clause of the option that it always has."""
-    logits, targets = cases.random((2, 3), 5)
-    logits = cases.eighths(logits)
-    if soft:
-        targets = cases.eighths(cases.generator(3).random(logits.shape))
-    agree.each(
-        depth.part(requests, place), lambda options: agree.with_oracle(place, subject, logits, targets, **options)
-    )
+    problem = cases.small(soft)
+    agree.each(depth.part(requests, place), lambda options: agree.with_oracle(place, subject, *problem, **options))
 
 
 @pytest.mark.clause("V7")
@@ -60,6 +57,27 @@ def test_V7_no_mass_on_minus_infinity_counts_as_zero(place, subject):
 @pytest.mark.places(modes=ONCE, sparse=True)
 def test_V7_with_other_options(place, subject):
     _check_together(place, subject, True, cases.covering(True, "stable", PLAIN, label_smoothing=(0.0,)))
+
+
+@pytest.mark.clause("V7")
+@pytest.mark.places(modes=UNCOMPILED, sparse=True)
+@depth.examples(problems(soft=True), st.sampled_from(["none", "sum"]), count=40)
+def test_V7_any_soft_targets(place, subject, problem, reduction):
+    agree.with_oracle(place, subject, *problem, reduction=reduction)
+
+
+@pytest.mark.clause("V7")
+@pytest.mark.places(modes=UNCOMPILED, sparse=True)
+@depth.examples(problems(), count=30)
+def test_V7_one_hot_targets_are_hard_targets(place, subject, problem):
+    logits, targets = problem
+    one_hot = (np.arange(logits.shape[-1]) == targets[..., None]).astype(np.float64)
+    exact_loss, exact = oracle.cross_entropy(logits, targets, reduction="none")
+    loss, d_logits = agree.both(place, subject, logits, one_hot, reduction="none")
+    agree.loss(place, loss, exact_loss)
+    soft = oracle.cross_entropy(logits, one_hot, reduction="none")[1]
+    # The target's entry of soft targets is allowed what a sum of two terms is.
+    agree.gradient(place, d_logits, units.Exact(exact.high, exact.low, np.maximum(exact.allowed, soft.allowed)))
 
 
 @pytest.mark.clause("V8")
@@ -137,6 +155,17 @@ def test_V8_with_other_options(place, subject, soft):
     _check_together(place, subject, soft, requests)
 
 
+@pytest.mark.clause("V8")
+@pytest.mark.places(modes=UNCOMPILED, sparse=True)
+@depth.examples(st.booleans().flatmap(lambda soft: problems(soft=soft)), SMOOTHING, st.data(), count=60)
+def test_V8_any_smoothing(place, subject, problem, smoothing, data):
+    logits, targets = problem
+    agree.serves_soft(place, subject, targets.dtype.kind == "f")
+    options = data.draw(weighing(logits)) if data.draw(st.booleans()) else {}
+    reduction = data.draw(st.sampled_from(["none", "sum"]))
+    agree.with_oracle(place, subject, logits, targets, reduction=reduction, **smoothing, **options)
+
+
 @pytest.mark.clause("V9")
 @pytest.mark.places(sparse=True)
 @pytest.mark.parametrize(
@@ -170,6 +199,15 @@ def test_V9_z_loss_of_one_class(place, subject):
 def test_V9_options_together(place, subject):
     requests = cases.covering(False, "stable", PLAIN, label_smoothing=(0.0,), ignore_index=(None,))
     _check_together(place, subject, False, [options for options in requests if options.keys() & WEIGHING])
+
+
+@pytest.mark.clause("V9")
+@pytest.mark.places(modes=UNCOMPILED, sparse=True)
+@depth.examples(problems(), st.data(), count=60)
+def test_V9_any_weights(place, subject, problem, data):
+    logits, targets = problem
+    reduction = data.draw(st.sampled_from(["none", "sum"]))
+    agree.with_oracle(place, subject, logits, targets, reduction=reduction, **data.draw(weighing(logits)))
 
 
 @pytest.mark.clause("V10")
@@ -206,3 +244,11 @@ def test_V10_a_clipped_target_has_no_gradient(place, subject):
 def test_V10_with_other_options(place, subject, soft):
     agree.serves_soft(place, subject, soft)
     _check_together(place, subject, soft, cases.covering(soft, "explicit", PLAIN, ignore_index=(None,)))
+
+
+@pytest.mark.clause("V10")
+@pytest.mark.places(modes=UNCOMPILED, sparse=True)
+@depth.examples(st.booleans().flatmap(lambda soft: problems(soft=soft, sure=True)), count=40)
+def test_V10_any_row(place, subject, problem):
+    agree.serves_soft(place, subject, problem[1].dtype.kind == "f")
+    agree.with_oracle(place, subject, *problem, reduction="none", algorithm="explicit")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from crossent_conformance import agree, cases, depth, oracle
 from crossent_conformance.backends import DIRECT, NOT_DOUBLED, Mode
+from crossent_conformance.drawn import UNCOMPILED, filled, problems
 
 
 def _gradient_with_oracle(place, subject, logits, targets, **options):
@@ -15,16 +16,11 @@ def _gradient_with_oracle(place, subject, logits, targets, **options):
     assert d_logits.shape == logits.shape
 
 
-def _scale(reduction, low=-64):
-    shape = {"none": (2, 3), "sequence": (2,)}.get(reduction, ())
-    return np.asarray(cases.generator(4).integers(low, 64, shape) / 32)
-
-
 @pytest.mark.clause("R6")
 @pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
 @pytest.mark.parametrize("reduction", cases.REDUCTIONS)
 def test_R6_grad_output_scales_the_gradient(place, subject, reduction):
-    options = {"reduction": reduction, "grad_output": _scale(reduction)}
+    options = {"reduction": reduction, "grad_output": cases.scale(reduction)}
     _gradient_with_oracle(place, subject, *cases.random((2, 3), 5), **options)
 
 
@@ -45,15 +41,12 @@ def test_R6_grad_output_may_be_a_number(place, subject, reduction):
 @pytest.mark.parametrize("algorithm", ["stable", "explicit"])
 def test_R6_with_other_options(place, subject, soft, algorithm):
     agree.serves_soft(place, subject, soft)
-    logits, targets = cases.random((2, 3), 5)
-    logits = cases.eighths(logits)
-    if soft:
-        targets = cases.eighths(cases.generator(3).random(logits.shape))
+    problem = cases.small(soft)
     requests = [
-        {**options, "grad_output": _scale(options["reduction"], low=16)}
+        {**options, "grad_output": cases.scale(options["reduction"], low=16)}
         for options in depth.part(cases.covering(soft, algorithm), place)
     ]
-    agree.each(requests, lambda options: _gradient_with_oracle(place, subject, logits, targets, **options))
+    agree.each(requests, lambda options: _gradient_with_oracle(place, subject, *problem, **options))
 
 
 @pytest.mark.clause("R6")
@@ -68,8 +61,19 @@ def test_R6_backward_of_the_loss_object(place, subject, reduction):
         loss = loss_fn.forward(logits, targets)
         return loss, loss_fn.backward(grad_output)
 
-    for scale in (None, _scale(reduction, low=1)):
+    for scale in (None, cases.scale(reduction, low=1)):
         exact_loss, exact = oracle.cross_entropy(rounded, targets, reduction=reduction, grad_output=scale)
         loss, d_logits = place.evaluate(forward_and_backward, rounded, targets, grad_output=scale)
         agree.loss(place, loss, exact_loss)
         agree.gradient(place, d_logits, exact)
+
+
+@pytest.mark.clause("R6")
+@pytest.mark.places(modes=UNCOMPILED, sparse=True)
+@depth.examples(problems(), st.data(), count=30)
+def test_R6_any_grad_output(place, subject, problem, data):
+    logits, targets = problem
+    tokens = logits.shape[:-1]
+    reduction = data.draw(st.sampled_from(["none", "sum", "mean", "sequence"] if tokens else ["none", "sum", "mean"]))
+    scale = filled(data.draw, cases.loss_shape(reduction, tokens), st.sampled_from([0.5, 1.0, 1.5, -2.0, 0.0]))
+    _gradient_with_oracle(place, subject, logits, targets, reduction=reduction, grad_output=scale)

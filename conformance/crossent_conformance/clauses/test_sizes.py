@@ -1,4 +1,4 @@
-"""Clauses S5 and S6: finite logits of any size, one class and none."""
+"""Clauses S5 and S6: finite logits of any size, and one class."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import assume
+from hypothesis import strategies as st
 
-from crossent_conformance import agree, oracle, units
+from crossent_conformance import agree, depth, oracle, units
 from crossent_conformance.backends import NOT_DOUBLED
+from crossent_conformance.drawn import UNCOMPILED, filled
 
 
-def _infinite_only_where_the_loss_is(place, subject, logits, targets, **options):
+def _infinite_only_where_the_loss_is(place, subject, logits, targets, near=1.0, **options):
+    """Never NaN; `near` is the part of the dtype's range in which the rounding of a loss may not reach its end."""
     exact, _ = oracle.cross_entropy(logits, targets, reduction="none", **options)
     loss, d_logits = agree.both(place, subject, logits, targets, reduction="none", **options)
     assert not np.isnan(loss).any()
-    assert np.isfinite(loss[exact.high <= units.LARGEST[place.dtype]]).all()
-    if d_logits is not agree.NO_GRADIENT:
-        assert np.isfinite(d_logits).all()
+    assert np.isfinite(loss[exact.high <= near * units.LARGEST[place.dtype]]).all()
+    agree.every(np.isfinite, [d_logits])
 
 
 @pytest.mark.clause("S5")
@@ -43,6 +46,21 @@ def test_S5_finite_logits_of_any_size_with_options(place, subject, options):
 
 
 @pytest.mark.clause("S5")
+@pytest.mark.places(modes=UNCOMPILED, sparse=True)
+@depth.examples(st.data(), count=60)
+def test_S5_any_finite_logits(place, subject, data):
+    largest = units.LARGEST[place.dtype]
+    sizes = st.one_of(
+        st.floats(-1e4, 1e4), st.floats(-largest, largest), st.sampled_from([largest, -largest, 0.0, -0.0, 1e-38])
+    )
+    V = data.draw(st.integers(1, 9))
+    logits = place.round(filled(data.draw, (3, V), sizes))
+    assume(np.isfinite(logits).all())
+    targets = np.array(data.draw(st.lists(st.integers(0, V - 1), min_size=3, max_size=3)))
+    _infinite_only_where_the_loss_is(place, subject, logits, targets, near=0.999)
+
+
+@pytest.mark.clause("S5")
 def test_S5_tiny_logits(place, subject):
     smallest = units.SMALLEST[place.dtype]
     logits = np.array(list(itertools.product([-smallest, 0.0, smallest], repeat=3)))
@@ -61,26 +79,12 @@ def test_S6_one_class(place, subject, options, soft):
     agree.serves_soft(place, subject, soft)
     logits = np.array([[0.0], [3.0], [-1e4], [20.0]])
     targets = np.ones((4, 1)) if soft else np.zeros(4, dtype=np.int64)
-    loss, d_logits = agree.both(place, subject, logits, targets, reduction="none", **options)
-    assert (loss == 0).all()
-    if d_logits is not agree.NO_GRADIENT:
-        assert (d_logits == 0).all()
+    agree.every(agree.is_zero, agree.both(place, subject, logits, targets, reduction="none", **options))
 
 
 @pytest.mark.clause("S6")
-@pytest.mark.places(sparse=True)
-def test_S6_no_classes(place, subject):
-    # The shape is known even to a tracer, so every mode can raise.
-    targets = np.zeros(3, dtype=np.int64)
-    agree.refusal(lambda: place.call(subject.loss, np.zeros((3, 0)), targets, reduction="none"), ValueError)
-
-
-@pytest.mark.clause("S6", "R3")
-@pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
-@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
-def test_S6_no_classes_and_no_tokens(place, subject, reduction):
-    loss, d_logits = agree.both(place, subject, np.zeros((0, 0)), np.zeros((0,), dtype=np.int64), reduction=reduction)
-    assert (loss == 0).all()
-    assert loss.shape == ((0,) if reduction == "none" else ())
-    if d_logits is not agree.NO_GRADIENT:
-        assert d_logits.shape == (0, 0)
+@pytest.mark.places(modes=UNCOMPILED, sparse=True)
+@depth.examples(st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=5), count=20)
+def test_S6_one_class_of_any_size(place, subject, values):
+    logits, targets = np.array(values)[:, None], np.zeros(len(values), dtype=np.int64)
+    agree.every(agree.is_zero, agree.both(place, subject, logits, targets, reduction="none"))

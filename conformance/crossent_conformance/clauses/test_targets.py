@@ -46,7 +46,7 @@ CALLS = {
 def test_A4_the_first_offending_target_is_named(place, subject, value, call):
     targets = TARGETS.copy()
     targets[2], targets[5] = value, 77
-    x, t = place.put(LOGITS, place.dtype), place.put(targets)
+    x, t = place.pair(LOGITS, targets)
     targets[5] = TARGETS[5]
     alone = place.put(targets)
     _check(lambda: CALLS[call](subject, x, t), (2,), value, 4, lambda: CALLS[call](subject, x, alone))

@@ -7,15 +7,15 @@ loss is; here the peer's own rounding, of the logits' dtype, is what bounds the 
 
 from __future__ import annotations
 
+import inspect
 import itertools
-import math
 
 import numpy as np
 import pytest
 
 from crossent_conformance import depth, units
 from crossent_conformance.backends import Mode
-from crossent_conformance.drop_in import Both, classes_of, inputs, run, same_values
+from crossent_conformance.drop_in import Both, classes_of, inputs, run, same_outcome, same_values
 
 pytestmark = [
     pytest.mark.clause("D2"),
@@ -24,6 +24,11 @@ pytestmark = [
 ]
 SHAPES = [(5,), (3, 5), (3, 5, 2), (2, 5, 3, 2), (2, 5, 1, 3, 2), (0, 5), (2, 5, 0), (3, 1), (1,), (1, 5)]
 REDUCTIONS = ("mean", "sum", "none")
+
+
+@pytest.fixture
+def functions(place, subject):
+    return Both(place, subject)
 
 
 def _reductions_and_weights(weight):
@@ -36,8 +41,7 @@ def _reductions_and_weights(weight):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
-def test_D2_shapes_weights_reductions_smoothing(place, subject, shape, soft, smoothing):
-    functions = Both(place, subject)
+def test_D2_shapes_weights_reductions_smoothing(place, functions, shape, soft, smoothing):
     logits, target = inputs(place, shape, soft)
     weight = place.put(np.linspace(0.5, 2.0, classes_of(shape)), place.dtype)
     for reduction, chosen in _reductions_and_weights(weight):
@@ -48,8 +52,7 @@ def test_D2_shapes_weights_reductions_smoothing(place, subject, shape, soft, smo
 @pytest.mark.parametrize("shape", [(5,), (6, 5), (3, 5, 2)], ids=str)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("ignored", [2, 0, -1, -100, 5, 77])
-def test_D2_ignore_index_inside_and_outside_the_classes(place, subject, shape, smoothing, ignored):
-    functions = Both(place, subject)
+def test_D2_ignore_index_inside_and_outside_the_classes(place, functions, shape, smoothing, ignored):
     logits, target = inputs(place, shape)
     weight = place.put(np.linspace(0.5, 2.0, 5), place.dtype)
     for some in (
@@ -62,15 +65,6 @@ def test_D2_ignore_index_inside_and_outside_the_classes(place, subject, shape, s
             same_values(place, functions, logits, some, **options)
 
 
-def test_D2_a_mean_over_nothing_is_nan(place, subject):
-    functions = Both(place, subject)
-    logits, target = inputs(place, (4, 5))
-    for function in functions:
-        loss = function(logits, place.backend.torch.full_like(target, -100))
-        assert math.isnan(loss.item())
-        assert function(logits, place.backend.torch.full_like(target, -100), reduction="sum").item() == 0
-
-
 @pytest.mark.parametrize(
     "weight",
     [np.zeros(5), np.array([0.0, 1, 0, 2, 0]), np.array([1.0, np.inf, 1, 1, 1]), np.array([np.nan, 1, 1, 1, 1])],
@@ -78,8 +72,7 @@ def test_D2_a_mean_over_nothing_is_nan(place, subject):
 )
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-def test_D2_strange_weights(place, subject, weight, smoothing, soft):
-    functions = Both(place, subject)
+def test_D2_strange_weights(place, functions, weight, smoothing, soft):
     logits, target = inputs(place, (6, 5), soft)
     for reduction in REDUCTIONS:
         options = {"reduction": reduction, "weight": place.put(weight, place.dtype), "label_smoothing": smoothing}
@@ -94,29 +87,18 @@ def test_D2_strange_weights(place, subject, weight, smoothing, soft):
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("where", ["target", "elsewhere", "row", "ignored-row"])
-def test_D2_logits_that_are_not_finite(place, subject, smoothing, soft, value, where):
-    functions = Both(place, subject)
-    if soft and where == "ignored-row":
-        where = "zero-row"
+def test_D2_logits_that_are_not_finite(place, functions, smoothing, soft, value, where):
     logits, target = inputs(place, (4, 5), soft)
-    if where == "zero-row":
-        target[2] = 0
-        logits[2, 3] = value
-    elif where == "ignored-row":
-        target[2] = -100
-        logits[2, 3] = value
-    elif where == "row":
-        logits[2] = value
-    else:
-        target_class = int(target[2].argmax()) if soft else int(target[2])
-        logits[2, target_class if where == "target" else (target_class + 1) % 5] = value
+    at = int(target[2].argmax() if soft else target[2])
+    if where == "ignored-row":
+        target[2] = 0 if soft else -100
+    logits[2, {"target": at, "elsewhere": (at + 1) % 5, "row": slice(None), "ignored-row": 3}[where]] = value
     for reduction in REDUCTIONS:
         same_values(place, functions, logits, target, reduction=reduction, label_smoothing=smoothing)
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-def test_D2_layouts(place, subject, soft):
-    functions = Both(place, subject)
+def test_D2_layouts(place, functions, soft):
     torch = place.backend.torch
     logits, target = inputs(place, (2, 5, 3, 4), soft)
     layouts = [
@@ -143,10 +125,85 @@ def test_D2_layouts(place, subject, soft):
     ],
     ids=str,
 )
-def test_D2_deprecated_arguments(place, subject, deprecated):
-    functions = Both(place, subject)
+def test_D2_deprecated_arguments(place, functions, deprecated):
     logits, target = inputs(place, (4, 5))
     for reduction in REDUCTIONS:
         same_values(place, functions, logits, target, reduction=reduction, **deprecated)
     theirs, ours = (function(logits, target, None, False, 1, True, "mean", 0.1) for function in functions)
     np.testing.assert_allclose(place.to_numpy(ours), place.to_numpy(theirs), rtol=16 * units.EPS[place.dtype])
+
+
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "int8", "int16", "int32", "int64", "float64", "float32", "float16", "bfloat16", "bool"]
+)
+def test_D2_dtypes_of_targets(place, functions, dtype):
+    """Accepted by both, or refused by both with the same type of error."""
+    torch = place.backend.torch
+    logits, target = inputs(place, (4, 5))
+    for some in (
+        target.to(getattr(torch, dtype)),
+        torch.zeros(4, 5, dtype=getattr(torch, dtype), device=logits.device),
+    ):
+        same_outcome(place, functions, logits, some)
+        same_outcome(place, functions, logits, some, label_smoothing=0.1)
+
+
+INVALID = {
+    "target-past-classes": lambda x, t, torch: ((x, t + 5), {}),
+    "target-negative": lambda x, t, torch: ((x, t - 6), {}),
+    "target-past-classes-smoothed": lambda x, t, torch: ((x, t + 5), {"label_smoothing": 0.1}),
+    "target-past-classes-weight": lambda x, t, torch: ((x, t + 5), {"weight": torch.ones(5, dtype=x.dtype)}),
+    "target-short": lambda x, t, torch: ((x, t[:2]), {}),
+    "target-2d": lambda x, t, torch: ((x, t[:, None]), {}),
+    "target-0d": lambda x, t, torch: ((x, t[0]), {}),
+    "target-of-one-row": lambda x, t, torch: ((x[0], t), {}),
+    "input-0d": lambda x, t, torch: ((x[0, 0], t[0]), {}),
+    "input-3d-target-1d": lambda x, t, torch: ((x[..., None], t), {}),
+    "weight-short": lambda x, t, torch: ((x, t), {"weight": torch.ones(4, dtype=x.dtype)}),
+    "weight-2d": lambda x, t, torch: ((x, t), {"weight": torch.ones(1, 5, dtype=x.dtype)}),
+    "weight-integers": lambda x, t, torch: ((x, t), {"weight": torch.ones(5, dtype=torch.int64)}),
+    "weight-other-float": lambda x, t, torch: ((x, t), {"weight": torch.ones(5, dtype=torch.float64)}),
+    "weight-list": lambda x, t, torch: ((x, t), {"weight": [1.0] * 5}),
+    "reduction-word": lambda x, t, torch: ((x, t), {"reduction": "average"}),
+    "reduction-none": lambda x, t, torch: ((x, t), {"reduction": None}),
+    "smoothing-negative": lambda x, t, torch: ((x, t), {"label_smoothing": -0.1}),
+    "smoothing-past-one": lambda x, t, torch: ((x, t), {"label_smoothing": 1.1}),
+    "smoothing-text": lambda x, t, torch: ((x, t), {"label_smoothing": "0.1"}),
+    "smoothing-integer": lambda x, t, torch: ((x, t), {"label_smoothing": 1}),
+    "ignore-index-float": lambda x, t, torch: ((x, t), {"ignore_index": 1.0}),
+    "ignore-index-none": lambda x, t, torch: ((x, t), {"ignore_index": None}),
+    "ignore-index-bool": lambda x, t, torch: ((x, t), {"ignore_index": True}),
+    "soft-with-ignore-index": lambda x, t, torch: ((x, torch.full_like(x, 0.2)), {"ignore_index": 1}),
+    "soft-with-integers": lambda x, t, torch: ((x, torch.ones(4, 5, dtype=torch.int64)), {}),
+    "soft-other-float": lambda x, t, torch: ((x, torch.full((4, 5), 0.2, dtype=torch.float64)), {}),
+    "soft-other-shape": lambda x, t, torch: ((x, torch.full((4, 6), 0.2, dtype=x.dtype)), {}),
+    "input-integers": lambda x, t, torch: ((x.long(), t), {}),
+    "input-complex": lambda x, t, torch: ((x.to(torch.complex64), t), {}),
+    "input-list": lambda x, t, torch: (([[0.0, 1.0]], t), {}),
+    "input-none": lambda x, t, torch: ((None, t), {}),
+    "input-numpy": lambda x, t, torch: ((np.zeros((4, 5)), t), {}),
+    "target-list": lambda x, t, torch: ((x, [0, 1, 2, 3]), {}),
+    "target-none": lambda x, t, torch: ((x, None), {}),
+    "no-classes": lambda x, t, torch: ((x[:, :0], t), {}),
+    "no-classes-no-rows": lambda x, t, torch: ((x[:0, :0], t[:0]), {}),
+    "no-classes-soft": lambda x, t, torch: ((x[:, :0], x[:, :0]), {}),
+    "unknown-argument": lambda x, t, torch: ((x, t), {"z_loss": 0.1}),
+}
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_D2_invalid_input_fails_as_in_pytorch(place, functions, name):
+    logits, target = inputs(place, (4, 5))
+    torch = place.backend.torch
+    with torch.device(logits.device):
+        arguments, options = INVALID[name](logits, target, torch)
+        same_outcome(place, functions, *arguments, **options)
+
+
+def test_D2_positional_arguments_and_signature(place, functions):
+    theirs, ours = (inspect.signature(function).parameters.values() for function in functions)
+    assert [(own.name, own.default) for own in ours] == [(peer.name, peer.default) for peer in theirs]
+    logits, target = inputs(place, (4, 5))
+    weight = place.put(np.linspace(0.5, 2.0, 5), place.dtype)
+    same_outcome(place, functions, logits, target, weight, None, 2, None, "sum", 0.25)
+    same_outcome(place, functions, input=logits, target=target, weight=weight)

@@ -20,10 +20,14 @@ pytestmark = [
 REDUCTIONS = ("mean", "sum", "none")
 
 
+@pytest.fixture
+def functions(place, subject):
+    return Both(place, subject)
+
+
 @pytest.mark.parametrize("name", ["weight", "soft target"])
-def test_D2_gradients_of_the_other_tensors(place, subject, name):
+def test_D2_gradients_of_the_other_tensors(place, functions, name):
     """A weight that requires grad is refused by both; soft targets get PyTorch's gradient."""
-    functions = Both(place, subject)
     torch = place.backend.torch
     logits, target = inputs(place, (4, 5), soft=name != "weight")
     results = []
@@ -48,8 +52,7 @@ def _total(function, reduction, logits, target):
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-def test_D2_transformations(place, subject, soft):
-    functions = Both(place, subject)
+def test_D2_transformations(place, functions, soft):
     torch = place.backend.torch
     logits, target = inputs(place, (3, 5), soft)
     logits, target = torch.stack([logits, -logits]), torch.stack([target, target.flip(0)])
@@ -63,18 +66,15 @@ def test_D2_transformations(place, subject, soft):
 
 
 @pytest.mark.places(backends=("torch", "torch-cuda"), modes=(Mode.EAGER,), dtypes=("float64",))
-def test_D2_second_derivatives(place, subject):
-    functions = Both(place, subject)
+def test_D2_second_derivatives(place, functions):
     logits, target = inputs(place, (3, 5))
     torch = place.backend.torch
-    assert torch.autograd.gradgradcheck(
-        lambda x: functions[1](x, target, label_smoothing=0.1), (logits.requires_grad_(),)
-    )
+    _, ours = functions
+    assert torch.autograd.gradgradcheck(lambda x: ours(x, target, label_smoothing=0.1), (logits.requires_grad_(),))
 
 
 @pytest.mark.places(backends=("torch",), modes=(Mode.EAGER,), dtypes=("float32",))
-def test_D2_autocast(place, subject):
-    functions = Both(place, subject)
+def test_D2_autocast(place, functions):
     torch = place.backend.torch
     logits, target = inputs(place, (3, 5))
     for x in (logits, logits.bfloat16(), logits.double()):
@@ -86,13 +86,13 @@ def test_D2_autocast(place, subject):
 
 @pytest.mark.places(backends=("torch",), modes=(Mode.EAGER,), dtypes=("float32",))
 @pytest.mark.filterwarnings("ignore")
-def test_D2_compiles_without_a_graph_break(place, subject):
-    functions = Both(place, subject)
+def test_D2_compiles_without_a_graph_break(place, functions):
     torch = place.backend.torch
     torch.compiler.reset()
     logits, target = inputs(place, (3, 5, 2))
-    compiled = torch.compile(functions[1], fullgraph=True, backend="aot_eager")
-    same_values(place, (functions[0], compiled), logits, target, ignore_index=1, label_smoothing=0.1)
+    theirs, ours = functions
+    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    same_values(place, (theirs, compiled), logits, target, ignore_index=1, label_smoothing=0.1)
     torch.compiler.reset()
 
 
@@ -124,8 +124,7 @@ def test_D2_the_module(place, subject, options):
 
 @pytest.mark.places(backends=("torch",), modes=(Mode.EAGER,), dtypes=("float32",))
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_D2_inputs_out_of_the_ordinary(place, subject):
-    functions = Both(place, subject)
+def test_D2_inputs_out_of_the_ordinary(place, functions):
     torch = place.backend.torch
     logits, target = inputs(place, (3, 5))
     soft = logits.softmax(1)
