@@ -161,7 +161,7 @@ def test_the_reader_makes_repetitions_in_place():
     assert len(READ) == len(CASES)
     logits, targets, options = READ["R4/weights/float32"].arguments()
     assert len(logits) == len(targets) == len(options["weights"]) == 1_000_003
-    wide = [case for case in READ.values() if "columns" in case.written.get("repeat", {})]
+    wide = [case for case in READ.values() if [*case.written.get("repeat", {})] == ["columns"]]
     assert wide
     for case in wide:
         columns, logits = case.written["repeat"]["columns"], case.arguments()[0]
