@@ -17,8 +17,7 @@ from mpmath import mp, mpf
 import crossent
 from crossent_conformance import contract, oracle, vectors
 from crossent_conformance.vectors import answers
-from crossent_conformance.vectors.__main__ import main
-from crossent_conformance.vectors.files import VERSION
+from crossent_conformance.vectors.__main__ import VERSION, main
 
 FOLDER = Path(__file__).parent.parent / "conformance" / "vectors"
 V1 = FOLDER / "v1"

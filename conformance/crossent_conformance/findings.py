@@ -6,12 +6,13 @@ with 1 once it has been mended; it runs in a process of its own, since some set 
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from crossent_conformance.peers import installed
 
 PACKAGES = {"torch": "torch", "optax": "optax", "scipy": "scipy", "keras": "keras", "liger": "liger-kernel"}
 """The distribution that a script needs, by the first part of its name."""
@@ -38,10 +39,7 @@ class Finding:
     @property
     def version(self) -> str | None:
         """The version of that which is installed; None where there is none."""
-        try:
-            return importlib.metadata.version(self.package)
-        except importlib.metadata.PackageNotFoundError:
-            return None
+        return installed(self.package)
 
     def run(self) -> subprocess.CompletedProcess[str]:
         """Run it, and give what it printed and its exit code."""
