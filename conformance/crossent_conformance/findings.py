@@ -12,10 +12,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossent_conformance.peers import installed
+from crossent_conformance.peers import PEERS, installed
 
-PACKAGES = {"torch": "torch", "optax": "optax", "scipy": "scipy", "keras": "keras", "liger": "liger-kernel"}
-"""The distribution that a script needs, by the first part of its name."""
 LIMIT = 180
 """Seconds for one script; importing takes most of it."""
 
@@ -33,8 +31,8 @@ class Finding:
 
     @property
     def package(self) -> str:
-        """The distribution that it is about."""
-        return PACKAGES[self.name.partition("_")[0]]
+        """The distribution that it is about: a peer's, whose name begins as that of the script."""
+        return next(peer.package for peer in PEERS if peer.package.startswith(self.name.partition("_")[0]))
 
     @property
     def version(self) -> str | None:

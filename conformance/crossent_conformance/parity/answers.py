@@ -128,11 +128,8 @@ def _ask(under_test: UnderTest, place: Place, problem: Problem) -> Answer:
 
 
 def _read(place: Place, result: Any) -> Answer:
-    parts = result if isinstance(result, tuple) else (result,)
-    if len(parts) > len(PARTS):
-        raise WrongTypeError(f"{len(parts)} results came back, not a loss and its gradient")
     found = {}
-    for name, part in zip(PARTS, parts, strict=False):
+    for name, part in zip(PARTS, result if isinstance(result, tuple) else (result,), strict=False):
         if not place.backend.owns(part):
             kind = f"{type(part).__module__}.{type(part).__qualname__}"
             raise WrongTypeError(f"{kind} came back, not an array of {place.backend.name}")

@@ -63,11 +63,8 @@ def run(given: argparse.Namespace) -> int:
     names = _names(given.case)
     arguments.check_names("dtype", given.dtype, FLOATS)
     arguments.check_files(given.json, given.html)
-    try:
-        baseline = None if given.baseline is None else file.read(given.baseline)
-        results = _asked(given, names, baseline) if given.results is None else _of_file(given, names)
-    except file.BadFileError as error:
-        raise UsageError(str(error)) from error
+    baseline = None if given.baseline is None else file.read(given.baseline)
+    results = _asked(given, names, baseline) if given.results is None else _of_file(given, names)
     if baseline is not None and baseline.seed != results.seed:
         raise UsageError(f"the baseline has seed {baseline.seed}, not {results.seed}; accepted: the same seed")
     picked = names if given.case else None

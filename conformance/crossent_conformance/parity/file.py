@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from crossent_conformance.arguments import UsageError
 from crossent_conformance.backends import FLOATS
 from crossent_conformance.parity.answers import PARTS, Answer, Array, Asked, Results
 from crossent_conformance.parity.compare import largest
@@ -39,10 +40,6 @@ KINDS = {
     "created": str, "command": str,
 }  # fmt: skip
 """The fields of a run that are written as they are."""
-
-
-class BadFileError(Exception):
-    """The file is none of ours; the message says in one line why."""
 
 
 def as_text(verdict: Verdict) -> str:
@@ -77,24 +74,22 @@ def as_text(verdict: Verdict) -> str:
 
 
 def read(path: Path) -> Results:
-    """The results in a file; BadFileError where there are none."""
+    """The results in a file; UsageError where there are none."""
     try:
-        text = path.read_text(encoding="utf-8")
+        data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise BadFileError(f"cannot read {path}: {error.strerror}") from error
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise BadFileError(f"{path} is not JSON: it is not text") from error
-    try:
-        data = json.loads(text)
+        raise UsageError(f"{path} is not JSON: it is not text") from error
     except (ValueError, RecursionError) as error:
-        raise BadFileError(f"{path} is not JSON: {error}") from error
+        raise UsageError(f"{path} is not JSON: {error}") from error
     given = data.get("format") if isinstance(data, dict) else None
     if given != FORMAT:
-        raise BadFileError(f"{path} is not a file of crossent parity: its format is {given!r}; accepted: {FORMAT!r}")
+        raise UsageError(f"{path} is not a file of crossent parity: its format is {given!r}; accepted: {FORMAT!r}")
     try:
         return _results(data)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, zlib.error) as error:
-        raise BadFileError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+        raise UsageError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
 
 def _encoded(answer: Answer) -> dict[str, Any]:
