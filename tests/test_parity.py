@@ -1,8 +1,9 @@
-"""`crossent parity`: what it compares, what it calls different, what is a mistake of the user."""
+"""`crossent parity`: what it compares, what it calls different, what is a mistake of the user, its page."""
 
 import json
 
 import pytest
+from tests.pages import read
 from tests.parity_runs import SUBJECTS, TWO, fails, parity_of
 
 from crossent import cli
@@ -144,3 +145,23 @@ def test_through_the_command_line(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(answers, "ask_all", interrupted)
     assert cli.main(["parity", *TWO, "--json", str(tmp_path / "new.json")]) == 130
     assert not list(tmp_path.iterdir())
+
+
+def test_the_page_stands_alone(tmp_path):
+    baseline, path = tmp_path / "baseline.json", tmp_path / "page.html"
+    assert parity_of("same", "--case", "plain", "z-loss", "--json", baseline) == 0
+    assert parity_of("far", "--case", "plain", "z-loss", "--baseline", baseline, "--html", path) == 1
+    page = read(path.read_text(encoding="utf-8"))
+    for words in ("plain float32 loss: numpy and array-api-strict differ", "✕ fails", "To the baseline of"):
+        assert words in page.text
+
+
+def test_the_page_escapes_what_a_subject_says(tmp_path):
+    path, name = tmp_path / "page.html", tmp_path / "<b>.py"
+    name.write_text(SUBJECTS.read_text(encoding="utf-8").replace("two classes", "<i>two</i>"), encoding="utf-8")
+    arguments = ("--subject", f"{name}:raising", *TWO, "--case", "plain-V2", "--html", path)
+    assert parity_of(None, *arguments, backends=()) == 1
+    page = path.read_text(encoding="utf-8")
+    assert "&lt;i&gt;two&lt;/i&gt;" in page
+    assert "<i>" not in page
+    assert "<b>.py" not in page

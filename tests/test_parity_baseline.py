@@ -28,9 +28,9 @@ def test_the_json_holds_the_results_bit_for_bit(baseline):
     ]
     for asked in results.asked:
         problem = CASES[asked.case].problem(asked.dtype, 0)
-        assert asked.fingerprint == problem.fingerprint
+        assert asked.inputs == problem.fingerprint
         for answer in asked.answers.values():
-            loss, d_logits = answer.values["loss"], answer.values["d_logits"]
+            loss, d_logits = answer["loss"], answer["d_logits"]
             assert (loss.dtype, str(loss.values.dtype)) == (asked.dtype, asked.dtype)
             assert loss.values.shape == problem.targets.shape
             fractions = units.errors(d_logits.values, problem.exact["d_logits"], asked.dtype)

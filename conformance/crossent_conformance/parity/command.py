@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import datetime
 import fnmatch
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crossent_conformance import arguments
 from crossent_conformance.arguments import UsageError
@@ -17,7 +16,7 @@ from crossent_conformance.backends import BACKENDS, FLOATS, load
 if TYPE_CHECKING:
     from crossent_conformance.adapter import Traits, UnderTest
     from crossent_conformance.backends import Backend
-    from crossent_conformance.parity.answers import Listener, Results
+    from crossent_conformance.parity.answers import Results
 
 HELP = "the same inputs on several backends, and on an earlier run's"
 Chosen = dict[str, "tuple[Backend, Traits]"]
@@ -64,11 +63,8 @@ def run(given: argparse.Namespace) -> int:
     names = _names(given.case)
     arguments.check_names("dtype", given.dtype, FLOATS)
     arguments.check_files(given.json, given.html)
-    try:
-        baseline = None if given.baseline is None else file.read(given.baseline)
-        results = _asked(given, names, baseline) if given.results is None else _of_file(given, names)
-    except file.BadFileError as error:
-        raise UsageError(str(error)) from error
+    baseline = None if given.baseline is None else file.read(given.baseline)
+    results = _asked(given, names, baseline) if given.results is None else _of_file(given, names)
     if baseline is not None and baseline.seed != results.seed:
         raise UsageError(f"the baseline has seed {baseline.seed}, not {results.seed}; accepted: the same seed")
     picked = names if given.case else None
@@ -89,6 +85,8 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _asked(given: argparse.Namespace, names: list[str], baseline: Results | None) -> Results:
+    from rich.console import Console
+
     from crossent_conformance import subject
     from crossent_conformance.parity import answers
     from crossent_conformance.results import machine
@@ -106,12 +104,17 @@ def _asked(given: argparse.Namespace, names: list[str], baseline: Results | None
         raise UsageError(f"{found} alone has nothing to be compared with{why}; accepted: {accepted}")
     seed = given.seed if given.seed is not None else baseline.seed if baseline is not None else 0
     dtypes = _dtypes(chosen, given.dtype, baseline)
-    with _listening() as listener:
-        results = answers.ask_all(under_test, chosen, dtypes, names, seed, listener)
-    results.not_covered = not_covered
-    results.machine = machine()
-    results.created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    results.command = arguments.words("parity", given, "subject", "seed", "baseline", "backend", "dtype", "case")
+    results = answers.Results(
+        subject={"name": under_test.name, "spec": under_test.spec, "version": under_test.version},
+        seed=seed,
+        backends={name: answers.described(*on) for name, on in chosen.items()},
+        not_covered=not_covered,
+        machine=machine(),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        command=arguments.words("parity", given, "subject", "seed", "baseline", "backend", "dtype", "case"),
+    )
+    with Console(stderr=True).status("") as status:  # on a terminal: the case that is being asked
+        answers.ask_all(under_test, chosen, dtypes, names, results, status.update)
     return results
 
 
@@ -125,11 +128,18 @@ def _of_file(given: argparse.Namespace, names: list[str]) -> Results:
     for name in given.backend:
         if name not in results.backends:
             raise UsageError(f"{given.results} has no backend {name!r}; accepted: {', '.join(results.backends)}")
-    cases = names if given.case else [asked.case for asked in results.asked]
-    dtypes = given.dtype or FLOATS
-    asked = [asked for asked in results.asked if asked.case in cases and asked.dtype in dtypes]
-    results.asked, results.errors = asked, results.errors if answers.ERRORS in names else {}
-    return results.on(given.backend or list(results.backends))
+    kept, dtypes = given.backend or results.backends, given.dtype or FLOATS
+
+    def of_kept(found: dict[str, Any]) -> dict[str, Any]:
+        return {name: found[name] for name in found if name in kept}
+
+    asked = [item for item in results.asked if (item.case in names or not given.case) and item.dtype in dtypes]
+    return replace(
+        results,
+        backends=of_kept(results.backends),
+        asked=[replace(item, answers=of_kept(item.answers)) for item in asked],
+        errors={call: of_kept(refusals) for call, refusals in results.errors.items() if answers.ERRORS in names},
+    )
 
 
 def _names(patterns: list[str]) -> list[str]:
@@ -175,17 +185,3 @@ def _dtypes(chosen: Chosen, asked: list[str], baseline: Results | None) -> list[
     if not found:
         raise UsageError(f"{', '.join(chosen)} have no dtype in common")
     return [dtype for dtype in found if not asked or dtype in asked]
-
-
-@contextlib.contextmanager
-def _listening() -> Iterator[Listener]:
-    """The case that is being asked, on a terminal."""
-    from rich.console import Console
-    from rich.status import Status
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda name, done, planned: None
-        return
-    with Status("", console=console) as status:
-        yield lambda name, done, planned: status.update(f"{done}/{planned} {name}")

@@ -15,8 +15,7 @@ from rich.console import RenderableType
 
 from crossent_conformance import terminal
 from crossent_conformance.parity.answers import ERRORS, Results
-from crossent_conformance.parity.compare import Difference
-from crossent_conformance.parity.file import by_case, largest
+from crossent_conformance.parity.compare import Difference, largest
 from crossent_conformance.parity.verdict import Verdict
 
 MOST_PROBLEMS = 30
@@ -46,16 +45,16 @@ Cells = dict[tuple[str, str], Cell]
 
 def cells(results: Results, differences: list[Difference]) -> Cells:
     """The table of these differences."""
-    worst, found = by_case(differences), {}
+    worst, found = largest(differences), {}
     for asked in results.asked:
-        parts = largest(worst, asked)
+        parts = worst.get((asked.case, asked.dtype), {})
         answers = asked.answers.values()
         if parts:
             status = "differs" if any(part["fraction"] > 1 for part in parts.values()) else "same"
-        elif any(answer.lacks for answer in answers):
+        elif any("lacks" in answer for answer in answers):
             status = "does not apply"
         else:
-            status = "raises" if any(answer.error for answer in answers) else "alone"
+            status = "raises" if any("raises" in answer for answer in answers) else "alone"
         found[asked.case, asked.dtype] = Cell(status, parts)
     return found
 

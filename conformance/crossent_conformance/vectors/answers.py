@@ -14,7 +14,7 @@ import numpy as np
 from mpmath import mp, mpf
 
 from crossent_conformance import oracle, units
-from crossent_conformance.vectors.cases import Case
+from crossent_conformance.vectors import Case
 
 DIGITS = 40
 SAFE = 2**53 - 1
