@@ -22,14 +22,14 @@ class _Torch(Crossent):
 
 
 class OffTheGraph(_Torch):
-    """The loss comes back without its graph."""
+    """D1: The loss comes back without its graph."""
 
     def loss(self, logits, targets, **options):
         return super().loss(logits.detach(), targets, **options)
 
 
 class NoSecondDerivative(_Torch):
-    """The gradient is a constant to whatever is differentiated next."""
+    """D1: The gradient is a constant to whatever is differentiated next."""
 
     def loss(self, logits, targets, **options):
         here = logits.detach()
@@ -41,7 +41,7 @@ class NoSecondDerivative(_Torch):
 
 
 class LooksAtEveryLogit(_Torch):
-    """Whether all logits are numbers is read back in every call."""
+    """A6: Whether all logits are numbers is read back in every call."""
 
     def loss(self, logits, targets, **options):
         if not logits.isfinite().all().item():
@@ -50,14 +50,14 @@ class LooksAtEveryLogit(_Torch):
 
 
 class LossOnTheHost(_Torch):
-    """The loss comes back as an array of NumPy."""
+    """A1: The loss comes back as an array of NumPy."""
 
     def loss(self, logits, targets, **options):
         return super().loss(logits, targets, **options).detach().numpy()
 
 
 class MeanOverNothingIsZero(_Torch):
-    """What stands for PyTorch's function has the contract's mean over nothing but ignored targets, not PyTorch's."""
+    """D2: What stands for PyTorch's function has the contract's mean over nothing but ignored targets."""
 
     @property
     def drop_in(self) -> Any:
@@ -72,7 +72,7 @@ class MeanOverNothingIsZero(_Torch):
 
 
 class BooleanIndexing(Crossent):
-    """Ignored tokens are taken out by a mask, whose result has a shape that depends on data."""
+    """A11: Ignored tokens are taken out by a mask, whose result has a shape that depends on data."""
 
     backends = ("array-api-strict",)
 

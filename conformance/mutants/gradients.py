@@ -10,14 +10,14 @@ from crossent_conformance.reference import Reference
 
 
 class MeanNotDivided(Reference):
-    """The gradient of a mean is that of the sum."""
+    """V5: The gradient of a mean is that of the sum."""
 
     def scale(self, call, grad_output, divisor):
         return super().scale(call, grad_output, np.ones(divisor.shape))
 
 
 class DividedByAllTokens(Reference):
-    """The gradient of a mean is divided by the number of all tokens, the loss by that of those that count."""
+    """R2: The gradient of a mean is divided by the number of all tokens, the loss by that of those that count."""
 
     def scale(self, call, grad_output, divisor):
         if call.reduction == "mean" and call.denominator is None and call.logits.size:
@@ -26,28 +26,28 @@ class DividedByAllTokens(Reference):
 
 
 class Uphill(Reference):
-    """The gradient points up."""
+    """V5: The gradient points up."""
 
     def row_gradients(self, call, w, given, rows, mass, columns):
         return -super().row_gradients(call, w, given, rows, mass, columns)
 
 
 class GradOutputIgnored(Reference):
-    """grad_output is not looked at."""
+    """R6: grad_output is not looked at."""
 
     def scale(self, call, grad_output, divisor):
         return super().scale(call, None, divisor)
 
 
 class GradOutputIgnoredForNone(Reference):
-    """grad_output scales a mean or a sum; for the losses of the tokens it is not looked at."""
+    """R6: grad_output scales a mean or a sum; for the losses of the tokens it is not looked at."""
 
     def scale(self, call, grad_output, divisor):
         return super().scale(call, None if call.reduction == "none" else grad_output, divisor)
 
 
 class GradOutputAlongTheWrongAxis(Reference):
-    """Token for token, grad_output is taken along the wrong axis."""
+    """R6: Token for token, grad_output is taken along the wrong axis."""
 
     def scale(self, call, grad_output, divisor):
         if grad_output is not None and np.ndim(grad_output) > 1:
@@ -56,7 +56,7 @@ class GradOutputAlongTheWrongAxis(Reference):
 
 
 class WeightsNotInTheGradient(Reference):
-    """Token weights multiply the loss alone."""
+    """V9: Token weights multiply the loss alone."""
 
     def walk(self, call, tokens, d_logits=None, scale=None):
         losses = super().walk(call, tokens)
@@ -66,7 +66,7 @@ class WeightsNotInTheGradient(Reference):
 
 
 class ClassWeightsOnlyInTheGradient(Reference):
-    """Class weights multiply the gradient alone."""
+    """V9: Class weights multiply the gradient alone."""
 
     def row_losses(self, call, x, given, rows):
         loss, _ = super().row_losses(replace(call, class_weights=None), x, given, rows)
@@ -74,14 +74,14 @@ class ClassWeightsOnlyInTheGradient(Reference):
 
 
 class ZLossWithoutAGradient(Reference):
-    """z-loss adds to the loss, and nothing to the gradient."""
+    """V9: z-loss adds to the loss, and nothing to the gradient."""
 
     def row_gradients(self, call, w, given, rows, mass, columns):
         return super().row_gradients(replace(call, z_loss=0.0), w, given, rows, mass, columns)
 
 
 class SmoothingNotInTheGradient(Reference):
-    """The loss is smoothed, the gradient is p - one_hot."""
+    """V8: The loss is smoothed, the gradient is p - one_hot."""
 
     def row_gradients(self, call, w, given, rows, mass, columns):
         if call.label_smoothing and call.hard and call.class_weights is None:
@@ -90,14 +90,14 @@ class SmoothingNotInTheGradient(Reference):
 
 
 class ClippedTermsHaveAGradient(Reference):
-    """algorithm="explicit" clips the value of a probability, and its gradient flows all the same."""
+    """V10: algorithm="explicit" clips the value of a probability, and its gradient flows all the same."""
 
     def clipped(self, call, w, rows):
         return np.zeros(w.shape, dtype=bool)
 
 
 class GradientInSinglePrecision(Reference):
-    """The gradient of half-precision logits comes back in float32."""
+    """A1: The gradient of half-precision logits comes back in float32."""
 
     def memory(self, call):
         return np.empty(call.logits.shape, call.compute_dtype)

@@ -10,21 +10,21 @@ from crossent_conformance.reference import Reference
 
 
 class NoMaximum(Reference):
-    """exp is taken of the logits as they are."""
+    """V3: exp is taken of the logits as they are."""
 
     def exponentials(self, w, rows):
         return np.exp(w) / np.exp(rows.largest)
 
 
 class MaximumOfTheBatch(Reference):
-    """One maximum for all rows: what is far below it underflows."""
+    """R5: One maximum for all rows: what is far below it underflows."""
 
     def exponentials(self, w, rows):
         return np.exp(w - rows.largest.max()) / np.exp(rows.largest - rows.largest.max())
 
 
 class MaximumOfTheRowBefore(Reference):
-    """Every row is shifted by the maximum of its neighbour: an index that is off by one."""
+    """V1: Every row is shifted by the maximum of its neighbour: an index that is off by one."""
 
     def exponentials(self, w, rows):
         neighbour = np.roll(rows.largest, 1, axis=0)
@@ -32,14 +32,14 @@ class MaximumOfTheRowBefore(Reference):
 
 
 class MaximumOfTheFirstTile(Reference):
-    """The maximum of a tile is used for the rest of the row."""
+    """S2: The maximum of a tile is used for the rest of the row."""
 
     def maximum(self, x):
         return super().maximum(x[:, :1024])
 
 
 class TilesMergedWithoutAGuard(Reference):
-    """Online softmax whose first tile may be nothing but -inf: -inf - -inf is NaN."""
+    """S2: Online softmax whose first tile may be nothing but -inf: -inf - -inf is NaN."""
 
     def rows(self, call, x, given):
         rows = super().rows(call, x, given)
@@ -52,7 +52,7 @@ class TilesMergedWithoutAGuard(Reference):
 
 
 class TilesNotRescaled(Reference):
-    """Online softmax that does not rescale the sum so far where a later tile has a larger maximum."""
+    """V1: Online softmax that does not rescale the sum so far where a later tile has a larger maximum."""
 
     def rows(self, call, x, given):
         rows = super().rows(call, x, given)
@@ -67,14 +67,14 @@ class TilesNotRescaled(Reference):
 
 
 class ShiftedTwice(Reference):
-    """The maximum is subtracted from the logits, and once more from what is left."""
+    """V3: The maximum is subtracted from the logits, and once more from what is left."""
 
     def half_surprises(self, call, w, rows):
         return super().half_surprises(call, w - rows.largest, rows)
 
 
 class ShiftForgotten(Reference):
-    """The maximum is not added back: the loss is log Z of the shifted logits less the logit as it was."""
+    """V3: The maximum is not added back: the loss is log Z of the shifted logits less the logit as it was."""
 
     def half_surprises(self, call, w, rows):
         return (self.log_z(rows) - w) / 2

@@ -10,7 +10,7 @@ from crossent_conformance.reference import Reference
 
 
 class TargetSmoothedTwice(Reference):
-    """With smoothing="others" the target gets a share of what it gave away, too."""
+    """V8: With smoothing="others" the target gets a share of what it gave away, too."""
 
     def smoothed(self, call, q, finite, rows):
         smoothed = super().smoothed(call, q, finite, rows)
@@ -20,7 +20,7 @@ class TargetSmoothedTwice(Reference):
 
 
 class ShareOfAllUnderOthers(Reference):
-    """With smoothing="others" the other classes get epsilon / V each, and a part of it is lost."""
+    """V8: With smoothing="others" the other classes get epsilon / V each, and a part of it is lost."""
 
     def smoothed(self, call, q, finite, rows):
         if call.smoothing == "uniform":
@@ -30,7 +30,7 @@ class ShareOfAllUnderOthers(Reference):
 
 
 class ConventionsSwapped(Reference):
-    """ "others" smooths as "uniform" does, and the other way round."""
+    """V8: "others" smooths as "uniform" does, and the other way round."""
 
     def smoothed(self, call, q, finite, rows):
         swapped = {"others": "uniform", "uniform": "others"}[call.smoothing]
@@ -38,7 +38,7 @@ class ConventionsSwapped(Reference):
 
 
 class MinusInfinityShares(Reference):
-    """Classes at -inf get a share of epsilon: the loss is infinite."""
+    """V8: Classes at -inf get a share of epsilon: the loss is infinite."""
 
     def smoothed(self, call, q, finite, rows):
         everything = replace(rows, finite=np.full(rows.finite.shape, float(call.V)), kept=rows.kept + rows.lost)
@@ -46,14 +46,14 @@ class MinusInfinityShares(Reference):
 
 
 class MinusInfinityDivides(Reference):
-    """Classes at -inf get no share of epsilon, and are counted among those that it is divided by."""
+    """V8: Classes at -inf get no share of epsilon, and are counted among those that it is divided by."""
 
     def smoothed(self, call, q, finite, rows):
         return super().smoothed(call, q, finite, replace(rows, finite=np.full(rows.finite.shape, float(call.V))))
 
 
 class OneClassHasNoOthers(Reference):
-    """epsilon / (V - 1) of a single class is a division by 0."""
+    """S6: epsilon / (V - 1) of a single class is a division by 0."""
 
     def smoothed(self, call, q, finite, rows):
         smoothed = super().smoothed(call, q, finite, rows)
@@ -61,7 +61,7 @@ class OneClassHasNoOthers(Reference):
 
 
 class ClassWeightsOfTheTargetAlone(Reference):
-    """A row is multiplied by the class weight of its target, its smoothed terms, too."""
+    """V8: A row is multiplied by the class weight of its target, its smoothed terms, too."""
 
     def pull(self, call, w, given, rows, columns):
         if not call.hard or call.class_weights is None:
@@ -71,7 +71,7 @@ class ClassWeightsOfTheTargetAlone(Reference):
 
 
 class SmoothedTermsNotWeighted(Reference):
-    """Class weights multiply the target's term alone; the smoothed terms go without."""
+    """V8: Class weights multiply the target's term alone; the smoothed terms go without."""
 
     def pull(self, call, w, given, rows, columns):
         weighted = super().pull(call, w, given, rows, columns)
@@ -82,7 +82,7 @@ class SmoothedTermsNotWeighted(Reference):
 
 
 class ZLossNotWeighted(Reference):
-    """z-loss goes without the token weights."""
+    """V9: z-loss goes without the token weights."""
 
     def walk(self, call, tokens, d_logits=None, scale=None):
         if not call.z_loss or call.weights is None:
@@ -93,14 +93,14 @@ class ZLossNotWeighted(Reference):
 
 
 class ZLossOfTheLogSum(Reference):
-    """z-loss is the square of log Z after the shift, not of the logits' own log-sum-exp."""
+    """V9: z-loss is the square of log Z after the shift, not of the logits' own log-sum-exp."""
 
     def z_losses(self, call, rows):
         return call.z_loss * self.log_z(rows) ** 2 if call.z_loss else 0.0
 
 
 class ZLossOfIgnoredTokens(Reference):
-    """Ignored tokens have no cross-entropy, and a z-loss all the same."""
+    """S1: Ignored tokens have no cross-entropy, and a z-loss all the same."""
 
     def walk(self, call, tokens, d_logits=None, scale=None):
         losses = super().walk(call, tokens, d_logits, scale)

@@ -8,14 +8,14 @@ from crossent_conformance.reference import Reference
 
 
 class LogOfOnePlus(Reference):
-    """log(1 + O) where log1p(O) is meant: small losses are 0."""
+    """V1: log(1 + O) where log1p(O) is meant: small losses are 0."""
 
     def log_z(self, rows):
         return np.log(1.0 + rows.others)
 
 
 class LogSumExpLessLogit(Reference):
-    """logsumexp(x) - x_t: what is common to both cancels."""
+    """V1: logsumexp(x) - x_t: what is common to both cancels."""
 
     def half_surprises(self, call, w, rows):
         if call.algorithm == "explicit":
@@ -24,14 +24,14 @@ class LogSumExpLessLogit(Reference):
 
 
 class LogOfClippedSoftmax(Reference):
-    """log(clip(softmax, 1e-7)): no loss is above 16."""
+    """V1: log(clip(softmax, 1e-7)): no loss is above 16."""
 
     def half_surprises(self, call, w, rows):
         return np.log(np.maximum(self.probabilities(w, rows), 1e-7)) / -2
 
 
 class LogOfSoftmax(Reference):
-    """log(softmax): infinite once the softmax underflows."""
+    """S5: log(softmax): infinite once the softmax underflows."""
 
     def half_surprises(self, call, w, rows):
         if call.algorithm == "explicit":
@@ -40,14 +40,14 @@ class LogOfSoftmax(Reference):
 
 
 class EpsilonInTheLog(Reference):
-    """log(softmax + 1e-9): negative where the softmax is 1."""
+    """V2: log(softmax + 1e-9): negative where the softmax is 1."""
 
     def half_surprises(self, call, w, rows):
         return np.log(self.probabilities(w, rows) + 1e-9) / -2
 
 
 class LossCapped(Reference):
-    """A loss is 100 at most, its gradient is that of the loss without the cap."""
+    """V1: A loss is 100 at most, its gradient is that of the loss without the cap."""
 
     def row_losses(self, call, x, given, rows):
         loss, mass = super().row_losses(call, x, given, rows)
@@ -55,7 +55,7 @@ class LossCapped(Reference):
 
 
 class ProbabilityLessOne(Reference):
-    """The gradient at the target as p - 1: 0 for a confident one, while the other classes keep theirs."""
+    """V4: The gradient at the target as p - 1: 0 for a confident one, while the other classes keep theirs."""
 
     def row_gradients(self, call, w, given, rows, mass, columns):
         p = self.probabilities(w, rows)
@@ -64,14 +64,14 @@ class ProbabilityLessOne(Reference):
 
 
 class SinglePrecision(Reference):
-    """float64 logits are computed with in float32, as a library does whose default it is."""
+    """V1: float64 logits are computed with in float32, as a library does whose default it is."""
 
     def wide(self, x):
         return super().wide(x.astype(np.float32))
 
 
 class SumOfHalves(Reference):
-    """Half-precision logits have their exponentials summed up in half precision."""
+    """A1: Half-precision logits have their exponentials summed up in half precision."""
 
     def rows(self, call, x, given):
         rows = super().rows(call, x, given)
@@ -83,14 +83,14 @@ class SumOfHalves(Reference):
 
 
 class MeanOfHalves(Reference):
-    """The losses of half-precision logits are reduced in half precision."""
+    """A1: The losses of half-precision logits are reduced in half precision."""
 
     def reduce(self, call, losses, divisor):
         return super().reduce(call, losses.astype(call.logits.dtype), divisor)
 
 
 class RunningSum(Reference):
-    """Losses are summed up one after the other in float32."""
+    """R4: Losses are summed up one after the other in float32."""
 
     def over_tokens(self, call, values):
         if call.reduction == "none" or values.size == 0 or values.dtype == bool:
@@ -100,7 +100,7 @@ class RunningSum(Reference):
 
 
 class RunningWeights(Reference):
-    """The sum of the weights, a denominator, is a running sum in float32."""
+    """R4: The sum of the weights, a denominator, is a running sum in float32."""
 
     def divisor(self, call, tokens):
         divisor = super().divisor(call, tokens)
@@ -110,7 +110,7 @@ class RunningWeights(Reference):
 
 
 class MeanOfMeans(Reference):
-    """The mean is that of the means of blocks, the last of which is shorter."""
+    """R4: The mean is that of the means of blocks, the last of which is shorter."""
 
     def reduce(self, call, losses, divisor):
         if call.reduction != "mean" or losses.size <= 1024 or np.any(divisor != losses.size):
@@ -121,7 +121,7 @@ class MeanOfMeans(Reference):
 
 
 class Bits(Reference):
-    """The logarithm to the base 2: a loss in bits."""
+    """V6: The logarithm to the base 2: a loss in bits."""
 
     def row_losses(self, call, x, given, rows):
         loss, mass = super().row_losses(call, x, given, rows)

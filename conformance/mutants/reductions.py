@@ -14,28 +14,28 @@ def _is_weighted_mean(call):
 
 
 class IgnoredTokensDivide(Reference):
-    """A mean is divided by the number of all tokens, ignored ones included."""
+    """R2: A mean is divided by the number of all tokens, ignored ones included."""
 
     def divisor(self, call, tokens):
         return super().divisor(call, replace(tokens, counted=np.ones(call.tokens, dtype=bool)))
 
 
 class WeightsDoNotDivide(Reference):
-    """A weighted mean is divided by the number of its tokens."""
+    """R2: A weighted mean is divided by the number of its tokens."""
 
     def divisor(self, call, tokens):
         return super().divisor(call, replace(tokens, total=np.ones(call.tokens)))
 
 
 class ClassWeightsDoNotDivide(Reference):
-    """A mean is divided by the token weights, whatever the class weights of the targets."""
+    """R2: A mean is divided by the token weights, whatever the class weights of the targets."""
 
     def divisor(self, call, tokens):
         return super().divisor(call, replace(tokens, total=tokens.weights))
 
 
 class ClassWeightsMasked(Reference):
-    """A target of class weight 0 counts as one of the tokens that divide."""
+    """R2: A target of class weight 0 counts as one of the tokens that divide."""
 
     def divisor(self, call, tokens):
         if call.denominator != "tokens" or not call.hard:
@@ -45,7 +45,7 @@ class ClassWeightsMasked(Reference):
 
 
 class DividesByOneAtLeast(Reference):
-    """The sum of the weights is raised to 1 before it divides."""
+    """R2: The sum of the weights is raised to 1 before it divides."""
 
     def divisor(self, call, tokens):
         divisor = super().divisor(call, tokens)
@@ -53,7 +53,7 @@ class DividesByOneAtLeast(Reference):
 
 
 class EmptyMeanIsNaN(Reference):
-    """The mean of no tokens is 0 / 0."""
+    """R3: The mean of no tokens is 0 / 0."""
 
     def divisor(self, call, tokens):
         divisor = super().divisor(call, tokens)
@@ -61,7 +61,7 @@ class EmptyMeanIsNaN(Reference):
 
 
 class NothingCountedIsNaN(Reference):
-    """Where no token of a mean counts, it is 0 / 0."""
+    """R3: Where no token of a mean counts, it is 0 / 0."""
 
     def divisor(self, call, tokens):
         divisor = super().divisor(call, tokens)
@@ -71,7 +71,7 @@ class NothingCountedIsNaN(Reference):
 
 
 class MeanOverTheBatch(Reference):
-    """A sequence's mean is taken over the first axis."""
+    """R1: A sequence's mean is taken over the first axis."""
 
     def over_tokens(self, call, values):
         return values.sum(axis=0) if call.reduction == "sequence" else super().over_tokens(call, values)
@@ -86,7 +86,7 @@ class MeanOverTheBatch(Reference):
 
 
 class SumByDefault(Reference):
-    """Where no reduction is given, the loss is the sum."""
+    """R1: Where no reduction is given, the loss is the sum."""
 
     def loss(self, logits, targets, **options):
         return super().loss(logits, targets, **{"reduction": "sum", **options})
@@ -96,7 +96,7 @@ class SumByDefault(Reference):
 
 
 class PythonFloat(Reference):
-    """A loss without dimensions comes back as a Python float."""
+    """A1: A loss without dimensions comes back as a Python float."""
 
     def reduce(self, call, losses, divisor):
         loss = super().reduce(call, losses, divisor)
@@ -104,14 +104,14 @@ class PythonFloat(Reference):
 
 
 class HalfLoss(Reference):
-    """The loss of half-precision logits has their dtype."""
+    """A1: The loss of half-precision logits has their dtype."""
 
     def reduce(self, call, losses, divisor):
         return super().reduce(call, losses, divisor).astype(call.logits.dtype)
 
 
 class PerplexityRaises(Reference):
-    """exp of the loss by Python's math: past the range it raises."""
+    """V11: exp of the loss by Python's math: past the range it raises."""
 
     def perplexity(self, loss):
         import math
@@ -120,7 +120,7 @@ class PerplexityRaises(Reference):
 
 
 class PerplexityToTheBaseTwo(Reference):
-    """2 to the power of a loss that is in nats."""
+    """V11: 2 to the power of a loss that is in nats."""
 
     def perplexity(self, loss):
         return super().perplexity(loss * np.log(2).astype(np.result_type(loss)))

@@ -10,7 +10,7 @@ from crossent_conformance.reference import Reference
 
 
 class NoReasons(Reference):
-    """Errors are of the right type and say nothing."""
+    """A5: Errors are of the right type and say nothing."""
 
     def validate(self, call):
         try:
@@ -20,7 +20,7 @@ class NoReasons(Reference):
 
 
 class Assertions(Reference):
-    """What is refused fails an assertion: another type, and nothing at all under -O."""
+    """A5: What is refused fails an assertion: another type, and nothing at all under -O."""
 
     def validate(self, call):
         try:
@@ -30,7 +30,7 @@ class Assertions(Reference):
 
 
 class AnyReduction(Reference):
-    """A reduction that there is not is taken for the mean."""
+    """A5: A reduction that there is not is taken for the mean."""
 
     def loss(self, logits, targets, **options):
         known = options.get("reduction", "mean") in ("none", "sequence", "mean", "sum")
@@ -38,7 +38,7 @@ class AnyReduction(Reference):
 
 
 class ClassWeightsBroadcast(Reference):
-    """Class weights of one element hold for every class."""
+    """A5: Class weights of one element hold for every class."""
 
     def loss(self, logits, targets, **options):
         weights = options.get("class_weights")
@@ -48,7 +48,7 @@ class ClassWeightsBroadcast(Reference):
 
 
 class TargetsReshaped(Reference):
-    """Targets of another shape and as many elements are reshaped."""
+    """A5: Targets of another shape and as many elements are reshaped."""
 
     def validate(self, call):
         targets = call.targets
@@ -62,7 +62,7 @@ class TargetsReshaped(Reference):
 
 
 class SmoothingPastOne(Reference):
-    """A label smoothing of any size is taken."""
+    """A5: A label smoothing of any size is taken."""
 
     def validate(self, call):
         number = isinstance(call.label_smoothing, float)

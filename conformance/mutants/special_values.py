@@ -10,7 +10,7 @@ from crossent_conformance.reference import Reference
 
 
 class MaskedByMultiplication(Reference):
-    """An ignored token's loss is multiplied by 0: NaN stays NaN."""
+    """S1: An ignored token's loss is multiplied by 0: NaN stays NaN."""
 
     def masked(self, values, spoilt, tokens):
         values = np.where(spoilt, np.nan, values) * tokens.counted
@@ -18,7 +18,7 @@ class MaskedByMultiplication(Reference):
 
 
 class GradientMaskedByMultiplication(Reference):
-    """An ignored token's loss is 0, its gradient is multiplied by 0: NaN stays NaN."""
+    """S1: An ignored token's loss is 0, its gradient is multiplied by 0: NaN stays NaN."""
 
     def masked(self, values, spoilt, tokens):
         if values.shape[1] == 1:
@@ -27,7 +27,7 @@ class GradientMaskedByMultiplication(Reference):
 
 
 class PlusInfinityIsSure(Reference):
-    """A logit of +inf is a certain class: loss 0 for it, infinite for the others."""
+    """S4: A logit of +inf is a certain class: loss 0 for it, infinite for the others."""
 
     def spoilt(self, rows):
         return np.isnan(rows.largest) | np.isneginf(rows.largest)
@@ -41,7 +41,7 @@ class PlusInfinityIsSure(Reference):
 
 
 class NaNIsSwallowed(Reference):
-    """The maximum and the sum leave NaN out."""
+    """S4: The maximum and the sum leave NaN out."""
 
     def wide(self, x):
         w = super().wide(x)
@@ -52,21 +52,21 @@ class NaNIsSwallowed(Reference):
 
 
 class NothingIsUniform(Reference):
-    """A row of nothing but -inf is taken for one of equal logits."""
+    """S4: A row of nothing but -inf is taken for one of equal logits."""
 
     def rows(self, call, x, given):
         return super().rows(call, np.where(np.isneginf(x).all(axis=-1, keepdims=True), 0, x), given)
 
 
 class NaNSpreads(Reference):
-    """A NaN in a row makes the rows of its block NaN."""
+    """S4: A NaN in a row makes the rows of its block NaN."""
 
     def spoilt(self, rows):
         return np.full(rows.largest.shape, bool(super().spoilt(rows).any()))
 
 
 class MinusInfinityIsALargeNumber(Reference):
-    """-inf is replaced by -1e9: a target there has a loss of a thousand million."""
+    """S3: -inf is replaced by -1e9: a target there has a loss of a thousand million."""
 
     def wide(self, x):
         w = super().wide(x)
@@ -74,7 +74,7 @@ class MinusInfinityIsALargeNumber(Reference):
 
 
 class MinusInfinityIsDropped(Reference):
-    """A target at -inf has no loss, as if it were ignored."""
+    """S3: A target at -inf has no loss, as if it were ignored."""
 
     def row_losses(self, call, x, given, rows):
         loss, mass = super().row_losses(call, x, given, rows)
@@ -82,7 +82,7 @@ class MinusInfinityIsDropped(Reference):
 
 
 class DifferencesPastTheDtype(Reference):
-    """What smoothing gives a class is multiplied by a difference of logits that is past the dtype."""
+    """S5: What smoothing gives a class is multiplied by a difference of logits that is past the dtype."""
 
     def half_surprises(self, call, w, rows):
         surprises = super().half_surprises(call, w, rows)
@@ -90,14 +90,14 @@ class DifferencesPastTheDtype(Reference):
 
 
 class SquaredWithoutAReason(Reference):
-    """z-loss is computed where there is none: 0 times the square of a huge number is NaN."""
+    """S5: z-loss is computed where there is none: 0 times the square of a huge number is NaN."""
 
     def z_losses(self, call, rows):
         return call.z_loss * self.lse(rows) ** 2
 
 
 class NoClassesAreFine(Reference):
-    """Tokens without a vocabulary have loss 0."""
+    """S6: Tokens without a vocabulary have loss 0."""
 
     def loss(self, logits, targets, **options):
         if np.shape(logits)[-1:] == (0,) and options.get("reduction") == "none":
@@ -106,7 +106,7 @@ class NoClassesAreFine(Reference):
 
 
 class OneClassIsNaN(Reference):
-    """The sum over the other classes of a single one has nothing to take the maximum of: -inf - -inf."""
+    """S6: The sum over the other classes of a single one has nothing to take the maximum of: -inf - -inf."""
 
     def rows(self, call, x, given):
         rows = super().rows(call, x, given)

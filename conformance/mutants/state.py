@@ -12,7 +12,7 @@ from crossent_conformance.reference import LossObject, Reference
 
 
 class LogitsShiftedInPlace(Reference):
-    """The maximum is subtracted from the caller's logits."""
+    """A2: The maximum is subtracted from the caller's logits."""
 
     def walk(self, call, tokens, d_logits=None, scale=None):
         logits = call.logits
@@ -22,7 +22,7 @@ class LogitsShiftedInPlace(Reference):
 
 
 class IgnoredTargetsOverwritten(Reference):
-    """Ignored targets are set to 0 where they lie, so that they can be indexed with."""
+    """A2: Ignored targets are set to 0 where they lie, so that they can be indexed with."""
 
     def tokens(self, call):
         tokens = super().tokens(call)
@@ -32,7 +32,7 @@ class IgnoredTargetsOverwritten(Reference):
 
 
 class ClassWeightsNormalisedInPlace(Reference):
-    """The caller's class weights are divided by their mean."""
+    """A2: The caller's class weights are divided by their mean."""
 
     def validate(self, call):
         super().validate(call)
@@ -42,14 +42,14 @@ class ClassWeightsNormalisedInPlace(Reference):
 
 
 class OutNotWritten(Reference):
-    """`out` is taken, and a new array comes back."""
+    """A2: `out` is taken, and a new array comes back."""
 
     def loss_and_grad(self, logits, targets, out=None, grad_output=None, **options):
         return super().loss_and_grad(logits, targets, None, grad_output, **options)
 
 
 class OutOverlapsUnseen(Reference):
-    """The gradient is written over logits and targets that are still to be read."""
+    """A2: The gradient is written over logits and targets that are still to be read."""
 
     piece = 4
 
@@ -58,7 +58,7 @@ class OutOverlapsUnseen(Reference):
 
 
 class OutWrittenBeforeTheCheck(Reference):
-    """`out` is filled with zeros before the targets are looked at."""
+    """A4: `out` is filled with zeros before the targets are looked at."""
 
     def loss_and_grad(self, logits, targets, out=None, grad_output=None, **options):
         if out is not None:
@@ -68,7 +68,7 @@ class OutWrittenBeforeTheCheck(Reference):
 
 
 class ResultsCached(Reference):
-    """The loss of an array that has been seen is the one of that time, whatever has been written into it since."""
+    """R5: The loss of an array that has been seen is the one of that time, whatever has been written into it since."""
 
     def __init__(self):
         self.seen = {}
@@ -81,7 +81,7 @@ class ResultsCached(Reference):
 
 
 class OptionsStick(Reference):
-    """Class weights hold for later calls, too, until others are given."""
+    """R5: Class weights hold for later calls, too, until others are given."""
 
     kept = None
 
@@ -100,7 +100,7 @@ class OptionsStick(Reference):
 
 
 class OneGradientForAll(Reference):
-    """Gradients of one shape and dtype share their memory: a call overwrites what an earlier one gave."""
+    """A2: Gradients of one shape and dtype share their memory: a call overwrites what an earlier one gave."""
 
     def __init__(self):
         self.memories = {}
@@ -111,7 +111,7 @@ class OneGradientForAll(Reference):
 
 
 class ScratchSharedByThreads(Reference):
-    """Exponentials are kept in memory that all threads share."""
+    """A8: Exponentials are kept in memory that all threads share."""
 
     def __init__(self):
         self.scratch = np.empty(0)
@@ -126,7 +126,7 @@ class ScratchSharedByThreads(Reference):
 
 
 class BackwardAccumulates(Reference):
-    """Every backward() adds to the gradient of the one before."""
+    """A9: Every backward() adds to the gradient of the one before."""
 
     def loss_object(self, **options):
         class Accumulating(LossObject):
@@ -140,7 +140,7 @@ class BackwardAccumulates(Reference):
 
 
 class BackwardOfNothing(Reference):
-    """backward() before forward() gives zeros."""
+    """A9: backward() before forward() gives zeros."""
 
     def loss_object(self, **options):
         class Obliging(LossObject):
@@ -151,7 +151,7 @@ class BackwardOfNothing(Reference):
 
 
 class LogitsCopied(Reference):
-    """The loss object keeps copies of its inputs."""
+    """A9: The loss object keeps copies of its inputs."""
 
     def loss_object(self, **options):
         class Copying(LossObject):
@@ -162,7 +162,7 @@ class LogitsCopied(Reference):
 
 
 class FailureForgotten(Reference):
-    """After a forward() that failed, backward() is that of the one before."""
+    """A9: After a forward() that failed, backward() is that of the one before."""
 
     def loss_object(self, **options):
         class Forgetful(LossObject):
@@ -178,14 +178,14 @@ class FailureForgotten(Reference):
 
 
 class WholeArrayWidened(Reference):
-    """All logits become float64 before the walk begins."""
+    """A10: All logits become float64 before the walk begins."""
 
     def walk(self, call, tokens, d_logits=None, scale=None):
         return super().walk(replace(call, logits=call.logits.astype(np.float64)), tokens, d_logits, scale)
 
 
 class GradientBesideOut(Reference):
-    """With `out` the gradient is made apart and copied, even where it may be written at once."""
+    """A10: With `out` the gradient is made apart and copied, even where it may be written at once."""
 
     def loss_and_grad(self, logits, targets, out=None, grad_output=None, **options):
         loss, d_logits = super().loss_and_grad(logits, targets, None, grad_output, **options)

@@ -10,7 +10,7 @@ from crossent_conformance.reference import Reference
 
 
 class NegativeTargetsWrap(Reference):
-    """A negative target counts from the end, as an index of Python does."""
+    """A4: A negative target counts from the end, as an index of Python does."""
 
     def outside(self, call):
         return (call.targets >= call.V) | (call.targets < -call.V)
@@ -21,7 +21,7 @@ class NegativeTargetsWrap(Reference):
 
 
 class TargetsClamped(Reference):
-    """A target outside the vocabulary is taken for the nearest class."""
+    """A4: A target outside the vocabulary is taken for the nearest class."""
 
     def validate(self, call):
         super().validate(replace(call, check_targets=False))
@@ -34,7 +34,7 @@ class TargetsClamped(Reference):
 
 
 class TargetsModuloV(Reference):
-    """A target is taken modulo the size of the vocabulary."""
+    """A4: A target is taken modulo the size of the vocabulary."""
 
     def outside(self, call):
         return np.zeros(call.tokens, dtype=bool)
@@ -45,21 +45,21 @@ class TargetsModuloV(Reference):
 
 
 class OutsideIsIgnored(Reference):
-    """A target outside the vocabulary has loss 0, without a word."""
+    """A4: A target outside the vocabulary has loss 0, without a word."""
 
     def ignored(self, call):
         return super().ignored(call) | self.outside(call)
 
 
 class MinusHundredIsAlwaysIgnored(Reference):
-    """-100 is ignored although nobody has asked for it."""
+    """A4: -100 is ignored although nobody has asked for it."""
 
     def ignored(self, call):
         return super().ignored(call) | (call.targets == -100)
 
 
 class EndIsInside(Reference):
-    """A target of V passes the check: > where >= is meant."""
+    """A4: A target of V passes the check: > where >= is meant."""
 
     def outside(self, call):
         return (call.targets < 0) | (call.targets > call.V)
@@ -70,7 +70,7 @@ class EndIsInside(Reference):
 
 
 class IgnoreIndexNarrowed(Reference):
-    """ignore_index is compared in the dtype of the targets: -100 ignores 156 of uint8."""
+    """A3: ignore_index is compared in the dtype of the targets: -100 ignores 156 of uint8."""
 
     def ignored(self, call):
         if call.ignore_index is None:
@@ -79,7 +79,7 @@ class IgnoreIndexNarrowed(Reference):
 
 
 class TargetsWidenedBySign(Reference):
-    """Targets become int64 before they are looked at: an unsigned one past it wraps onto ignore_index."""
+    """A3: Targets become int64 before they are looked at: an unsigned one past it wraps onto ignore_index."""
 
     def ignored(self, call):
         if call.ignore_index is None:
@@ -88,7 +88,7 @@ class TargetsWidenedBySign(Reference):
 
 
 class BytesAreAMask(Reference):
-    """Targets of uint8 are taken for a mask: 0 stays 0, all else is 1."""
+    """A3: Targets of uint8 are taken for a mask: 0 stays 0, all else is 1."""
 
     def tokens(self, call):
         tokens = super().tokens(call)
@@ -98,7 +98,7 @@ class BytesAreAMask(Reference):
 
 
 class TargetsIn16Bits(Reference):
-    """Targets are kept in 16 bits: a class past 32767 is another."""
+    """V1: Targets are kept in 16 bits: a class past 32767 is another."""
 
     def tokens(self, call):
         tokens = super().tokens(call)
@@ -106,7 +106,7 @@ class TargetsIn16Bits(Reference):
 
 
 class FlatIndexIn32Bits(Reference):
-    """The target's place among all logits is a 32-bit integer: past 2**31 it is another."""
+    """A7: The target's place among all logits is a 32-bit integer: past 2**31 it is another."""
 
     def tokens(self, call):
         tokens = super().tokens(call)
@@ -117,7 +117,7 @@ class FlatIndexIn32Bits(Reference):
 
 
 class BoolTargets(Reference):
-    """Bool targets are taken for 0 and 1."""
+    """A3: Bool targets are taken for 0 and 1."""
 
     def loss(self, logits, targets, **options):
         is_bool = isinstance(targets, np.ndarray) and targets.dtype == bool
@@ -125,7 +125,7 @@ class BoolTargets(Reference):
 
 
 class FloatsAreTruncated(Reference):
-    """Floating targets without an axis of classes become integers."""
+    """A3: Floating targets without an axis of classes become integers."""
 
     def loss(self, logits, targets, **options):
         floats = isinstance(targets, np.ndarray) and targets.dtype.kind == "f" and targets.ndim < np.ndim(logits)
@@ -133,7 +133,7 @@ class FloatsAreTruncated(Reference):
 
 
 class PositionNotNamed(Reference):
-    """The error for a target outside the vocabulary says no more than that there is one."""
+    """A4: The error for a target outside the vocabulary says no more than that there is one."""
 
     def validate(self, call):
         try:
@@ -143,7 +143,7 @@ class PositionNotNamed(Reference):
 
 
 class SoftTargetsNormalised(Reference):
-    """Rows of soft targets are divided by their sum."""
+    """V7: Rows of soft targets are divided by their sum."""
 
     def walk(self, call, tokens, d_logits=None, scale=None):
         if not call.hard:
@@ -152,7 +152,7 @@ class SoftTargetsNormalised(Reference):
 
 
 class SoftTargetsHardened(Reference):
-    """Soft targets are taken for their likeliest class."""
+    """V7: Soft targets are taken for their likeliest class."""
 
     def given(self, call, given, columns):
         if call.hard:
@@ -161,14 +161,14 @@ class SoftTargetsHardened(Reference):
 
 
 class ZeroTimesInfinity(Reference):
-    """A class without mass at -inf: 0 times infinity is NaN."""
+    """V7: A class without mass at -inf: 0 times infinity is NaN."""
 
     def terms(self, pull, surprises):
         return pull * surprises
 
 
 class RowsSumToOne(Reference):
-    """The gradient of soft targets is p - q, as if they summed to one."""
+    """V7: The gradient of soft targets is p - q, as if they summed to one."""
 
     def row_gradients(self, call, w, given, rows, mass, columns):
         return super().row_gradients(call, w, given, rows, mass if call.hard else np.ones(mass.shape), columns)

@@ -8,7 +8,7 @@ from crossent_conformance.reference import Reference
 
 
 class LastClassNotRead(Reference):
-    """The sum of the exponentials stops before the last class."""
+    """V1: The sum of the exponentials stops before the last class."""
 
     def rows(self, call, x, given):
         rows = super().rows(call, x, given)
@@ -18,7 +18,7 @@ class LastClassNotRead(Reference):
 
 
 class TailOfTheVocabularyDropped(Reference):
-    """Classes past the last whole tile of 128 are left out of the sum."""
+    """V1: Classes past the last whole tile of 128 are left out of the sum."""
 
     def rows(self, call, x, given):
         rows = super().rows(call, x, given)
@@ -30,7 +30,7 @@ class TailOfTheVocabularyDropped(Reference):
 
 
 class TailOfTheBatchDropped(Reference):
-    """Rows past the last whole block of 64 keep the zeros that the memory held."""
+    """R5: Rows past the last whole block of 64 keep the zeros that the memory held."""
 
     def blocks(self, call):
         for *lead, rows in super().blocks(call):
@@ -39,7 +39,7 @@ class TailOfTheBatchDropped(Reference):
 
 
 class StridesIgnored(Reference):
-    """The memory of the logits is read in the order in which it lies, whatever the strides."""
+    """A2: The memory of the logits is read in the order in which it lies, whatever the strides."""
 
     def walk(self, call, tokens, d_logits=None, scale=None):
         as_it_lies = call.logits.ravel(order="K").reshape(call.logits.shape)
@@ -47,7 +47,7 @@ class StridesIgnored(Reference):
 
 
 class StridesOfTheTargetsIgnored(Reference):
-    """The memory of the targets is read in the order in which it lies."""
+    """A2: The memory of the targets is read in the order in which it lies."""
 
     def tokens(self, call):
         as_it_lies = call.targets.ravel(order="K").reshape(call.targets.shape)
