@@ -114,64 +114,42 @@ def loses_late_rows(loss, gradient, *call):
     return loss, gradient
 
 
-class NothingReplayed(Acted):
-    def captured(self, call):
-        return lambda: None
-
-
-class ThreeDevices(Acted):
-    devices = 3
-
-
-class TakesMemory(Acted):
-    extra = 2**24
-
-
-class TakesMemoryElsewhere(Acted):
-    outside = 2**24
-
-
+NOTHING_REPLAYED = {"captured": lambda call: lambda: None}
 PLAIN, FLOAT32 = {"options": {}}, {"dtype": "float32"}
 SHORT = FLOAT32 | {"v": 7}
 
 
 @pytest.mark.parametrize(
-    ("test", "arguments", "right", "wrong", "says"),
+    ("test", "arguments", "fault", "says"),
     [
-        (values.test_long_rows_are_within_the_contracts_bound, SHORT | {"v": 50}, None, inaccurate, "loss"),
-        (values.test_rows_know_nothing_of_each_other, SHORT, None, sees_the_batch, "row 0 alone"),
-        (values.test_rows_know_nothing_of_each_other, SHORT, None, drifts, "second time"),
-        (values.test_nothing_outside_the_rows_is_read_or_written, SHORT, None, writes_past_the_row, "lies around"),
+        (values.test_long_rows_are_within_the_contracts_bound, SHORT | {"v": 50}, inaccurate, "loss"),
+        (values.test_rows_know_nothing_of_each_other, SHORT, sees_the_batch, "row 0 alone"),
+        (values.test_rows_know_nothing_of_each_other, SHORT, drifts, "second time"),
+        (values.test_nothing_outside_the_rows_is_read_or_written, SHORT, writes_past_the_row, "lies around"),
         (
-            values.test_what_lies_in_ignored_rows_does_not_matter, SHORT | {"way": "fresh"}, None, reads_ignored_rows,
+            values.test_what_lies_in_ignored_rows_does_not_matter, SHORT | {"way": "fresh"}, reads_ignored_rows,
             "beside rows of NaN",
         ),
-        (values.test_unchecked_targets_outside_make_their_own_rows_nan, SHORT, None, forgets_outside, "not NaN"),
-        (values.test_unchecked_targets_outside_make_their_own_rows_nan, SHORT, None, writes_past_the_row, "outside"),
-        (values.test_more_rows_than_a_grid_has_blocks_in_a_dimension, {}, None, loses_late_rows, "row 2999"),
-        (queue.test_without_the_check_no_call_waits, FLOAT32 | PLAIN | {"way": "out"}, None, Waits, "it waited"),
-        (queue.test_with_the_check_a_call_does_wait, {}, None, Subject, "before the targets"),
-        (queue.test_a_call_runs_on_the_current_stream, {"way": "in place"}, None, Early, "written late"),
-        (queue.test_two_streams_at_once, {}, None, drifts, "stream 0"),
-        (queue.test_every_device_gives_the_bits_of_the_first, {}, ThreeDevices, (drifts, ThreeDevices), "device 1"),
-        (queue.test_a_captured_graph_replays_over_new_contents, PLAIN | {"v": 9}, None, NothingReplayed, "contents 6"),
-        (queue.test_extra_memory_is_that_of_rows, PLAIN | {"way": "loss"}, None, TakesMemory, "16777216"),
-        (queue.test_extra_memory_is_that_of_rows, PLAIN | {"way": "out"}, None, TakesMemoryElsewhere, "16777216 bytes"),
+        (values.test_unchecked_targets_outside_make_their_own_rows_nan, SHORT, forgets_outside, "not NaN"),
+        (values.test_unchecked_targets_outside_make_their_own_rows_nan, SHORT, writes_past_the_row, "outside"),
+        (values.test_more_rows_than_a_grid_has_blocks_in_a_dimension, {}, loses_late_rows, "row 2999"),
+        (queue.test_without_the_check_no_call_waits, FLOAT32 | PLAIN | {"way": "out"}, Waits, "it waited"),
+        (queue.test_with_the_check_a_call_does_wait, {}, Subject, "before the targets"),
+        (queue.test_a_call_runs_on_the_current_stream, {"way": "in place"}, Early, "written late"),
+        (queue.test_two_streams_at_once, {}, drifts, "stream 0"),
+        (queue.test_every_device_gives_the_bits_of_the_first, {}, drifts, "device 1"),
+        (queue.test_a_captured_graph_replays_over_new_contents, PLAIN | {"v": 9}, NOTHING_REPLAYED, "contents 6"),
+        (queue.test_extra_memory_is_that_of_rows, PLAIN | {"way": "loss"}, {"extra": 2**24}, "16777216"),
+        (queue.test_extra_memory_is_that_of_rows, PLAIN | {"way": "out"}, {"outside": 2**24}, "16777216 bytes"),
     ],
 )  # fmt: skip
-def test_a_fault_is_seen_and_what_is_right_passes(monkeypatch, test, arguments, right, wrong, says):
+def test_a_fault_is_seen_and_what_is_right_passes(monkeypatch, test, arguments, fault, says):
     monkeypatch.setattr(queue, "DELAY", 0.15)  # a busy machine must not take so long for a small call
-
-    def ask(kind):
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        subjects = [one for one in kinds if one and issubclass(one, Subject)] or [Right]
-        devices = [one for one in kinds if one and issubclass(one, Acted)] or [Acted]
-        recorded = {"record_property": ignored} if "record_property" in inspect.signature(test).parameters else {}
-        test(gpu=acted.subject(subjects[0], devices[0]), **arguments, **recorded)
-
-    ask(right)
+    if "record_property" in inspect.signature(test).parameters:
+        arguments = arguments | {"record_property": ignored}
+    test(gpu=acted.subject(), **arguments)
     with pytest.raises(AssertionError, match=says):
-        ask(wrong)
+        test(gpu=acted.subject(**fault) if isinstance(fault, dict) else acted.subject(fault), **arguments)
 
 
 def test_an_engine_that_steps_aside_is_seen():

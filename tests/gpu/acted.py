@@ -15,7 +15,7 @@ from crossent_conformance.backends import BACKENDS, NumPy
 
 class Acted(Device):
     extra = outside = 0
-    devices = 1
+    devices = 2
     busy_until = 0.0
 
     def delay(self, seconds):
@@ -77,6 +77,8 @@ def pytest_configure():
     BACKENDS["cupy"] = NumPy
 
 
-def subject(kind=Right, device=Acted):
-    """A right implementation, or a faulty one, on a right device or a faulty one."""
-    return kind(NumPy(), device(), "array_api", small=True)
+def subject(kind=Right, **fault):
+    """A right implementation, or a faulty one, on a right device or one with a fault: another value of an attribute."""
+    device = Acted()
+    vars(device).update(fault)
+    return kind(NumPy(), device, "array_api", small=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from tests.gpu import acted, subject
+from tests.gpu import subject
 
 ACTED = os.environ.get("CROSSENT_ACTED_GPU") == "1"
 collect_ignore_glob = [] if ACTED or subject.usable() else ["test_*.py"]
@@ -28,7 +28,7 @@ def pytest_generate_tests(metafunc):
     cells = [
         (name, dtype, v)
         for name in names
-        for dtype in (_of(name).backend.dtypes if "dtype" in metafunc.fixturenames else [None])
+        for dtype in (subject.of(name).backend.dtypes if "dtype" in metafunc.fixturenames else [None])
         for v in (lengths.args[: 2 if ACTED else None] if lengths else [None])
     ]
     wanted = ["gpu", *(name for name in ("dtype", "v") if name in metafunc.fixturenames)]
@@ -36,14 +36,10 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize(wanted, values, ids=["-".join(map(str, one)) for one in values], indirect=["gpu"])
 
 
-def _of(name):
-    return acted.subject() if name == "acted" else subject.of(name)
-
-
 @pytest.fixture
 def gpu(request):
     """Left clean; a device that answers no more ends this process, and xdist starts another for the other tests."""
-    found = _of(request.param)
+    found = subject.of(request.param)
     yield found
     try:
         found.device.synchronize()

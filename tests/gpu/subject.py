@@ -99,5 +99,9 @@ def obstacles() -> str:
 
 
 def of(name: str) -> Subject:
-    """The subject of a backend."""
+    """The subject of a backend, or on the device that is acted."""
+    if name == "acted":
+        from tests.gpu import acted
+
+        return acted.subject()
     return Subject(BACKENDS[name](), device(name))

@@ -12,7 +12,7 @@ import os
 import sys
 
 import numpy as np
-from tests.gpu import acted, subject
+from tests.gpu import subject
 
 from crossent.engines import cuda
 from crossent.engines.cuda import program
@@ -61,7 +61,7 @@ def main(name, *plant):
     """Run every variant once."""
     # torch reads this when its allocator starts.
     os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
-    gpu = acted.subject() if name == "acted" else subject.of(name)
+    gpu = subject.of(name)
     if name == "cupy":
         gpu.device.cuda.set_allocator(None)
         gpu.device.cuda.set_pinned_memory_allocator(None)

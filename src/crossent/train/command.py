@@ -45,7 +45,7 @@ def run(
         f"{len(corpus.training):,} tokens for training and {len(corpus.validation_targets):,} for validation"
     )
     results = Results(corpus, settings, list(_runs(console, chosen, corpus, settings)))
-    console.print(_table(results))
+    console.print(_table(results), soft_wrap=False)
     console.print(
         f"log V = {results.initial_loss:.4f}: the loss before anything is learnt\n"
         f"unigram perplexity on the validation text: {corpus.unigram_perplexity():.1f}\n"

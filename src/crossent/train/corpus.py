@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 
 from crossent.info import UsageError
 from crossent.train.vocabulary import FIRST_MERGE, PADDING, encode, learn
@@ -52,10 +53,9 @@ class Corpus:
     def batches(self, seed: int, batch: int, seq: int) -> Iterator[Ids]:
         """Random windows of the training part, shape `(batch, seq + 1)`, without end."""
         rng = np.random.default_rng(seed)
-        within = np.arange(seq + 1)
+        windows = sliding_window_view(self.training, seq + 1)
         while True:
-            starts = rng.integers(0, len(self.training) - seq, size=batch)
-            yield self.training[starts[:, None] + within]
+            yield windows[rng.integers(0, len(windows), size=batch)]
 
 
 def read(path: Path | None) -> tuple[str, str]:
@@ -102,8 +102,6 @@ def prepare(text: str, source: str, size: int, seq: int) -> Corpus:
             f"{source} is too short: {len(training)} training and {len(validation)} validation tokens; "
             f"needed: {seq + 1} and 2"
         )
-    count = -(-(len(validation) - 1) // seq)
-    padded = np.full(count * seq + 1, PADDING, dtype=np.int32)
-    padded[: len(validation)] = validation
-    windows = padded[np.arange(count)[:, None] * seq + np.arange(seq + 1)]
+    padded = np.pad(validation, (0, -(len(validation) - 1) % seq), constant_values=PADDING)
+    windows = sliding_window_view(padded, seq + 1)[::seq]
     return Corpus(source, len(text), FIRST_MERGE + len(merges), training, windows)
