@@ -22,7 +22,7 @@ LENGTHS = (1, 7, 1000, 1001, 4099, 50257, 131073)
 def engine_serves_every_dtype(subject: Subject) -> str:
     """engine="auto" takes the library's fastest engine, in every dtype of the logits."""
     if not subject.library.on_gpu:
-        raise NotHereError("which engine serves a CPU is the business of test_choice.py")
+        raise NotHereError("which engine serves a CPU is the business of test_select.py")
     taken = {}
     for dtype in subject.library.all_dtypes:
         x, _ = subject.rows(2, 5, dtype)

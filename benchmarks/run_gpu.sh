@@ -174,7 +174,7 @@ if [ -z "$dry" ] && "$python" -c "import xdist" 2>/dev/null; then
     workers=(-n "$((cores < 16 ? (cores + 1) / 2 : 8))")
 fi
 
-required=tests/test_choice.py::test_every_engine_that_is_required_is_here
+required=tests/test_select.py::test_every_engine_that_is_required_is_here
 
 # conformance BACKEND ENGINES LIMIT: every mode, so every engine; the fast one has to serve, or its absence would pass.
 conformance() {

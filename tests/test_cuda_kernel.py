@@ -1,8 +1,8 @@
 """The CUDA engine's kernel, run on a CPU by the emulator: its bits, its memory, its barriers.
 
-The suite, run on the emulator by `test_cuda_conformance.py`, says whether the numbers are right, and the emulator that no
-row of weight 0 is read. Here is what the contract says of bits (R5), and that the emulator sees what it is there to see:
-the last tests break the kernel.
+The suite, run on the emulator by `test_cuda_conformance.py`, says whether the numbers are right, and the emulator that
+no row of weight 0 is read. Here is what the contract says of bits (R5), and that the emulator sees what it is there to
+see: the last tests break the kernel.
 """
 
 from __future__ import annotations
