@@ -51,7 +51,8 @@ def denominator_of(
             return xp.where(total == 0, xp.nan, total)
     elif counted is None and not math.prod(shape):
         return 1.0
-    elif hasattr(denominator, "dtype"):
+    # In this order, since torch cannot trace whether a number that changes has an attribute.
+    elif not isinstance(denominator, float) and hasattr(denominator, "dtype"):
         total = ops.cast(denominator, wide)
     elif counted is None:
         return denominator
