@@ -23,5 +23,7 @@ def pytest_collection_finish(session):
     from crossent.engines.numba_cpu.kernel import kernel
 
     kinds = [(name, soft) for name in ("float32", "float64", "float16", "bfloat16") for soft in (None, name)]
+    # The halves of the walk, which `test_verbs.py` asks for.
+    kinds += [(name, soft, verb) for name, soft in kinds[:4] for verb in ("statistics", "gradient")]
     for kind in kinds[int(worker["workerid"].removeprefix("gw")) :: worker["workercount"]]:
         kernel(*kind)
