@@ -45,7 +45,7 @@ def _of_contiguous_rows(dtype, function):
         rows = np.lib.stride_tricks.as_strided(logits, logits.shape, strides)
         return function(rows.copy(), targets, reduction=reduction)
 
-    rows_alone.__name__ = f"of_contiguous_rows_of_{dtype}"  # as reports call it
+    rows_alone.__qualname__ = f"of_contiguous_rows_of_{dtype}"  # as reports call it
     return rows_alone
 
 
