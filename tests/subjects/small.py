@@ -41,11 +41,11 @@ def _of_contiguous_rows(dtype, function):
     def rows_alone(logits, targets, reduction="mean"):
         if logits.ndim != 2 or logits.dtype != dtype or targets.ndim != 1:
             raise ValueError(f"accepted: rows of {dtype}")
-        rows = np.lib.stride_tricks.as_strided(
-            logits, logits.shape, (logits.itemsize * logits.shape[1], logits.itemsize)
-        )
+        strides = logits.itemsize * logits.shape[1], logits.itemsize
+        rows = np.lib.stride_tricks.as_strided(logits, logits.shape, strides)
         return function(rows.copy(), targets, reduction=reduction)
 
+    rows_alone.__qualname__ = f"of_contiguous_rows_of_{dtype}"  # as reports call it
     return rows_alone
 
 

@@ -17,6 +17,7 @@ from crossent_conformance import terminal
 from crossent_conformance.parity.answers import ERRORS, Results
 from crossent_conformance.parity.compare import Difference, largest
 from crossent_conformance.parity.verdict import Verdict
+from crossent_conformance.table import number
 
 MOST_PROBLEMS = 30
 """More problems than these are counted, not told."""
@@ -57,13 +58,6 @@ def cells(results: Results, differences: list[Difference]) -> Cells:
             status = "raises" if any("raises" in answer for answer in answers) else "alone"
         found[asked.case, asked.dtype] = Cell(status, parts)
     return found
-
-
-def number(value: float) -> str:
-    """In few characters."""
-    if math.isinf(value):
-        return "inf"
-    return f"{value:.2f}" if 0 < value < 10 else f"{value:.0f}" if value < 1e4 else f"{value:.0e}"
 
 
 def described(results: Results) -> str:

@@ -127,8 +127,8 @@ def _repeated(
     return loss, _ask(logits, targets, weights=weights, denominator=total)[1]
 
 
-def _ask(*arrays: np.ndarray, **options: Any) -> tuple[oracle.Written, oracle.Written]:
-    loss, d_logits = oracle.cross_entropy(*arrays, **options, digits=DIGITS)
+def _ask(*arrays: np.ndarray, digits: int = DIGITS, **options: Any) -> tuple[oracle.Written, oracle.Written]:
+    loss, d_logits = oracle.cross_entropy(*arrays, **options, digits=digits)
     assert isinstance(loss, oracle.Written)
     assert isinstance(d_logits, oracle.Written)
     return loss, d_logits
@@ -138,8 +138,7 @@ def _perplexity(
     logits: np.ndarray, targets: np.ndarray, options: dict[str, Any], compute_dtype: str
 ) -> dict[str, list[Any]]:
     """exp of each loss, where the argument may be off by what is allowed to the loss, and the result by V1's rule."""
-    loss, _ = oracle.cross_entropy(logits, targets, **options, digits=DIGITS + 15)
-    assert isinstance(loss, oracle.Written)
+    loss, _ = _ask(logits, targets, **options, digits=DIGITS + 15)
     texts, allowed = [], []
     for text, off in zip(loss.digits.reshape(-1), loss.allowed.reshape(-1).tolist(), strict=True):
         value = mp.exp(mpf(text))
