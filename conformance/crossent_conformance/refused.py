@@ -64,8 +64,8 @@ def bad(
 ) -> Bad:
     """A call with some arguments replaced, the last of them by what is refused.
 
-    `make` gets arrays, floating ones as float32. A value that is a function of `make` is called with it. What belongs to
-    the gradient is asked of `loss_and_grad`.
+    `make` gets arrays, floating ones as float32. A value that is a function of `make` is called with it. What belongs
+    to the gradient is asked of `loss_and_grad`.
     """
 
     def call(subject: Any, make: Callable) -> Any:
