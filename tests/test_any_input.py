@@ -12,11 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from crossent_conformance import agree, depth
-from crossent_conformance.backends import Mode
-from crossent_conformance.drawn import EXACT, SPECIAL, WEIGHT, filled
-
-DIRECT = (Mode.EAGER, Mode.READONLY, Mode.STRIDED, Mode.LAZY, Mode.STRICTEST)
+from crossent_conformance import agree, cases, depth
+from crossent_conformance.drawn import EXACT, SOFT, SPECIAL, UNCOMPILED, WEIGHT, filled
 
 
 @st.composite
@@ -26,7 +23,7 @@ def problems(draw):
     elements = st.one_of(EXACT, EXACT, EXACT, SPECIAL) if draw(st.booleans()) else EXACT
     logits = filled(draw, (*tokens, V), elements)
     if draw(st.booleans()):
-        return logits, filled(draw, (*tokens, V), st.sampled_from([0.0, 0.0, 0.125, 0.5, 1.0]))
+        return logits, filled(draw, (*tokens, V), SOFT)
     size = math.prod(tokens)
     dtype = draw(st.sampled_from(["int64", "int32", "uint8", "int8"]))
     targets = draw(st.lists(st.integers(0, V - 1), min_size=size, max_size=size))
@@ -54,12 +51,11 @@ def options_for(draw, logits, targets):
         options["z_loss"] = draw(st.sampled_from([0.0, 0.0625, 1.0]))
     if reduction in ("mean", "sequence"):
         options["denominator"] = draw(st.sampled_from([None, "tokens", 2, 0.5]))
-    shape = {"none": tokens, "sequence": tokens[:-1]}.get(reduction, ())
-    options["grad_output"] = filled(draw, shape, st.sampled_from([0.5, 1.0, 1.5]))
+    options["grad_output"] = filled(draw, cases.loss_shape(reduction, tokens), st.sampled_from([0.5, 1.0, 1.5]))
     return options
 
 
-@pytest.mark.places(modes=DIRECT, sparse=True)
+@pytest.mark.places(modes=UNCOMPILED, sparse=True)
 @depth.examples(problems(), st.data(), count=80)
 def test_any_input_with_any_options(place, subject, problem, data):
     logits, targets = problem

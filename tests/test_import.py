@@ -17,39 +17,19 @@ import crossent
 BACKENDS = ("torch", "jax", "cupy", "dask", "array_api_strict", "matplotlib", "rich", "mpmath")
 
 
-def _fresh(program):
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
-
-
-def test_no_backend_is_imported():
-    assert (
-        _fresh(
-            f"import sys, crossent; print(*[name for name in {(*BACKENDS, 'numba', 'scipy')} if name in sys.modules])"
-        )
-        == []
-    )
-
-
-def test_the_cuda_engine_imports_nothing_of_nvidias_before_it_is_asked():
-    program = "import sys, crossent, crossent.engines.cuda, crossent.engines.cuda.program, crossent.engines.cuda.launch"
-    assert _fresh(f"{program}\nprint(*[name for name in sys.modules if name.partition('.')[0] == 'cuda'])") == []
-
-
-def test_no_backend_is_imported_by_a_call_with_numpy():
-    program = """
-import sys, numpy as np, crossent
+PROGRAMS = {
+    "import": ("", (*BACKENDS, "numba", "scipy")),
+    "cuda-engine": ("import crossent.engines.cuda.program, crossent.engines.cuda.launch", ("cuda",)),
+    "call": (
+        """
 x, t = np.zeros((200, 700), np.float32), np.zeros(200, np.int64)
 loss_fn = crossent.CrossEntropyLoss(label_smoothing=0.1, ignore_index=3)
 loss_fn(x, t), loss_fn.backward(), crossent.cross_entropy(x, x), crossent.perplexity(1.0)
-"""
-    assert _fresh(f"{program}\nprint(*[name for name in {BACKENDS} if name in sys.modules])") == []
-
-
-def test_errors_import_no_backend_either():
-    program = """
-import sys, numpy as np, crossent
+""",
+        BACKENDS,
+    ),
+    "errors": (
+        """
 for arguments in (([0.0], [0]), (np.zeros(3), None), (np.zeros((2, 3)), np.array([0, 3]))):
     try:
         crossent.cross_entropy(*arguments)
@@ -57,8 +37,24 @@ for arguments in (([0.0], [0]), (np.zeros(3), None), (np.zeros((2, 3)), np.array
         pass
     else:
         raise SystemExit("accepted")
-"""
-    assert _fresh(f"{program}\nprint(*[name for name in {BACKENDS} if name in sys.modules])") == []
+""",
+        BACKENDS,
+    ),
+}
+"""What a fresh process does after the import, and packages that it must not import for that."""
+
+
+def _fresh(program):
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("what", PROGRAMS)
+def test_nothing_is_imported_before_it_is_needed(what):
+    program, names = PROGRAMS[what]
+    shown = f"print(*[name for name in {names} if name in sys.modules])"
+    assert _fresh(f"import sys, numpy as np, crossent\n{program}\n{shown}") == []
 
 
 @pytest.mark.parametrize("library", ["torch", "jax"])

@@ -56,16 +56,16 @@ class Bad:
 def bad(
     name: str,
     error: type[Exception],
-    argument: str,
     given: Given,
     *words: str,
     only: tuple[str, ...] | None = None,
     clause: str = "A5",
     **changes: Any,
 ) -> Bad:
-    """A call with some arguments replaced; `make` gets arrays, floating ones as float32.
+    """A call with some arguments replaced, the last of them by what is refused.
 
-    A value that is a function of `make` is called with it. What belongs to the gradient is asked of `loss_and_grad`.
+    `make` gets arrays, floating ones as float32. A value that is a function of `make` is called with it. What belongs
+    to the gradient is asked of `loss_and_grad`.
     """
 
     def call(subject: Any, make: Callable) -> Any:
@@ -74,7 +74,7 @@ def bad(
         function = subject.loss_and_grad if made.keys() & {"out", "grad_output"} else subject.loss
         return function(made.pop("logits"), made.pop("targets"), **made)
 
-    return Bad(name, error, call, argument, given, words, only, clause)
+    return Bad(name, error, call, next(reversed(changes)), given, words, only, clause)
 
 
 def _made(value: Any, make: Callable) -> Any:
