@@ -21,7 +21,7 @@ HOMES = {
     "numba": ("engines/numba_cpu/",),
     "llvmlite": ("engines/numba_cpu/",),
     "cuda": ("engines/cuda/",),
-    "crossent_conformance": ("commands.py",),
+    "crossent_conformance": (),
 }
 
 

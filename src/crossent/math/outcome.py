@@ -99,7 +99,7 @@ def outcome(
     target_entry = -(scale * q_t) * (others / z)
     if not isinstance(rest, float):
         target_entry = target_entry + scale * rest * (odds / z)
-    factor, uniform_term = scale * (q_t + rest) / z, scale * c
+    factor, uniform_term = scale * ((q_t + rest) / z), scale * c
     # A scale in the widest float widens these few numbers; the rows that they multiply stay as they are.
     dtype = maximum.dtype
     if not isinstance(uniform_term, float):
