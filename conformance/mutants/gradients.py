@@ -39,16 +39,6 @@ class GradOutputAlongTheWrongAxis(Reference):
         return super().scale(call, grad_output, divisor)
 
 
-class WeightsNotInTheGradient(Reference):
-    """V9: Token weights multiply the loss alone."""
-
-    def walk(self, call, tokens, d_logits=None, scale=None):
-        losses = super().walk(call, tokens)
-        if d_logits is not None:
-            super().walk(call, replace(tokens, weights=np.ones(call.tokens)), d_logits, scale)
-        return losses
-
-
 class ClassWeightsOnlyInTheGradient(Reference):
     """V9: Class weights multiply the gradient alone."""
 

@@ -62,13 +62,6 @@ class ZLossNotWeighted(Reference):
         return losses + super().walk(call, plain) - super().walk(replace(call, z_loss=0.0), plain)
 
 
-class ZLossOfTheLogSum(Reference):
-    """V9: z-loss is the square of log Z after the shift, not of the logits' own log-sum-exp."""
-
-    def z_losses(self, call, rows):
-        return call.z_loss * self.log_z(rows) ** 2 if call.z_loss else 0.0
-
-
 class ZLossOfIgnoredTokens(Reference):
     """S1: Ignored tokens have no cross-entropy, and a z-loss all the same."""
 
