@@ -35,7 +35,7 @@ GUEST = pytest.StashKey[bool]()
 """Whether the session is somebody else's, with tests that the suite leaves alone."""
 CLAUSES = Path(__file__).parent / "clauses"
 MARKERS = (
-    "clause(*names): the clauses of docs/specification.md that this test checks",
+    "clause(*names): the clauses that a test checks, where they are more than the one in its name",
     "places(dtypes=, modes=, backends=, sparse=, when=): the part of the conformance matrix that this test is for",
     "elsewhere: the test asks the subject in another process",
     "extended: left out by the quick tier, -m 'not extended'",

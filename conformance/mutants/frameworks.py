@@ -49,13 +49,6 @@ class LooksAtEveryLogit(_Torch):
         return super().loss(logits, targets, **options)
 
 
-class LossOnTheHost(_Torch):
-    """A1: The loss comes back as an array of NumPy."""
-
-    def loss(self, logits, targets, **options):
-        return super().loss(logits, targets, **options).detach().numpy()
-
-
 class MeanOverNothingIsZero(_Torch):
     """D2: What stands for PyTorch's function has the contract's mean over nothing but ignored targets."""
 

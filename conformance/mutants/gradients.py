@@ -16,22 +16,6 @@ class MeanNotDivided(Reference):
         return super().scale(call, grad_output, np.ones(divisor.shape))
 
 
-class DividedByAllTokens(Reference):
-    """R2: The gradient of a mean is divided by the number of all tokens, the loss by that of those that count."""
-
-    def scale(self, call, grad_output, divisor):
-        if call.reduction == "mean" and call.denominator is None and call.logits.size:
-            divisor = np.asarray(float(np.prod(call.tokens)))
-        return super().scale(call, grad_output, divisor)
-
-
-class Uphill(Reference):
-    """V5: The gradient points up."""
-
-    def row_gradients(self, call, w, given, rows, mass, columns):
-        return -super().row_gradients(call, w, given, rows, mass, columns)
-
-
 class GradOutputIgnored(Reference):
     """R6: grad_output is not looked at."""
 
@@ -55,29 +39,12 @@ class GradOutputAlongTheWrongAxis(Reference):
         return super().scale(call, grad_output, divisor)
 
 
-class WeightsNotInTheGradient(Reference):
-    """V9: Token weights multiply the loss alone."""
-
-    def walk(self, call, tokens, d_logits=None, scale=None):
-        losses = super().walk(call, tokens)
-        if d_logits is not None:
-            super().walk(call, replace(tokens, weights=np.ones(call.tokens)), d_logits, scale)
-        return losses
-
-
 class ClassWeightsOnlyInTheGradient(Reference):
     """V9: Class weights multiply the gradient alone."""
 
     def row_losses(self, call, x, given, rows):
         loss, _ = super().row_losses(replace(call, class_weights=None), x, given, rows)
         return loss, super().row_losses(call, x, given, rows)[1]
-
-
-class ZLossWithoutAGradient(Reference):
-    """V9: z-loss adds to the loss, and nothing to the gradient."""
-
-    def row_gradients(self, call, w, given, rows, mass, columns):
-        return super().row_gradients(replace(call, z_loss=0.0), w, given, rows, mass, columns)
 
 
 class SmoothingNotInTheGradient(Reference):

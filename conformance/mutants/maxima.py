@@ -23,21 +23,6 @@ class MaximumOfTheBatch(Reference):
         return np.exp(w - rows.largest.max()) / np.exp(rows.largest - rows.largest.max())
 
 
-class MaximumOfTheRowBefore(Reference):
-    """V1: Every row is shifted by the maximum of its neighbour: an index that is off by one."""
-
-    def exponentials(self, w, rows):
-        neighbour = np.roll(rows.largest, 1, axis=0)
-        return np.exp(w - neighbour) / np.exp(rows.largest - neighbour)
-
-
-class MaximumOfTheFirstTile(Reference):
-    """S2: The maximum of a tile is used for the rest of the row."""
-
-    def maximum(self, x):
-        return super().maximum(x[:, :1024])
-
-
 class TilesMergedWithoutAGuard(Reference):
     """S2: Online softmax whose first tile may be nothing but -inf: -inf - -inf is NaN."""
 
@@ -64,17 +49,3 @@ class TilesNotRescaled(Reference):
             e = np.where(np.isneginf(w), 0.0, np.exp(w - running))
             others += self.over_classes(self.without_top(e, rows, columns))
         return replace(rows, others=others)
-
-
-class ShiftedTwice(Reference):
-    """V3: The maximum is subtracted from the logits, and once more from what is left."""
-
-    def half_surprises(self, call, w, rows):
-        return super().half_surprises(call, w - rows.largest, rows)
-
-
-class ShiftForgotten(Reference):
-    """V3: The maximum is not added back: the loss is log Z of the shifted logits less the logit as it was."""
-
-    def half_surprises(self, call, w, rows):
-        return (self.log_z(rows) - w) / 2

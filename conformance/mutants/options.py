@@ -9,26 +9,6 @@ import numpy as np
 from crossent_conformance.reference import Reference
 
 
-class TargetSmoothedTwice(Reference):
-    """V8: With smoothing="others" the target gets a share of what it gave away, too."""
-
-    def smoothed(self, call, q, finite, rows):
-        smoothed = super().smoothed(call, q, finite, rows)
-        if call.smoothing == "uniform":
-            return smoothed
-        return smoothed + np.where(finite, call.label_smoothing * q / np.maximum(rows.finite - 1, 1), 0.0)
-
-
-class ShareOfAllUnderOthers(Reference):
-    """V8: With smoothing="others" the other classes get epsilon / V each, and a part of it is lost."""
-
-    def smoothed(self, call, q, finite, rows):
-        if call.smoothing == "uniform":
-            return super().smoothed(call, q, finite, rows)
-        epsilon = call.label_smoothing
-        return (1 - epsilon) * q + np.where(finite, epsilon * (rows.kept + rows.lost - q) / rows.finite, 0.0)
-
-
 class ConventionsSwapped(Reference):
     """V8: "others" smooths as "uniform" does, and the other way round."""
 
@@ -60,16 +40,6 @@ class OneClassHasNoOthers(Reference):
         return smoothed + 0.0 / (rows.finite - 1) if call.smoothing == "others" else smoothed
 
 
-class ClassWeightsOfTheTargetAlone(Reference):
-    """V8: A row is multiplied by the class weight of its target, its smoothed terms, too."""
-
-    def pull(self, call, w, given, rows, columns):
-        if not call.hard or call.class_weights is None:
-            return super().pull(call, w, given, rows, columns)
-        plain = super().pull(replace(call, class_weights=None), w, given, rows, columns)
-        return plain * self.wide(call.class_weights[given])
-
-
 class SmoothedTermsNotWeighted(Reference):
     """V8: Class weights multiply the target's term alone; the smoothed terms go without."""
 
@@ -90,13 +60,6 @@ class ZLossNotWeighted(Reference):
         losses = super().walk(replace(call, z_loss=0.0), tokens, d_logits, scale)
         plain = replace(tokens, weights=np.ones(call.tokens))
         return losses + super().walk(call, plain) - super().walk(replace(call, z_loss=0.0), plain)
-
-
-class ZLossOfTheLogSum(Reference):
-    """V9: z-loss is the square of log Z after the shift, not of the logits' own log-sum-exp."""
-
-    def z_losses(self, call, rows):
-        return call.z_loss * self.log_z(rows) ** 2 if call.z_loss else 0.0
 
 
 class ZLossOfIgnoredTokens(Reference):

@@ -23,35 +23,11 @@ class LogSumExpLessLogit(Reference):
         return (self.lse(rows) - w) / 2
 
 
-class LogOfClippedSoftmax(Reference):
-    """V1: log(clip(softmax, 1e-7)): no loss is above 16."""
-
-    def half_surprises(self, call, w, rows):
-        return np.log(np.maximum(self.probabilities(w, rows), 1e-7)) / -2
-
-
-class LogOfSoftmax(Reference):
-    """S5: log(softmax): infinite once the softmax underflows."""
-
-    def half_surprises(self, call, w, rows):
-        if call.algorithm == "explicit":
-            return super().half_surprises(call, w, rows)
-        return np.log(self.probabilities(w, rows)) / -2
-
-
 class EpsilonInTheLog(Reference):
     """V2: log(softmax + 1e-9): negative where the softmax is 1."""
 
     def half_surprises(self, call, w, rows):
         return np.log(self.probabilities(w, rows) + 1e-9) / -2
-
-
-class LossCapped(Reference):
-    """V1: A loss is 100 at most, its gradient is that of the loss without the cap."""
-
-    def row_losses(self, call, x, given, rows):
-        loss, mass = super().row_losses(call, x, given, rows)
-        return np.minimum(loss, 100.0), mass
 
 
 class ProbabilityLessOne(Reference):
@@ -82,13 +58,6 @@ class SumOfHalves(Reference):
         return rows
 
 
-class MeanOfHalves(Reference):
-    """A1: The losses of half-precision logits are reduced in half precision."""
-
-    def reduce(self, call, losses, divisor):
-        return super().reduce(call, losses.astype(call.logits.dtype), divisor)
-
-
 class RunningSum(Reference):
     """R4: Losses are summed up one after the other in float32."""
 
@@ -107,17 +76,6 @@ class RunningWeights(Reference):
         if call.reduction == "mean" and call.denominator is None and tokens.counted.any():
             return np.float64(np.cumsum(tokens.total[tokens.counted], dtype=np.float32)[-1])
         return divisor
-
-
-class MeanOfMeans(Reference):
-    """R4: The mean is that of the means of blocks, the last of which is shorter."""
-
-    def reduce(self, call, losses, divisor):
-        if call.reduction != "mean" or losses.size <= 1024 or np.any(divisor != losses.size):
-            return super().reduce(call, losses, divisor)
-        flat = losses.ravel()
-        means = [flat[start : start + 1024].mean() for start in range(0, flat.size, 1024)]
-        return np.asarray(np.mean(means)).astype(call.compute_dtype)
 
 
 class Bits(Reference):

@@ -27,13 +27,6 @@ class WeightsDoNotDivide(Reference):
         return super().divisor(call, replace(tokens, total=np.ones(call.tokens)))
 
 
-class ClassWeightsDoNotDivide(Reference):
-    """R2: A mean is divided by the token weights, whatever the class weights of the targets."""
-
-    def divisor(self, call, tokens):
-        return super().divisor(call, replace(tokens, total=tokens.weights))
-
-
 class ClassWeightsMasked(Reference):
     """R2: A target of class weight 0 counts as one of the tokens that divide."""
 

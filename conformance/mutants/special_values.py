@@ -73,14 +73,6 @@ class MinusInfinityIsALargeNumber(Reference):
         return np.where(np.isneginf(w), -1e9, w)
 
 
-class MinusInfinityIsDropped(Reference):
-    """S3: A target at -inf has no loss, as if it were ignored."""
-
-    def row_losses(self, call, x, given, rows):
-        loss, mass = super().row_losses(call, x, given, rows)
-        return np.where(np.isposinf(loss), 0.0, loss), mass
-
-
 class DifferencesPastTheDtype(Reference):
     """S5: What smoothing gives a class is multiplied by a difference of logits that is past the dtype."""
 

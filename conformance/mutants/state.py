@@ -31,16 +31,6 @@ class IgnoredTargetsOverwritten(Reference):
         return tokens
 
 
-class ClassWeightsNormalisedInPlace(Reference):
-    """A2: The caller's class weights are divided by their mean."""
-
-    def validate(self, call):
-        super().validate(call)
-        weights = call.class_weights
-        if weights is not None and weights.dtype.kind == "f" and weights.flags.writeable:
-            weights /= weights.mean()
-
-
 class OutNotWritten(Reference):
     """A2: `out` is taken, and a new array comes back."""
 

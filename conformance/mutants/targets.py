@@ -20,30 +20,6 @@ class NegativeTargetsWrap(Reference):
         return replace(tokens, classes=tokens.classes % call.V)
 
 
-class TargetsClamped(Reference):
-    """A4: A target outside the vocabulary is taken for the nearest class."""
-
-    def validate(self, call):
-        super().validate(replace(call, check_targets=False))
-
-    def tokens(self, call):
-        if not call.hard:
-            return super().tokens(call)
-        kept = np.where(self.ignored(call), call.targets, np.clip(call.targets, 0, call.V - 1))
-        return super().tokens(replace(call, targets=kept))
-
-
-class TargetsModuloV(Reference):
-    """A4: A target is taken modulo the size of the vocabulary."""
-
-    def outside(self, call):
-        return np.zeros(call.tokens, dtype=bool)
-
-    def tokens(self, call):
-        tokens = super().tokens(call)
-        return replace(tokens, classes=tokens.classes % max(call.V, 1))
-
-
 class OutsideIsIgnored(Reference):
     """A4: A target outside the vocabulary has loss 0, without a word."""
 
@@ -140,24 +116,6 @@ class PositionNotNamed(Reference):
             super().validate(call)
         except IndexError:
             raise IndexError("target out of range") from None
-
-
-class SoftTargetsNormalised(Reference):
-    """V7: Rows of soft targets are divided by their sum."""
-
-    def walk(self, call, tokens, d_logits=None, scale=None):
-        if not call.hard:
-            call = replace(call, targets=call.targets / call.targets.sum(axis=-1, keepdims=True))
-        return super().walk(call, tokens, d_logits, scale)
-
-
-class SoftTargetsHardened(Reference):
-    """V7: Soft targets are taken for their likeliest class."""
-
-    def given(self, call, given, columns):
-        if call.hard:
-            return super().given(call, given, columns)
-        return (np.arange(columns.start, columns.stop) == given.argmax(axis=-1)[:, None]).astype(np.float64)
 
 
 class ZeroTimesInfinity(Reference):

@@ -7,16 +7,6 @@ from dataclasses import replace
 from crossent_conformance.reference import Reference
 
 
-class LastClassNotRead(Reference):
-    """V1: The sum of the exponentials stops before the last class."""
-
-    def rows(self, call, x, given):
-        rows = super().rows(call, x, given)
-        last = self.exponentials(self.wide(x[:, -1:]), rows)
-        rows.others -= self.without_top(last, rows, slice(call.V - 1, call.V))
-        return rows
-
-
 class TailOfTheVocabularyDropped(Reference):
     """V1: Classes past the last whole tile of 128 are left out of the sum."""
 

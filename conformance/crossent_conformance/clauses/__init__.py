@@ -6,7 +6,7 @@ target so far ahead that a formula cancels unless it is about V1 or V4 (`cases.m
 of the same subject (`agree.alike`) instead of with the oracle. Clauses build on each other in the order V1, V9, V8, V7,
 V10, R2, R6: a test that mixes options is of the last clause that it has an option of.
 
-    @pytest.mark.clause("R2", "V9")
+    @pytest.mark.clause("R2", "V9")  # where they are more than the one in the name
     @pytest.mark.places(modes=NOT_DOUBLED, sparse=True, when=lambda place, reduction: ...)
     @pytest.mark.parametrize("reduction", ["mean", "sequence"])
     def test_R2_something(place, subject, reduction):
@@ -17,9 +17,9 @@ The fixtures
 ------------
 `place` is a cell of the matrix backend x dtype x mode. It makes the backend's arrays of NumPy values and calls with
 them in its mode: `place.evaluate(function, logits, targets, **options)` has NumPy arrays on both sides, `place.call`
-gives back the backend's, `place.put` makes one array. `@pytest.mark.places(dtypes=, modes=, backends=, sparse=, when=)`
-narrows the matrix; `when` is called with the place and the test's other parameters, and what it denies is no case.
-`@pytest.mark.elsewhere` is for a test that asks the subject in another process.
+gives back the backend's, `place.put` makes one array, `place.pair` logits and targets. `@pytest.mark.places(dtypes=,
+modes=, backends=, sparse=, when=)` narrows the matrix; `when` is called with the place and the test's other parameters,
+and what it denies is no case. `@pytest.mark.elsewhere` is for a test that asks the subject in another process.
 
 `subject` is the implementation under test (`adapter.UnderTest`), asked by the contract's names:
 

@@ -47,14 +47,12 @@ def _check(place, subject, torch, backend, logits, targets, options, dynamic=Non
     agree.gradient(place, place.to_numpy(x.grad), exact)
 
 
-@pytest.mark.clause("D1")
 @pytest.mark.places(backends=TORCH, modes=(Mode.EAGER,), dtypes=("float32",))
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "z_loss": 1e-3}], ids=["plain", "smoothed-z"])
 def test_D1_compile_for_any_shape(place, subject, options, fresh_compiler):
     _check(place, subject, fresh_compiler, "aot_eager", *cases.random((6,), 5), options, dynamic=True)
 
 
-@pytest.mark.clause("D1")
 @pytest.mark.places(backends=TORCH, modes=(Mode.EAGER,), dtypes=("float32", "bfloat16"))
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_D1_compile_without_a_graph_break(place, subject, options, fresh_compiler):
@@ -76,7 +74,6 @@ def test_D1_compiled_to_machine_code(place, subject, fresh_compiler):
     _check(place, subject, fresh_compiler, "inductor", *cases.gaps(10, (-20.0, 0.0, 5.0, 15.0, 20.0, 40.0)), {})
 
 
-@pytest.mark.clause("D1")
 @pytest.mark.places(backends=TORCH, modes=(Mode.EAGER,), dtypes=("float32",))
 def test_D1_compiled_loss_and_grad(place, subject, fresh_compiler):
     if not subject.gives_pairs:

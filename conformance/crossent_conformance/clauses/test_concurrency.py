@@ -78,7 +78,6 @@ def _applies(call):
     return True
 
 
-@pytest.mark.clause("A8")
 @pytest.mark.places(backends=("numpy", "torch"), modes=(Mode.EAGER,), dtypes=("float32",))
 @pytest.mark.parametrize("function", [_loss, _loss_and_grad], ids=["loss", "gradient"])
 def test_A8_one_input_for_all(place, subject, function):
@@ -89,7 +88,6 @@ def test_A8_one_input_for_all(place, subject, function):
             agree.alike(place, a, b)
 
 
-@pytest.mark.clause("A8")
 @pytest.mark.places(backends=("numpy", "torch"), modes=(Mode.EAGER,), dtypes=("float32",))
 def test_A8_an_error_in_one_thread_is_its_own(place, subject):
     logits, targets = cases.random((300,), 600)

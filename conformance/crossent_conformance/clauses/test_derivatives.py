@@ -164,7 +164,6 @@ def _is_short(place, options, soft):
     return _has_meaning(place, options, soft) and (not depth.spares(place) or some)
 
 
-@pytest.mark.clause("D1")
 @pytest.mark.places(backends=BOTH, modes=(Mode.EAGER, Mode.STRIDED), when=_is_asked)
 @pytest.mark.parametrize("path", dict.fromkeys(PATHS["torch"] + PATHS["jax"]))
 @pytest.mark.parametrize("gaps", [cases.MILD_GAPS, CONFIDENT], ids=["mild", "confident"])
@@ -180,7 +179,6 @@ def test_D1_every_path_gives_the_contracts_gradient(place, subject, path, gaps):
     agree.gradient(place, place.to_numpy(d_logits), exact)
 
 
-@pytest.mark.clause("D1")
 @pytest.mark.places(backends=BOTH, modes=(Mode.EAGER,), sparse=True, when=_has_meaning)
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -199,7 +197,6 @@ def test_D1_backward_with_every_option(place, subject, options, soft):
     agree.gradient(place, place.to_numpy(d_logits), exact)
 
 
-@pytest.mark.clause("D1")
 @pytest.mark.places(backends=BOTH, modes=(Mode.EAGER,), dtypes=("float64",), when=_is_short)
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -215,7 +212,6 @@ def _is_an_input(place, of, soft, options):
     return (soft or of != "soft") and (short or not depth.spares(place))
 
 
-@pytest.mark.clause("D1")
 @pytest.mark.places(backends=BOTH, modes=(Mode.EAGER,), dtypes=("float64",), when=_is_an_input)
 @pytest.mark.parametrize("of", ["weights", "class_weights", "soft"])
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
@@ -228,7 +224,6 @@ def test_D1_with_respect_to_other_inputs(place, subject, of, soft, options):
     _framework(place).check(lambda x, o: subject.loss(x, **{"targets": t, **options, name: o}), [x, other], order=1)
 
 
-@pytest.mark.clause("D1")
 @pytest.mark.places(
     backends=BOTH,
     modes=(Mode.EAGER,),
@@ -245,7 +240,6 @@ def test_D1_hessian(place, subject, compiled):
     np.testing.assert_allclose(found, np.diag(p) - np.outer(p, p), rtol=0, atol=8 * units.EPS[place.dtype])
 
 
-@pytest.mark.clause("D1")
 @pytest.mark.places(
     backends=BOTH,
     modes=(Mode.EAGER,),
@@ -294,7 +288,6 @@ def test_D1_jit_of_every_function(place, subject, name):
         agree.alike(place, a, b)
 
 
-@pytest.mark.clause("D1")
 @pytest.mark.places(backends=("jax",), modes=(Mode.EAGER,), dtypes=("float32",))
 def test_D1_inside_a_scan_with_donated_parameters(place, subject):
     """A training loop under the compiler: the loss falls."""

@@ -37,7 +37,6 @@ def _check(place, subject, logits, targets, direction, options):
     )
 
 
-@pytest.mark.clause("V5")
 @pytest.mark.places(
     dtypes=("float64",),
     modes=DIRECT,
@@ -63,7 +62,6 @@ def test_V5_every_combination_of_options(place, subject, soft, algorithm, reduct
     )
 
 
-@pytest.mark.clause("V5")
 @pytest.mark.places(dtypes=("float64",), backends=("numpy",), modes=(Mode.EAGER,))
 @pytest.mark.parametrize("algorithm", ["stable", "explicit"])
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])

@@ -10,7 +10,6 @@ from crossent_conformance.backends import Mode
 from crossent_conformance.clauses.test_derivatives import TORCH
 
 
-@pytest.mark.clause("D1")
 @pytest.mark.places(backends=TORCH, modes=(Mode.EAGER,))
 def test_D1_nothing_is_recorded_where_nothing_is_asked(place, subject):
     torch = place.backend.torch
@@ -42,7 +41,6 @@ def test_D1_a_gradient_that_comes_back_is_on_no_graph(place, subject, by):
     assert not d_logits.requires_grad
 
 
-@pytest.mark.clause("D1")
 @pytest.mark.places(backends=TORCH, modes=(Mode.EAGER,), dtypes=("float32", "bfloat16"))
 def test_D1_the_graph_reaches_parameters(place, subject):
     torch = place.backend.torch
@@ -100,7 +98,6 @@ def test_D1_with_respect_to_the_denominator(place, subject):
     assert torch.autograd.gradcheck(lambda d: subject.loss(x, t, denominator=d), (denominator,))
 
 
-@pytest.mark.clause("D1")
 @pytest.mark.places(backends=TORCH, modes=(Mode.EAGER,), dtypes=("float32",))
 def test_D1_traced_to_a_graph_it_is_not_a_constant(place, subject):
     from torch.fx.experimental.proxy_tensor import make_fx

@@ -21,7 +21,6 @@ def _as_with_int64(place, subject, logits, targets, **options):
     agree.both_alike(place, results, expected)
 
 
-@pytest.mark.clause("A3")
 @pytest.mark.places(
     modes=(*DIRECT, Mode.TRACED),
     dtypes=("float32",),
@@ -38,7 +37,6 @@ def test_A3_every_integer_dtype(place, subject, dtype, options):
     _as_with_int64(place, subject, logits, targets.astype(dtype), **options)
 
 
-@pytest.mark.clause("A3")
 @pytest.mark.places(modes=DIRECT, dtypes=("float32",))
 @pytest.mark.parametrize("dtype", INTEGERS)
 def test_A3_integers_at_the_ends_of_their_dtype(place, subject, dtype):
@@ -48,7 +46,6 @@ def test_A3_integers_at_the_ends_of_their_dtype(place, subject, dtype):
     _as_with_int64(place, subject, logits, targets)
 
 
-@pytest.mark.clause("A3")
 @pytest.mark.places(modes=DIRECT, sparse=True)
 @depth.examples(st.data(), count=20)
 def test_A3_any_integers(place, subject, data):
@@ -98,7 +95,6 @@ def test_A3_values_past_a_signed_integer_do_not_wrap(place, subject, dtype, valu
     assert np.isnan(loss).tolist() == [False, False, False, False, True, False]
 
 
-@pytest.mark.clause("A3")
 @pytest.mark.places(modes=DIRECT, dtypes=("float32",))
 @pytest.mark.parametrize(
     ("dtype", "ignored"), [("uint8", 255), ("uint8", 2), ("uint64", 2**63 - 1), ("int8", -100), ("int8", -1)]

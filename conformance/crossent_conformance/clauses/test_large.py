@@ -34,14 +34,12 @@ def _check(place, compared):
     agree.alike(place, np.array(compared["found"]), np.array(compared["expected"]))
 
 
-@pytest.mark.clause("A7")
 @pytest.mark.elsewhere
 @pytest.mark.places(backends=("numpy", "torch"), modes=(Mode.EAGER,), dtypes=("float32",))
 def test_A7_more_logits_than_32_bits_count(place, subject):
     _check(place, _given(confined.run("crossent_conformance.many", place.backend.name, subject.spec, seconds=SECONDS)))
 
 
-@pytest.mark.clause("A7")
 @pytest.mark.places(backends=("torch-cuda",), modes=(Mode.EAGER,), dtypes=("float32",))
 def test_A7_more_logits_than_32_bits_count_on_a_device(place, subject):
     try:
@@ -66,7 +64,6 @@ SCENARIOS = [
 ]
 
 
-@pytest.mark.clause("A10")
 @pytest.mark.elsewhere
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 @pytest.mark.places(backends=("numpy", "torch"), modes=(Mode.EAGER,), dtypes=("float32",))

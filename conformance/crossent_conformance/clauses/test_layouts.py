@@ -49,7 +49,6 @@ def _alike(place, first, second):
         agree.alike(place, a, b)
 
 
-@pytest.mark.clause("A2")
 @pytest.mark.places(modes=(Mode.READONLY, Mode.STRIDED, Mode.BROADCAST), when=_has_meaning)
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -75,7 +74,6 @@ CALLS = {
 }
 
 
-@pytest.mark.clause("A2")
 @pytest.mark.places(modes=(Mode.EAGER, Mode.READONLY, Mode.STRIDED, Mode.STRICTEST), sparse=True, when=_is_asked)
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -99,7 +97,6 @@ def _unaligned(array):
     return view
 
 
-@pytest.mark.clause("A2")
 @pytest.mark.places(backends=("numpy",), modes=(Mode.EAGER,))
 @pytest.mark.parametrize(
     "lay_out",
@@ -132,7 +129,6 @@ def test_A2_numpy_layouts(place, subject, lay_out, kind):
     _alike(place, subject.loss_and_grad(x, t, **strange), expected)
 
 
-@pytest.mark.clause("A2")
 @pytest.mark.places(backends=("torch", "torch-cuda"), modes=(Mode.EAGER,))
 @pytest.mark.parametrize("kind", ["classes-first", "channels-last", "offset", "expanded", "negated"])
 def test_A2_torch_layouts(place, subject, kind):
@@ -158,7 +154,6 @@ def test_A2_torch_layouts(place, subject, kind):
     assert torch.equal(strange, before)
 
 
-@pytest.mark.clause("A2")
 @pytest.mark.places(modes=(Mode.EAGER,), backends=STRIDES, sparse=True)
 @depth.examples(st.data(), count=60)
 def test_A2_any_slice_of_an_array(place, subject, data):

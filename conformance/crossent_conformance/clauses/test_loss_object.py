@@ -13,7 +13,6 @@ from crossent_conformance.backends import DIRECT, NOT_DOUBLED, Mode
 from crossent_conformance.clauses.test_layouts import STRIDES
 
 
-@pytest.mark.clause("A9")
 @pytest.mark.places(modes=DIRECT, dtypes=("float32",))
 def test_A9_backward_before_forward(place, subject):
     g = place.put(np.ones(3), "float32")
@@ -21,7 +20,6 @@ def test_A9_backward_before_forward(place, subject):
     agree.refusal(lambda: subject.loss_object(reduction="none").backward(g), RuntimeError)
 
 
-@pytest.mark.clause("A9")
 @pytest.mark.places(modes=tuple(mode for mode in NOT_DOUBLED if mode is not Mode.TRACED), sparse=True)
 @pytest.mark.parametrize(
     "options",
@@ -45,7 +43,6 @@ def test_A9_backward_gives_the_same_answer_again(place, subject, options):
         np.testing.assert_array_equal(place.to_numpy(first), place.to_numpy(again))
 
 
-@pytest.mark.clause("A9")
 @pytest.mark.places(modes=DIRECT, dtypes=("float32",))
 def test_A9_calling_the_object_is_forward(place, subject):
     x, t = place.pair(*cases.random((2, 3), 5))
@@ -58,7 +55,6 @@ def test_A9_calling_the_object_is_forward(place, subject):
     agree.alike(place, d_logits, exact[1])
 
 
-@pytest.mark.clause("A9")
 @pytest.mark.places(modes=DIRECT, dtypes=("float32",))
 def test_A9_the_last_forward_counts(place, subject):
     loss_fn = subject.loss_object(reduction="sum")
@@ -70,7 +66,6 @@ def test_A9_the_last_forward_counts(place, subject):
     agree.alike(place, d_logits, exact[1])
 
 
-@pytest.mark.clause("A9")
 @pytest.mark.places(modes=DIRECT, dtypes=("float32",))
 def test_A9_a_failed_forward_leaves_nothing_to_go_back_from(place, subject):
     x, t = place.pair(*cases.random((2, 3), 5))
@@ -81,7 +76,6 @@ def test_A9_a_failed_forward_leaves_nothing_to_go_back_from(place, subject):
     agree.refusal(loss_fn.backward, RuntimeError)
 
 
-@pytest.mark.clause("A9")
 @pytest.mark.places(modes=DIRECT, dtypes=("float32",))
 def test_A9_inputs_are_kept_alive_and_let_go(place, subject):
     loss_fn = subject.loss_object()
@@ -98,7 +92,6 @@ def test_A9_inputs_are_kept_alive_and_let_go(place, subject):
     assert logits() is None
 
 
-@pytest.mark.clause("A9")
 @pytest.mark.places(backends=STRIDES, modes=(Mode.EAGER,))
 def test_A9_references_not_copies(place, subject):
     """What is written into the logits after `forward` is what `backward` sees."""

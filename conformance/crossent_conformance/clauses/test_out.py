@@ -40,7 +40,6 @@ def _is_a_view(place, kind, options):
     return kind in ("own", "apart") or place.backend.name in STRIDES
 
 
-@pytest.mark.clause("A2")
 @pytest.mark.places(backends=MUTABLE, modes=(Mode.EAGER, Mode.STRICTEST), when=_is_a_view)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("kind", ["own", "apart", "strided", "next-row", "next-class"])
@@ -55,7 +54,6 @@ def test_A2_out(place, subject, kind, options):
         assert (left == 7).all()
 
 
-@pytest.mark.clause("A2")
 @pytest.mark.places(backends=("numpy", "cupy"), modes=(Mode.EAGER,))
 def test_A2_out_that_runs_backwards_through_the_logits(place, subject):
     x, t = place.pair(*cases.random((6,), 5))
@@ -63,7 +61,6 @@ def test_A2_out_that_runs_backwards_through_the_logits(place, subject):
     _check(place, subject.loss_and_grad(x, t, out=out), out, expected)
 
 
-@pytest.mark.clause("A2")
 @pytest.mark.places(backends=MUTABLE, modes=(Mode.EAGER, Mode.STRICTEST))
 @pytest.mark.parametrize(
     "options", [{}, {"label_smoothing": 0.25}, {"algorithm": "explicit"}], ids=["plain", "smoothed", "explicit"]
@@ -75,7 +72,6 @@ def test_A2_out_that_is_the_soft_targets(place, subject, options):
     _check(place, subject.loss_and_grad(x, q, out=q, **options), q, expected)
 
 
-@pytest.mark.clause("A2")
 @pytest.mark.places(backends=STRIDES, modes=(Mode.EAGER,), dtypes=("float32", "float64"))
 @pytest.mark.parametrize("name", ["weights", "class_weights", "grad_output"])
 def test_A2_out_that_holds_another_argument(place, subject, name):
@@ -96,7 +92,6 @@ def test_A2_out_that_holds_the_denominator(place, subject):
     _check(place, subject.loss_and_grad(x, t, denominator=memory[2, 2, ...], out=memory), memory, expected)
 
 
-@pytest.mark.clause("A2")
 @pytest.mark.places(backends=STRIDES, modes=(Mode.EAGER,), dtypes=("float64",))
 def test_A2_out_that_holds_the_targets(place, subject):
     logits, targets = cases.random((4,), 5)
@@ -107,7 +102,6 @@ def test_A2_out_that_holds_the_targets(place, subject):
     _check(place, subject.loss_and_grad(x, integers[:, 3], out=out), out, expected)
 
 
-@pytest.mark.clause("A2")
 @pytest.mark.places(modes=(Mode.EAGER,), backends=STRIDES, sparse=True)
 @depth.examples(st.data(), count=60)
 def test_A2_out_that_is_any_slice_of_an_array(place, subject, data):
@@ -123,7 +117,6 @@ def test_A2_out_that_is_any_slice_of_an_array(place, subject, data):
     np.testing.assert_array_equal(np.array(place.to_numpy(whole))[~inside], before[~inside])
 
 
-@pytest.mark.clause("A2")
 @pytest.mark.places(modes=(Mode.EAGER, Mode.LAZY))
 def test_A2_a_result_stays_as_it_is(place, subject):
     """The gradient of one call is the input of the next."""

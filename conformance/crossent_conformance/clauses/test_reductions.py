@@ -19,7 +19,6 @@ def _has_sequences(place, tokens, reduction):
     return reduction != "sequence" or len(tokens) > 0
 
 
-@pytest.mark.clause("R1")
 @pytest.mark.places(modes=NOT_DOUBLED, sparse=True, when=_has_sequences)
 @pytest.mark.parametrize("tokens", [(), (4,), (2, 3), (2, 1, 3)], ids=str)
 @pytest.mark.parametrize("reduction", cases.REDUCTIONS)
@@ -31,13 +30,11 @@ def test_R1_shapes(place, subject, tokens, reduction):
         assert d_logits.shape == (*tokens, 5)
 
 
-@pytest.mark.clause("R1")
 @pytest.mark.places(modes=DIRECT, sparse=True)
 def test_R1_mean_is_the_default(place, subject):
     agree.with_oracle(place, subject, *cases.random((6,), 5))
 
 
-@pytest.mark.clause("R2")
 @pytest.mark.places(
     modes=NOT_DOUBLED,
     sparse=True,
@@ -60,7 +57,6 @@ def test_R2_denominators(place, subject, reduction, soft, denominator):
     agree.with_oracle(place, subject, logits, targets, reduction=reduction, denominator=denominator, **options)
 
 
-@pytest.mark.clause("R2")
 @pytest.mark.places(
     modes=NOT_DOUBLED,
     sparse=True,
@@ -97,7 +93,6 @@ def test_R2_with_other_options(place, subject, soft):
     agree.each(requests, lambda options: agree.with_oracle(place, subject, *problem, **options))
 
 
-@pytest.mark.clause("R2")
 @pytest.mark.places(modes=UNCOMPILED, sparse=True)
 @depth.examples(problems(st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple)), st.data(), count=60)
 def test_R2_any_mean(place, subject, problem, data):
@@ -122,7 +117,6 @@ def _check_nothing(place, subject, logits, targets, **options):
     assert all(part is agree.NO_GRADIENT or part.shape == shape for part, shape in zip(results, shapes, strict=True))
 
 
-@pytest.mark.clause("R3")
 @pytest.mark.places(
     modes=NOT_DOUBLED,
     sparse=True,
@@ -179,7 +173,6 @@ def test_S6_no_classes_and_no_tokens(place, subject, reduction):
     _check_nothing(place, subject, np.zeros((0, 0)), np.zeros((0,), dtype=np.int64), reduction=reduction)
 
 
-@pytest.mark.clause("R3")
 @pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
 def test_R3_an_empty_sequence_among_full_ones(place, subject):
     logits, targets = cases.random((3, 4), 5)
@@ -189,7 +182,6 @@ def test_R3_an_empty_sequence_among_full_ones(place, subject):
     assert loss[1] == 0
 
 
-@pytest.mark.clause("R4")
 @pytest.mark.places(
     modes=(Mode.EAGER, Mode.LAZY, Mode.TRACED, Mode.STRICTEST), dtypes=("float64", "float32", "bfloat16")
 )

@@ -43,14 +43,12 @@ def _can_be_made(place, bad):
     return bad.only is None or place.backend.name in bad.only
 
 
-@pytest.mark.clause("A5")
 @pytest.mark.places(dtypes=("float32",), modes=DIRECT, when=_can_be_made)
 @pytest.mark.parametrize("bad", of_clause("A5"), ids=str)
 def test_A5_same_type_and_text_on_every_backend(place, subject, bad):
     _check_refused(place, subject, bad)
 
 
-@pytest.mark.clause("A3")
 @pytest.mark.places(dtypes=("float32",), modes=DIRECT)
 @pytest.mark.parametrize("bad", of_clause("A3"), ids=str)
 def test_A3_dtypes_that_are_no_targets(place, subject, bad):
@@ -64,7 +62,6 @@ def test_S6_no_classes_is_refused_by_name(place, subject, bad):
     _check_refused(place, subject, bad)
 
 
-@pytest.mark.clause("S6")
 @pytest.mark.places(sparse=True)
 def test_S6_no_classes(place, subject):
     # The shape is known even to a tracer, so every mode can raise.
@@ -72,7 +69,6 @@ def test_S6_no_classes(place, subject):
     agree.refusal(lambda: place.call(subject.loss, np.zeros((3, 0)), targets, reduction="none"), ValueError)
 
 
-@pytest.mark.clause("A5")
 @pytest.mark.places(dtypes=("float32",), modes=DIRECT)
 @pytest.mark.parametrize("option", ["label_smooth", "no_such_option"])
 def test_A5_unknown_options_are_refused_by_name(place, subject, option):
@@ -101,7 +97,6 @@ def _has_two(place, argument, of):
     return of == "library" or place.backend.name.startswith("torch")
 
 
-@pytest.mark.clause("A5")
 @pytest.mark.places(dtypes=("float32",), modes=(Mode.EAGER, Mode.LAZY), when=_has_two)
 @pytest.mark.parametrize("of", ["library", "device"])
 @pytest.mark.parametrize("argument", ARGUMENTS)
@@ -127,7 +122,6 @@ def test_A5_memory_that_cannot_take_the_gradient(place, subject, kind):
     _check_named(subject, lambda: subject.loss_and_grad(x, t, out=out), "out", words)
 
 
-@pytest.mark.clause("A5")
 @pytest.mark.places(dtypes=("float32",), modes=(Mode.TRACED,))
 @pytest.mark.parametrize(
     ("argument", "value", "words"),

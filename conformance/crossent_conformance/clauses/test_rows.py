@@ -12,7 +12,6 @@ from crossent_conformance.drawn import problems
 from crossent_conformance.refused import MUTABLE
 
 
-@pytest.mark.clause("R5")
 @pytest.mark.places(modes=DIRECT)
 @pytest.mark.parametrize("V", [3, 37, 1000])
 def test_R5_a_row_depends_on_itself_alone(place, subject, V):
@@ -28,7 +27,6 @@ def test_R5_a_row_depends_on_itself_alone(place, subject, V):
         agree.equal(alone, whole[part], what=f"rows {part} of 700 alone", bits=True)
 
 
-@pytest.mark.clause("R5")
 @pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
 def test_R5_other_rows_do_not_matter(place, subject):
     logits, targets = cases.random((60,), 37)
@@ -40,7 +38,6 @@ def test_R5_other_rows_do_not_matter(place, subject):
     agree.equal(after[kept], before[kept], what="rows beside others", bits=True)
 
 
-@pytest.mark.clause("R5")
 @pytest.mark.places(modes=(Mode.EAGER,), dtypes=("float32", "float64"), backends=("numpy", "torch"))
 def test_R5_threads_do_not_matter(place, subject):
     logits, targets = cases.random((3000,), 257)
@@ -52,7 +49,6 @@ def test_R5_threads_do_not_matter(place, subject):
         agree.equal(losses, found[0], what=f"loss with {count} threads", bits=True)
 
 
-@pytest.mark.clause("R5")
 @pytest.mark.places(modes=(Mode.EAGER, Mode.READONLY, Mode.STRIDED, Mode.STRICTEST), sparse=True)
 @depth.examples(
     problems(tokens=st.just((4,)), sure=True), st.lists(st.integers(0, 3), min_size=1, max_size=6), count=40
@@ -67,7 +63,6 @@ def test_R5_a_row_knows_nothing_of_its_company(place, subject, problem, order):
     agree.equal(again, loss[order], what="loss")
 
 
-@pytest.mark.clause("R5")
 @pytest.mark.places(backends=MUTABLE, modes=(Mode.EAGER,))
 def test_R5_new_values_in_old_arrays_count(place, subject):
     """A training loop puts every batch into the same memory."""
@@ -78,7 +73,6 @@ def test_R5_new_values_in_old_arrays_count(place, subject):
     agree.alike(place, subject.loss(x, t), subject.loss(*others))
 
 
-@pytest.mark.clause("R5")
 @pytest.mark.places(modes=(Mode.EAGER, Mode.LAZY))
 @pytest.mark.parametrize(
     "options",

@@ -16,7 +16,6 @@ def _gradient_with_oracle(place, subject, logits, targets, **options):
     assert d_logits.shape == logits.shape
 
 
-@pytest.mark.clause("R6")
 @pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
 @pytest.mark.parametrize("reduction", cases.REDUCTIONS)
 def test_R6_grad_output_scales_the_gradient(place, subject, reduction):
@@ -24,7 +23,6 @@ def test_R6_grad_output_scales_the_gradient(place, subject, reduction):
     _gradient_with_oracle(place, subject, *cases.random((2, 3), 5), **options)
 
 
-@pytest.mark.clause("R6")
 @pytest.mark.places(modes=DIRECT, sparse=True)
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_R6_grad_output_may_be_a_number(place, subject, reduction):
@@ -49,7 +47,6 @@ def test_R6_with_other_options(place, subject, soft, algorithm):
     agree.each(requests, lambda options: _gradient_with_oracle(place, subject, *problem, **options))
 
 
-@pytest.mark.clause("R6")
 @pytest.mark.places(modes=DIRECT, sparse=True)
 @pytest.mark.parametrize("reduction", cases.REDUCTIONS)
 def test_R6_backward_of_the_loss_object(place, subject, reduction):
@@ -68,7 +65,6 @@ def test_R6_backward_of_the_loss_object(place, subject, reduction):
         agree.gradient(place, d_logits, exact)
 
 
-@pytest.mark.clause("R6")
 @pytest.mark.places(modes=UNCOMPILED, sparse=True)
 @depth.examples(problems(), st.data(), count=30)
 def test_R6_any_grad_output(place, subject, problem, data):

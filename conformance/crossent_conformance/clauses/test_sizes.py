@@ -23,7 +23,6 @@ def _infinite_only_where_the_loss_is(place, subject, logits, targets, near=1.0, 
     agree.every(np.isfinite, [d_logits])
 
 
-@pytest.mark.clause("S5")
 def test_S5_finite_logits_of_any_size(place, subject):
     largest = units.LARGEST[place.dtype]
     values = [-largest, -largest / 4, 0.0, 1.0, largest / 2, largest]
@@ -32,7 +31,6 @@ def test_S5_finite_logits_of_any_size(place, subject):
         _infinite_only_where_the_loss_is(place, subject, logits, np.full(len(logits), target))
 
 
-@pytest.mark.clause("S5")
 @pytest.mark.places(sparse=True, modes=NOT_DOUBLED)
 @pytest.mark.parametrize(
     "options",
@@ -45,7 +43,6 @@ def test_S5_finite_logits_of_any_size_with_options(place, subject, options):
     _infinite_only_where_the_loss_is(place, subject, logits, np.zeros(len(logits), dtype=np.int64), **options)
 
 
-@pytest.mark.clause("S5")
 @pytest.mark.places(modes=UNCOMPILED, sparse=True)
 @depth.examples(st.data(), count=60)
 def test_S5_any_finite_logits(place, subject, data):
@@ -60,14 +57,12 @@ def test_S5_any_finite_logits(place, subject, data):
     _infinite_only_where_the_loss_is(place, subject, logits, targets, near=0.999)
 
 
-@pytest.mark.clause("S5")
 def test_S5_tiny_logits(place, subject):
     smallest = units.SMALLEST[place.dtype]
     logits = np.array(list(itertools.product([-smallest, 0.0, smallest], repeat=3)))
     agree.with_oracle(place, subject, logits, np.zeros(len(logits), dtype=np.int64), reduction="none")
 
 
-@pytest.mark.clause("S6")
 @pytest.mark.places(sparse=True)
 @pytest.mark.parametrize(
     "options",
@@ -82,7 +77,6 @@ def test_S6_one_class(place, subject, options, soft):
     agree.every(agree.is_zero, agree.both(place, subject, logits, targets, reduction="none", **options))
 
 
-@pytest.mark.clause("S6")
 @pytest.mark.places(modes=UNCOMPILED, sparse=True)
 @depth.examples(st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=5), count=20)
 def test_S6_one_class_of_any_size(place, subject, values):

@@ -76,7 +76,6 @@ def _check_ignored(place, subject, logits, targets, ignored, *, reduction="none"
     agree.every(agree.is_zero, results if reduction == "none" else results[1:], rows=ignored)
 
 
-@pytest.mark.clause("S1")
 @pytest.mark.places(sparse=True, when=_is_asked)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("ignored", [-100, 2, "weight", "class"], ids=str)
@@ -93,7 +92,6 @@ def test_S1_ignored_tokens_are_zero_whatever_they_hold(place, subject, options, 
     _check_ignored(place, subject, logits, targets, ~odd, **options)
 
 
-@pytest.mark.clause("S1")
 @pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "sequence"])
 def test_S1_ignored_tokens_leave_reductions_clean(place, subject, reduction):
@@ -103,7 +101,6 @@ def test_S1_ignored_tokens_leave_reductions_clean(place, subject, reduction):
     _check_ignored(place, subject, logits, targets, targets == -100, reduction=reduction, ignore_index=-100)
 
 
-@pytest.mark.clause("S1")
 @pytest.mark.places(modes=UNCOMPILED, sparse=True)
 @depth.examples(problems(SOME_TOKENS), st.data(), count=50)
 def test_S1_anything_in_ignored_rows(place, subject, problem, data):
@@ -123,7 +120,6 @@ def _check_off_the_target(place, subject, logits, targets, **options):
     agree.every(agree.is_zero, results[1:], rows=np.isneginf(logits))
 
 
-@pytest.mark.clause("S2")
 @pytest.mark.places(sparse=True)
 @pytest.mark.parametrize("options", UNSMOOTHED.values(), ids=UNSMOOTHED)
 def test_S2_minus_infinity_off_the_target(place, subject, options):
@@ -132,7 +128,6 @@ def test_S2_minus_infinity_off_the_target(place, subject, options):
     _check_off_the_target(place, subject, logits[off], targets[off], **options)
 
 
-@pytest.mark.clause("S2")
 @pytest.mark.places(sparse=True)
 @pytest.mark.parametrize(
     "options", [{}, {"class_weights": CLASS_WEIGHTS}, {"algorithm": "explicit"}], ids=["plain", "weights", "explicit"]
@@ -143,7 +138,6 @@ def test_S2_all_but_the_target(place, subject, options):
     agree.every(agree.is_zero, agree.both(place, subject, logits, targets, reduction="none", **options))
 
 
-@pytest.mark.clause("S2")
 @pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
 def test_S2_a_block_of_minus_infinity(place, subject):
     logits, targets = cases.vocabulary(9000)
@@ -152,7 +146,6 @@ def test_S2_a_block_of_minus_infinity(place, subject):
     _check_off_the_target(place, subject, logits, np.array([8999, 5, 0, 8999, 1, targets[5]]))
 
 
-@pytest.mark.clause("S2")
 @pytest.mark.places(modes=UNCOMPILED, sparse=True)
 @depth.examples(problems(SOME_TOKENS), st.data(), count=50)
 def test_S2_minus_infinity_anywhere_off_the_target(place, subject, problem, data):
@@ -173,7 +166,6 @@ def _check_on_the_target(place, subject, logits, targets, **options):
     return d_logits
 
 
-@pytest.mark.clause("S3")
 @pytest.mark.places(sparse=True)
 @pytest.mark.parametrize("options", UNSMOOTHED.values(), ids=UNSMOOTHED)
 def test_S3_minus_infinity_on_the_target(place, subject, options):
@@ -184,7 +176,6 @@ def test_S3_minus_infinity_on_the_target(place, subject, options):
         assert (d_logits[np.arange(3), targets] == -1).all()
 
 
-@pytest.mark.clause("S3")
 @pytest.mark.places(sparse=True)
 def test_S3_soft_targets_with_mass_on_minus_infinity(place, subject):
     agree.serves_soft(place, subject)
@@ -192,7 +183,6 @@ def test_S3_soft_targets_with_mass_on_minus_infinity(place, subject):
     _check_on_the_target(place, subject, logits, np.array([[0.25, 0.25, 0.5], [0.0, 1.0, 0.0]]))
 
 
-@pytest.mark.clause("S3")
 @pytest.mark.places(modes=UNCOMPILED, sparse=True)
 @depth.examples(problems(SOME_TOKENS), count=30)
 def test_S3_minus_infinity_on_any_target(place, subject, problem):
@@ -213,7 +203,6 @@ def _even(logits):
     return np.arange(len(logits)) % 2 == 0
 
 
-@pytest.mark.clause("S4")
 @pytest.mark.places(sparse=True, when=_is_asked)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_S4_nan_and_plus_infinity_fill_their_row_alone(place, subject, options):
@@ -223,7 +212,6 @@ def test_S4_nan_and_plus_infinity_fill_their_row_alone(place, subject, options):
     _check_nan(place, subject, logits, targets, _even(logits), **options)
 
 
-@pytest.mark.clause("S4")
 @pytest.mark.places(sparse=True)
 def test_S4_soft_targets(place, subject):
     agree.serves_soft(place, subject)
@@ -232,7 +220,6 @@ def test_S4_soft_targets(place, subject):
     _check_nan(place, subject, logits, soft, _even(logits))
 
 
-@pytest.mark.clause("S4")
 @pytest.mark.places(sparse=True)
 def test_S4_mixed_infinities_and_nan(place, subject):
     kinds = list(itertools.product([np.nan, np.inf, -np.inf], repeat=3))
@@ -242,7 +229,6 @@ def test_S4_mixed_infinities_and_nan(place, subject):
         _check_nan(place, subject, logits, np.full(len(logits), target), _even(logits))
 
 
-@pytest.mark.clause("S4")
 @pytest.mark.places(modes=UNCOMPILED, sparse=True)
 @depth.examples(
     st.booleans().flatmap(lambda soft: problems(st.integers(2, 4).map(lambda n: (n,)), soft=soft)), st.data(), count=50
@@ -258,7 +244,6 @@ def test_S4_nan_and_infinity_anywhere(place, subject, problem, data):
     _check_nan(place, subject, special, targets, rows)
 
 
-@pytest.mark.clause("S4")
 @pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "sequence"])
 def test_S4_reduced_losses_are_nan_and_other_gradients_are_not(place, subject, reduction):

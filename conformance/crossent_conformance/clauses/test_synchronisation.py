@@ -102,7 +102,6 @@ def _has_meaning(place, options, call, soft=False):
     return not (soft and "ignore_index" in options) and (call != "in-place" or place.backend.name != "jax")
 
 
-@pytest.mark.clause("A6")
 @pytest.mark.places(backends=COUNTED, modes=(Mode.EAGER, Mode.STRICTEST), sparse=True, when=_has_meaning)
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -117,7 +116,6 @@ def test_A6_no_synchronisation_without_the_check(place, subject, call, options, 
     assert not seen, f"it waits for {dict(seen)}"
 
 
-@pytest.mark.clause("A6")
 @pytest.mark.places(backends=COUNTED, modes=(Mode.EAGER, Mode.STRICTEST), sparse=True, when=_has_meaning)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("call", ["loss", "gradient"])
@@ -129,7 +127,6 @@ def test_A6_the_check_waits_once(place, subject, call, options, monkeypatch):
     assert seen.total() <= 1, f"it waits for {dict(seen)}"
 
 
-@pytest.mark.clause("A6")
 @pytest.mark.places(modes=DIRECT, sparse=True)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_A6_the_check_changes_no_result(place, subject, options):
@@ -140,7 +137,6 @@ def test_A6_the_check_changes_no_result(place, subject, options):
     agree.alike(place, checked, unchecked)
 
 
-@pytest.mark.clause("A6")
 @pytest.mark.places(
     backends=("jax",), modes=(Mode.TRACED,), when=lambda place, options, soft: not (soft and "ignore_index" in options)
 )

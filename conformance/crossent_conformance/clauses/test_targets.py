@@ -39,7 +39,6 @@ CALLS = {
 }
 
 
-@pytest.mark.clause("A4")
 @pytest.mark.places(modes=READABLE, sparse=True)
 @pytest.mark.parametrize("value", [-1, 4, 5, -4, -100, 2**31 - 1, -(2**31), 2**40])
 @pytest.mark.parametrize("call", CALLS)
@@ -52,7 +51,6 @@ def test_A4_the_first_offending_target_is_named(place, subject, value, call):
     _check(lambda: CALLS[call](subject, x, t), (2,), value, 4, lambda: CALLS[call](subject, x, alone))
 
 
-@pytest.mark.clause("A4")
 @pytest.mark.places(modes=READABLE, sparse=True)
 @pytest.mark.parametrize("value", [-1, 4, -4, -100, 2**31 - 1, -(2**31)])
 def test_A4_an_ignored_target_does_not_offend(place, subject, value):
@@ -64,7 +62,6 @@ def test_A4_an_ignored_target_does_not_offend(place, subject, value):
     _check(lambda: subject.loss(x, place.put(targets), ignore_index=value), (5,), 77, 4)
 
 
-@pytest.mark.clause("A4")
 @pytest.mark.places(modes=READABLE, dtypes=("float32",))
 @pytest.mark.parametrize("tokens", [(), (3,), (2, 3), (2, 1, 2)], ids=str)
 def test_A4_any_rank(place, subject, tokens):
@@ -75,7 +72,6 @@ def test_A4_any_rank(place, subject, tokens):
         _check(lambda: subject.loss(x, t), tuple(length - 1 for length in tokens), 4, 4)
 
 
-@pytest.mark.clause("A4")
 @pytest.mark.places(
     modes=(Mode.EAGER, Mode.STRICTEST), backends=("numpy", "torch", "torch-cuda", "cupy", "array-api-strict")
 )
@@ -90,7 +86,6 @@ def test_A4_nothing_is_written_before_the_error(place, subject, memory):
     np.testing.assert_array_equal(place.to_numpy(out), before)
 
 
-@pytest.mark.clause("A4")
 @pytest.mark.places(
     modes=(*READABLE, *UNREADABLE),
     sparse=True,
@@ -121,7 +116,6 @@ def test_A4_where_nothing_is_read_the_row_is_nan(place, subject, options, value)
     agree.both_alike(place, results, clean, rows=np.arange(6) != 2)
 
 
-@pytest.mark.clause("A4")
 @pytest.mark.places(modes=UNREADABLE, sparse=True)
 @pytest.mark.parametrize(
     "options",
@@ -139,7 +133,6 @@ def test_A4_tracing_and_laziness_cannot_raise(place, subject, options):
     assert np.isnan(place.evaluate(subject.loss, LOGITS, targets, **options))
 
 
-@pytest.mark.clause("A4")
 @pytest.mark.places(backends=("jax", "torch"), modes=(Mode.EAGER,), dtypes=("float32",))
 def test_A4_under_vmap_the_row_is_nan(place, subject):
     targets = TARGETS.reshape(2, 3).copy()
@@ -160,7 +153,6 @@ def _drawn(data):
     return np.linspace(-2.0, 2.0, 5 * len(targets)).reshape(-1, 5), targets, ignored, bad
 
 
-@pytest.mark.clause("A4")
 @pytest.mark.places(modes=READABLE, dtypes=("float32",))
 @depth.examples(st.data(), count=60)
 def test_A4_any_integers_as_targets(place, subject, data):
@@ -178,7 +170,6 @@ def test_A4_any_integers_as_targets(place, subject, data):
         assert np.isfinite(place.to_numpy(subject.loss(x, t, **options)))
 
 
-@pytest.mark.clause("A4")
 @pytest.mark.places(modes=READABLE, dtypes=("float32",))
 @depth.examples(st.data(), count=60)
 def test_A4_any_integers_as_unchecked_targets(place, subject, data):

@@ -14,27 +14,23 @@ from crossent_conformance.backends import DIRECT, HALF, NOT_DOUBLED
 from crossent_conformance.drawn import EXACT, UNCOMPILED, filled, problems
 
 
-@pytest.mark.clause("V1")
 def test_V1_confident_targets(place, subject):
     values = cases.GAPS + (cases.WIDE_GAPS if place.dtype == "float64" else ())
     agree.with_oracle(place, subject, *cases.gaps(10, values), reduction="none", precise=True)
 
 
-@pytest.mark.clause("V1")
 @pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
 @pytest.mark.parametrize("V", [1, 2, 3, 17, 300])
 def test_V1_vocabulary_sizes(place, subject, V):
     agree.with_oracle(place, subject, *cases.random((24,), V, sure=True), reduction="none", precise=True)
 
 
-@pytest.mark.clause("V1")
 @pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
 @pytest.mark.parametrize("V", [4097, 50257])
 def test_V1_large_vocabulary(place, subject, V):
     agree.with_oracle(place, subject, *cases.vocabulary(V, sure=True), reduction="none", precise=True)
 
 
-@pytest.mark.clause("V1")
 @pytest.mark.places(sparse=True)
 def test_V1_large_logits(place, subject):
     logits, targets = cases.random((40,), 10, scale=1.0, seed=1, sure=True)
@@ -55,7 +51,6 @@ PROFILES = {
 """Rows that are looked at tile by tile, of a few distinct values, which every dtype of the suite holds."""
 
 
-@pytest.mark.clause("V1")
 @pytest.mark.places(modes=DIRECT, sparse=True)
 @pytest.mark.parametrize("profile", PROFILES)
 def test_V1_a_maximum_anywhere_in_a_large_vocabulary(place, subject, profile):
@@ -64,14 +59,12 @@ def test_V1_a_maximum_anywhere_in_a_large_vocabulary(place, subject, profile):
     agree.with_oracle(place, subject, logits, targets, reduction="none", precise=True)
 
 
-@pytest.mark.clause("V1")
 @pytest.mark.places(modes=UNCOMPILED, sparse=True)
 @depth.examples(problems(tokens=st.just((2,)), sure=True), count=80)
 def test_V1_any_row(place, subject, problem):
     agree.with_oracle(place, subject, *problem, reduction="none", precise=True)
 
 
-@pytest.mark.clause("V2")
 @pytest.mark.places(sparse=True)
 @pytest.mark.parametrize(
     "options", [{}, {"label_smoothing": 0.1}, {"algorithm": "explicit"}], ids=["plain", "smoothed", "explicit"]
@@ -83,7 +76,6 @@ def test_V2_never_negative(place, subject, options):
     assert (loss >= 0).all()
 
 
-@pytest.mark.clause("V2")
 @pytest.mark.places(modes=UNCOMPILED, sparse=True)
 @depth.examples(st.data(), count=60)
 def test_V2_any_row(place, subject, data):
@@ -101,7 +93,6 @@ def _check_shifted(place, subject, logits, targets, shift):
     agree.gradient(place, d_logits, exact)
 
 
-@pytest.mark.clause("V3")
 @pytest.mark.places(sparse=True)
 def test_V3_shift(place, subject):
     logits, targets = cases.gaps(10, cases.MILD_GAPS[1:])
@@ -111,7 +102,6 @@ def test_V3_shift(place, subject):
         _check_shifted(place, subject, logits, targets, shift)
 
 
-@pytest.mark.clause("V3")
 @pytest.mark.places(modes=UNCOMPILED, sparse=True)
 @depth.examples(problems(tokens=st.just((3,))), st.sampled_from([-64.0, 8.0, 1024.0, 4096.0, -8192.0]), count=30)
 def test_V3_any_exact_shift(place, subject, problem, shift):
@@ -133,7 +123,6 @@ def _check_sums(place, subject, logits, targets, floor=0.0):
     assert (np.abs([math.fsum(row) for row in d_logits.tolist()]) <= allowed + floor * V).all()
 
 
-@pytest.mark.clause("V4")
 @pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
 @pytest.mark.parametrize("V", [2, 10, 1000])
 def test_V4_gradient_rows_sum_to_zero(place, subject, V):
@@ -141,7 +130,6 @@ def test_V4_gradient_rows_sum_to_zero(place, subject, V):
     _check_sums(place, subject, *cases.gaps(V, gaps))
 
 
-@pytest.mark.clause("V4")
 @pytest.mark.places(modes=UNCOMPILED, sparse=True)
 @depth.examples(
     st.sampled_from([1, 2, 3, 8, 65, 400]),
@@ -159,7 +147,6 @@ def test_V4_rows_of_the_gradient_sum_to_zero(place, subject, V, seed, scale, gap
     _check_sums(place, subject, logits, targets, floor=units.FLOOR[place.compute_dtype])
 
 
-@pytest.mark.clause("V6")
 @pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
 def test_V6_random_logits_give_about_log_V(place, subject):
     for V in (10, 1000):
@@ -167,7 +154,6 @@ def test_V6_random_logits_give_about_log_V(place, subject):
         assert abs(float(loss) - math.log(V)) < 0.02 + 8 * units.EPS[place.dtype]
 
 
-@pytest.mark.clause("V6")
 @pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
 def test_V6_confident_right_logits_give_about_zero(place, subject):
     _, targets = cases.random((64,), 100)
@@ -175,7 +161,6 @@ def test_V6_confident_right_logits_give_about_zero(place, subject):
     assert 0 <= float(loss) < 1e-6
 
 
-@pytest.mark.clause("V6")
 @pytest.mark.places(sparse=True)
 def test_V6_raising_the_target_lowers_the_loss(place, subject):
     logits = np.zeros((81, 7))
@@ -185,7 +170,6 @@ def test_V6_raising_the_target_lowers_the_loss(place, subject):
     assert (np.diff(loss[:21]) < 0).all()  # past a gap of 5 that is a question of accuracy: V1's
 
 
-@pytest.mark.clause("V11")
 @pytest.mark.places(sparse=True, modes=NOT_DOUBLED)
 def test_V11_perplexity(place, subject):
     """Overflow is infinity."""
@@ -197,7 +181,6 @@ def test_V11_perplexity(place, subject):
     np.testing.assert_allclose(got, exact, rtol=4 * units.EPS[place.compute_dtype] * 80)
 
 
-@pytest.mark.clause("V11")
 @pytest.mark.places(sparse=True, modes=DIRECT)
 def test_V11_perplexity_of_a_mean_loss(place, subject):
     logits, targets = cases.random((6,), 5)
@@ -207,7 +190,6 @@ def test_V11_perplexity_of_a_mean_loss(place, subject):
     assert got == pytest.approx(math.exp(float(place.to_numpy(loss))), rel=1e-6)
 
 
-@pytest.mark.clause("V11")
 @pytest.mark.places(modes=UNCOMPILED, sparse=True)
 @depth.examples(st.one_of(st.floats(0, 1e6), st.sampled_from([math.inf, math.nan])), count=30)
 def test_V11_perplexity_of_any_loss(place, subject, loss):
