@@ -51,9 +51,9 @@ def test_what_a_disagreement_carries():
     assert (found.what, found.index) == ("loss", (2,)) or found.index == (3,)
     assert found.given != found.expected
     assert found.error > 1
-    assert found.options == {"reduction": "none"}
-    np.testing.assert_array_equal(found.logits, PLACE.round(logits))
-    np.testing.assert_array_equal(found.targets, targets)
+    assert found.call.options == {"reduction": "none"}
+    np.testing.assert_array_equal(found.call.logits, PLACE.round(logits))
+    np.testing.assert_array_equal(found.call.targets, targets)
 
 
 @pytest.mark.parametrize("reduction", ["none", "sum"])
@@ -62,12 +62,12 @@ def test_a_cancelling_loss_needs_two_classes(reduction):
     logits = logits[4:] if reduction == "sum" else logits
     under_test, found = _fault(log_softmax, logits, targets[-len(logits) :], reduction=reduction)
     small = shrink.smallest(PLACE, under_test, found, seconds=20)
-    assert small.logits.shape == (1, 2)
-    assert small.options == {"reduction": "none"}
-    assert (small.logits == np.round(small.logits)).all()
-    assert small.logits[0, small.targets[0]] > small.logits[0, 1 - small.targets[0]] + 1
+    assert small.call.logits.shape == (1, 2)
+    assert small.call.options == {"reduction": "none"}
+    assert (small.call.logits == np.round(small.call.logits)).all()
+    assert small.call.logits[0, small.call.targets[0]] > small.call.logits[0, 1 - small.call.targets[0]] + 1
     assert small.error > 1
-    _fault(log_softmax, small.logits, small.targets, **small.options)  # and it is a failure
+    _fault(log_softmax, small.call.logits, small.call.targets, **small.call.options)  # and it is a failure
 
 
 def test_an_option_that_shows_the_fault_stays():
@@ -75,9 +75,9 @@ def test_an_option_that_shows_the_fault_stays():
     options = {"class_weights": np.array([1.0, 0.5, 2.0, 0.25, 1.5]), "reduction": "sum", "ignore_index": -100}
     under_test, found = _fault(weights_forgotten, logits, targets, **options)
     small = shrink.smallest(PLACE, under_test, found, seconds=20)
-    assert small.logits.shape[0] == 1
-    assert small.options.keys() == {"reduction", "class_weights"}
-    assert small.options["class_weights"].shape == small.logits.shape[1:]
+    assert small.call.logits.shape[0] == 1
+    assert small.call.options.keys() == {"reduction", "class_weights"}
+    assert small.call.options["class_weights"].shape == small.call.logits.shape[1:]
 
 
 def test_a_class_that_is_ignored_by_its_number_keeps_its_meaning():
@@ -86,10 +86,10 @@ def test_a_class_that_is_ignored_by_its_number_keeps_its_meaning():
     options = {"ignore_index": 7, "reduction": "none"}
     under_test, found = _fault(weights_forgotten, logits, targets, **options)
     small = shrink.smallest(PLACE, under_test, found, seconds=20)
-    assert small.logits.shape[0] == 1
-    assert small.targets.tolist() == [small.options["ignore_index"]]
+    assert small.call.logits.shape[0] == 1
+    assert small.call.targets.tolist() == [small.call.options["ignore_index"]]
     assert small.expected == 0
-    assert small.targets[0] < small.logits.shape[1] <= 2
+    assert small.call.targets[0] < small.call.logits.shape[1] <= 2
 
 
 def test_soft_targets_lose_classes_too():
@@ -100,9 +100,9 @@ def test_soft_targets_lose_classes_too():
     soft = cases.eighths(cases.generator(3).random((4, 6)))
     under_test, found = _fault(halved, cases.random((4,), 6)[0], soft)
     small = shrink.smallest(PLACE, under_test, found, seconds=20)
-    assert small.logits.shape == small.targets.shape
-    assert small.logits.shape[0] == 1
-    assert small.logits.shape[1] == 2
+    assert small.call.logits.shape == small.call.targets.shape
+    assert small.call.logits.shape[0] == 1
+    assert small.call.logits.shape[1] == 2
 
 
 def test_a_failure_that_does_not_come_again_stays_as_it_is():
@@ -121,7 +121,7 @@ def test_the_search_is_bounded_and_leaves_the_worst_error_alone():
     small = shrink.smallest(PLACE, under_test, found, seconds=1.0)
     assert time.monotonic() - started < 20
     assert units.worst_seen == [0.5]
-    assert small.logits.size < logits.size
+    assert small.call.logits.size < logits.size
 
 
 def test_a_refusal_is_no_smaller_input():
@@ -135,4 +135,4 @@ def test_a_refusal_is_no_smaller_input():
     logits, targets = cases.gaps(4, (17.0, 17.0, 17.0))
     under_test, found = _fault(picky, logits, targets, reduction="sum")
     small = shrink.smallest(PLACE, under_test, found, seconds=20)
-    assert len(small.logits) == 4
+    assert len(small.call.logits) == 4

@@ -41,23 +41,14 @@ class NotRefusedError(AssertionError):
     """The implementation took what the contract refuses."""
 
 
-class Disagreement(AssertionError):  # noqa: N818 - a finding, not an error of the suite
+class Disagreement(Unlike):
     """A value that is further from the exact one than the contract allows."""
 
-    def __init__(
-        self, message: str, *, what: str, index: tuple[int, ...], expected: float, given: float, error: float
-    ) -> None:
+    def __init__(self, message: str, *, what: str, index: tuple[int, ...], error: float, **values: float) -> None:
         """`error` counts what is allowed: 1 is the limit. The input is that of the last call."""
-        super().__init__(message)
-        self.what = what
-        self.index = index
-        self.expected = expected
-        self.given = given
-        self.error = error
-        call = last_call()
-        self.logits = None if call is None else call.logits
-        self.targets = None if call is None else call.targets
-        self.options: dict[str, Any] = {} if call is None else dict(call.options)
+        super().__init__(message, **values)
+        self.what, self.index, self.error = what, index, error
+        self.call = last_call()
 
 
 _last: Call | None = None

@@ -14,36 +14,30 @@ SECONDS = 2.0
 
 def told(error: BaseException, case: str, place: Place, subject: UnderTest, small: bool) -> results.Failure:
     """The failure behind the error that a case raised; `small` says whether to look for a smaller input."""
-    where = {"dtype": place.dtype, "mode": place.mode.value}
-    if isinstance(error, evidence.Disagreement):
-        smaller = shrink.smallest(place, subject, error, seconds=SECONDS) if small else error
-        return results.Failure(
-            case=case,
-            kind="disagrees",
-            message=_short(str(smaller)),
-            shrunk=smaller is not error,
-            input=results.described(smaller.logits, smaller.targets, subject.handed_over(smaller.options), **where),
-            what=smaller.what,
-            expected=smaller.expected,
-            given=smaller.given,
-            error=smaller.error,
-        )
-    known = _last_call(subject, **where)
-    if by := frames.raised(error, subject.file):
-        return results.Failure(case=case, kind="raises", message=_where(error, by), input=known)
-    told = results.Failure(case=case, kind=_kind(error), message=_short(_words(error)), input=known)
-    if isinstance(error, evidence.Unlike):
-        told.expected, told.given = error.expected, error.given
-    return told
+    found = shrink.smallest(place, subject, error, seconds=SECONDS) if small else error
+    by = frames.raised(found, subject.file)
+    failure = results.Failure(
+        case=case,
+        kind="raises" if by else _kind(found),
+        message=_where(found, by) if by else _short(_words(found)),
+        shrunk=found is not error,
+        input=_input(found, place, subject),
+    )
+    if isinstance(found, evidence.Unlike) and not by:
+        failure.expected, failure.given = found.expected, found.given
+    if isinstance(found, evidence.Disagreement):
+        failure.what, failure.error = found.what, found.error
+    return failure
 
 
-def _last_call(subject: UnderTest, dtype: str, mode: str) -> dict[str, Any] | None:
-    """The call that the test made through its place, or else the one that the implementation was handed."""
-    last = evidence.last_call()
-    if last is not None:
-        options = subject.handed_over(last.options)
-        return results.described(last.logits, last.targets, options, dtype=dtype, mode=mode)
-    return None if subject.witness is None else subject.witness.last(mode)
+def _input(error: BaseException, place: Place, subject: UnderTest) -> dict[str, Any] | None:
+    """The call that shows the error: that of the test through its place, or else the one that was handed over last."""
+    call = error.call if isinstance(error, evidence.Disagreement) else evidence.last_call()
+    mode = place.mode.value
+    if call is None:
+        return None if subject.witness is None else subject.witness.last(mode)
+    options = subject.handed_over(call.options)
+    return results.described(call.logits, call.targets, options, dtype=place.dtype, mode=mode)
 
 
 def _where(error: BaseException, by: list[frames.Frame]) -> str:

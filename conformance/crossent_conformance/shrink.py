@@ -8,27 +8,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from crossent_conformance import agree, units
 from crossent_conformance.adapter import UnderTest
-from crossent_conformance.evidence import Disagreement
+from crossent_conformance.evidence import Call, Disagreement
 from crossent_conformance.places import Place
 
 MANY = 200_000
 """More logits than these are not looked through again, since the oracle is slow: only the row that is known to fail."""
 
 
-@dataclass(frozen=True)
-class Input:
-    """Logits, targets and options of one call."""
-
-    logits: np.ndarray
-    targets: np.ndarray
-    options: dict[str, Any]
+class Input(Call):
+    """A call that can be made smaller."""
 
     def with_options(self, **changes: Any) -> Input:
         """Some options changed; None takes one away."""
@@ -81,10 +76,10 @@ class Input:
 class _Search:
     """The smallest input so far, and the disagreement that it shows."""
 
-    def __init__(self, place: Place, subject: UnderTest, first: Disagreement, seconds: float) -> None:
+    def __init__(self, place: Place, subject: UnderTest, first: Disagreement, call: Call, seconds: float) -> None:
         self.place, self.subject = place, subject
         self.found = first
-        self.input = Input(np.asarray(first.logits), np.asarray(first.targets), dict(first.options))
+        self.input = Input(**vars(call))
         self.deadline = time.monotonic() + seconds
         self.precise = False
 
@@ -92,35 +87,34 @@ class _Search:
         """Go on from this input, if the subject disagrees on it still and there is time."""
         if time.monotonic() > self.deadline:
             return False
+        arrays = smaller.logits, smaller.targets
         try:
-            agree.with_oracle(
-                self.place, self.subject, smaller.logits, smaller.targets, precise=self.precise, **smaller.options
-            )
+            agree.with_oracle(self.place, self.subject, *arrays, precise=self.precise, **smaller.options)
         except Disagreement as found:
-            if found.what == self.found.what:
+            if found.what == self.found.what and found.call is not None:
                 self.found = found
-                self.input = Input(np.asarray(found.logits), np.asarray(found.targets), dict(smaller.options))
+                self.input = Input(found.call.logits, found.call.targets, dict(smaller.options))
                 return True
         except Exception:  # another failure, or the options do not go together: not this one
             return False
         return False
 
 
-def smallest(place: Place, subject: UnderTest, disagreement: Disagreement, seconds: float = 2.0) -> Disagreement:
-    """The smallest input found in so many seconds on which the subject disagrees in the same way; or the one given."""
-    if disagreement.logits is None or np.ndim(disagreement.logits) == 0:
-        return disagreement
+def smallest(place: Place, subject: UnderTest, error: BaseException, seconds: float = 2.0) -> BaseException:
+    """The smallest input found in so many seconds on which the subject disagrees in the same way; or the error."""
+    if not isinstance(error, Disagreement) or error.call is None or error.call.logits.ndim == 0:
+        return error
     before = units.worst_seen.copy()  # the report is about the tests, not about this search
     try:
-        return _smallest(place, subject, disagreement, seconds)
+        return _smallest(_Search(place, subject, error, error.call, seconds))
     finally:
         units.worst_seen[:] = before
 
 
-def _smallest(place: Place, subject: UnderTest, disagreement: Disagreement, seconds: float) -> Disagreement:
-    search = _Search(place, subject, disagreement, seconds)
+def _smallest(search: _Search) -> Disagreement:
+    disagreement = search.found
     many = search.input.logits.size > MANY
-    if many and _row(disagreement) is None:
+    if many and _row(search) is None:
         return disagreement
     if not many:
         if not search.take(search.input):
@@ -138,15 +132,15 @@ def _smallest(place: Place, subject: UnderTest, disagreement: Disagreement, seco
     return search.found
 
 
-def _row(disagreement: Disagreement) -> int | None:
+def _row(search: _Search) -> int | None:
     """The row that fails, where the disagreement says it."""
-    tokens = np.asarray(disagreement.logits).shape[:-1]
-    index = disagreement.index[: len(tokens)]
+    tokens = search.input.logits.shape[:-1]
+    index = search.found.index[: len(tokens)]
     return int(np.ravel_multi_index(index, tokens)) if len(index) == len(tokens) and tokens else None
 
 
 def _fewer_rows(search: _Search, many: bool) -> None:
-    row = _row(search.found)
+    row = _row(search)
     if search.input.options.get("reduction") == "sequence":
         return
     rows = search.input.as_rows()

@@ -49,21 +49,12 @@ class Witness:
     ) -> None:
         """The implementation is called with these. Whatever they are, to tell them must not be what fails."""
         with contextlib.suppress(Exception):
-            self._write(function, logits, targets, options or {})
-
-    def _write(self, function: str, logits: Any, targets: Any, options: dict[str, Any]) -> None:
-        last = evidence.last_call()
-        record = {
-            "function": function,
-            "logits": _told(logits, None if last is None else last.logits),
-            "targets": _told(targets, None if last is None else last.targets),
-            "options": {name: _told(value) for name, value in options.items()},
-        }
-        content = json.dumps(record, default=repr).encode()
-        if len(content) > SIZE - _LENGTH:
-            content = json.dumps({**record, "logits": None, "targets": None, "options": {}}).encode()
-        # In one go: other threads see, and leave, the one record or the other.
-        self._memory[: _LENGTH + len(content)] = len(content).to_bytes(_LENGTH, "little") + content
+            record = _record(function, logits, targets, options or {})
+            content = json.dumps(record, default=repr).encode()
+            if len(content) > SIZE - _LENGTH:
+                content = json.dumps({**record, "logits": None, "targets": None, "options": {}}).encode()
+            # In one go: other threads see, and leave, the one record or the other.
+            self._memory[: _LENGTH + len(content)] = len(content).to_bytes(_LENGTH, "little") + content
 
 
 def read(path: str, mode: str = "") -> dict[str, Any] | None:
@@ -74,20 +65,7 @@ def read(path: str, mode: str = "") -> dict[str, Any] | None:
         record = json.loads(content[_LENGTH : _LENGTH + length]) if length else None
     except (OSError, ValueError):  # whoever brought the process down may have written there
         return None
-    if not isinstance(record, dict):
-        return None
-    logits, targets = record["logits"], record["targets"]
-    return {
-        "function": record["function"],
-        "logits": _part(logits, "values"),
-        "targets": _part(targets, "values"),
-        "options": {name: _shown(value) for name, value in record["options"].items()},
-        "shape": _part(logits, "shape"),
-        "dtype": _part(logits, "dtype"),
-        "targets_shape": _part(targets, "shape"),
-        "targets_dtype": _part(targets, "dtype"),
-        "mode": mode,
-    }
+    return {**record, "mode": mode} if isinstance(record, dict) else None
 
 
 def in_words(call: dict[str, Any]) -> str:
@@ -101,22 +79,35 @@ def in_words(call: dict[str, Any]) -> str:
     return f"{call['function']}({', '.join(parts)})"
 
 
-def _part(told: Any, name: str) -> Any:
-    return told.get(name) if isinstance(told, dict) else None
+def _record(function: str, logits: Any, targets: Any, options: dict[str, Any]) -> dict[str, Any]:
+    last = evidence.last_call()
+    x = _array(logits, None if last is None else last.logits)
+    t = _array(targets, None if last is None else last.targets)
+    return {
+        "function": function,
+        "logits": x["values"],
+        "targets": t["values"],
+        "options": {name: _option(value) for name, value in options.items()},
+        "shape": x["shape"],
+        "dtype": x["dtype"],
+        "targets_shape": t["shape"],
+        "targets_dtype": t["dtype"],
+    }
 
 
-def _shown(told: Any) -> Any:
-    if not isinstance(told, dict):
-        return told
-    return told["values"] if told["values"] is not None else f"an array of shape {tuple(told['shape'])}"
-
-
-def _told(value: Any, mirror: np.ndarray | None = None) -> Any:
-    """An argument in what JSON has; `mirror` has the values of an array of its shape."""
+def _option(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+    array = _array(value)
+    if array["shape"] is None:
         return repr(value)[:200]
+    return array["values"] if array["values"] is not None else f"an array of shape {tuple(array['shape'])}"
+
+
+def _array(value: Any, mirror: np.ndarray | None = None) -> dict[str, Any]:
+    """Of an array shape, dtype and values, where these are known; `mirror` has the values of an array of its shape."""
+    if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+        return {"shape": None, "dtype": None, "values": None}
     try:
         shape = [int(length) for length in value.shape]
     except Exception:  # of a length that is not known yet
@@ -132,9 +123,7 @@ def _values(array: Any, shape: list[int]) -> Any:
     if math.prod(shape) > MOST_LOGITS:
         return None
     try:
-        if isinstance(array, np.ndarray | np.generic):
-            return array.tolist()
-        if _is_plain_tensor(array):
+        if isinstance(array, np.ndarray | np.generic) or _is_plain_tensor(array):
             return array.tolist()
         inside = getattr(array, "_array", None) if type(array).__module__.startswith("array_api_strict") else None
         return inside.tolist() if isinstance(inside, np.ndarray) else None
