@@ -183,8 +183,8 @@ BROKEN = {
     "one table for all turns": ("exchange.cuh", "        turn ^= 1;\n", "", None),
     "warps change places": (
         "hard.cuh",
-        "exchange.tell(piece, found);",
-        "exchange.tell(piece ^ 1, found);",
+        "exchange.send(piece, found);",
+        "exchange.send(piece ^ 1, found);",
         None,
     ),
     "a granule past the end": ("tile.cuh", "place + COUNT <= room;", "place < room;", "read of 16 bytes"),
