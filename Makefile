@@ -57,7 +57,7 @@ bench: .venv/installed  ## speed and memory against the peers: tables, docs/perf
 
 # What is compared with: any revision. SIZES is rows x vocabulary, separated by commas.
 BASE ?= HEAD
-SIZES ?= 512x50257
+SIZES ?= 8x16,8x100,512x50257
 PAIRS ?= 7
 
 bench-compare: .venv/installed  ## is this tree slower than revision BASE? pair by pair; SIZES=, PAIRS=

@@ -23,7 +23,7 @@ from benchmarks.problem import Problem
 from benchmarks.table import aligned
 
 ROOT = Path(__file__).resolve().parent.parent
-SIZES = "512x50257"
+SIZES = "8x16,8x100,512x50257"
 PAIRS = 7
 SECONDS = 600
 """How long one process may take."""
@@ -78,17 +78,18 @@ def comparisons(base: Sequence[Times], new: Sequence[Times]) -> dict[str, Compar
 
 
 def lines(found: dict[str, Comparison | None], threshold: float) -> list[str]:
-    """A row for each question: the ratio of every pair, their median, the spread, the verdict."""
+    """A row for each question: new and old time, the ratio of every pair, their median, the spread, the verdict."""
     pairs = next((len(one.ratios) for one in found.values() if one is not None), 0)
-    rows = [("new / base", *(f"{i + 1}." for i in range(pairs)), "median", "spread", "slower", "")]
+    rows = [("new / base", "µs", "µs", *(f"{i + 1}." for i in range(pairs)), "median", "spread", "slower", "")]
     for name, one in found.items():
         if one is None:
-            rows.append((name, *[""] * (pairs + 3), "not in the base"))
+            rows.append((name, *[""] * (pairs + 5), "not in the base"))
         else:
             low, high = one.spread
             rows.append(
                 (
-                    name, *(f"{ratio:.2f}" for ratio in one.ratios), f"{one.median:.2f}", f"{low:.2f} to {high:.2f}",
+                    name, *(f"{time:,.1f}" for time in reversed(one.microseconds)),
+                    *(f"{ratio:.2f}" for ratio in one.ratios), f"{one.median:.2f}", f"{low:.2f} to {high:.2f}",
                     f"{one.slower} of {pairs}", one.verdict(threshold),
                 )
             )  # fmt: skip

@@ -1,13 +1,15 @@
 """The benchmarks' switches, the one fixture that measures, and the tables at the end.
 
-`question` on a test says what it asks; the test then runs on every problem of the question, for every contender that is
-here and takes it.
+A test with the fixtures `question`, `problem` and `contender` runs for every question whose table shows what the test
+measures, on each of its problems, for every contender that is here and takes it.
 """
 
 from __future__ import annotations
 
 import os
+import statistics
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +17,17 @@ import pytest
 
 from benchmarks import host, table
 from benchmarks.contenders import read
+from benchmarks.device import device
 from benchmarks.measurement import ROUNDS, Measurement, Run, shortcomings
 from benchmarks.problem import Problem
-from benchmarks.questions import QUESTIONS
+from benchmarks.questions import CALL, MEMORY, QUESTIONS
 
 # Bytes that are touched before a measurement, in sizes of the logits: more than most contenders take.
 FRESH = 4
 SHORT = 1e-3
 """Seconds; shorter calls are timed in loops, which a clock can tell apart."""
 SHORT_ROUNDS, SHORT_ITERATIONS = 25, 20
+WARM_UPS, GPU_ROUNDS = 3, 31
 
 _found = pytest.StashKey[list[Measurement]]()
 _host = pytest.StashKey[dict]()
@@ -45,7 +49,6 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "question(name): the question of benchmarks/questions.py that a test asks")
     try:
         for size in (config.getoption("sizes") or "1x1").split(","):
             Problem.parse(size)
@@ -64,46 +67,54 @@ def pytest_report_header(config):
 
 
 def pytest_generate_tests(metafunc):
-    marker = metafunc.definition.get_closest_marker("question")
-    if marker is None:
-        return
-    question = QUESTIONS[marker.args[0]]
-    problems = question.problems(metafunc.config.getoption("sizes"))
-    pairs = [(problem, one) for problem in problems for one in question.usable(problem)]
-    metafunc.parametrize(
-        ("problem", "contender"), pairs, ids=[f"{problem}-{one.label.replace(' ', '-')}" for problem, one in pairs]
-    )
+    of_memory = "memory" in metafunc.function.__name__
+    sizes = metafunc.config.getoption("sizes")
+    asked = [
+        (question, problem, one)
+        for question in QUESTIONS.values()
+        if (question.kind == MEMORY) is of_memory
+        for problem in question.problems(sizes)
+        for one in question.usable(problem)
+    ]
+    asked.sort(key=lambda one: one[2].gpu is not None and one[2].compiles)
+    ids = [f"{question.name}-{problem}-{one.label.replace(' ', '-')}" for question, problem, one in asked]
+    metafunc.parametrize(("question", "problem", "contender"), asked, ids=ids)
 
 
 @pytest.fixture
-def question(request):
-    """What the test asks."""
-    return QUESTIONS[request.node.get_closest_marker("question").args[0]]
-
-
-@pytest.fixture
-def record(request, benchmark, question, contender, problem):
-    """Keep a measurement for the tables."""
+def record(request, benchmark, question, contender, problem, record_property):
+    """Keep a measurement, for the tables and in the test's report."""
 
     def record(**what: float):
         benchmark.group = f"{question.title}, {problem.title}"
         found = Measurement(question.name, str(problem), contender.name, contender.threads, **what)
         request.config.stash[_found].append(found)
+        record_property("measurement", asdict(found))
 
     return record
 
 
 @pytest.fixture
-def measure(request, benchmark, contender, problem, record):
-    """Check a contender's answer, then time it: a large call alone, short ones in loops."""
+def measure(request, benchmark, question, contender, problem, record):
+    """Check a contender's answer, then time it: a large call alone, short ones in loops, by the device's own clock."""
 
     def measure():
         call = contender.prepare(problem)
+        put_back = getattr(call, "put_back", None)
+        if put_back is not None:
+            put_back()  # what compiles has called already
         result = call()
         if result is not None:
             problem.check(*read(result))
         # Freed before the rounds: each of them may then use its memory again, as a training step would.
         del result
+        if contender.gpu and question.kind != CALL:
+            gpu = device(contender.gpu)
+            gpu.times(call, WARM_UPS, put_back)
+            times = benchmark.pedantic(gpu.times, (call, GPU_ROUNDS, put_back))
+            low, _, high = statistics.quantiles(times, n=4)
+            record(seconds=statistics.median(times), rounds=GPU_ROUNDS, spread=(high - low) / statistics.median(times))
+            return
         _touch(FRESH * problem.nbytes)
         began = time.perf_counter()
         call()

@@ -18,12 +18,15 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.device import DEVICES
 from benchmarks.problem import CHECKED_ROWS, Problem
-from crossent.engines import ENGINES
-from crossent.machine import BACKENDS
+from crossent_conformance.backends import BACKENDS, load
 
 Call = Callable[[], Any]
-"""Gives the mean loss, or the loss and the gradient; None for a copy."""
+"""Gives the mean loss, or the loss and the gradient; None for what has no answer to be checked, like a copy.
+
+One that overwrites its logits has an attribute `put_back`, a function that undoes that; what it takes is not timed.
+"""
 
 COPY = "copy of the logits"
 TORCH = "torch F.cross_entropy"
@@ -31,6 +34,7 @@ NUMBA, COMPILER = "numba", "C++ compiler"
 PEERS = ("torch", "optax", "scipy")
 ALL_DTYPES = ("float64", "float32", "float16", "bfloat16")
 NUMPY_DTYPES = ("float64", "float32", "float16")
+GPU_DTYPES = {"torch-cuda": ("float32", "float16", "bfloat16"), "cupy": ("float32", "float16")}
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,18 @@ class Contender:
     """The dtypes that it is asked about."""
     threads: int | None = None
     """How many threads it may use; None for its own choice."""
+    compiles: bool = False
+    """Whether it compiles for seconds before its first call: on a GPU, whose time is dear, it comes last."""
 
     @property
     def label(self) -> str:
         """Unlike any other of the same question."""
         return self.name if self.threads is None else f"{self.name}, threads={self.threads}"
+
+    @property
+    def gpu(self) -> str | None:
+        """The backend whose device it runs on, if that is a GPU."""
+        return next((name for name in self.needs if name in DEVICES), None)
 
     @property
     def usable(self) -> bool:
@@ -78,15 +89,16 @@ class Contender:
 @functools.cache
 def problem_with(name: str) -> str | None:
     """Why a backend, a peer or a tool cannot be used here; None if it can."""
-    if name in BACKENDS:
-        return BACKENDS[name].problem()
+    # The suite's JAX switches 64-bit types on for the whole process, which users have off.
+    if name in BACKENDS and name != "jax":
+        found = load(name)
+        return f"{name} {found}" if isinstance(found, str) else None
     if name == COMPILER:
         found = any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
         return None if found else "torch.compile has no C++ compiler"
     if importlib.util.find_spec(name) is None:
-        remedy = " (pip install numba)" if name == NUMBA else ""
-        return f"{name} is not installed{remedy}"
-    return "crossent has no engine numba" if name == NUMBA and NUMBA not in ENGINES else None
+        return f"{name} not installed" + (" (pip install numba)" if name == NUMBA else "")
+    return None
 
 
 def read(result: Any) -> tuple[float, np.ndarray | None]:
@@ -103,9 +115,13 @@ def _to_numpy(x: Any) -> np.ndarray:
 
 
 def arrays(backend: str, problem: Problem) -> tuple[Any, Any]:
-    """The logits and targets of a problem as arrays of a backend."""
+    """The logits and targets of a problem as arrays of a backend; on a GPU the last problem's stay there."""
     if backend == "numpy":
         return problem.logits, problem.targets
+    if backend == "jax":
+        import jax.numpy as jnp
+
+        return jnp.asarray(problem.logits, copy=True), jnp.asarray(problem.targets, copy=True)
     if backend == "dask":
         import dask.array as da
 
@@ -114,16 +130,23 @@ def arrays(backend: str, problem: Problem) -> tuple[Any, Any]:
             da.from_array(problem.logits, chunks=(rows, problem.v)),
             da.from_array(problem.targets, chunks=rows),
         )
-    make = BACKENDS[backend].array
+    return _on_gpu(backend, problem) if backend in DEVICES else _made(backend, problem)
+
+
+def _made(backend: str, problem: Problem) -> tuple[Any, Any]:
+    make = load(backend).asarray
     if problem.dtype == "bfloat16":
         import torch
 
-        return make(problem.logits.view(np.int16)).view(torch.bfloat16), make(problem.targets)
-    return make(problem.logits), make(problem.targets)
+        return make(problem.logits.view(np.int16), "int16").view(torch.bfloat16), make(problem.targets, "int64")
+    return make(problem.logits, problem.dtype), make(problem.targets, "int64")
+
+
+_on_gpu = functools.lru_cache(maxsize=len(DEVICES))(_made)
 
 
 def waiting(backend: str) -> Callable[[Any], Any]:
-    """What makes a result of the backend be there."""
+    """What makes a result of the backend be there. On a GPU nothing does: there its own clock is read."""
     if backend == "jax":
         import jax
 
@@ -132,21 +155,6 @@ def waiting(backend: str) -> Callable[[Any], Any]:
         import dask
 
         return lambda result: dask.compute(*result) if isinstance(result, tuple) else result.compute()
-    if backend in ("cupy", "torch-cuda"):
-        if backend == "cupy":
-            import cupy
-
-            synchronize = cupy.cuda.get_current_stream().synchronize
-        else:
-            import torch
-
-            synchronize = torch.cuda.synchronize
-
-        def wait(result: Any) -> Any:
-            synchronize()
-            return result
-
-        return wait
     return lambda result: result
 
 
@@ -165,21 +173,25 @@ def on(backend: str, function: Callable[..., Any]) -> Callable[[Problem], Call]:
     return prepare
 
 
-def through_autograd(make_loss: Callable[[], Callable[..., Any]], backend: str = "torch") -> Callable[[Problem], Call]:
-    """How to prepare torch's forward and backward of a loss, which is made only then."""
+def through_autograd(
+    make_loss: Callable[[], Callable[..., Any]], backend: str = "torch", *, in_place: bool = False
+) -> Callable[[Problem], Call]:
+    """How to prepare torch's forward and backward of a loss, which is made only then; it may overwrite the logits."""
 
     def prepare(problem: Problem) -> Call:
         import torch
 
-        x, t = arrays(backend, problem)
-        x.requires_grad_(True)
-        wait, loss_of = waiting(backend), functools.partial(make_loss(), **problem.options)
+        source, t = arrays(backend, problem)
+        x = (source.clone() if in_place else source.detach()).requires_grad_(True)
+        loss_of = functools.partial(make_loss(), **problem.options)
 
         def call() -> Any:
             loss = loss_of(x, t)
             (gradient,) = torch.autograd.grad(loss, x)
-            return wait((loss.detach(), gradient))
+            return loss.detach(), gradient
 
+        if in_place:
+            call.put_back = lambda: x.data.copy_(source)
         return call
 
     return prepare

@@ -9,9 +9,10 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import crossent
 from benchmarks.contenders import COMPILER, NUMBA, PEERS, problem_with
 from crossent.engines import threads
-from crossent.machine import BACKENDS, versions
+from crossent_conformance.backends import BACKENDS
 
 _PACKAGES = ("numpy", "numba", "torch", "jax", "dask", "optax", "scipy")
 
@@ -24,6 +25,12 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def subject() -> str:
+    """What was measured, on which Python and system."""
+    system = f"{platform.system()} {platform.machine()}"
+    return f"crossent {crossent.__version__}, Python {platform.python_version()}, {system}"
 
 
 def package_versions(names: tuple[str, ...] = _PACKAGES) -> dict[str, str]:
@@ -45,7 +52,7 @@ def facts() -> dict[str, Any]:
         "processor": processor(),
         "cores": os.cpu_count(),
         "threads": threads.get_num_threads(),
-        "crossent": versions(),
+        "crossent": subject(),
         "packages": package_versions(),
         "missing": [problem for name in wanted if (problem := problem_with(name)) is not None],
     }

@@ -27,6 +27,8 @@ class Measurement:
     rounds: int = 1
     seconds: float | None = None
     peak_bytes: int | None = None
+    spread: float | None = None
+    """On a GPU, the distance of the quartiles over the median."""
 
     @property
     def key(self) -> tuple[str, str, str, int | None]:
@@ -41,7 +43,7 @@ class Measurement:
     @property
     def gigabytes_per_second(self) -> float:
         """The logits' bytes that the question has to move (for the copy: one read, one write) over the time."""
-        traffic = 2 if self.contender == COPY else QUESTIONS[self.question].traffic
+        traffic = 2 if self.contender.startswith(COPY.split()[0]) else QUESTIONS[self.question].traffic
         return traffic * self.problem.nbytes / self.seconds / 1e9
 
     @property

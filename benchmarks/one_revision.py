@@ -15,38 +15,67 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import crossent
 from benchmarks.problem import Problem
 
 ROUNDS, SECONDS = 7, 0.01
 """Of each question: rounds, and the least that one lasts."""
-SMALL = Problem(8, 16)
 
 Calls = Iterator[tuple[str, Callable[[], Any]]]
 
 
 def calls(problem: Problem) -> Calls:
-    """The questions about a problem, each with a call that answers it."""
-    yield from _numpy(problem)
+    """The questions about a problem, each with a call that answers it: every way on both libraries, every option."""
+    random = np.random.default_rng(3)
+    soft = random.random((problem.n, problem.v), dtype=np.float32)
+    soft /= soft.sum(1, keepdims=True)
+    weights = np.linspace(0.5, 2, problem.v, dtype=np.float32)
+    yield from _numpy(problem.logits, _options(problem.targets, soft, weights))
     if importlib.util.find_spec("torch") is not None:
-        yield from _torch(problem)
+        import torch
+
+        x, *own = map(torch.tensor, (problem.logits, problem.targets, soft, weights))
+        yield from _torch(x, _options(*own))
 
 
-def _numpy(problem: Problem) -> Calls:
-    x, t = problem.logits, problem.targets
+def _options(targets: Any, soft: Any, weights: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Targets and keywords, by the end of a question's name."""
+    return {
+        "": (targets, {}),
+        ", class weights": (targets, {"class_weights": weights}),
+        ", label smoothing": (targets, {"label_smoothing": 0.1}),
+        ", soft targets": (soft, {}),
+    }
+
+
+def _numpy(x: Any, options: dict[str, tuple[Any, dict[str, Any]]]) -> Calls:
     out = x * 0
-    yield "forward, numpy", lambda: crossent.cross_entropy(x, t)
-    yield "forward and gradient, numpy, out=", lambda: crossent.cross_entropy_and_grad(x, t, out=out)
+    for words, (t, more) in options.items():
+        yield f"numpy, forward{words}", lambda t=t, more=more: crossent.cross_entropy(x, t, **more)
+        yield (
+            f"numpy, forward and gradient, out={words}",
+            lambda t=t, more=more: crossent.cross_entropy_and_grad(x, t, out=out, **more),
+        )
 
 
-def _torch(problem: Problem) -> Calls:
+def _torch(x: Any, options: dict[str, tuple[Any, dict[str, Any]]]) -> Calls:
     import torch
 
-    x, t = torch.tensor(problem.logits), torch.tensor(problem.targets)
-    half, half_out = x.bfloat16(), torch.zeros_like(x, dtype=torch.bfloat16)
-    followed = x.clone().requires_grad_(True)
-    yield "forward and backward, torch", lambda: torch.autograd.grad(crossent.cross_entropy(followed, t), followed)
-    yield "forward and gradient, torch bfloat16, out=", lambda: crossent.cross_entropy_and_grad(half, t, out=half_out)
+    leaf, out = x.clone().requires_grad_(True), torch.zeros_like(x)
+    for words, (t, more) in options.items():
+        yield f"torch without a graph, forward{words}", lambda t=t, more=more: crossent.cross_entropy(x, t, **more)
+        yield (
+            f"torch without a graph, forward and gradient, out={words}",
+            lambda t=t, more=more: crossent.cross_entropy_and_grad(x, t, out=out, **more),
+        )
+        yield (
+            f"torch, forward and backward{words}",
+            lambda t=t, more=more: torch.autograd.grad(crossent.cross_entropy(leaf, t, **more), leaf),
+        )
+    half, half_out, t = x.bfloat16(), out.bfloat16(), options[""][0]
+    yield "torch bfloat16, forward and gradient, out=", lambda: crossent.cross_entropy_and_grad(half, t, out=half_out)
 
 
 def seconds(call: Callable[[], Any]) -> float:
@@ -84,7 +113,7 @@ def main(arguments: Sequence[str]) -> int:
     if not imported.is_relative_to(Path(source).resolve()):
         print(f"imported {imported}, which is not in {source}", file=sys.stderr)
         return 2
-    print(json.dumps(measured([*map(Problem.parse, sizes), SMALL])))
+    print(json.dumps(measured([Problem.parse(size) for size in sizes])))
     return 0
 
 

@@ -23,11 +23,14 @@ class Comparison:
     """Ratios of the new revision's time to the base's, one for each pair."""
 
     ratios: tuple[float, ...]
+    microseconds: tuple[float, float] = (0.0, 0.0)
+    """The medians of the base's times and of the new revision's."""
 
     @classmethod
     def of(cls, base: Sequence[float], new: Sequence[float]) -> Comparison:
         """From the times of each pair."""
-        return cls(tuple(after / before for before, after in zip(base, new, strict=True)))
+        ratios = tuple(after / before for before, after in zip(base, new, strict=True))
+        return cls(ratios, (1e6 * statistics.median(base), 1e6 * statistics.median(new)))
 
     @property
     def median(self) -> float:

@@ -1,4 +1,4 @@
-"""The pictures of a run, as SVG: achieved GB/s beside the copy's, time against V, memory. Needs matplotlib.
+"""The pictures of a run, as SVG: achieved GB/s beside the copy's, against V and N, memory. Needs matplotlib.
 
 The same run gives the same bytes: no dates, no random names. The ground is white, for readers with a dark one; text
 stays text; what a colour says (Okabe and Ito's) a marker, a dash or the name beside a bar says too.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -19,8 +20,6 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.contenders import COPY
 from benchmarks.measurement import Measurement
-
-ROOFLINE, VOCABULARY, MEMORY = "benchmarks-roofline.svg", "benchmarks-vocabulary.svg", "benchmarks-memory.svg"
 
 SETTINGS = {
     "svg.hashsalt": "crossent",
@@ -38,35 +37,43 @@ SETTINGS = {
 _KINDS = (
     ("crossent, engine numba", "#0072b2"),
     ("crossent, engine array_api", "#56b4e9"),
+    ("crossent, engine cuda", "#0072b2"),
     ("crossent, other libraries", "#009e73"),
     ("peers", "#e69f00"),
 )
-_ENGINE_COLOURS = {"numba": _KINDS[0][1], "array_api": _KINDS[1][1], "": _KINDS[2][1]}
-_BACKEND_MARKS = {"numpy": ("o", "-"), "torch": ("^", (0, (5, 1))), "jax": ("X", "-")}
-PEER_LINES = (("#d55e00", "s", "--"), ("#cc79a7", "D", "-."), ("#8f7500", "v", (0, (5, 1, 1, 1, 1, 1))))
-COPY_LINE = ("#1b1f24", ".", ":")
+_ENGINES = ("numba", "array_api", "cuda", "")
+"""In the order of the kinds."""
+_BACKEND_MARKS = {"numpy": ("o", "-"), "torch": ("^", (0, (5, 1))), "jax": ("X", "-"), "torch-cuda": ("o", "-")}
+_PEER_LINES = (
+    ("#d55e00", "s", "--"), ("#cc79a7", "D", "-."), ("#8f7500", "v", (0, (5, 1, 1, 1, 1, 1))),
+    ("#7f7f7f", "X", (0, (1, 1))), ("#e69f00", "<", "--"), ("#d55e00", "p", "-."), ("#cc79a7", "h", (0, (1, 1))),
+)  # fmt: skip
+_COPY_LINE = ("#1b1f24", ".", ":")
 _BAR, _PANEL = 0.28, 0.9
 """Inches: of a bar and its gap, and of a panel beside its bars."""
 
 
-def draw(measurements: Iterable[Measurement], folder: Path) -> list[tuple[Path, str]]:
+def draw(measurements: Iterable[Measurement], folder: Path, name: str = "benchmarks") -> list[tuple[Path, str]]:
     """Write the pictures that the measurements are enough for; their paths, with a line that says what is seen."""
     found = list(measurements)
     folder.mkdir(parents=True, exist_ok=True)
     pictures = (
-        (ROOFLINE, _roofline(found), "Achieved GB/s of each contender; the line is the copy of the logits"),
-        (VOCABULARY, _vocabulary(found), "Time per logit against V, as many logits in every call"),
-        (MEMORY, _memory(found), "Extra memory of each contender; the line is the size of the logits"),
+        ("roofline", _roofline(found), "Achieved GB/s of each contender; the line is the copy of the logits"),
+        ("vocabulary", _vocabulary(found), "Time per logit against V, as many logits in every call"),
+        ("memory", _memory(found), "Extra memory of each contender; the line is the size of the logits"),
+        ("gpu-vocabulary", _gpu_vocabulary(found), "Achieved GB/s on a GPU against V, as many bytes in every call"),
+        ("gpu-bytes", _gpu_bytes(found), "Achieved GB/s on a GPU against the bytes of the logits"),
     )
     written = []
-    for name, figure, words in pictures:
+    for ending, figure, words in pictures:
         if figure is not None:
-            save(figure, folder / name, words)
-            written.append((folder / name, words))
+            path = folder / f"{name}-{ending}.svg"
+            _save(figure, path, words)
+            written.append((path, words))
     return written
 
 
-def save(figure: Figure, path: Path, title: str) -> None:
+def _save(figure: Figure, path: Path, title: str) -> None:
     """Write a figure; the title is for those who hear it."""
     # Room for viewers whose letters are wider than those that the figure was laid out with.
     figure.get_layout_engine().set(w_pad=0.15, h_pad=0.1)
@@ -83,18 +90,20 @@ def _first_size(found: list[Measurement], question: str) -> list[Measurement]:
 
 
 def _engine(name: str) -> str:
-    return next((engine for engine in ("numba", "array_api") if engine in name), "")
+    found = re.search(r", (numba|array_api|cuda)\b", name)
+    return found[1] if found else ""
 
 
 def _kind(name: str) -> int:
-    if not name.startswith("crossent"):
-        return 3
-    return ("numba", "array_api", "").index(_engine(name))
+    return _ENGINES.index(_engine(name)) if name.startswith("crossent") else len(_ENGINES)
 
 
 def _roofline(found: list[Measurement]) -> Figure | None:
     panels = []
-    for question, words in (("gradient", "forward and gradient"), ("forward", "forward")):
+    for question, words in (
+        ("gradient", "forward and gradient"), ("forward", "forward"), ("gpu-gradient", "forward and gradient on a GPU"),
+        ("gpu-forward", "forward on a GPU"),
+    ):  # fmt: skip
         group = _first_size(found, question)
         copy = next((one for one in group if one.contender == COPY), None)
         bars = [(one.contender, one.gigabytes_per_second) for one in group if one is not copy]
@@ -155,38 +164,80 @@ def _bar_panel(axes: Axes, title: str, bars: Sequence[tuple[str, float]], line: 
 
 def _vocabulary(found: list[Measurement]) -> Figure | None:
     asked = [one for one in found if one.question == "scaling-v"]
+    axes = _lines(asked, lambda one: one.problem.v, lambda one: one.ns_per_logit)
+    if axes is None:
+        return None
+    axes.set(yscale="log", xlabel="V, the vocabulary", ylabel="ns per logit, forward and gradient")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    problem = asked[0].problem
+    return _titled(axes, f"{problem.n * problem.v / 1e6:.3g} million logits in every call, {problem.dtype}")
+
+
+def _gpu_vocabulary(found: list[Measurement]) -> Figure | None:
+    # Of what is ours, one way for each engine: into memory that is there, unchecked where it was asked so.
+    ways = (", cuda, out=, unchecked", ", array_api, out=")
+    asked = [
+        one
+        for one in _first_dtype(found, "gpu-gradient")
+        if one.contender.endswith(ways) or not one.contender.startswith("crossent")
+    ]
+    axes = _lines(asked, lambda one: one.problem.v, lambda one: one.gigabytes_per_second)
+    if axes is None:
+        return None
+    axes.set(xlabel="V, the vocabulary", ylabel="GB/s, forward and gradient")
+    return _titled(axes, f"{asked[0].problem.nbytes / 2**20:.0f} MiB of logits or more, {asked[0].problem.dtype}")
+
+
+def _gpu_bytes(found: list[Measurement]) -> Figure | None:
+    asked = _first_dtype(found, "gpu-bytes")
+    axes = _lines(asked, lambda one: one.problem.nbytes / 2**20, lambda one: one.gigabytes_per_second)
+    if axes is None:
+        return None
+    axes.set(xlabel="MiB of logits", ylabel="GB/s, forward and gradient")
+    return _titled(axes, f"V = {asked[0].problem.v}, {asked[0].problem.dtype}")
+
+
+def _first_dtype(found: list[Measurement], question: str) -> list[Measurement]:
+    asked = [one for one in found if one.question == question]
+    return [one for one in asked if one.problem.dtype == asked[0].problem.dtype]
+
+
+def _lines(
+    asked: list[Measurement], x: Callable[[Measurement], float], y: Callable[[Measurement], float]
+) -> Axes | None:
+    """A line for each contender, on a logarithmic x axis."""
     if not asked:
         return None
-    peers = itertools.cycle(PEER_LINES)
+    peers = itertools.cycle(_PEER_LINES)
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(8.5, 5.5), layout="constrained")
-        axes = figure.subplots()
+        axes = Figure(figsize=(8.5, 5.5), layout="constrained").subplots()
         for name in dict.fromkeys(one.contender for one in asked):
-            points = sorted((one.problem.v, one.ns_per_logit) for one in asked if one.contender == name)
+            points = sorted((x(one), y(one)) for one in asked if one.contender == name)
             colour, marker, dash = _line_style(name, peers)
             axes.plot(
                 *zip(*points, strict=True), color=colour, marker=marker, linestyle=dash, label=name, linewidth=1.8,
                 markersize=6, markeredgecolor="white", markeredgewidth=0.7,
             )  # fmt: skip
-        axes.set(xscale="log", yscale="log", xlabel="V, the vocabulary")
-        axes.set_ylabel("ns per logit, forward and gradient")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.grid(color="#e3e6ea")
-        problem = asked[0].problem
-        title = f"{problem.n * problem.v / 1e6:.3g} million logits in every call, {problem.dtype}"
+    return axes
+
+
+def _titled(axes: Axes, title: str) -> Figure:
+    with matplotlib.rc_context(SETTINGS):
         axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold")
-        figure.legend(loc="outside lower center", ncols=2, frameon=False, handlelength=4)
-    return figure
+        axes.figure.legend(loc="outside lower center", ncols=2, frameon=False, handlelength=4)
+    return axes.figure
 
 
 def _line_style(name: str, peers: Iterator[tuple]) -> tuple:
     """Colour, marker and dash."""
     if name == COPY:
-        return COPY_LINE
+        return _COPY_LINE
     if not name.startswith("crossent "):
         return next(peers)
     marker, dash = _BACKEND_MARKS.get(name.split()[1].rstrip(","), ("P", "-"))
-    return _ENGINE_COLOURS[_engine(name)], marker, dash
+    return _KINDS[_kind(name)][1], marker, dash

@@ -21,6 +21,8 @@ OPTIONS = {"ignore_index": -100, "label_smoothing": 0.1, "smoothing": "uniform",
 """What is asked for where a question is about options, in `crossent`'s names."""
 IGNORED_EVERY = 8
 """Of how many tokens one is ignored where there are options, the first of them."""
+DISTINCT = 2**25
+"""How many logits are drawn, at least; larger problems repeat their rows, and the host is done with them soon."""
 _EXACT_AT_ONCE = 2**18
 
 
@@ -90,10 +92,15 @@ class Problem:
                 raise AssertionError(f"gradient off by {error}, of entries up to {1 / self.n}")
 
 
+def _rows(n: int, v: int) -> int:
+    """How many rows are unlike each other: all, or a multiple of what options single out."""
+    return min(n, -(-DISTINCT // v // IGNORED_EVERY) * IGNORED_EVERY)
+
+
 # One at a time: a run asks about one size after the other, and a few of them would fill a small machine's memory.
 @lru_cache(maxsize=1)
 def _logits(n: int, v: int, dtype: str) -> np.ndarray:
-    x = np.empty((n, v), dtype=np.float64 if dtype == "float64" else np.float32)
+    x = np.empty((_rows(n, v), v), dtype=np.float64 if dtype == "float64" else np.float32)
     np.random.default_rng(1).standard_normal(out=x, dtype=x.dtype)
     x *= 3
     if dtype == "bfloat16":
@@ -101,13 +108,14 @@ def _logits(n: int, v: int, dtype: str) -> np.ndarray:
         x = (x.view(np.uint32) >> 16).astype(np.uint16)
     elif dtype == "float16":
         x = x.astype(np.float16)
+    x = np.resize(x, (n, v)) if len(x) < n else x
     x.flags.writeable = False
     return x
 
 
 @lru_cache(maxsize=1)
 def _targets(n: int, v: int, with_options: bool) -> np.ndarray:
-    t = np.random.default_rng(2).integers(0, v, n)
+    t = np.resize(np.random.default_rng(2).integers(0, v, _rows(n, v)), n)
     if with_options:
         t[::IGNORED_EVERY] = OPTIONS["ignore_index"]
     t.flags.writeable = False
@@ -123,22 +131,22 @@ def _exact(problem: Problem) -> tuple[float, np.ndarray]:
     smoothing, z_loss = (problem.options.get(name, 0.0) for name in ("label_smoothing", "z_loss"))
     targets = problem.targets
     counted = targets >= 0
-    total, head = 0.0, None
+    distinct = _rows(problem.n, problem.v)
+    losses, head = np.empty(distinct), None
     at_once = max(CHECKED_ROWS, _EXACT_AT_ONCE // problem.v)
-    for start in range(0, problem.n, at_once):
-        rows = slice(start, start + at_once)
+    for start in range(0, distinct, at_once):
+        rows = slice(start, min(start + at_once, distinct))
         x, kept = _wide(problem.logits[rows]), counted[rows]
         at = np.arange(len(x)), np.where(kept, targets[rows], 0)
         largest = x.max(axis=1)
         e = np.exp(x - largest[:, None])
         z = e.sum(axis=1)
         lse = largest + np.log(z)
-        losses = lse - (1 - smoothing) * x[at] - smoothing * x.mean(axis=1) + z_loss * lse**2
-        total += float(losses[kept].sum())
+        losses[rows] = lse - (1 - smoothing) * x[at] - smoothing * x.mean(axis=1) + z_loss * lse**2
         if head is None:
             head = e * ((1 + 2 * z_loss * lse) / z)[:, None] - smoothing / problem.v
             head[at] -= 1 - smoothing
             head[~kept] = 0
             head = head[:CHECKED_ROWS] / counted.sum()
     assert head is not None
-    return total / int(counted.sum()), head
+    return float(np.resize(losses, problem.n)[counted].mean()), head

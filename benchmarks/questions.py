@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks import ours, peers
 from benchmarks.contenders import Contender
-from benchmarks.problem import IGNORED_EVERY, Problem
+from benchmarks.problem import IGNORED_EVERY, ITEMSIZES, Problem
 from crossent.engines import threads
 
 BIG, WIDE = "2048x50257", "4096x10000"
@@ -14,12 +14,18 @@ DTYPES = (f"{WIDE}:float64", f"{WIDE}:float16", f"{WIDE}:bfloat16")
 """On the smaller of the two: NumPy takes tens of ns to round a gradient that is subnormal in float16."""
 HALVES = ("512x50257:float16", "512x50257:bfloat16")
 """Where a smaller size tells as much: what a call needs besides its arrays, and copies of them in another dtype."""
-SMALL = "8x16"
+SMALL = ("8x16", "8x100")
 
 VOCABULARIES = (2, 10, 32, 100, 1_000, 10_000, 100_000, 1_000_000)
 LOGITS = 2**24
 """N·V where V varies: 64 MiB, and as much again for the gradient, which no cache holds."""
 ROWS = (1, 8, 64, 512, 2048)
+
+GPU_VOCABULARIES = (32768, 131072, 4096, 262144, 50257, 128256)
+"""The most telling first. Rows of 50257 begin at any alignment; 128256 is no power of two."""
+GPU_BYTES = 2**30
+GPU_SWEEP = (2**22, 2**24, 2**26, 2**28, 2**30, 2**32)
+"""Bytes of logits where that is what varies."""
 
 SPEED, CALL, SCALING_V, SCALING_N, THREADS, MEMORY = "speed", "call", "V", "N", "threads", "memory"
 """What a question's table shows."""
@@ -63,10 +69,13 @@ def _by_threads(contenders: list[Contender]) -> list[Contender]:
     return [one.limited_to(n) for one in contenders for n in counts]
 
 
-_IN_MEMORY = ours.EAGER
-_FORWARD = ours.forward(*_IN_MEMORY, "jax", "dask")
-_OUT, _FRESH = ours.into_out(*_IN_MEMORY), ours.fresh(*_IN_MEMORY, "jax", "dask")
-_AUTOGRAD = ours.autograd()
+def _gpu_sizes(dtype: str, vocabularies: tuple[int, ...] = GPU_VOCABULARIES) -> tuple[str, ...]:
+    return tuple(f"{-(-GPU_BYTES // (v * ITEMSIZES[dtype]))}x{v}:{dtype}" for v in vocabularies)
+
+
+_FORWARD = ours.forward(*ours.CPU, "jax", "dask")
+_OUT, _FRESH = ours.into_out(*ours.CPU), _float32(ours.fresh(*ours.CPU, "jax", "dask"))
+_AUTOGRAD = ours.autograd("torch", "jax")
 _PEERS_FORWARD = [
     peers.TORCH_FORWARD, peers.COMPILED_FORWARD, peers.OPTAX_FORWARD, peers.SCIPY_FORWARD, peers.TEXTBOOK_FORWARD,
 ]  # fmt: skip
@@ -75,6 +84,9 @@ _PEERS_BACKWARD = [peers.TORCH_BACKWARD, peers.COMPILED_BACKWARD, peers.OPTAX_BA
 _NOT_COMPILED_FORWARD = [one for one in _PEERS_FORWARD if one is not peers.COMPILED_FORWARD]
 _NOT_COMPILED_BACKWARD = [one for one in _PEERS_BACKWARD if one is not peers.COMPILED_BACKWARD]
 _SCALING = [peers.THE_COPY, *ours.into_out("numpy"), *_AUTOGRAD, peers.TORCH_BACKWARD, peers.OPTAX_BACKWARD]
+
+_GPU_FLOAT32 = _gpu_sizes("float32")
+_GPU_HALVES = (*_gpu_sizes("float16"), *_gpu_sizes("bfloat16", GPU_VOCABULARIES[:3]))
 
 _ALL = (
     Question(
@@ -99,18 +111,18 @@ _ALL = (
     ),
     Question(
         "small-forward", "a small call, forward",
-        _float32([*ours.forward("numpy", "torch", "cupy", "torch-cuda", "jax"), *_NOT_COMPILED_FORWARD]),
-        sizes=(SMALL,), kind=CALL,
+        _float32([*ours.forward(*ours.CPU, "jax"), *_NOT_COMPILED_FORWARD]),
+        sizes=SMALL, kind=CALL,
     ),
     Question(
         "small-gradient", "a small call, forward and gradient",
-        _float32([*ours.fresh("numpy", "torch", "cupy", "torch-cuda", "jax"), *_NOT_COMPILED_BACKWARD,
+        _float32([*ours.fresh(*ours.CPU, "jax"), *_NOT_COMPILED_BACKWARD,
                   peers.TEXTBOOK_GRADIENT]),
-        sizes=(SMALL,), kind=CALL,
+        sizes=SMALL, kind=CALL,
     ),
     Question(
         "small-backward", "a small call, forward and backward through autograd",
-        _float32([*_AUTOGRAD, *_NOT_COMPILED_BACKWARD]), sizes=(SMALL,), kind=CALL,
+        _float32([*_AUTOGRAD, *_NOT_COMPILED_BACKWARD]), sizes=SMALL, kind=CALL,
     ),
     Question(
         "scaling-v", "forward and gradient against V, N·V constant", _float32(_SCALING), traffic=2,
@@ -131,8 +143,40 @@ _ALL = (
     ),
     Question(
         "memory-gradient", "memory of forward and gradient",
-        [*ours.in_place(*_IN_MEMORY), *_OUT, *_FRESH, *_NOT_COMPILED_BACKWARD, peers.TEXTBOOK_GRADIENT],
+        [*ours.in_place(*ours.CPU), *_OUT, *_FRESH, *_NOT_COMPILED_BACKWARD, peers.TEXTBOOK_GRADIENT],
         sizes=(BIG, *HALVES), kind=MEMORY,
+    ),
+    Question(
+        "gpu-forward", "forward on a GPU",
+        [*peers.GPU_COPIES, *ours.unchecked(ours.forward), *ours.forward(*ours.GPU), *ours.all_ignored(),
+         *peers.GPU_FORWARD],
+        traffic=1, sizes=(*_GPU_FLOAT32, *_GPU_HALVES),
+    ),
+    Question(
+        "gpu-gradient", "forward and gradient on a GPU",
+        [*peers.GPU_COPIES, *ours.unchecked(ours.into_out), *ours.into_out(*ours.GPU), *ours.in_place(*ours.GPU),
+         *ours.fresh(*ours.GPU), *ours.autograd("torch-cuda"), *peers.GPU_BACKWARD],
+        traffic=2, sizes=(*_GPU_FLOAT32, *_GPU_HALVES),
+    ),
+    Question(
+        "gpu-options", "forward and gradient on a GPU with label smoothing, z-loss and ignored tokens",
+        [*peers.GPU_COPIES, *ours.into_out(*ours.GPU), *peers.GPU_BACKWARD[:1]],
+        traffic=2 - 1 / IGNORED_EVERY, sizes=(*_GPU_FLOAT32[:2], *_GPU_HALVES[:2]), with_options=True,
+    ),
+    Question(
+        "gpu-bytes", "forward and gradient on a GPU against N, V constant",
+        [*peers.GPU_COPIES, *ours.unchecked(ours.into_out), *peers.GPU_BACKWARD[:2]], traffic=2, kind=SCALING_N,
+        sizes=tuple(f"{nbytes // (4 * GPU_VOCABULARIES[0])}x{GPU_VOCABULARIES[0]}" for nbytes in GPU_SWEEP),
+    ),
+    Question(
+        "gpu-call", "the host's time for a small call on a GPU",
+        _float32([*ours.unchecked(ours.forward), *ours.unchecked(ours.into_out), *ours.forward(*ours.GPU),
+                  *ours.into_out(*ours.GPU), *peers.GPU_FORWARD[:1]]),
+        sizes=("64x1000",), kind=CALL,
+    ),
+    Question(
+        "gpu-call-backward", "the host's time for a small call on a GPU, through autograd",
+        _float32([*ours.autograd("torch-cuda"), *peers.GPU_BACKWARD[:1]]), sizes=("64x1000",), kind=CALL,
     ),
 )  # fmt: skip
 

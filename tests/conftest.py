@@ -6,6 +6,10 @@ import gc
 import importlib.util
 
 
+def pytest_report_header():
+    return "tests/gpu: what only a GPU can answer is asked by tests/gpu/run.py alone"
+
+
 def pytest_collection_finish(session):
     """Keep tests and libraries from the collector; compile every second kernel (of two workers).
 
@@ -19,5 +23,7 @@ def pytest_collection_finish(session):
     from crossent.engines.numba_cpu.kernel import kernel
 
     kinds = [(name, soft) for name in ("float32", "float64", "float16", "bfloat16") for soft in (None, name)]
+    # The halves of the walk, which `test_verbs.py` asks for.
+    kinds += [(name, soft, verb) for name, soft in kinds[:4] for verb in ("statistics", "gradient")]
     for kind in kinds[int(worker["workerid"].removeprefix("gw")) :: worker["workercount"]]:
         kernel(*kind)

@@ -6,19 +6,22 @@ import os
 from pathlib import Path
 from unittest import mock
 
-from crossent_conformance import parity
+from crossent_conformance.parity import command
 
 SUBJECTS = Path(__file__).parent / "subjects" / "disagreeing.py"
 TWO = ("--backend", "numpy", "array-api-strict")
 
 
 def parity_of(name, *arguments, backends=TWO):
-    """Run the command on one of the subjects; the exit code. With one engine, only the subject makes a difference."""
+    """Run the command on one of the subjects: the exit code, or the UsageError before it is told.
+
+    With one engine, only the subject makes a difference.
+    """
     parser = argparse.ArgumentParser()
-    parity.configure(parser)
+    command.configure(parser)
     subject = () if name is None else ("--subject", f"{SUBJECTS}:{name}")
     with mock.patch.dict(os.environ, CROSSENT_ENGINE="array_api"):
-        return parity.run(parser.parse_args([*subject, *backends, *map(str, arguments)]))
+        return command.run.__wrapped__(parser.parse_args([*subject, *backends, *map(str, arguments)]))
 
 
 def edited(path, edit):

@@ -1,6 +1,7 @@
 """The command line: what it prints and writes, and one line with exit code 2 for every mistake."""
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import json
 import subprocess
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import crossent
-from crossent import cli, machine
+from crossent import cli, info
 
 TEXT = "".join(f"{number} green bottles hanging on the wall, and if {number} fall\n" for number in range(200))
 
@@ -49,7 +50,7 @@ def test_version(capsys):
 def test_info_lists_every_backend_engine_and_the_threads(capsys):
     assert cli.main(["info"]) == 0
     printed = capsys.readouterr().out
-    for name in [*machine.BACKENDS, *machine.ENGINES]:
+    for name in [*info.BACKENDS, *info.ENGINES]:
         assert name in printed
     assert "threads for large calls:" in printed
     [numpy_line] = [line for line in printed.splitlines() if line.startswith("numpy ")]
@@ -57,26 +58,26 @@ def test_info_lists_every_backend_engine_and_the_threads(capsys):
 
 
 def test_info_as_json_has_what_the_text_says(capsys, monkeypatch):
-    absent = machine.Backend("cupy", "no_such_library", "no_such_library", "cupy-cuda12x")
-    monkeypatch.setattr(machine, "BACKENDS", {"numpy": machine.BACKENDS["numpy"], "cupy": absent})
+    absent = info.Backend("cupy", "no_such_library", "no_such_library", "cupy-cuda12x")
+    monkeypatch.setattr(info, "BACKENDS", {"numpy": info.BACKENDS["numpy"], "cupy": absent})
     assert cli.main(["info", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert set(found) == set(machine.Info.__annotations__)
+    assert set(found) == {"version", "python", "system", "threads", "backends", "engines"}
     assert found["version"] == crossent.__version__
     for backend in found["backends"]:
-        assert set(backend) == set(machine.BackendInfo.__annotations__)
+        assert set(backend) == {"name", "version", "device", "dtypes", "problem"}
     on_numpy, on_cupy = found["backends"]
     assert (on_numpy["name"], on_numpy["version"], on_numpy["device"]) == ("numpy", np.__version__, "cpu")
     assert on_numpy["dtypes"] == ["float64", "float32", "float16"]
     assert on_numpy["problem"] is None
     assert (on_cupy["version"], on_cupy["device"], on_cupy["dtypes"]) == (None, None, [])
     assert on_cupy["problem"].startswith("cupy is not installed")
-    assert [engine["name"] for engine in found["engines"]] == list(machine.ENGINES)
+    assert [engine["name"] for engine in found["engines"]] == list(info.ENGINES)
     for engine in found["engines"]:
-        assert set(engine) == set(machine.EngineInfo.__annotations__)
+        assert set(engine) == {"name", "description", "problem"}
 
     assert cli.main(["info"]) == 0
-    assert capsys.readouterr().out == f"{machine.report(found)}\n"
+    assert capsys.readouterr().out == f"{info.report(found)}\n"
 
 
 def test_the_command_through_the_package(tmp_path):
@@ -135,17 +136,20 @@ def test_one_step_on_one_backend_is_a_run(capsys, tmp_path, text, files):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no command given; accepted: info, train"),
+        ([], "no command given; accepted: info, train, conform, parity (see crossent --help)"),
+        (["--what"], "unrecognized arguments: --what"),
+        (["info", "more"], "unrecognized arguments: more"),
+        (["parity", "--slack", "-1"], "argument --slack: '-1' is not a number of at least 0"),
         (["fly"], "invalid choice: 'fly'"),
         (["train", "--steps", "0"], "'0' is not a whole number of at least 1"),
         (["train", "--seed", "-1"], "'-1' is not a whole number of at least 0"),
         (["train", "--vocabulary", "ten"], "'ten' is not a whole number of at least 1"),
-        (["train", "--vocabulary", "100"], "a vocabulary of 100 tokens is too small"),
+        (["train", "--vocabulary", "257"], "a vocabulary of 257 tokens is too small; accepted: more than 257"),
         (["train", "--backend", "tensorflow"], "unknown backend 'tensorflow'; accepted: numpy, torch, torch-cuda, "),
         (["train", "--backend", "dask"], "unknown backend 'dask'; accepted: numpy, torch, torch-cuda, "),
         (["train", "--text", "missing.txt"], "cannot read missing.txt: No such file or directory"),
         (["train", "--text", "empty.txt"], "empty.txt is empty"),
-        (["train", "--text", "short.txt"], "short.txt is too short"),
+        (["train", "--text", "short.txt"], "too short: 12 training and 0 validation tokens; needed: 65 and 2"),
         (["train", "--text", "binary"], "binary is not text"),
         (["train", "--text", "."], "cannot read .: Is a directory"),
         (["train", "--picture", "missing/loss.png"], "cannot write missing/loss.png: there is no directory"),
@@ -174,27 +178,27 @@ def test_an_unwritable_file_is_one_line(capsys, tmp_path, text):
 
 
 def test_an_uninstalled_backend_is_named_with_its_remedy(capsys, monkeypatch):
-    absent = machine.Backend("cupy", "no_such_library", "no_such_library", "cupy-cuda12x")
-    monkeypatch.setitem(machine.BACKENDS, "cupy", absent)
+    absent = info.Backend("cupy", "no_such_library", "no_such_library", "cupy-cuda12x")
+    monkeypatch.setitem(info.BACKENDS, "cupy", absent)
     line = refused(capsys, ["train", "--backend", "cupy"])
     assert "backend cupy is not installed (pip install cupy-cuda12x); usable here: numpy" in line
 
 
 def test_a_backend_without_its_device_says_so(capsys, monkeypatch):
-    without = dataclasses.replace(machine.BACKENDS["numpy"], name="cupy", obstacle=lambda library: "it sees no device")
-    monkeypatch.setitem(machine.BACKENDS, "cupy", without)
+    without = dataclasses.replace(info.BACKENDS["numpy"], name="cupy", obstacle=lambda library: "it sees no device")
+    monkeypatch.setitem(info.BACKENDS, "cupy", without)
     line = refused(capsys, ["train", "--backend", "numpy", "cupy"])
     assert "backend cupy cannot be used: it sees no device; usable here: numpy" in line
-    assert "cupy cannot be used: it sees no device" in machine.report(machine.info())
+    assert "cupy cannot be used: it sees no device" in info.report(info.info())
 
 
 def test_a_broken_library_is_a_reason_and_not_a_traceback(monkeypatch, tmp_path):
     (tmp_path / "broken_library.py").write_text("raise OSError('libcudart.so.12 is missing\\nmore')", encoding="utf-8")
     (tmp_path / "half_library.py").write_text("import no_such_part", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    broken = dataclasses.replace(machine.BACKENDS["cupy"], library="broken_library")
+    broken = dataclasses.replace(info.BACKENDS["cupy"], library="broken_library")
     assert broken.problem() == "cupy does not import: libcudart.so.12 is missing"
-    half = dataclasses.replace(machine.BACKENDS["cupy"], library="half_library")
+    half = dataclasses.replace(info.BACKENDS["cupy"], library="half_library")
     assert half.problem() == "cupy does not import: No module named 'no_such_part'"
 
 
@@ -207,28 +211,64 @@ def test_without_its_extra_train_says_which_to_install(capsys, monkeypatch, libr
 
 
 def test_without_names_training_takes_what_is_here():
-    names = [backend.name for backend in machine.backends_for_training()]
+    names = [backend.name for backend in info.backends_for_training()]
     assert names[0] == "numpy"
     assert set(names) <= {"numpy", "torch", "torch-cuda", "cupy", "jax"}
-    for backend in machine.backends_for_training():
+    for backend in info.backends_for_training():
         assert backend.device_name()
         assert "float32" in backend.dtypes()
         assert backend.version()[0].isdigit()
 
 
+@pytest.fixture
+def suite(tmp_path):
+    """The command in a fresh process where the suite is a file of that text: exit code, output, errors."""
+
+    def run(text, *arguments):
+        (tmp_path / "crossent_conformance.py").write_text(text, encoding="utf-8")
+        code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from crossent.cli import main; sys.exit(main())"
+        command = [sys.executable, "-c", code, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_an_interruption_while_it_starts_is_no_traceback(tmp_path):
-    (tmp_path / "crossent_conformance.py").write_text(
-        "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(5)"
-    )
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from crossent.cli import main; sys.exit(main())"
-    done = subprocess.run([sys.executable, "-c", code, "info"], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+def test_an_interruption_while_it_starts_is_no_traceback(suite):
+    text = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(5)"
+    assert suite(text, "conform", "a:b") == (130, "", "")
+
+
+def test_a_broken_suite_is_one_line_and_leaves_the_other_commands(suite):
+    text = "raise OSError('libgone.so\\nis missing')"
+    assert suite(text, "--version") == (0, f"crossent {crossent.__version__}\n", "")
+    for command in ("conform", "parity"):
+        code, printed, errors = suite(text, command, "a:b", "--backend", "numpy")
+        assert (code, printed) == (2, "")
+        assert errors == f"crossent: the command {command!r} cannot be used here: OSError: libgone.so is missing\n"
+    code, printed, _ = suite(text, "--help")
+    assert code == 0
+    assert "cannot be used here: OSError: libgone.so is missing" in " ".join(printed.split())
+    assert suite("raise AssertionError", "info")[0] == 0  # nothing of the suite is imported
+
+
+def test_without_the_suite_there_are_no_commands_of_it(capsys, monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: ())
+    assert "invalid choice: 'conform' (choose from" in refused(capsys, ["conform", "a:b"])
+
+
+def test_the_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--help"])
+    assert stopped.value.code == 0
+    listed = capsys.readouterr().out
+    assert all(f"\n    {name} " in listed for name in ("info", "train", "conform", "parity"))
 
 
 def test_an_interrupted_run_ends_with_130(monkeypatch):
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(machine, "info", interrupted)
+    monkeypatch.setattr(info, "info", interrupted)
     assert cli.main(["info"]) == 130

@@ -1,5 +1,6 @@
 """What the engines that compile share: nothing is made twice, and who waits is told."""
 
+import importlib
 import threading
 
 import pytest
@@ -49,3 +50,11 @@ def test_one_thread_makes_and_the_others_wait():
         thread.join()
     assert len(tried) == 1
     assert len(set(map(id, found))) == 1
+
+
+@pytest.mark.parametrize("name", ["cuda.launch.kernel", "cuda.program.cubin", "numba_cpu.kernel.kernel"])
+def test_engines_make_their_kernels_so(name):
+    if name.startswith("numba"):
+        pytest.importorskip("numba")
+    module, _, made = name.rpartition(".")
+    assert isinstance(getattr(importlib.import_module(f"crossent.engines.{module}"), made), Once)

@@ -8,8 +8,6 @@ import functools
 import importlib.util
 import os
 import sys
-import threading
-import time
 
 import pytest
 
@@ -66,7 +64,12 @@ class Driver:
         "L2_CACHE_SIZE": 50 << 20,
     }
     STATIC = 448
-    ANSWER_NOTHING = ("cuCtxPushCurrent", "cuFuncSetAttribute", "cuLaunchKernelEx")
+    # What functions answer whatever they are given, as many values as they have.
+    ANSWERS = {  # noqa: RUF012
+        "cuDeviceGetCount": (2,),
+        "cuDriverGetVersion": (13020,),
+        "cuFuncGetAttribute": (STATIC,),
+    }
 
     def __init__(self):
         from cuda.bindings import driver
@@ -80,9 +83,10 @@ class Driver:
         self.clusters = 66
 
     def __getattribute__(self, name):
-        found = object.__getattribute__(self, name)
         if not name.startswith("cu"):
-            return found
+            return object.__getattribute__(self, name)
+        answer = self.ANSWERS.get(name)
+        found = object.__getattribute__(self, name) if answer is None else lambda *given: answer
 
         @functools.wraps(found)
         def called(*arguments):
@@ -90,7 +94,7 @@ class Driver:
             code = self._real.CUresult(self.fails.get(name, 0))
             if not code:
                 return (code, *found(*arguments))
-            return (code,) if name in self.ANSWER_NOTHING else (code, None)
+            return (code,) if name in ("cuCtxPushCurrent", "cuFuncSetAttribute", "cuLaunchKernelEx") else (code, None)
 
         return called
 
@@ -102,12 +106,6 @@ class Driver:
 
     def cuGetErrorString(self, code):
         return (f"the words for {int(code)}".encode(),)
-
-    def cuDeviceGetCount(self):
-        return (2,)
-
-    def cuDriverGetVersion(self):
-        return (13020,)
 
     def cuDeviceGet(self, ordinal):
         return (self._real.CUdevice(ordinal),)
@@ -142,10 +140,6 @@ class Driver:
         assert self.mode == RELAXED
         assert name == b"walk"
         return (self._real.CUfunction(int(module) + 0x1000),)
-
-    def cuFuncGetAttribute(self, attribute, function):
-        assert attribute.name == "CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES"
-        return (self.STATIC,)
 
     def cuFuncSetAttribute(self, function, attribute, value):
         assert int(function) == 0x3000 + len(self.loaded)
@@ -208,32 +202,20 @@ def problem():
     return problem
 
 
-def test_a_launch_is_what_was_asked_for(driver, problem):
-    launch.kernel(b"code", 0).launch(Shape(264, 512, 4, 200_000), problem, 0x99)
-    (seen,) = driver.launches
-    assert seen == Launch(
-        (264, 1, 1), (512, 1, 1), 200_000, 0x99, (4, 1, 1), 0x3001, 0x1000, bytes(memoryview(problem).cast("B"))
-    )
-
-
-def test_without_clusters_there_is_no_attribute(driver, problem):
-    launch.kernel(b"code", 0).launch(Shape(7, 32), problem, 0)
-    (seen,) = driver.launches
-    assert seen[:5] == ((7, 1, 1), (32, 1, 1), 0, 0, None)
-
-
-def test_every_launch_has_its_own_shape_stream_and_argument(driver, problem):
+def test_every_launch_is_what_was_asked_for(driver, problem):
     kernel = launch.kernel(b"code", 0)
     shapes = [Shape(blocks, 128, cluster, shared) for blocks in (4, 8) for cluster in (1, 2) for shared in (0, 4096)]
     asked = [(shape, stream) for stream in (0, 1, 2, 1 << 46) for shape in shapes] * 2
+    expected = []
     for number, (shape, stream) in enumerate(asked):
         problem.n[0] = number
         kernel.launch(shape, problem, stream)
-    seen = [
-        (Shape(s.grid[0], s.block[0], s.cluster[0] if s.cluster else 1, s.shared), s.stream) for s in driver.launches
-    ]
-    assert seen == asked
-    assert [Problem.from_buffer_copy(s.argument).n[0] for s in driver.launches] == list(range(len(asked)))
+        # Without clusters there is no attribute.
+        cluster = None if shape.cluster == 1 else (shape.cluster, 1, 1)
+        argument = bytes(memoryview(problem).cast("B"))
+        sizes = ((shape.blocks, 1, 1), (shape.threads, 1, 1), shape.shared)
+        expected.append(Launch(*sizes, stream, cluster, 0x3001, 0x1000, argument))
+    assert driver.launches == expected
 
 
 def test_a_launch_asks_the_driver_for_nothing_else(driver, problem):
@@ -267,41 +249,12 @@ def test_a_kernel_is_loaded_once_per_device_and_code(driver):
     assert driver.loaded == [(b"one", 0x1000), (b"one", 0x1001), (b"two", 0x1000), (b"two", 0x1001)]
 
 
-def test_one_thread_loads_and_the_others_wait(driver, monkeypatch):
-    together, kernels = threading.Barrier(8), []
-    retain = driver.cuDevicePrimaryCtxRetain
-
-    def slow(device):
-        time.sleep(0.05)
-        return retain(device)[1:]
-
-    monkeypatch.setattr(driver, "cuDevicePrimaryCtxRetain", slow)
-
-    def ask():
-        together.wait()
-        kernels.append(launch.kernel(b"code", 0))
-
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(kernels) == 8
-    assert len(set(kernels)) == len(driver.loaded) == 1
-
-
-def test_loading_allows_all_that_the_device_has(driver):
+@pytest.mark.parametrize("clusters", [True, False])
+def test_loading_allows_all_that_the_device_has(driver, clusters):
+    driver.has.update(CLUSTER_LAUNCH=clusters)
     launch.kernel(b"code", 0)
-    assert driver.attributes == [
-        ("MAX_DYNAMIC_SHARED_SIZE_BYTES", 232448 - Driver.STATIC),
-        ("NON_PORTABLE_CLUSTER_SIZE_ALLOWED", 1),
-    ]
-
-
-def test_where_there_are_no_clusters_none_are_allowed(driver):
-    driver.has.update(COMPUTE_CAPABILITY_MAJOR=8, CLUSTER_LAUNCH=0, MAX_SHARED_MEMORY_PER_BLOCK_OPTIN=166912)
-    launch.kernel(b"code", 0)
-    assert driver.attributes == [("MAX_DYNAMIC_SHARED_SIZE_BYTES", 166912 - Driver.STATIC)]
+    allowed = [("MAX_DYNAMIC_SHARED_SIZE_BYTES", 232448 - Driver.STATIC), ("NON_PORTABLE_CLUSTER_SIZE_ALLOWED", 1)]
+    assert driver.attributes == allowed[: 1 + clusters]
 
 
 def test_what_a_device_has(driver):
@@ -397,24 +350,29 @@ def compiler(monkeypatch):
     monkeypatch.setattr(program, "architectures", lambda: frozenset({"sm_75", "sm_80", "sm_90"}))
 
 
-def test_a_machine_that_has_all(driver, compiler):
+@pytest.mark.parametrize("version", [(12, 8), (13, 0), (13, 9)])
+def test_a_machine_that_has_all(driver, compiler, monkeypatch, version):
+    """The compiler may be older than the driver, or of the same major version."""
+    monkeypatch.setattr(program, "version", lambda: version)
     assert here.problem() is None
     assert here.problem(1) is None
-
-
-def test_a_device_that_is_not_there(driver, compiler):
     assert here.problem(2) == "there is no CUDA device 2, but 2"
 
 
 @pytest.mark.parametrize(
-    ("has", "words"),
+    ("has", "fails", "words"),
     [
-        ({"COMPUTE_CAPABILITY_MAJOR": 7, "COMPUTE_CAPABILITY_MINOR": 5}, "is of sm_75, and the oldest that serves"),
-        ({"COMPUTE_CAPABILITY_MAJOR": 15}, "is of sm_150, for which NVRTC 13.0 is too old"),
+        ({"COMPUTE_CAPABILITY_MAJOR": 7, "COMPUTE_CAPABILITY_MINOR": 5}, {}, "is of sm_75, and the oldest that serves"),
+        ({"COMPUTE_CAPABILITY_MAJOR": 15}, {}, "is of sm_150, for which NVRTC 13.0 is too old"),
+        ({}, {"cuDeviceGetCount": 803}, "there is no CUDA driver that works: CUDA answers CUDA_ERROR_SYSTEM_DRIVER_MI"),
+        ({}, {"cuDriverGetVersion": 803}, "there is no CUDA driver that works: CUDA answers CUDA_ERROR_SYSTEM_DRIVER_"),
+        ({}, {"cuDeviceGetAttribute": 46}, "CUDA device 0 can not be asked what it has: CUDA answers CUDA_ERROR_DEVI"),
     ],
+    ids=["old", "new", "no-count", "no-version", "no-answer"],
 )
-def test_a_device_that_is_too_old_or_too_new(driver, compiler, has, words):
+def test_a_device_or_a_driver_that_does_not_serve(driver, compiler, has, fails, words):
     driver.has.update(has)
+    driver.fails.update(fails)
     assert words in here.problem()
 
 
@@ -424,27 +382,8 @@ def test_a_driver_that_is_older_than_the_compiler(driver, compiler, monkeypatch)
     assert "'cuda-bindings==12.*'" in here.problem()
 
 
-@pytest.mark.parametrize("version", [(12, 8), (13, 0), (13, 9)])
-def test_a_compiler_that_is_older_or_of_the_same_major_version_serves(driver, compiler, monkeypatch, version):
-    monkeypatch.setattr(program, "version", lambda: version)
-    assert here.problem() is None
-
-
 def test_the_drivers_version(driver):
     assert launch.driver_version() == (13, 2)
-
-
-@pytest.mark.parametrize("function", ["cuDeviceGetCount", "cuDriverGetVersion"])
-def test_a_driver_that_does_not_work(driver, compiler, function):
-    driver.fails[function] = 803
-    assert here.problem().startswith(
-        "there is no CUDA driver that works: CUDA answers CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"
-    )
-
-
-def test_a_device_that_does_not_answer(driver, compiler):
-    driver.fails["cuDeviceGetAttribute"] = 46
-    assert "CUDA device 0 can not be asked what it has: CUDA answers CUDA_ERROR_DEVICE_UNAVAILABLE" in here.problem()
 
 
 def test_a_machine_without_nvrtc(driver, monkeypatch):

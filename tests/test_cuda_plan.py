@@ -23,6 +23,7 @@ DEVICES = (H100, A100, RTX, SLICE)
 FORMATS = ("bfloat16", "float16", "float32", "float64")
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 SPREADS = ("SPREAD", "SOFT")
+WRITING = ("walk", "gradient")
 
 
 class Kernel:
@@ -74,9 +75,10 @@ def _sizes(largest):
     )
 
 
-def drawn_variant(data, format, targets, rows, classes):
+def drawn_variant(data, format, targets, rows, classes, verbs=plan.VERBS):
     x, d = (data.draw(matrices(format, (rows, classes))) for _ in range(2))
-    return plan.variant(x, d if data.draw(st.booleans()) else None, targets)
+    verb = data.draw(st.sampled_from(verbs))
+    return plan.variant(x, d if verb in WRITING else None, targets, verb)
 
 
 @pytest.mark.extended
@@ -115,18 +117,18 @@ def test_every_plan_can_be_launched(problem, largest, data):
         assert shape.cluster < 2 * pieces
         assert shape.blocks <= shape.cluster * rows
         most = chosen.threads // 32 * (largest if device.clusters else 1)
-        if chosen.gradient and pieces <= most:
+        if chosen.verb == "walk" and pieces <= most:
             assert pieces <= warps, "a tile that the registers would hold is read twice"
 
 
 @settings(max_examples=300, deadline=None)
-@given(problems(), st.data())
-def test_what_decides_the_bits_of_a_row_is_decided_by_the_row(problem, data):
+@given(problems(), st.sampled_from([("losses", "walk"), ("statistics",), ("gradient",)]), st.data())
+def test_what_decides_the_bits_of_a_row_is_decided_by_the_row(problem, verbs, data):
     device, format, targets, _, classes = problem
     found = set()
     for _ in range(4):
         rows, largest = data.draw(_sizes(1_000_000)), data.draw(st.sampled_from([8, 16]))
-        chosen = drawn_variant(data, format, targets, rows, classes)
+        chosen = drawn_variant(data, format, targets, rows, classes, verbs)
         shape, pieces = plan.plan(chosen, rows, classes, KERNELS[device, largest], device)
         threads = (shape.threads, shape.cluster) if targets in SPREADS and pieces > 1 else None
         found.add((chosen.format, chosen.targets, chosen.lanes, chosen.width, pieces, threads))
@@ -140,9 +142,9 @@ def test_the_longest_row_that_a_device_walks(format, targets, data):
     device = H100 if data is None else data.draw(st.sampled_from(DEVICES))
     most = plan.most_classes(format, device)
     assert most > 500_000
-    for gradient in (False, True):
+    for verb in plan.VERBS:
         x = Matrix(1 << 20, most, 1, (3, most), format)
-        chosen = plan.variant(x, x if gradient else None, targets)
+        chosen = plan.variant(x, x if verb in WRITING else None, targets, verb)
         shape, _ = plan.plan(chosen, 3, most, KERNELS[device, 16], device)
         assert shape.shared <= device.shared
 
@@ -177,8 +179,9 @@ def matrix(rows, classes, format="bfloat16", address=1 << 20, **steps):
     ],
 )
 def test_layouts(logits, out, layout):
-    assert plan.variant(logits, out, "HARD").layout == layout
-    assert plan.variant(logits, out, "SOFT").layout == "STRIDED"
+    verb = "losses" if out is None else "walk"
+    assert plan.variant(logits, out, "HARD", verb).layout == layout
+    assert plan.variant(logits, out, "SOFT", verb).layout == "STRIDED"
 
 
 @pytest.mark.parametrize(
@@ -186,14 +189,14 @@ def test_layouts(logits, out, layout):
     [("bfloat16", 32, 1), ("bfloat16", 33, 8), ("bfloat16", 512, 8), ("bfloat16", 513, 32), ("float32", 17, 8)],
 )
 def test_short_rows_have_few_lanes(format, classes, lanes):
-    chosen = plan.variant(matrix(9, classes, format), None, "HARD")
+    chosen = plan.variant(matrix(9, classes, format), None, "HARD", "losses")
     assert chosen.lanes == lanes
     assert chosen.layout == ("ALIGNED" if lanes == 32 and classes % 8 == 0 else "UNALIGNED")
 
 
 def planned(rows, classes, format="bfloat16", targets="HARD", gradient=True, device=H100, largest=16):
     x = matrix(rows, classes, format)
-    chosen = plan.variant(x, x if gradient else None, targets)
+    chosen = plan.variant(x, x if gradient else None, targets, "walk" if gradient else "losses")
     return plan.plan(chosen, rows, classes, KERNELS[device, largest], device)
 
 
@@ -235,13 +238,13 @@ def test_the_kernel_has_the_same_numbers(tmp_path):
         format, smoothed = macros["CROSSENT_FORMAT"], chosen.targets == "SMOOTHED"
         claims.append(f"{format}::COUNT == {chosen.in_granule}")
         if chosen.targets in SPREADS:
-            claims.append(f"2 * sizeof(Told) == {plan._entry(chosen)}")
+            claims.append(f"2 * sizeof(Message) == {plan._entry(chosen)}")
         else:
             claims += [
                 f"Tile<{format}, {chosen.layout}, {chosen.lanes}, {str(smoothed).lower()}>::WIDTH == {chosen.width}",
                 f"2 * sizeof(Part<{format}::Real>) == {plan._entry(chosen)}",
             ]
-    some = Variant("float32", "STRIDED", "HARD", False, 32)
+    some = Variant("float32", "STRIDED", "HARD", "losses", 32)
     text = ['#define CROSSENT_MACHINE "machine.h"', *(f"#define {name} {value}" for name, value in some.macros)]
     text += ["#include <cstddef>", "#include <type_traits>", '#include "kernel.cu"']
     text += [f'static_assert({claim}, "");' for claim in claims]

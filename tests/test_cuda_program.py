@@ -7,7 +7,6 @@ import logging
 import os
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -82,64 +81,45 @@ def warnings(caplog):
     return lambda: [record.getMessage() for record in caplog.records if record.name == "crossent"]
 
 
-def _forget():
-    """As a new process would."""
-    program.cubin.forget()
-
-
-def test_a_cubin_is_machine_code_for_the_architecture(source):
-    cubins = [program.cubin(source, ALONE, architecture) for architecture in ("sm_80", "sm_90")]
+def test_a_cubin_is_machine_code_for_the_architecture_and_the_macros(source):
+    cubins = {
+        program.cubin(source, macros, architecture)
+        for macros, architecture in ((ALONE, "sm_80"), (ALONE, "sm_90"), (PAIR, "sm_90"))
+    }
+    assert len(cubins) == 3
     for cubin in cubins:
         assert cubin.startswith(b"\x7fELF")
         assert b".text.walk" in cubin
-    assert cubins[0] != cubins[1]
-
-
-def test_macros_reach_the_source(source):
-    alone, pair = (program.cubin(source, macros, "sm_90") for macros in (ALONE, PAIR))
-    assert alone != pair
     # There are no clusters before sm_90: the macro is what asks for one.
-    program.cubin(source, ALONE, "sm_80")
     with pytest.raises(RuntimeError, match="cluster"):
         program.cubin(source, PAIR, "sm_80")
 
 
-def test_what_was_compiled_is_not_compiled_again(source, compilations):
+def test_what_was_compiled_is_kept_as_a_cubin_and_not_compiled_again(source, folder, compilations):
     first = program.cubin(source, ALONE, "sm_90")
     assert program.cubin(source, ALONE, "sm_90") is first
-    _forget()
+    program.cubin.forget()
     assert program.cubin(source, ALONE, "sm_90") == first
     assert len(compilations) == 1
-
-
-def test_the_kept_file_is_a_cubin_to_other_tools(source, folder):
-    cubin = program.cubin(source, ALONE, "sm_90")
+    # To other tools it is one.
     (kept,) = folder.iterdir()
     assert kept.suffix == ".cubin"
-    assert kept.read_bytes().startswith(cubin)
+    assert kept.read_bytes().startswith(first)
 
 
-def _another_header(source, monkeypatch):
-    (source.parent / "scale.cuh").write_text(SCALE.replace("2.0f", "3.0f"))
+CHANGES = {
+    "header": lambda folder, patch: (folder / "scale.cuh").write_text(SCALE.replace("2.0f", "3.0f")),
+    "source": lambda folder, patch: (folder / "kernel.cu").write_text(KERNEL.replace("factors[3]", "factors[4]")),
+    "new header": lambda folder, patch: (folder / "more.cuh").write_text(""),
+    "compiler": lambda folder, patch: patch.setattr(program, "version", lambda: (99, 9)),
+}
 
 
-def _another_source(source, monkeypatch):
-    source.write_text(KERNEL.replace("factors[3]", "factors[4]"))
-
-
-def _another_header_that_is_new(source, monkeypatch):
-    (source.parent / "more.cuh").write_text("")
-
-
-def _another_compiler(source, monkeypatch):
-    monkeypatch.setattr(program, "version", lambda: (99, 9))
-
-
-@pytest.mark.parametrize("change", [_another_header, _another_source, _another_header_that_is_new, _another_compiler])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_what_a_cubin_is_made_from_is_in_its_name(source, folder, compilations, monkeypatch, change):
     program.cubin(source, ALONE, "sm_90")
-    _forget()
-    change(source, monkeypatch)
+    program.cubin.forget()
+    change(source.parent, monkeypatch)
     program.cubin(source, ALONE, "sm_90")
     assert len(compilations) == len(list(folder.iterdir())) == 2
 
@@ -173,11 +153,11 @@ def test_a_damaged_file_is_made_anew(source, folder, compilations, warnings, dam
     (kept,) = folder.iterdir()
     whole = kept.read_bytes()
     kept.write_bytes(DAMAGES[damage](whole))
-    _forget()
+    program.cubin.forget()
     assert program.cubin(source, ALONE, "sm_90").startswith(b"\x7fELF")
     assert [len(compilations), len(warnings())] == [2, 1]
     assert "damaged" in warnings()[0]
-    _forget()
+    program.cubin.forget()
     assert program.cubin(source, ALONE, "sm_90") == cubin
     assert len(compilations) == 2
     assert list(folder.iterdir()) == [kept]
@@ -196,7 +176,7 @@ def test_a_file_that_cannot_be_read_or_replaced_costs_time_alone(source, folder,
     kept.unlink()
     kept.mkdir()
     (kept / "occupied").touch()
-    _forget()
+    program.cubin.forget()
     assert program.cubin(source, ALONE, "sm_90").startswith(b"\x7fELF")
     assert [len(compilations), len(warnings())] == [2, 2]
     assert list(folder.iterdir()) == [kept], "what was half written is taken away"
@@ -239,22 +219,6 @@ def test_an_error_has_the_compilers_words(source, folder):
 def test_an_unknown_architecture_is_an_error(source):
     with pytest.raises(RuntimeError, match="sm_1"):
         program.cubin(source, ALONE, "sm_1")
-
-
-def test_one_thread_compiles_and_the_others_wait(source, compilations):
-    together, cubins = threading.Barrier(8), []
-
-    def ask():
-        together.wait()
-        cubins.append(program.cubin(source, ALONE, "sm_90"))
-
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(cubins) == 8
-    assert len(set(map(id, cubins))) == len(compilations) == 1
 
 
 def test_many_processes_keep_one_file(source, folder):

@@ -31,10 +31,10 @@ FORMATS = ("bfloat16", "float16", "float32", "float64")
 
 # The walks over logits that fill a device's memory, as language models make them: not a byte may be spilled.
 HOT = [
-    Variant(format, layout, "HARD", gradient, 32)
+    Variant(format, layout, "HARD", verb, 32)
     for format in FORMATS[:3]
     for layout in ("ALIGNED", "UNALIGNED")
-    for gradient in (False, True)
+    for verb in ("losses", "walk")
 ]
 # Elsewhere some bytes may be: those of float64 and of single elements, once for a tile.
 FEW = 96
@@ -63,11 +63,11 @@ def _complaints(variant, found):
 # In groups, so that the processes of a test run share them out evenly.
 @pytest.mark.extended
 @needs_nvrtc
-@pytest.mark.parametrize("gradient", [False, True], ids=["loss", "gradient"])
+@pytest.mark.parametrize("verb", plan.VERBS)
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_nvrtc_compiles_every_walk(architecture, format, gradient):
-    group = [v for v in plan.all_variants() if (v.format, v.gradient) == (format, gradient)]
+def test_nvrtc_compiles_every_walk(architecture, format, verb):
+    group = [v for v in plan.all_variants() if (v.format, v.verb) == (format, verb)]
     assert group
     complaints = []
     for variant in group:
@@ -92,17 +92,17 @@ def test_nvcc_compiles_the_walks_that_matter(architecture, format, tmp_path):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_nvcc_compiles_every_file(architecture, tmp_path):
     for format, targets in zip(FORMATS, itertools.cycle(plan.TARGETS[1:])):
-        variant = Variant(format, "STRIDED", targets, True, 32)
+        variant = Variant(format, "STRIDED", targets, "walk", 32)
         found = cuda_resources.resources_with_nvcc(NVCC, SOURCE, variant.macros, architecture, tmp_path)["walk"]
         assert not _complaints(variant, found)
 
 
 @needs_nvrtc
 @needs_disassembler
-@pytest.mark.parametrize("gradient", [False, True], ids=["loss", "gradient"])
+@pytest.mark.parametrize("verb", ["losses", "walk"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_memory_is_read_and_written_16_bytes_at_a_time(architecture, gradient, tmp_path):
-    variant = Variant("bfloat16", "ALIGNED", "HARD", gradient, 32)
+def test_memory_is_read_and_written_16_bytes_at_a_time(architecture, verb, tmp_path):
+    variant = Variant("bfloat16", "ALIGNED", "HARD", verb, 32)
     (tmp_path / "made.cubin").write_bytes(program.compiled(SOURCE, variant.macros, architecture).cubin)
     found = cuda_resources.instructions(DISASSEMBLER, tmp_path / "made.cubin")
 
@@ -112,7 +112,7 @@ def test_memory_is_read_and_written_16_bytes_at_a_time(architecture, gradient, t
 
     # A tile has 8 granules a lane; a whole one is moved without a question, and one that the row ends in with some.
     assert count("LDG", ".128") >= 16
-    assert count("STG", ".128") == (16 if gradient else 0)
+    assert count("STG", ".128") == (16 if verb == "walk" else 0)
     # "evict first": what is read once does not drive out what is needed again.
     assert count("LDG", ".128", ".EF") == count("LDG", ".128")
     assert count("STG", ".128", ".EF") == count("STG", ".128")

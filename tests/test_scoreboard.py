@@ -8,8 +8,7 @@ import pytest
 
 from crossent_conformance import backends, oracle, probe, subject
 from crossent_conformance.peers import PEERS, Peer
-from crossent_conformance.scoreboard.__main__ import main
-from crossent_conformance.scoreboard.page import page
+from crossent_conformance.scoreboard import main, page
 
 DEVELOPMENT = ("torch", "optax", "scipy", "")
 PRESENT = {peer.label: peer for peer in PEERS if peer.package in DEVELOPMENT}

@@ -11,34 +11,26 @@ import sys
 
 import numpy as np
 
-from crossent_conformance import backends, oracle, places, probe, subject
+from crossent_conformance import backends, oracle, probe, subject, sweep
 from crossent_conformance.adapter import UnderTest
 from crossent_conformance.peers import PEERS
 
 GAPS = (5, 10, 17, 20, 30, 80)
-V = 8
 COMPARED = {"torch": "crossent_conformance.peers.torch:functional", "jax": "crossent_conformance.peers.optax:integer"}
 """The peers of the table, by the backend where each is asked."""
-
-
-def inputs() -> tuple[np.ndarray, np.ndarray]:
-    """One row per gap, the target in class 0."""
-    logits = np.zeros((len(GAPS), V))
-    logits[:, 0] = GAPS
-    return logits, np.zeros(len(GAPS), dtype=np.int64)
 
 
 def measured(of: UnderTest, backend: backends.Backend) -> tuple[np.ndarray, np.ndarray]:
     """The losses and the gradients of the targets, by a subject on a backend."""
     of.begin(probe.examine(of, backend), "V1")
-    place = places.Place(backend, "float32", backends.Mode.LAZY if backend.name == "dask" else backends.Mode.EAGER)
-    loss, d_logits = place.evaluate(of.loss_and_grad, *inputs(), reduction="none")
+    place = sweep.place(backend, "float32")
+    loss, d_logits = place.evaluate(of.loss_and_grad, *sweep.inputs(GAPS), reduction="none")
     return loss, d_logits[:, 0]
 
 
 def implementations(under_test: UnderTest) -> list[tuple[str, UnderTest, backends.Backend]]:
     """What the table compares: the subject everywhere, then the peers that are installed."""
-    usable = [backend for backend in map(backends.load, backends.BACKENDS) if not isinstance(backend, str)]
+    usable = backends.usable()
     label = under_test.name.split()[0]
     rows = [(f"`{label}`, {backend.name}", under_test, backend) for backend in usable]
     installed = {peer.spec for peer in PEERS if peer.version is not None}
@@ -76,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--subject", default=subject.DEFAULT, metavar="MODULE:ATTRIBUTE", help="the implementation to measure"
     )
     under_test = subject.load(parser.parse_args(arguments).subject)
-    exact_loss, exact_gradient = oracle.cross_entropy(*inputs(), reduction="none")
+    exact_loss, exact_gradient = oracle.cross_entropy(*sweep.inputs(GAPS), reduction="none")
     results = [(name, measured(of, backend)) for name, of, backend in implementations(under_test)]
     print(table("loss", exact_loss.high, [(name, loss) for name, (loss, _) in results]))
     print()

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from crossent_conformance.evidence import WrongTypeError
-from crossent_conformance.subject import DoesNotApply
+from crossent_conformance.implementation import DoesNotApply
 
 if TYPE_CHECKING:
     from crossent_conformance.witness import Witness
@@ -40,6 +40,15 @@ DEFAULTS: Mapping[str, Any] = {
 """The contract's options and what they are when they are not given."""
 SPOKEN = ("reduction", "label_smoothing", "smoothing", "z_loss", "algorithm")
 """Options that are given even when they have the contract's default, to a function whose own default is another."""
+BESIDES = {
+    "loss_object": "a loss object",
+    "perplexity": "perplexity",
+    "shift": "the shift by one",
+    "threads": "a number of threads",
+    "drop_in": "PyTorch's own signature",
+    "drop_in_module": "PyTorch's own signature",
+}
+"""What an adapter may have besides losses and gradients (`implementation.Adapter`), and what one without it lacks."""
 SOFT = "soft targets"
 MOST_ROWS = 4096
 """More rows than these are not taken one by one."""
@@ -132,22 +141,6 @@ class UnderTest:
         self.calls += 1
         return self._assisted(self._loss_and_grad, logits, targets, options)
 
-    def loss_object(self, **options: Any) -> Any:
-        """A loss that remembers its last input."""
-        return self._called("loss_object", "a loss object")(**options)
-
-    def perplexity(self, loss: Any) -> Any:
-        """exp(loss)."""
-        return self._called("perplexity", "perplexity")(loss)
-
-    def shift(self, logits: Any, token_ids: Any) -> tuple[Any, Any]:
-        """Logits and targets of the next token."""
-        return self._called("shift", "the shift by one")(logits, token_ids)
-
-    def threads(self, count: int) -> contextlib.AbstractContextManager[None]:
-        """Calls within use at most so many threads."""
-        return self._called("threads", "a number of threads")(count)
-
     def portable(self) -> contextlib.AbstractContextManager[None]:
         """Calls within are answered by the code that serves every backend, where there is faster code besides."""
         found = getattr(self._found, "portable", None) if self.is_adapter else None
@@ -155,23 +148,16 @@ class UnderTest:
             raise DoesNotApply("a choice between fast and portable code")
         return found()
 
-    @property
-    def drop_in(self) -> Callable[..., Any]:
-        """A function that stands for `torch.nn.functional.cross_entropy`."""
-        return self._called("drop_in", "PyTorch's own signature")
-
-    @property
-    def drop_in_module(self) -> Callable[..., Any]:
-        """A class that stands for `torch.nn.CrossEntropyLoss`."""
-        return self._called("drop_in_module", "PyTorch's own signature")
-
-    def _called(self, name: str, lacks: str) -> Any:
+    def __getattr__(self, name: str) -> Any:
+        """What an adapter may have besides."""
+        if name not in BESIDES:
+            raise AttributeError(f"{type(self).__name__} has no {name!r}")
         self.calls += 1
         if self.witness is not None:
             self.witness.saw(name)
         found = getattr(self._found, name, None) if self.is_adapter else None
         if found is None:
-            raise DoesNotApply(lacks)
+            raise DoesNotApply(BESIDES[name])
         return found
 
     # ---- how the implementation is asked

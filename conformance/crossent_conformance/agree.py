@@ -27,8 +27,8 @@ from crossent_conformance import evidence, oracle, units
 from crossent_conformance.adapter import UnderTest
 from crossent_conformance.backends import HALF
 from crossent_conformance.evidence import Disagreement, NotRefusedError, Unlike
+from crossent_conformance.implementation import DoesNotApply
 from crossent_conformance.places import Place
-from crossent_conformance.subject import DoesNotApply
 
 OF_THE_GRADIENT = ("grad_output", "out")
 """Options that the loss alone does not have."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import importlib.metadata
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -29,9 +30,11 @@ class Mode(enum.Enum):
     TRACED = "traced"  # called under the compiler, every array an argument
     LAZY = "lazy"  # chunked along every axis; nothing may be computed during the call
     STRICTEST = "strictest"  # only what the standard guarantees: no boolean indexing, no data-dependent shapes
+    ELSEWHERE = "elsewhere"  # on a device that is not the library's default: what is made must be made there
+    NO_FLOAT64 = "no_float64"  # on a device that has no float64
 
 
-DIRECT = (Mode.EAGER, Mode.PORTABLE, Mode.LAZY, Mode.STRICTEST)
+DIRECT = (Mode.EAGER, Mode.PORTABLE, Mode.LAZY, Mode.STRICTEST, Mode.ELSEWHERE, Mode.NO_FLOAT64)
 """Modes in which a call costs no compilation and any option may be given."""
 NOT_DOUBLED = tuple(mode for mode in Mode if mode is not Mode.BROADCAST)
 """Modes in which every reduction may be asked for."""
@@ -276,7 +279,7 @@ class ArrayAPIStrict(Backend):
     package = "array_api_strict"
     distribution = "array-api-strict"
     dtypes = ("float64", "float32")
-    modes = (Mode.EAGER, Mode.STRICTEST)
+    modes = (Mode.EAGER, Mode.STRICTEST, Mode.ELSEWHERE, Mode.NO_FLOAT64)
 
     def load(self):
         import array_api_strict
@@ -287,13 +290,17 @@ class ArrayAPIStrict(Backend):
         return self.xp.asarray(np.asarray(values), dtype=getattr(self.xp, "bool" if dtype == "bool" else dtype))
 
     def to_numpy(self, array):
-        return np.from_dlpack(array) if array.dtype != self.xp.bool else np.asarray(array._array)
+        return np.array(array._array)
 
     def dtype_name(self, array):
         return str(array.dtype).removeprefix("array_api_strict.")
 
     def owns(self, array):
         return hasattr(array, "__array_namespace__") and array.__array_namespace__() is self.xp
+
+    def lay_out(self, array, mode):
+        name = {Mode.ELSEWHERE: "device1", Mode.NO_FLOAT64: "no_float64"}.get(mode)
+        return array if name is None else array.to_device(self.xp.Device(name))
 
     def context(self, mode):
         if mode is not Mode.STRICTEST:
@@ -313,6 +320,19 @@ def load(name: str) -> Backend | str:
         return BACKENDS[name]()
     except UnusableError as error:
         return str(error)
+
+
+def get(name: str) -> Backend:
+    """The backend; UnusableError where it cannot be used here."""
+    found = load(name)
+    if isinstance(found, str):
+        raise UnusableError(found)
+    return found
+
+
+def usable(names: Iterable[str] = BACKENDS) -> list[Backend]:
+    """Those of the named backends that can be used here."""
+    return [get(name) for name in names if not isinstance(load(name), str)]
 
 
 def _filler(dtype: np.dtype) -> Any:

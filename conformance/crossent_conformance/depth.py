@@ -23,7 +23,7 @@ import hypothesis
 from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 
-from crossent_conformance.subject import DoesNotApply
+from crossent_conformance.implementation import DoesNotApply
 
 THOROUGH = os.environ.get("CROSSENT_CONFORMANCE_THOROUGH") == "1"
 SEED = int(os.environ.get("CROSSENT_CONFORMANCE_SEED") or 0)

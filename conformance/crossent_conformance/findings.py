@@ -6,15 +6,14 @@ with 1 once it has been mended; it runs in a process of its own, since some set 
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGES = {"torch": "torch", "optax": "optax", "scipy": "scipy", "keras": "keras", "liger": "liger-kernel"}
-"""The distribution that a script needs, by the first part of its name."""
+from crossent_conformance.peers import PEERS, installed
+
 LIMIT = 180
 """Seconds for one script; importing takes most of it."""
 
@@ -32,16 +31,13 @@ class Finding:
 
     @property
     def package(self) -> str:
-        """The distribution that it is about."""
-        return PACKAGES[self.name.partition("_")[0]]
+        """The distribution that it is about: a peer's, whose name begins as that of the script."""
+        return next(peer.package for peer in PEERS if peer.package.startswith(self.name.partition("_")[0]))
 
     @property
     def version(self) -> str | None:
         """The version of that which is installed; None where there is none."""
-        try:
-            return importlib.metadata.version(self.package)
-        except importlib.metadata.PackageNotFoundError:
-            return None
+        return installed(self.package)
 
     def run(self) -> subprocess.CompletedProcess[str]:
         """Run it, and give what it printed and its exit code."""

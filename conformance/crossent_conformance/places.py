@@ -121,12 +121,15 @@ def places(backends: list[Backend], marker: dict[str, Any] | None = None) -> lis
 
     `sparse=True` keeps every dtype in each backend's first mode and its other modes in float32, for tests that are not
     about how the two meet; a slow backend keeps float32 alone. Without it, a slow backend keeps every dtype in its
-    first mode, and all of them in a thorough run. What is asked in the eager mode is asked in the portable one as well.
+    first mode, and all of them in a thorough run. What is asked in the eager mode is asked in the portable one as well,
+    and what is asked in the strictest mode on other devices.
     """
     marker = marker or {}
     modes = marker.get("modes", tuple(Mode))
     if Mode.EAGER in modes:
         modes = (*modes, Mode.PORTABLE)
+    if Mode.STRICTEST in modes:
+        modes = (*modes, Mode.ELSEWHERE, Mode.NO_FLOAT64)
     unknown = marker.keys() - {"dtypes", "modes", "backends", "sparse"}
     assert not unknown, f"the places marker has no {unknown}"
     return [
@@ -136,6 +139,7 @@ def places(backends: list[Backend], marker: dict[str, Any] | None = None) -> lis
         for mode in backend.modes
         if dtype in marker.get("dtypes", FLOATS)
         and mode in modes
+        and not (mode is Mode.NO_FLOAT64 and dtype == "float64")
         and backend.name in marker.get("backends", BACKENDS)
         and (not marker.get("sparse") or dtype == "float32" or (mode is backend.modes[0] and not backend.slow))
         and (not backend.slow or depth.THOROUGH or dtype == "float32" or mode is backend.modes[0])

@@ -108,9 +108,7 @@ def _is_elses(node):
 
 
 def _selected(config):
-    names = config.getoption("crossent_backend") or list(backends.BACKENDS)
-    loaded = [backends.load(name) for name in names]
-    return [backend for backend in loaded if not isinstance(backend, str)]
+    return backends.usable(config.getoption("crossent_backend") or backends.BACKENDS)
 
 
 def pytest_report_header(config):

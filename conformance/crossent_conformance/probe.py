@@ -19,7 +19,7 @@ from crossent_conformance import oracle
 from crossent_conformance.adapter import SOFT, Traits, UnderTest, reduction_of
 from crossent_conformance.backends import Backend
 from crossent_conformance.evidence import WrongTypeError
-from crossent_conformance.subject import DoesNotApply
+from crossent_conformance.implementation import DoesNotApply
 
 LOGITS = np.array([[0.5, -1.0, 2.0, 0.0, 1.0], [1.5, 0.25, -0.5, 3.0, -2.0], [0.0, 1.0, 0.0, -1.0, 0.5]])
 TARGETS = np.array([2, 0, 4])

@@ -13,28 +13,21 @@ import pytest
 PLUGIN = "crossent_conformance.plugin"
 
 
+def declare(group, subject, prefix, what, **of_backends):
+    """The options of the suite, which mean the same under any name."""
+    group.addoption(subject, dest="crossent_subject", metavar="SUBJECT", help=f"{what}; MODULE:ATTRIBUTE or FILE.py:…")
+    for name, default, more in (
+        ("backend", "all that are installed", {"metavar": "NAME", **of_backends}),
+        ("clause", "all", {"metavar": "V1"}),
+    ):
+        said = f"a {name} to test it with (repeatable; default: {default})"
+        group.addoption(f"{prefix}{name}", dest=f"crossent_{name}", action="append", help=said, **more)
+
+
 def pytest_addoption(parser):
     group = parser.getgroup("crossent", "conformance of a cross-entropy")
-    group.addoption(
-        "--crossent-conform",
-        dest="crossent_subject",
-        metavar="SUBJECT",
-        help="also test this implementation against crossent's contract: MODULE:ATTRIBUTE or FILE.py:ATTRIBUTE",
-    )
-    group.addoption(
-        "--crossent-backend",
-        dest="crossent_backend",
-        action="append",
-        metavar="NAME",
-        help="whose arrays to test it with (repeatable; default: all that are installed)",
-    )
-    group.addoption(
-        "--crossent-clause",
-        dest="crossent_clause",
-        action="append",
-        metavar="V1",
-        help="a clause to test (repeatable; default: all)",
-    )
+    what = "also test this implementation against crossent's contract"
+    declare(group, "--crossent-conform", "--crossent-", what)
 
 
 def pytest_configure(config):
@@ -50,11 +43,11 @@ def pytest_configure(config):
     below_root = config.rootpath / path
     if path.endswith(".py") and not (config.invocation_params.dir / path).is_file() and below_root.is_file():
         config.option.crossent_subject = f"{below_root}:{attribute}"
-    from crossent_conformance import command
+    from crossent_conformance import arguments, command
 
     try:
-        command.check_extras()
-    except command.UsageError as error:
+        arguments.check_installed(*command.PACKAGES)
+    except arguments.UsageError as error:
         raise pytest.UsageError(str(error)) from None
     from crossent_conformance import plugin
 

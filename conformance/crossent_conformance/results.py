@@ -126,29 +126,17 @@ class Results:
         """The form that is written."""
         document = {
             "format": FORMAT,
-            "created": self.created,
-            "command": self.command,
-            "seed": self.seed,
-            "thorough": self.thorough,
-            "clauses_asked": self.clauses_asked,
+            **vars(self),
             "seconds": round(self.seconds, 1),
-            "complete": self.complete,
             "machine": machine(),
             "contract": contract.clauses(),
             "subjects": [
                 {
-                    "name": subject.name,
-                    "spec": subject.spec,
-                    "version": subject.version,
-                    "notes": subject.notes,
-                    "backends": subject.backends,
-                    "not_covered": subject.not_covered,
+                    **vars(subject),
                     "cells": subject.cells(),
                     "cases": [
-                        {key: value for key, value in dataclasses.asdict(case).items() if key != "failure"}
-                        for case in subject.cases
+                        {key: value for key, value in vars(case).items() if key != "failure"} for case in subject.cases
                     ],
-                    "curves": subject.curves,
                 }
                 for subject in self.subjects
             ],

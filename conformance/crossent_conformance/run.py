@@ -5,6 +5,15 @@
 
 Worker processes (`worker`) do the asking; nothing an implementation does can take the results along. `listener` is
 called with the results and the number of cases done and planned after every case.
+
+Why this is not left to pytest-xdist, pytest-timeout and pytest-reportlog, which was tried: pytest-timeout never ends a
+call that keeps the interpreter's lock, as many extensions do, for its thread and its signal handler both wait for that
+lock; pytest's own exit after a timeout does, but only since pytest 9. xdist names the test in which a worker died and
+goes on, but hands cases out in batches to sessions that begin and end with one implementation: the limits on hangs and
+crashes need to be known before a case starts, trial calls, which may crash as well, decide which cases there are, and a
+hundred mutants would be a hundred sessions of some seconds each, where a worker here takes another implementation
+between two cases. What a crash leaves (the last call, the fatal error, the frames) would need the files of `witness`
+and the logs all the same.
 """
 
 from __future__ import annotations
@@ -12,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fnmatch
+import itertools
 import multiprocessing
 import os
 import signal
@@ -32,13 +42,15 @@ from crossent_conformance.adapter import Traits
 from crossent_conformance.results import FAILS, NOT, Case, Failure, Results, SubjectResult
 from crossent_conformance.subject import SubjectError
 
-BACKENDS = ("numpy", "torch", "torch-cuda", "cupy", "jax", "dask", "array-api-strict")
 STARTING = 180.0
 """Seconds that a worker may take to import the backends and to collect the cases."""
 ENDS_OF_A_TEST = 2
 """Hangs and crashes of one test, after which its other cases are not tried."""
 ENDS_OF_A_BACKEND = 12
 """Hangs and crashes on one backend, after which its other cases are not tried."""
+
+_numbers = itertools.count()
+"""Of workers."""
 
 Listener = Callable[[Results, int, int], None]
 
@@ -113,7 +125,8 @@ class _Worker:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         context = multiprocessing.get_context("spawn")
-        self.log, self.record = (_new_file(settings["folder"], suffix) for suffix in (".log", ".call"))
+        stem = os.path.join(settings["folder"], str(next(_numbers)))
+        self.log, self.record = f"{stem}.log", f"{stem}.call"
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=worker.main, args=(theirs, settings, self.log, self.record), daemon=True)
         with _no_interruption():
@@ -142,7 +155,8 @@ class _Worker:
         """What is known of its end."""
         self.process.join(5)
         code = self.process.exitcode
-        last = frames.crashed(Path(self.log).read_text(errors="replace"), self.file)
+        log = Path(self.log)
+        last = frames.crashed(log.read_text(errors="replace") if log.exists() else "", self.file)
         words = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         return _End("crashes", f"the process ended with {words}" + (f"\n{last}" if last else ""), self.record)
 
@@ -155,9 +169,6 @@ class _Worker:
             self.process.kill()
         self.process.join(5)
         self.pipe.close()
-        for path in (self.log, self.record):
-            with contextlib.suppress(OSError):
-                os.unlink(path)
 
 
 @contextlib.contextmanager
@@ -178,12 +189,6 @@ def _names(case: dict[str, str]) -> tuple[str, ...]:
     """By what a case may be called: its test, itself, and both after their file, as reports have them."""
     file, _, name = case["id"].partition("::")
     return case["function"], name, f"{file}::{case['function']}", case["id"]
-
-
-def _new_file(folder: str, suffix: str) -> str:
-    handle, path = tempfile.mkstemp(suffix, dir=folder)
-    os.close(handle)
-    return path
 
 
 class Run:
@@ -222,10 +227,9 @@ class Run:
         return self.results
 
     def _execute(self) -> None:
-        first = self._hire()
-        self._get_ready(first)
+        self._asker = self._hire_first()
         for spec in self.specs:
-            first = self._open(spec, first)
+            self._open(spec)
         self._plan()
         while len(self._workers) < min(self._crew(), max(1, len(self._queue) // 8)):
             self._hire()
@@ -266,21 +270,24 @@ class Run:
         except (EOFError, OSError):
             return of.crash
 
-    def _get_ready(self, first: _Worker) -> None:
-        answer = self._answer(first)
+    def _hire_first(self) -> _Worker:
+        """A worker that has told of the cases and the backends that there are."""
+        hired = self._hire()
+        answer = self._answer(hired)
         if isinstance(answer, _End):
             raise BrokenRunError(f"the suite could not be started: {answer}")
         what, content = answer
         if what != "ready":
             raise BrokenRunError(str(content))
-        first.ready = True
+        hired.ready = True
         self._cases, self._backends = content["cases"], content["backends"]
+        return hired
 
     # ---- implementations
 
-    def _open(self, spec: str, asker: _Worker) -> _Worker:
-        """Load the implementation and try it on every backend; gives the worker that is alive after that."""
-        answer, asker = self._ask(asker, None, ("subject", spec))
+    def _open(self, spec: str) -> None:
+        """Load the implementation and try it on every backend."""
+        answer = self._ask("subject", spec)
         if isinstance(answer, str):
             raise SubjectError(f"{spec}: importing it did not end well: {answer}")
         what, content = answer
@@ -292,71 +299,69 @@ class Run:
             if isinstance(described, str):
                 result.not_covered[name] = described
                 continue
-            answer, asker = self._ask(asker, spec, ("probe", name))
-            if isinstance(answer, str):
-                # A first call already took the interpreter along, or never came back.
-                subject.traits[name] = Traits(dtypes=tuple(described["dtypes"]), notes=(f"its first call: {answer}",))
-                subject.ends[name] = ENDS_OF_A_BACKEND
-            else:
-                traits, asker = self._with_what_it_refuses(answer[1], spec, name, asker)
-                subject.traits[name] = self._judged(traits, name, described)
-                if traits.refusal is not None and subject.traits[name].refusal is None:
-                    subject.refusals[name] = traits.refusal
-            traits = subject.traits[name]
+            traits = subject.traits[name] = self._tried(subject, name, described)
             if traits.refusal is not None:
                 result.not_covered[name] = traits.refusal
-                continue
-            result.backends[name] = {**described, "notes": list(traits.notes)}
+            else:
+                result.backends[name] = {**described, "notes": list(traits.notes)}
         if not result.backends:
             refusals = "; ".join(f"{name}: {why}" for name, why in result.not_covered.items())
             raise SubjectError(f"{spec} takes arrays of no backend that can be used here: {refusals}")
-        notes = [set(described["notes"]) for described in result.backends.values()]
-        result.notes = [note for note in next(iter(result.backends.values()))["notes"] if all(note in n for n in notes)]
+        notes = [described["notes"] for described in result.backends.values()]
+        result.notes = [note for note in notes[0] if all(note in others for others in notes)]
         self._subjects.append(subject)
         self.results.subjects.append(result)
-        return asker
 
-    def _with_what_it_refuses(self, traits: Traits, spec: str, name: str, asker: _Worker) -> tuple[Traits, _Worker]:
-        """The traits after more small calls; if one of these does not end well, that is for the cases to show."""
-        if traits.refusal is not None:
-            return traits, asker
-        answer, asker = self._ask(asker, spec, ("refused", (name, traits)))
-        if not isinstance(answer, str):
-            return answer[1], asker
-        note = f"whether it takes other reductions and soft targets was not found out: {answer}"
-        return replace(traits, notes=(*traits.notes, note)), asker
-
-    def _judged(self, traits: Traits, name: str, described: dict[str, Any]) -> Traits:
-        """A refusal on a backend that was asked for by name is for the cases to show."""
-        if traits.refusal is None or name not in self.settings.backends or not traits.tried:
+    def _tried(self, subject: _Subject, name: str, described: dict[str, Any]) -> Traits:
+        """What small calls on the backend show."""
+        spec = subject.result.spec
+        answer = self._ask("probe", name, spec)
+        if isinstance(answer, str):
+            # A first call already took the interpreter along, or never came back.
+            subject.ends[name] = ENDS_OF_A_BACKEND
+            return Traits(dtypes=tuple(described["dtypes"]), notes=(f"its first call: {answer}",))
+        traits: Traits = answer[1]
+        if traits.refusal is None:
+            answer = self._ask("refused", (name, traits), spec)
+            if not isinstance(answer, str):
+                refused: Traits = answer[1]
+                return refused
+            # If one of these calls does not end well, that is for the cases to show.
+            note = f"whether it takes other reductions and soft targets was not found out: {answer}"
+            return replace(traits, notes=(*traits.notes, note))
+        if name not in self.settings.backends or not traits.tried:
             return traits
+        # A refusal on a backend that was asked for by name is for the cases to show, too. What it always does is
+        # unknown then; that it takes a mean is what lets most cases ask it.
+        subject.refusals[name] = traits.refusal
         full = tuple(dtype for dtype in ("float64", "float32") if dtype in described["dtypes"])
-        # What it always does is unknown then; that it takes a mean is what lets most cases ask it.
-        fixed = {"reduction": "mean"}
-        return Traits(dtypes=full, flat=traits.flat, fixed=fixed, notes=(f"its first call: {traits.refusal}",))
+        notes = (f"its first call: {traits.refusal}",)
+        return Traits(dtypes=full, flat=traits.flat, fixed={"reduction": "mean"}, notes=notes)
 
-    def _ask(self, asker: _Worker, spec: str | None, message: tuple[str, Any]) -> tuple[tuple[str, Any] | str, _Worker]:
-        """Ask outside the queue. A worker that does not survive is replaced, and how it ended is told in one line."""
-        asker.deadline = time.monotonic() + max(self.settings.time_limit, 30.0)
-        asker.pipe.send(message)
-        answer = self._answer(asker)
+    def _ask(self, what: str, argument: Any, spec: str | None = None) -> tuple[str, Any] | str:
+        """The answer to a message outside the queue; or, in one line, how the worker ended, whose place another takes.
+
+        `spec` is the implementation that the other one has to load.
+        """
+        self._asker.deadline = time.monotonic() + max(self.settings.time_limit, 30.0)
+        self._asker.pipe.send((what, argument))
+        answer = self._answer(self._asker)
         if not isinstance(answer, _End):
-            return answer, asker
+            return answer
         ended = str(answer)
-        self._dismiss(asker)
-        asker = self._hire()
-        self._get_ready(asker)
+        self._dismiss(self._asker)
+        self._asker = self._hire_first()
         if spec is not None:
-            again, asker = self._ask(asker, None, ("subject", spec))
+            again = self._ask("subject", spec)
             assert not isinstance(again, str), again
-        return ended, asker
+        return ended
 
     # ---- cases
 
     def _plan(self) -> None:
         for subject in self._subjects:
             for case in self._cases:
-                if case["backend"] not in subject.result.backends or not self._is_asked(case):
+                if case["backend"] not in subject.result.backends or not self._is_asked(subject.result, case):
                     continue
                 if case["dtype"] not in subject.traits[case["backend"]].dtypes:
                     refusal = subject.refusals.get(case["backend"])
@@ -368,12 +373,13 @@ class Run:
                 for name in subject.result.backends:
                     self._queue.append(_Job(subject, "curves", (name, list(subject.traits[name].dtypes))))
         self._planned = len(self._queue)
-        if self.settings.cases and not any(self._is_asked(case) for case in self._cases):
+        if self.settings.cases and not any(map(self._is_named, self._cases)):
             raise SubjectError(f"no case is called {' or '.join(self.settings.cases)}: see the names in a report")
 
-    def _is_asked(self, case: dict[str, str]) -> bool:
-        if not self.settings.cases:
-            return True
+    def _is_asked(self, _subject: SubjectResult, case: dict[str, str]) -> bool:
+        return not self.settings.cases or self._is_named(case)
+
+    def _is_named(self, case: dict[str, str]) -> bool:
         names = _names(case)
         return any(
             name in names if name in self._known else any(fnmatch.fnmatchcase(each, name) for each in names)
@@ -434,10 +440,10 @@ class Run:
             if job.what == "case":
                 assert job.case is not None
                 self._note(job.subject, job.case, **content)
-                self._count(job.subject)
+                self._count()
             elif job.what == "curves":
                 job.subject.result.curves += content
-                self._count(job.subject)
+                self._count()
         if (to.jobs or not to.ready) and time.monotonic() > to.deadline:
             self._lost(to, to.hang(self.settings.time_limit))
         return None
@@ -473,7 +479,7 @@ class Run:
         failure = Failure(case=name, kind=kind, message=why, input=last)
         called = "" if last is None else witness.in_words(last)
         self._note(subject, case, FAILS, kind=kind, message=why, failure=failure, last_call=called)
-        self._count(subject)
+        self._count()
 
     def _note(self, subject: _Subject, case: dict[str, str], outcome: str, **more: Any) -> None:
         subject.result.cases.append(
@@ -490,7 +496,7 @@ class Run:
         if outcome == FAILS and self.settings.first_failure:
             subject.done = True
 
-    def _count(self, _subject: _Subject) -> None:
+    def _count(self) -> None:
         self._done += 1
         self.results.seconds = time.monotonic() - self._started
         if self.listener is not None:

@@ -1,9 +1,6 @@
-"""How the suite sees an implementation: what may stand under test, and how it is named and found.
+"""How an implementation is named and found: `package.module:attribute` or `path/to/file.py:attribute`.
 
-A subject is named `package.module:attribute` or `path/to/file.py:attribute`. The attribute is a function
-`f(logits, targets, **options)` that gives the loss or `(loss, d_logits)`, or an object with such methods: an `Adapter`.
-Options carry the contract's names. What an implementation cannot be asked raises `DoesNotApply`, and the case reads
-"does not apply": it neither holds nor fails.
+The attribute is what `implementation` says that may stand under test.
 """
 
 from __future__ import annotations
@@ -12,71 +9,22 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-if TYPE_CHECKING:
-    from crossent_conformance.adapter import UnderTest
+from crossent_conformance.adapter import UnderTest
+from crossent_conformance.implementation import Adapter, DoesNotApply, LossObject
 
+__all__ = ["Adapter", "DoesNotApply", "LossObject", "SubjectError", "load"]
 DEFAULT = "crossent_conformance.subjects_crossent:subject"
-
-
-class DoesNotApply(NotImplementedError):  # noqa: N818 - it is no error of anybody's
-    """The implementation cannot be asked this; the argument says what it lacks."""
-
-    def __init__(self, lacks: str, *, gradient: bool = False) -> None:
-        """`gradient` says that it is the gradient that cannot be had, whatever the options."""
-        super().__init__(lacks)
-        self.gradient = gradient
 
 
 class SubjectError(Exception):
     """There is no such subject, or it is none; the message is for who asked."""
 
 
-class LossObject(Protocol):
-    """A loss that remembers its last input."""
-
-    def __call__(self, logits: Any, targets: Any, weights: Any = None) -> Any: ...
-
-    def forward(self, logits: Any, targets: Any, weights: Any = None) -> Any: ...
-
-    def backward(self, grad_output: Any = None) -> Any: ...
-
-
-class Adapter:
-    """What an implementation calls its options and leaves out, in terms of the contract.
-
-    A subclass defines `loss`, with the options that there are as keyword arguments; and, where the implementation has
-    them, `loss_and_grad`, `loss_object`, `perplexity`, `shift`, `threads` (a context manager that limits the threads),
-    `portable` (one within which the code that serves every backend answers, where there is faster code besides),
-    `drop_in` (a function with the signature of `torch.nn.functional.cross_entropy`) and `drop_in_module`.
-    """
-
-    name: str = ""
-    package: str = ""
-    """The distribution whose version reports print."""
-    backends: tuple[str, ...] | None = None
-    """The backends whose arrays it takes; None: those it does not refuse."""
-    dtypes: tuple[str, ...] | None = None
-    """The dtypes of logits that it takes; None: those it does not refuse."""
-    flat: bool | None = None
-    """Whether logits of shape (N, V) are all it takes; None: found by trying."""
-    fixed: Mapping[str, Any] = {}
-    """What it does where it has no option: {"reduction": "mean", "smoothing": "uniform"}."""
-
-    names: Mapping[str, str | tuple[str, ...]] = {}
-    """What its errors call the contract's arguments: {"logits": "input", "targets": "target"}."""
-
-    loss: Callable[..., Any]
-    """`loss(logits, targets, **options)` of logits (..., V) and targets (...), or (..., V) soft ones."""
-
-
 def load(spec: str) -> UnderTest:
     """The subject of that name; SubjectError says what is wrong with it."""
-    from crossent_conformance.adapter import UnderTest
-
     return UnderTest(_find(spec), spec)
 
 

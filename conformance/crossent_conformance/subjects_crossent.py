@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import crossent
-from crossent_conformance.subject import Adapter
+from crossent_conformance.backends import BACKENDS, FLOATS
+from crossent_conformance.implementation import Adapter
 
 
 class Crossent(Adapter):
     """The public functions of `crossent`."""
 
     name = package = "crossent"
-    backends = ("numpy", "torch", "torch-cuda", "cupy", "jax", "dask", "array-api-strict")
-    dtypes = ("float64", "float32", "float16", "bfloat16")
+    backends, dtypes = tuple(BACKENDS), FLOATS
     flat = False
     loss = staticmethod(crossent.cross_entropy)
     loss_and_grad = staticmethod(crossent.cross_entropy_and_grad)

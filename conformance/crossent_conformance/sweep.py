@@ -23,20 +23,24 @@ GAPS = tuple(range(-40, 81))
 LOSS, GRADIENT = KINDS = ("loss", "target gradient")
 
 
-def inputs() -> tuple[np.ndarray, np.ndarray]:
+def inputs(gaps: Sequence[float] = GAPS) -> tuple[np.ndarray, np.ndarray]:
     """One row per gap, the target in class 0."""
-    logits = np.zeros((len(GAPS), V))
-    logits[:, 0] = GAPS
-    return logits, np.zeros(len(GAPS), dtype=np.int64)
+    logits = np.zeros((len(gaps), V))
+    logits[:, 0] = gaps
+    return logits, np.zeros(len(gaps), dtype=np.int64)
+
+
+def place(backend: Backend, dtype: str) -> Place:
+    """Where a subject is asked: called directly, where the backend's arrays allow it."""
+    return Place(backend, dtype, Mode.EAGER if Mode.EAGER in backend.modes else Mode.LAZY)
 
 
 def curves(under_test: Any, backend: Backend, dtypes: Iterable[str]) -> list[dict[str, Any]]:
     """The "curves" of the results, for a subject on a backend: none where it could not be asked."""
-    mode = Mode.EAGER if Mode.EAGER in backend.modes else Mode.LAZY
     return [
         {"backend": backend.name, "dtype": dtype, "what": what, "gaps": list(GAPS), "errors": errors}
         for dtype in dtypes
-        for what, errors in _of_place(under_test, Place(backend, dtype, mode)).items()
+        for what, errors in _of_place(under_test, place(backend, dtype)).items()
     ]
 
 
@@ -45,18 +49,18 @@ def allowed(gaps: Sequence[float], what: str, dtype: str) -> list[float]:
     return [_allowed(gap, what, dtype) for gap in gaps]
 
 
-def _of_place(under_test: Any, place: Place) -> dict[str, list[float | str]]:
+def _of_place(under_test: Any, where: Place) -> dict[str, list[float | str]]:
     logits, targets = inputs()
-    with place.backend.context(place.mode), warnings.catch_warnings(), np.errstate(all="ignore"):
+    with where.backend.context(where.mode), warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         try:
-            logits = place.round(logits)
+            logits = where.round(logits)
         except Exception:
             return {}
         exact_loss, exact_gradient = oracle.cross_entropy(logits, targets, reduction="none")
         for function in (under_test.loss_and_grad, under_test.loss):
             try:
-                result = place.evaluate(function, logits, targets, reduction="none")
+                result = where.evaluate(function, logits, targets, reduction="none")
                 loss, d_logits = result if isinstance(result, tuple) else (result, None)
                 found = {LOSS: _relative(loss, exact_loss)}
             except Exception:

@@ -32,7 +32,7 @@ class Witness:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        with open(path, "r+b") as file:
+        with open(path, "w+b") as file:
             file.truncate(SIZE)
             self._memory = mmap.mmap(file.fileno(), SIZE)
 

@@ -167,27 +167,19 @@ def _answer(config: Any, witness: Any, what: str, argument: Any) -> tuple[str, A
         under_test = plugin.under_test(config)
         witness.forget()
         if what == "probe":
-            return "probe", probe.taken(under_test, _backend(argument))
+            return "probe", probe.taken(under_test, backends.get(argument))
         if what == "refused":
             name, traits = argument
-            return "refused", probe.refused(under_test, _backend(name), traits)
+            return "refused", probe.refused(under_test, backends.get(name), traits)
         if what == "traits":
             plugin.set_traits(config, argument)
             return "traits", None
         assert what == "curves", what
         name, dtypes = argument
-        under_test.begin(plugin.traits_on(config, backends.load(name)), "V1")
-        return "curves", sweep.curves(under_test, _backend(name), dtypes)
+        under_test.begin(plugin.traits_on(config, backends.get(name)), "V1")
+        return "curves", sweep.curves(under_test, backends.get(name), dtypes)
     except subject.SubjectError as error:
         return "error", str(error)
-
-
-def _backend(name: str) -> Any:
-    from crossent_conformance import backends
-
-    found = backends.load(name)
-    assert not isinstance(found, str), found
-    return found
 
 
 def _described(name: str) -> dict[str, Any] | str:

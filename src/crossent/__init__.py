@@ -1,8 +1,7 @@
 """Cross-entropy, once: one loss, one gradient, one set of errors for NumPy, CuPy, PyTorch, JAX and Dask arrays."""
 
-from crossent.choice import explain
+from crossent.api import cross_entropy, cross_entropy_and_grad, explain, perplexity, shift_for_next_token
 from crossent.engines.threads import get_num_threads, set_num_threads
-from crossent.functional import cross_entropy, cross_entropy_and_grad, perplexity, shift_for_next_token
 from crossent.loss import CrossEntropyLoss
 
 __version__ = "0.1.0"

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Generic, Unpack, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from crossent import checks
-from crossent.arrays import A, Array, Float, NoArray, T, TensorLike
-from crossent.functional import Options, cross_entropy, cross_entropy_and_grad
+from crossent.api import cross_entropy, cross_entropy_and_grad
+from crossent.options import LossOptions, OptionNames, options_of
+from crossent.types import A, Array, Float, NoArray, T, TensorLike
 
 if TYPE_CHECKING:
     # Type checkers bring typing_extensions along; a variable with a default is Python's own from 3.13.
@@ -46,20 +46,13 @@ class CrossEntropyLoss(Generic[Gradient]):
     (2, 3, 4)
     """
 
-    def __init__(self, **options: Unpack[Options]) -> None:
+    def __init__(self, **options: Unpack[LossOptions]) -> None:
         """Keep the options, keyword-only, of `crossent.cross_entropy`."""
-        unknown = sorted(set(options) - set(Options.__annotations__))
+        unknown = sorted(set(options) - set(LossOptions.__annotations__))
         if unknown:
-            accepted = ", ".join(Options.__annotations__)
+            accepted = ", ".join(LossOptions.__annotations__)
             raise TypeError(f"CrossEntropyLoss has no option {', '.join(map(repr, unknown))}; accepted: {accepted}")
-        checks.options(
-            options.get("reduction", "mean"),
-            options.get("label_smoothing", 0.0),
-            options.get("smoothing", "others"),
-            options.get("z_loss", 0.0),
-            options.get("algorithm", "stable"),
-            options.get("check_targets", True),
-        )
+        options_of({name: value for name, value in options.items() if name in OptionNames.__annotations__})
         self.options = options
         self._last: tuple[Array, Array, Array | None] | None = None
 

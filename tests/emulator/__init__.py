@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import importlib.util
 import os
 import random
 import shutil
@@ -17,11 +18,12 @@ import tempfile
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from crossent import arrays
 from crossent.engines import cuda
-from crossent.engines.cuda import launch, memory
+from crossent.engines.cuda import launch
+from crossent.libraries.numpy import NumPy
 
 HERE = Path(__file__).parent
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
@@ -39,7 +41,7 @@ class Kernel:
     def __init__(self, chosen, source=cuda.SOURCE):
         self.chosen = chosen
         self.shapes = []
-        self._launch = _library(chosen.macros, source.parent).launch
+        self._launch = built(chosen.macros, source.parent).launch
         self._launch.restype = None
 
     def blocks_per_multiprocessor(self, threads, shared=0):
@@ -67,12 +69,21 @@ class Kernel:
             raise AssertionError(f"{trouble.value.decode()} ({self.chosen}, {shape})")
 
 
-def _address(x):
-    return x.data_ptr() if arrays.is_torch(x) else x.ctypes.data
+class NumPyOnDevice(NumPy):
+    """NumPy's arrays as arrays of a CUDA device."""
+
+    def memory_of(self, device):
+        return "cuda", 0
+
+    def stream(self, x):
+        return 0, 0
+
+
+NUMPY = NumPyOnDevice(np)
 
 
 def install(monkeypatch, device=DEVICE, source=cuda.SOURCE):
-    """Take NumPy arrays and torch's CPU tensors for a CUDA device's, and let the emulator run what is launched there.
+    """Take torch's CPU tensors for a CUDA device's, as `NUMPY` takes NumPy's arrays, and let the emulator run launches.
 
     Returns the kernels by their walks, as they come to be used.
     """
@@ -83,11 +94,11 @@ def install(monkeypatch, device=DEVICE, source=cuda.SOURCE):
             kernels[chosen] = Kernel(chosen, source)
         return kernels[chosen]
 
-    monkeypatch.setattr(arrays, "is_host_memory", lambda x: False)
-    monkeypatch.setattr(arrays, "is_cuda_memory", lambda x: True)
-    monkeypatch.setattr(memory, "address", _address)
-    monkeypatch.setattr(memory, "place", lambda x: (0, 0))
-    monkeypatch.setattr(memory, "is_plain", lambda x: not (arrays.is_torch(x) and x.is_neg()))
+    if importlib.util.find_spec("torch") is not None:
+        from crossent.libraries.torch.library import Torch
+
+        monkeypatch.setattr(Torch, "memory_of", lambda self, device: ("cuda", 0))
+        monkeypatch.setattr(Torch, "stream", lambda self, x: (0, 0))
     monkeypatch.setattr(launch, "properties", lambda number: device)
     monkeypatch.setattr(cuda, "problem", lambda number=0: None)
     monkeypatch.setattr(cuda, "_kernel", kernel)
@@ -95,10 +106,10 @@ def install(monkeypatch, device=DEVICE, source=cuda.SOURCE):
 
 
 @functools.cache
-def _library(macros, sources):
+def built(macros, sources=cuda.SOURCE.parent, source="emulator.cpp"):
     """The emulator built with those macros. Processes that run at the same time share what they build."""
     texts = [path.read_bytes() for path in (*sorted(sources.glob("*.cu*")), *sorted(HERE.glob("*.[hc]*")))]
-    key = hashlib.sha256(repr((macros, texts, COMPILER)).encode()).hexdigest()[:24]
+    key = hashlib.sha256(repr((macros, texts, source, COMPILER)).encode()).hexdigest()[:24]
     folder = Path(tempfile.gettempdir()) / f"crossent-emulator-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / f"{key}.so"
@@ -117,9 +128,7 @@ def _library(macros, sources):
             "-fPIC",
         ]
         command += [f"-I{HERE}", f"-I{sources}", *(f"-D{name}={value}" for name, value in macros)]
-        done = subprocess.run(
-            [*command, HERE / "emulator.cpp", "-o", made], capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([*command, HERE / source, "-o", made], capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(done.stderr)
         made.replace(path)

@@ -32,7 +32,7 @@ void allow_what_the_problem_names(const Problem &p) {
     // Rows that do not count are none of the kernel's business.
     std::vector<bool> counted(p.rows, true);
     for (long long i = 0; i < p.rows; ++i)
-        counted[i] = !(p.limits && p.weight && static_cast<const Real *>(p.weight)[i] == 0);
+        counted[i] = !(!p.ieee && p.weight && static_cast<const Real *>(p.weight)[i] == 0);
     emulator::readable.clear();
     emulator::writable.clear();
     allow(emulator::readable, p.logits, element, p.rows, p.logits_row, p.classes, p.logits_column, &counted);
@@ -41,6 +41,9 @@ void allow_what_the_problem_names(const Problem &p) {
     allow(emulator::readable, p.weight, sizeof(Real), 1, 0, p.rows, 1);
     allow(emulator::readable, p.class_weights, sizeof(Real), 1, 0, p.classes, 1);
     allow(emulator::readable, p.scales, p.scales_format ? 8 : 4, 1, 0, p.scales_row ? p.rows : 1, 1);
+    allow(emulator::readable, p.numbers, sizeof(Real), 4, p.rows, p.rows, 1);
+    allow(emulator::writable, p.found, sizeof(Real), 7, p.rows, p.rows, 1);
+    allow(emulator::writable, p.apart, 8, 1, 0, p.rows, 1);
     allow(emulator::writable, p.losses, sizeof(Real), 1, 0, p.rows, 1);
     allow(emulator::writable, p.gradient, element, p.rows, p.gradient_row, p.classes, p.gradient_column);
 }

@@ -35,20 +35,22 @@ def on_tensors(logits, targets):
     return torch.nn.functional.cross_entropy(logits, targets)
 
 
-def of_contiguous_rows(logits, targets, reduction="mean"):
-    """Rows alone, in float64 alone, read from their memory as if it held nothing else."""
-    if logits.ndim != 2 or logits.dtype != np.float64 or targets.ndim != 1:
-        raise ValueError("accepted: rows of float64")
-    rows = np.lib.stride_tricks.as_strided(logits, logits.shape, (8 * logits.shape[1], 8))
-    return crossent.cross_entropy_and_grad(rows.copy(), targets, reduction=reduction)
+def _of_contiguous_rows(dtype, function):
+    """Rows alone, in one dtype alone, read from their memory as if it held nothing else."""
+
+    def rows_alone(logits, targets, reduction="mean"):
+        if logits.ndim != 2 or logits.dtype != dtype or targets.ndim != 1:
+            raise ValueError(f"accepted: rows of {dtype}")
+        strides = logits.itemsize * logits.shape[1], logits.itemsize
+        rows = np.lib.stride_tricks.as_strided(logits, logits.shape, strides)
+        return function(rows.copy(), targets, reduction=reduction)
+
+    rows_alone.__qualname__ = f"of_contiguous_rows_of_{dtype}"  # as reports call it
+    return rows_alone
 
 
-def of_contiguous_rows_of_float32(logits, targets, reduction="mean"):
-    """The same, in float32."""
-    if logits.ndim != 2 or logits.dtype != np.float32 or targets.ndim != 1:
-        raise ValueError("accepted: rows of float32")
-    rows = np.lib.stride_tricks.as_strided(logits, logits.shape, (4 * logits.shape[1], 4))
-    return crossent.cross_entropy(rows.copy(), targets, reduction=reduction)
+of_contiguous_rows = _of_contiguous_rows("float64", crossent.cross_entropy_and_grad)
+of_contiguous_rows_of_float32 = _of_contiguous_rows("float32", crossent.cross_entropy)
 
 
 def of_another_name(scores, labels):
@@ -120,25 +122,24 @@ def refusing(logits, targets):
     raise ValueError("never")
 
 
-def of_three(logits, targets, reduction="mean"):
-    """A pair and something else."""
-    return (*crossent.cross_entropy_and_grad(logits, targets, reduction=reduction), None)
+def _returning(change):
+    """Something else than the pair."""
+
+    def loss(logits, targets, reduction="mean"):
+        return change(crossent.cross_entropy_and_grad(logits, targets, reduction=reduction))
+
+    return loss
 
 
-def of_four_arrays(logits, targets, reduction="mean"):
-    """A pair, twice."""
-    return (*crossent.cross_entropy_and_grad(logits, targets, reduction=reduction),) * 2
+of_three = _returning(lambda pair: (*pair, None))
+of_four_arrays = _returning(lambda pair: pair * 2)
+of_a_list = _returning(lambda pair: list(pair) if pair[1].shape == (2, 3) else pair)
+"""No tuple, for three classes in two rows."""
 
 
 def of_nothing(logits, targets):
     """The result forgotten, but for the first call."""
     return crossent.cross_entropy(logits, targets) if logits.shape == (3, 5) else None
-
-
-def of_a_list(logits, targets, reduction="mean"):
-    """A pair, but not a tuple, for five classes in two rows."""
-    pair = crossent.cross_entropy_and_grad(logits, targets, reduction=reduction)
-    return list(pair) if logits.shape == (2, 3) else pair
 
 
 def of_numbers(logits, targets, reduction="mean"):

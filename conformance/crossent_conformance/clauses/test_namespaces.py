@@ -36,7 +36,7 @@ def _can_be(place, argument, other):
     if depth.spares(place) and place.dtype not in ("float32", "bfloat16"):
         return False
     if other in FLOATING:
-        return other in place.backend.dtypes
+        return other in place.backend.dtypes and (other, place.mode) != ("float64", Mode.NO_FLOAT64)
     return argument == "weights" or (argument in ("class_weights", "denominator") and other != "bool")
 
 

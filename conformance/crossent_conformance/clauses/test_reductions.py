@@ -182,7 +182,9 @@ def test_R3_an_empty_sequence_among_full_ones(place, subject):
     assert loss[1] == 0
 
 
-@pytest.mark.places(modes=(Mode.EAGER, Mode.LAZY, Mode.TRACED), dtypes=("float64", "float32", "bfloat16"))
+@pytest.mark.places(
+    modes=(Mode.EAGER, Mode.LAZY, Mode.TRACED, Mode.STRICTEST), dtypes=("float64", "float32", "bfloat16")
+)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "sequence"])
 def test_R4_a_million_tokens(place, subject, reduction):
     distinct, distinct_targets = cases.gaps(4, (-3.0, -1.0, 0.0, 2.0, 6.0, 12.0))
@@ -197,7 +199,7 @@ def test_R4_a_million_tokens(place, subject, reduction):
 
 
 @pytest.mark.clause("R4", "R2")
-@pytest.mark.places(modes=(Mode.EAGER, Mode.LAZY), dtypes=("float32", "float64"))
+@pytest.mark.places(modes=(Mode.EAGER, Mode.LAZY, Mode.STRICTEST), dtypes=("float32", "float64"))
 @pytest.mark.parametrize("kind", ["tokens", "classes"])
 def test_R4_a_million_weights_that_are_no_round_numbers(place, subject, kind):
     """A running sum in float32 of multiples of such a weight is off in the third digit."""

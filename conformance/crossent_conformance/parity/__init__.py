@@ -1,10 +1,5 @@
 """`crossent parity`: the same inputs to the same implementation on several backends, and what an earlier run had.
 
-`answers` asks the `cases`, and what comes back is data from then on: `compare`, `verdict` and the reports, `report` and
-`html`, know no array library, and it is the same to them whether answers were given now or lie in a `file`. Others need
-the command alone; to read its arguments imports no more than the standard library.
+`answers` asks the `cases`, and what comes back is data from then on: `compare`, `verdict` and `report` know no array
+library, and it is the same to them whether answers were given now or lie in a `file`. Others need the `command` alone.
 """
-
-from crossent_conformance.parity.command import configure, run
-
-__all__ = ["configure", "run"]

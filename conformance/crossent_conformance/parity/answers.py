@@ -1,30 +1,31 @@
 """The same inputs to the same implementation on several backends: asking, and the answers as data.
 
-    results = ask_all(under_test, backends, dtypes, names, seed=0)
+    ask_all(under_test, backends, dtypes, names, results, listener)
 
-holds what every backend answered to every case in every dtype, bit for bit, so that runs on machines that never meet
-can be compared (`compare`) long after (`file`). An answer is the loss and its gradient; or the error that was raised
-instead; or what the implementation lacks for the question.
+adds to the results what every backend answered to every case in every dtype, bit for bit, so that runs on machines
+that never meet can be compared (`compare`) long after (`file`). An answer is the loss and its gradient; or the error
+that was raised instead; or what the implementation lacks for the question.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from crossent_conformance.adapter import Traits, UnderTest
-from crossent_conformance.backends import Backend, Mode
+from crossent_conformance.backends import Backend
 from crossent_conformance.bad_calls import BAD_CALLS
 from crossent_conformance.evidence import WrongTypeError
+from crossent_conformance.implementation import DoesNotApply
 from crossent_conformance.parity.cases import CASES, Problem
 from crossent_conformance.places import Place
 from crossent_conformance.refused import Bad
-from crossent_conformance.subject import DoesNotApply
 
 ERRORS = "errors"
 """The name of the cases that must be refused."""
@@ -32,7 +33,8 @@ NAMES = (*CASES, ERRORS)
 PARTS = ("loss", "d_logits")
 Refusal = tuple[str, str] | None
 """The type and text of an error; None where the call was accepted."""
-Listener = Callable[[str, int, int], None]
+Answer = dict[str, Any]
+"""What came back: an `Array` for each of the PARTS; or {"raises": (type, text)}; or {"lacks": what}."""
 
 
 @dataclass(frozen=True)
@@ -44,22 +46,12 @@ class Array:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came back: values, or an error, or what is lacking."""
-
-    values: dict[str, Array] = field(default_factory=dict)
-    error: tuple[str, str] | None = None
-    lacks: str = ""
-
-
-@dataclass(frozen=True)
 class Asked:
-    """One case in one dtype, and the answer of each backend."""
+    """One case in one dtype, the fingerprint of its inputs, and the answer of each backend."""
 
     case: str
     dtype: str
-    fingerprint: str
-    """Of the inputs."""
+    inputs: str
     answers: dict[str, Answer]
 
 
@@ -71,38 +63,31 @@ class Results:
     seed: int
     backends: dict[str, dict[str, Any]]
     not_covered: dict[str, str]
+    machine: dict[str, Any]
+    created: str
+    command: str
+    seconds: float = 0.0
     asked: list[Asked] = field(default_factory=list)
     errors: dict[str, dict[str, Refusal]] = field(default_factory=dict)
-    machine: dict[str, Any] = field(default_factory=dict)
-    created: str = ""
-    command: str = ""
-    seconds: float = 0.0
 
 
 def ask_all(
     under_test: UnderTest,
     backends: dict[str, tuple[Backend, Traits]],
     dtypes: Iterable[str],
-    names: Iterable[str],
-    seed: int,
-    listener: Listener = lambda name, done, planned: None,
-) -> Results:
+    names: Sequence[str],
+    results: Results,
+    listener: Callable[[str], Any],
+) -> None:
     """Ask every backend every case of those names, in each of the dtypes that it and the implementation have."""
     began = time.monotonic()
-    results = Results(
-        subject={"name": under_test.name, "spec": under_test.spec, "version": under_test.version},
-        seed=seed,
-        backends={name: _described(backend, traits) for name, (backend, traits) in backends.items()},
-        not_covered={},
-    )
-    names, dtypes = list(names), list(dtypes)
     for done, name in enumerate(names):
-        listener(name, done, len(names))
+        listener(f"{done}/{len(names)} {name}")
         if name == ERRORS:
             results.errors = _refusals(under_test, backends)
             continue
         for dtype in dtypes:
-            problem = CASES[name].problem(dtype, seed)
+            problem = CASES[name].problem(dtype, results.seed)
             answers = {}
             for key, (backend, traits) in backends.items():
                 if dtype in traits.dtypes:
@@ -110,10 +95,10 @@ def ask_all(
                     answers[key] = _ask(under_test, Place(backend, dtype, backend.modes[0]), problem)
             results.asked.append(Asked(name, dtype, problem.fingerprint, answers))
     results.seconds = time.monotonic() - began
-    return results
 
 
-def _described(backend: Backend, traits: Traits) -> dict[str, Any]:
+def described(backend: Backend, traits: Traits) -> dict[str, Any]:
+    """What the results tell of a backend."""
     return {
         "version": backend.version,
         "device": backend.device,
@@ -135,19 +120,16 @@ def _ask(under_test: UnderTest, place: Place, problem: Problem) -> Answer:
                     raise
                 options.pop("grad_output", None)
                 result = place.call(under_test.loss, problem.logits, problem.targets, **options)
-            return Answer(_read(place, result))
+            return _read(place, result)
     except NotImplementedError as missing:
-        return Answer(lacks=str(missing) or "it raised NotImplementedError")
+        return {"lacks": str(missing) or "it raised NotImplementedError"}
     except Exception as error:  # whatever it raises is its answer
-        return Answer(error=(type(error).__name__, str(error)))
+        return {"raises": (type(error).__name__, str(error))}
 
 
-def _read(place: Place, result: Any) -> dict[str, Array]:
-    parts = result if isinstance(result, tuple) else (result,)
-    if len(parts) > len(PARTS):
-        raise WrongTypeError(f"{len(parts)} results came back, not a loss and its gradient")
+def _read(place: Place, result: Any) -> Answer:
     found = {}
-    for name, part in zip(PARTS, parts, strict=False):
+    for name, part in zip(PARTS, result if isinstance(result, tuple) else (result,), strict=False):
         if not place.backend.owns(part):
             kind = f"{type(part).__module__}.{type(part).__qualname__}"
             raise WrongTypeError(f"{kind} came back, not an array of {place.backend.name}")
@@ -165,10 +147,8 @@ def _refusals(under_test: UnderTest, backends: dict[str, tuple[Backend, Traits]]
             if (bad.only and backend.name not in bad.only) or "float32" not in traits.dtypes:
                 continue
             under_test.begin(traits, "A5")
-            try:
+            with contextlib.suppress(NotImplementedError):
                 refusals[key] = _refusal(under_test, backend, bad)
-            except NotImplementedError:
-                continue
         if any(refusals.values()):
             found[bad.name] = refusals
     return found
@@ -178,9 +158,8 @@ def _refusal(under_test: UnderTest, backend: Backend, bad: Bad) -> Refusal:
     def make(values: Any, dtype: str | None = None) -> Any:
         return backend.asarray(values, dtype or str(values.dtype))
 
-    mode: Mode = backend.modes[0]
     try:
-        with warnings.catch_warnings(), backend.context(mode), backend.during_call():
+        with warnings.catch_warnings(), backend.context(backend.modes[0]), backend.during_call():
             warnings.simplefilter("ignore")
             bad.call(under_test, make)
     except NotImplementedError:

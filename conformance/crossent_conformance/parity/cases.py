@@ -55,41 +55,27 @@ class Case:
     about: str
     make: Callable[[Draw], Given]
 
+    @cache  # noqa: B019 - a case lives as long as the list
     def problem(self, dtype: str, seed: int) -> Problem:
         """The case in that dtype."""
-        return _problem(self, dtype, seed)
-
-
-@cache
-def _problem(case: Case, dtype: str, seed: int) -> Problem:
-    logits, targets, options = case.make(Draw(f"{case.name}/{seed}"))
-    logits = rounded(logits, dtype)
-    targets = rounded(targets, dtype) if targets.dtype.kind == "f" else targets
-    return Problem(logits, targets, options, fingerprint(logits, targets, options))
+        logits, targets, options = self.make(Draw(f"{self.name}/{seed}"))
+        logits = rounded(logits, dtype)
+        targets = rounded(targets, dtype) if targets.dtype.kind == "f" else targets
+        return Problem(logits, targets, options, fingerprint(logits, targets, options))
 
 
 # ---- the list
 
 
-def _hard(*tokens: int, V: int, scale: float = 2.0, **options: Any) -> Callable[[Draw], Given]:
-    """Hard targets; an option that is a function is made of the case's numbers."""
+def _random(*tokens: int, V: int, soft: bool = False, scale: float = 2.0, **options: Any) -> Callable[[Draw], Given]:
+    """Hard targets, or soft ones; an option that is a function is made of the case's numbers."""
 
     def make(draw: Draw) -> Given:
-        logits, targets = draw.logits(*tokens, V, scale=scale), draw.targets(*tokens, V=V)
-        return logits, targets, _drawn(options, draw)
+        logits = draw.logits(*tokens, V, scale=scale)
+        targets = draw.distributions(*tokens, V) if soft else draw.targets(*tokens, V=V)
+        return logits, targets, {name: value(draw) if callable(value) else value for name, value in options.items()}
 
     return make
-
-
-def _soft(*tokens: int, V: int, **options: Any) -> Callable[[Draw], Given]:
-    def make(draw: Draw) -> Given:
-        return draw.logits(*tokens, V), draw.distributions(*tokens, V), _drawn(options, draw)
-
-    return make
-
-
-def _drawn(options: dict[str, Any], draw: Draw) -> dict[str, Any]:
-    return {name: value(draw) if callable(value) else value for name, value in options.items()}
 
 
 def _weights(*shape: int) -> Callable[[Draw], np.ndarray]:
@@ -181,47 +167,48 @@ def _everything(targets: bool, algorithm: str) -> Callable[[Draw], Given]:
 CASES = {
     case.name: case
     for case in (
-        Case("plain", "ten classes", _hard(8, V=10, reduction="none")),
-        Case("plain-V1", "a single class", _hard(3, V=1, reduction="none")),
-        Case("plain-V2", "two classes", _hard(8, V=2, reduction="none")),
-        Case("plain-V1000", "a thousand classes", _hard(3, V=1000, reduction="none")),
-        Case("plain-0d", "one token, without an axis", _hard(V=5, reduction="none")),
-        Case("plain-4d", "three axes of tokens", _hard(2, 3, 2, V=5, reduction="none")),
-        Case("no-tokens", "an empty batch", _hard(0, V=5, reduction="mean")),
+        Case("plain", "ten classes", _random(8, V=10, reduction="none")),
+        Case("plain-V1", "a single class", _random(3, V=1, reduction="none")),
+        Case("plain-V2", "two classes", _random(8, V=2, reduction="none")),
+        Case("plain-V1000", "a thousand classes", _random(3, V=1000, reduction="none")),
+        Case("plain-0d", "one token, without an axis", _random(V=5, reduction="none")),
+        Case("plain-4d", "three axes of tokens", _random(2, 3, 2, V=5, reduction="none")),
+        Case("no-tokens", "an empty batch", _random(0, V=5, reduction="mean")),
         Case("confident", "the target ahead, or behind", _confident(GAPS, 10, reduction="none")),
         Case("confident-wide", "losses down to 1e-295", _confident(WIDE_GAPS, 10, reduction="none")),
-        Case("large-logits", "logits up to 8192", _hard(8, V=10, scale=2048.0, reduction="none")),
+        Case("large-logits", "logits up to 8192", _random(8, V=10, scale=2048.0, reduction="none")),
         Case("shifted", "a constant added to each row", _shifted),
         Case("vocabulary", "50257 classes", _vocabulary),
         Case("many-tokens", "the mean of 4096 tokens", _many),
-        Case("mean", "the mean", _hard(4, 6, V=7, reduction="mean")),
-        Case("sum", "the sum", _hard(4, 6, V=7, reduction="sum")),
-        Case("sequence", "a mean for each sequence", _hard(4, 6, V=7, reduction="sequence")),
-        Case("ignore-index", "one class ignored", _hard(4, 6, V=7, ignore_index=3)),
+        Case("mean", "the mean", _random(4, 6, V=7, reduction="mean")),
+        Case("sum", "the sum", _random(4, 6, V=7, reduction="sum")),
+        Case("sequence", "a mean for each sequence", _random(4, 6, V=7, reduction="sequence")),
+        Case("ignore-index", "one class ignored", _random(4, 6, V=7, ignore_index=3)),
         Case("nothing-counted", "every token ignored", _nothing),
-        Case("weights", "a weight for each token", _hard(4, 6, V=7, weights=_weights(4, 6))),
-        Case("class-weights", "a weight for each class", _hard(4, 6, V=7, class_weights=_weights(7))),
-        Case("both-weights", "both", _hard(4, 6, V=7, weights=_weights(6), class_weights=_weights(7))),
+        Case("weights", "a weight for each token", _random(4, 6, V=7, weights=_weights(4, 6))),
+        Case("class-weights", "a weight for each class", _random(4, 6, V=7, class_weights=_weights(7))),
+        Case("both-weights", "both", _random(4, 6, V=7, weights=_weights(6), class_weights=_weights(7))),
         Case("denominator-tokens", "divided by the number of tokens",
-             _hard(4, 6, V=7, weights=_weights(4, 6), denominator="tokens")),
-        Case("denominator-number", "divided by a number", _hard(4, 6, V=7, denominator=10.0)),
+             _random(4, 6, V=7, weights=_weights(4, 6), denominator="tokens")),
+        Case("denominator-number", "divided by a number", _random(4, 6, V=7, denominator=10.0)),
         Case("denominator-array", "divided by a 0-d array",
-             _hard(4, 6, V=7, denominator=lambda _draw: np.asarray(10.0))),
+             _random(4, 6, V=7, denominator=lambda _draw: np.asarray(10.0))),
         Case("grad-output", "a scale for each row's gradient",
-             _hard(4, 6, V=7, reduction="none", grad_output=_weights(4, 6))),
+             _random(4, 6, V=7, reduction="none", grad_output=_weights(4, 6))),
         Case("smoothing-others", "label smoothing over the other classes",
-             _hard(4, 6, V=7, reduction="none", label_smoothing=0.125)),
+             _random(4, 6, V=7, reduction="none", label_smoothing=0.125)),
         Case("smoothing-uniform", "label smoothing over all classes",
-             _hard(4, 6, V=7, reduction="none", label_smoothing=0.125, smoothing="uniform")),
+             _random(4, 6, V=7, reduction="none", label_smoothing=0.125, smoothing="uniform")),
         Case("smoothing-weights", "label smoothing with class weights",
-             _hard(4, 6, V=7, label_smoothing=0.125, smoothing="uniform", class_weights=_weights(7))),
+             _random(4, 6, V=7, label_smoothing=0.125, smoothing="uniform", class_weights=_weights(7))),
         Case("smoothing-confident", "label smoothing where the target is ahead",
              _confident(GAPS, 10, reduction="none", label_smoothing=0.125)),
-        Case("z-loss", "z-loss", _hard(4, 6, V=7, reduction="none", z_loss=0.015625)),
-        Case("soft", "probabilities as targets", _soft(4, 6, V=7, reduction="none")),
-        Case("soft-weights", "with both weights", _soft(4, 6, V=7, weights=_weights(4, 6), class_weights=_weights(7))),
-        Case("soft-smoothing", "with label smoothing", _soft(4, 6, V=7, label_smoothing=0.125)),
-        Case("explicit", "softmax, clip, logarithm", _hard(8, V=10, reduction="none", algorithm="explicit")),
+        Case("z-loss", "z-loss", _random(4, 6, V=7, reduction="none", z_loss=0.015625)),
+        Case("soft", "probabilities as targets", _random(4, 6, V=7, soft=True, reduction="none")),
+        Case("soft-weights", "with both weights",
+             _random(4, 6, V=7, soft=True, weights=_weights(4, 6), class_weights=_weights(7))),
+        Case("soft-smoothing", "with label smoothing", _random(4, 6, V=7, soft=True, label_smoothing=0.125)),
+        Case("explicit", "softmax, clip, logarithm", _random(8, V=10, reduction="none", algorithm="explicit")),
         Case("explicit-clipped", "where the clip is reached",
              _confident((-89.0, -30.0, -5.0, 0.0, 5.0), 10, reduction="none", algorithm="explicit")),
         Case("everything", "all options at once", _everything(True, "stable")),

@@ -1,28 +1,24 @@
-"""`crossent parity`: arguments in, reports out; exit code 0 if backends agree, 1 if they do not, 2 for misuse.
-
-Reading the arguments imports nothing but the standard library: `configure` is called by every `crossent` command.
-"""
+"""`crossent parity`: arguments in, reports out; exit code 0 if backends agree, 1 if they do not, 2 for misuse."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import datetime
 import fnmatch
-import importlib.util
-import shlex
-import sys
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from crossent_conformance.command import UsageError, check_file, write_files
+from crossent_conformance import arguments
+from crossent_conformance.arguments import UsageError
+from crossent_conformance.backends import BACKENDS, FLOATS, load
 
 if TYPE_CHECKING:
     from crossent_conformance.adapter import Traits, UnderTest
     from crossent_conformance.backends import Backend
-    from crossent_conformance.parity.answers import Listener, Results
+    from crossent_conformance.parity.answers import Results
 
+HELP = "the same inputs on several backends, and on an earlier run's"
 Chosen = dict[str, "tuple[Backend, Traits]"]
 
 
@@ -33,13 +29,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="SPEC",
         help="the implementation: MODULE:ATTRIBUTE or FILE.py:ATTRIBUTE (default: crossent)",
     )
-    for name, metavar, what in (
-        ("backend", "NAME", "the array libraries to compare (default: all that can be used here)"),
-        ("dtype", "NAME", "of the logits (default: all that two of the backends, or the baseline, have)"),
-        ("case", "NAME", "cases to ask, by name or pattern (default: all, and the refused calls, 'errors')"),
+    for name, what in (
+        ("backend", "the array libraries to compare (default: all that can be used here)"),
+        ("dtype", "of the logits (default: all that two of the backends, or the baseline, have)"),
+        ("case", "cases to ask, by name or pattern (default: all, and the refused calls, 'errors')"),
     ):
-        parser.add_argument(f"--{name}", nargs="+", action="extend", default=[], metavar=metavar, help=what)
-    parser.add_argument("--seed", type=_seed, metavar="N", help="of the inputs (default: the baseline's, or 0)")
+        parser.add_argument(f"--{name}", nargs="+", action="extend", default=[], metavar="NAME", help=what)
+    seeds = "of the inputs (default: the baseline's, or 0)"
+    parser.add_argument("--seed", type=arguments.whole, metavar="N", help=seeds)
     parser.add_argument("--baseline", type=Path, metavar="FILE", help="compare with the JSON of an earlier run, too")
     parser.add_argument(
         "--slack", type=_eps, default=2.0, metavar="EPS",
@@ -52,33 +49,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the report as one HTML page")
 
 
+def _eps(text: str) -> float:
+    return arguments.finite(text, lambda value: value >= 0, "a number of at least 0")
+
+
+@arguments.told
 def run(given: argparse.Namespace) -> int:
     """Ask, compare, print the report, write the files."""
-    if importlib.util.find_spec("mpmath") is None:
-        raise UsageError("the suite needs what is not installed: pip install mpmath")
-    from crossent_conformance.parity import file, html, report
+    arguments.check_installed("mpmath", "rich", *(("jinja2", "matplotlib") if given.html else ()))
+    from crossent_conformance.parity import file, report
     from crossent_conformance.parity.verdict import judge
 
     names = _names(given.case)
-    _check_dtypes(given.dtype)
-    for path in (given.json, given.html):
-        check_file(path)
-    try:
-        baseline = None if given.baseline is None else file.read(given.baseline)
-        results = _asked(given, names, baseline) if given.results is None else _of_file(given, names)
-    except file.BadFileError as error:
-        raise UsageError(str(error)) from error
+    arguments.check_names("dtype", given.dtype, FLOATS)
+    arguments.check_files(given.json, given.html)
+    baseline = None if given.baseline is None else file.read(given.baseline)
+    results = _asked(given, names, baseline) if given.results is None else _of_file(given, names)
     if baseline is not None and baseline.seed != results.seed:
         raise UsageError(f"the baseline has seed {baseline.seed}, not {results.seed}; accepted: the same seed")
     picked = names if given.case else None
     verdict = judge(results, baseline, given.slack, picked, given.dtype or None)
     print(report.text(verdict))
-    write_files(
-        [
-            (given.json, lambda: file.as_text(verdict).encode()),
-            (given.html, lambda: html.page(verdict).encode()),
-        ]
-    )
+
+    def page() -> bytes:
+        from crossent_conformance import page
+
+        return page.of_parity(verdict).encode()
+
+    arguments.write_files([(given.json, lambda: file.as_text(verdict).encode()), (given.html, page)])
     if verdict.problems:
         return 1
     if not verdict.compared and not (given.json and verdict.records):
@@ -87,6 +85,8 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _asked(given: argparse.Namespace, names: list[str], baseline: Results | None) -> Results:
+    from rich.console import Console
+
     from crossent_conformance import subject
     from crossent_conformance.parity import answers
     from crossent_conformance.results import machine
@@ -104,12 +104,17 @@ def _asked(given: argparse.Namespace, names: list[str], baseline: Results | None
         raise UsageError(f"{found} alone has nothing to be compared with{why}; accepted: {accepted}")
     seed = given.seed if given.seed is not None else baseline.seed if baseline is not None else 0
     dtypes = _dtypes(chosen, given.dtype, baseline)
-    with _listening() as listener:
-        results = answers.ask_all(under_test, chosen, dtypes, names, seed, listener)
-    results.not_covered = not_covered
-    results.machine = machine()
-    results.created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    results.command = shlex.join(["crossent", "parity", *_words(given)])
+    results = answers.Results(
+        subject={"name": under_test.name, "spec": under_test.spec, "version": under_test.version},
+        seed=seed,
+        backends={name: answers.described(*on) for name, on in chosen.items()},
+        not_covered=not_covered,
+        machine=machine(),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        command=arguments.words("parity", given, "subject", "seed", "baseline", "backend", "dtype", "case"),
+    )
+    with Console(stderr=True).status("") as status:  # on a terminal: the case that is being asked
+        answers.ask_all(under_test, chosen, dtypes, names, results, status.update)
     return results
 
 
@@ -123,23 +128,18 @@ def _of_file(given: argparse.Namespace, names: list[str]) -> Results:
     for name in given.backend:
         if name not in results.backends:
             raise UsageError(f"{given.results} has no backend {name!r}; accepted: {', '.join(results.backends)}")
-    kept = given.backend or list(results.backends)
-    results.backends = {name: item for name, item in results.backends.items() if name in kept}
-    results.asked = [
-        answers.Asked(
-            asked.case, asked.dtype, asked.fingerprint,
-            {name: answer for name, answer in asked.answers.items() if name in kept},
-        )
-        for asked in results.asked
-        if (not given.case or asked.case in names) and (not given.dtype or asked.dtype in given.dtype)
-    ]  # fmt: skip
-    if answers.ERRORS not in names:
-        results.errors = {}
-    results.errors = {
-        call: {name: refusal for name, refusal in refusals.items() if name in kept}
-        for call, refusals in results.errors.items()
-    }
-    return results
+    kept, dtypes = given.backend or results.backends, given.dtype or FLOATS
+
+    def of_kept(found: dict[str, Any]) -> dict[str, Any]:
+        return {name: found[name] for name in found if name in kept}
+
+    asked = [item for item in results.asked if (item.case in names or not given.case) and item.dtype in dtypes]
+    return replace(
+        results,
+        backends=of_kept(results.backends),
+        asked=[replace(item, answers=of_kept(item.answers)) for item in asked],
+        errors={call: of_kept(refusals) for call, refusals in results.errors.items() if answers.ERRORS in names},
+    )
 
 
 def _names(patterns: list[str]) -> list[str]:
@@ -153,14 +153,12 @@ def _names(patterns: list[str]) -> list[str]:
 
 def _backends(under_test: UnderTest, asked: list[str]) -> tuple[Chosen, dict[str, str]]:
     """The backends that can be used, and why the others cannot; one that was asked for has to."""
-    from crossent_conformance import backends, probe
+    from crossent_conformance import probe
 
-    for name in asked:
-        if name not in backends.BACKENDS:
-            raise UsageError(f"unknown backend {name!r}; accepted: {', '.join(backends.BACKENDS)}")
+    arguments.check_names("backend", asked, BACKENDS)
     chosen, not_covered = {}, {}
-    for name in asked or backends.BACKENDS:
-        backend = backends.load(name)
+    for name in asked or BACKENDS:
+        backend = load(name)
         if isinstance(backend, str):
             not_covered[name] = backend
             continue
@@ -176,8 +174,6 @@ def _backends(under_test: UnderTest, asked: list[str]) -> tuple[Chosen, dict[str
 
 def _dtypes(chosen: Chosen, asked: list[str], baseline: Results | None) -> list[str]:
     """The dtypes in which something can be compared; of one backend without a baseline, all that can be recorded."""
-    from crossent_conformance.backends import FLOATS
-
     holders = {dtype: [name for name, (_, traits) in chosen.items() if dtype in traits.dtypes] for dtype in FLOATS}
     before = {item.dtype for item in baseline.asked} if baseline is not None else set()
     fewest = 2 if len(chosen) > 1 or baseline is not None else 1
@@ -189,54 +185,3 @@ def _dtypes(chosen: Chosen, asked: list[str], baseline: Results | None) -> list[
     if not found:
         raise UsageError(f"{', '.join(chosen)} have no dtype in common")
     return [dtype for dtype in found if not asked or dtype in asked]
-
-
-def _check_dtypes(asked: list[str]) -> None:
-    from crossent_conformance.backends import FLOATS
-
-    for dtype in asked:
-        if dtype not in FLOATS:
-            raise UsageError(f"unknown dtype {dtype!r}; accepted: {', '.join(FLOATS)}")
-
-
-def _words(given: argparse.Namespace) -> list[str]:
-    words = []
-    for name in ("subject", "seed", "baseline"):
-        if getattr(given, name) is not None:
-            words += [f"--{name}", str(getattr(given, name))]
-    for name in ("backend", "dtype", "case"):
-        if getattr(given, name):
-            words += [f"--{name}", *getattr(given, name)]
-    return words
-
-
-@contextlib.contextmanager
-def _listening() -> Iterator[Listener]:
-    """The case that is being asked, on a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda name, done, planned: None
-        return
-
-    def show(name: str, done: int, planned: int) -> None:
-        print(f"\r\x1b[K{done}/{planned} {name}", end="", file=sys.stderr, flush=True)
-
-    try:
-        yield show
-    finally:
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
-    return int(text)
-
-
-def _eps(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
-    return value

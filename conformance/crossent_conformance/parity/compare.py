@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +26,10 @@ from crossent_conformance.parity.answers import PARTS, Answer, Array, Asked, Res
 from crossent_conformance.parity.cases import CASES, Problem
 from crossent_conformance.units import Exact
 
-INFINITE = math.inf
 Sized = tuple[Exact, np.ndarray]
 """Exact values, and the size of the terms of each."""
+Far = tuple[float, float, str]
+"""In eps, as a fraction of what is allowed, and what the two have where that is largest."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,6 @@ class Difference:
     eps: float
     fraction: float
     text: str
-    """What the two have, where the fraction is largest."""
 
     @property
     def fails(self) -> bool:
@@ -51,20 +52,15 @@ class Difference:
 
     def __str__(self) -> str:
         """In one line."""
-        first, second = self.between
-        if math.isinf(self.fraction):
-            return f"{self.case} {self.dtype} {self.what}: {first} and {second} are not the same: {self.text}"
-        return (
-            f"{self.case} {self.dtype} {self.what}: {first} and {second} differ by {self.eps:.3g} eps, "
-            f"{self.fraction:.3g} times what is allowed: {self.text}"
-        )
+        how = f"differ by {self.eps:.3g} eps, {self.fraction:.3g} times what is allowed"
+        how = "are not the same" if math.isinf(self.fraction) else how
+        return f"{self.case} {self.dtype} {self.what}: {' and '.join(self.between)} {how}: {self.text}"
 
 
 def problem_of(asked: Asked, seed: int) -> Problem | None:
     """What was asked; None where this version of the suite would ask something else under that name."""
-    case = CASES.get(asked.case)
-    problem = None if case is None else case.problem(asked.dtype, seed)
-    return problem if problem is not None and problem.fingerprint == asked.fingerprint else None
+    problem = CASES[asked.case].problem(asked.dtype, seed) if asked.case in CASES else None
+    return problem if problem is not None and problem.fingerprint == asked.inputs else None
 
 
 def among(results: Results) -> list[Difference]:
@@ -82,7 +78,7 @@ def against(results: Results, baseline: Results) -> list[Difference]:
     found = []
     for asked in results.asked:
         before = then.get((asked.case, asked.dtype))
-        if before is not None and before.fingerprint == asked.fingerprint:
+        if before is not None and before.inputs == asked.inputs:
             old = [(f"{name} of the baseline", answer) for name, answer in before.answers.items()]
             found += _compared(asked, results.seed, itertools.product(asked.answers.items(), old))
     return found
@@ -94,46 +90,57 @@ def _compared(
     problem = problem_of(asked, seed)
     if problem is None:
         return []
-    exact = {what: (value, _size_of_terms(value.allowed)) for what, value in problem.exact.items()}
-    return [difference for first, second in pairs for difference in _pair(asked, exact, first, second)]
+    sized = {what: (exact, _size_of_terms(exact.allowed)) for what, exact in problem.exact.items()}
+    return [
+        Difference(asked.case, asked.dtype, what, (first[0], second[0]), *far)
+        for first, second in pairs
+        for what, far in _parts(asked.dtype, sized, first, second)
+    ]
 
 
-def _pair(
-    asked: Asked, exact: dict[str, Sized], first: tuple[str, Answer], second: tuple[str, Answer]
-) -> list[Difference]:
-    (name, one), (other_name, other) = first, second
-    between = name, other_name
-    if one.lacks or other.lacks:
-        return []
-    if one.error or other.error:
-        same = one.error is not None and other.error is not None and one.error[0] == other.error[0]
-        text = f"{name}: {_outcome(one)}; {other_name}: {_outcome(other)}"
-        return [] if same else [Difference(asked.case, asked.dtype, "answer", between, INFINITE, INFINITE, text)]
-    found = []
+def _parts(
+    dtype: str, sized: dict[str, Sized], first: tuple[str, Answer], second: tuple[str, Answer]
+) -> Iterator[tuple[str, Far]]:
+    """What of two answers can be compared, and how far it is apart."""
+    one, other = first[1], second[1]
+    if "lacks" in one or "lacks" in other:
+        return
+    if "raises" in one or "raises" in other:
+        if one.get("raises", ("values",))[0] != other.get("raises", ("values",))[0]:
+            said = (f"{name}: {': '.join(answer.get('raises', ('values',)))}" for name, answer in (first, second))
+            yield "answer", (math.inf, math.inf, "; ".join(said))
+        return
     for what in PARTS:
-        if what in one.values and what in other.values:
-            eps, fraction, text = _far(one.values[what], other.values[what], *exact[what], asked.dtype, what)
-            found.append(Difference(asked.case, asked.dtype, what, between, eps, fraction, text))
+        if what in one and what in other:
+            yield what, _far(one[what], other[what], *sized[what], dtype, what)
+
+
+def largest(differences: Iterable[Difference]) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
+    """The largest eps and the largest fraction of each case and dtype, by part, and which two are that far apart."""
+    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for item in differences:
+        parts = found.setdefault((item.case, item.dtype), {})
+        before = parts.get(item.what, {"eps": -1.0, "fraction": -1.0})
+        parts[item.what] = {
+            "eps": max(item.eps, before["eps"]),
+            "fraction": max(item.fraction, before["fraction"]),
+            "between": list(item.between) if item.fraction > before["fraction"] else before["between"],
+        }
     return found
 
 
-def _outcome(answer: Answer) -> str:
-    return f"{answer.error[0]}: {answer.error[1]}" if answer.error else "values"
-
-
-def _far(one: Array, other: Array, exact: Exact, size: np.ndarray, dtype: str, what: str) -> tuple[float, float, str]:
-    if one.values.shape != other.values.shape:
-        return INFINITE, INFINITE, f"shapes {one.values.shape} and {other.values.shape}"
+def _far(one: Array, other: Array, exact: Exact, size: np.ndarray, dtype: str, what: str) -> Far:
+    a, b = (np.asarray(part.values, dtype=np.float64) for part in (one, other))
+    if a.shape != b.shape:
+        return math.inf, math.inf, f"shapes {a.shape} and {b.shape}"
     if one.dtype != other.dtype:
-        return INFINITE, INFINITE, f"dtypes {one.dtype} and {other.dtype}"
-    if one.values.shape != exact.shape:
-        return INFINITE, INFINITE, f"both have shape {one.values.shape}, the contract {exact.shape}"
-    if one.values.size == 0:
+        return math.inf, math.inf, f"dtypes {one.dtype} and {other.dtype}"
+    if a.shape != exact.shape:
+        return math.inf, math.inf, f"both have shape {a.shape}, the contract {exact.shape}"
+    if a.size == 0:
         return 0.0, 0.0, "nothing to compare"
     compute = "float32" if dtype in HALF else dtype
-    stored = dtype if what == "d_logits" else compute
-    a, b = (np.asarray(part.values, dtype=np.float64) for part in (one, other))
-    eps, fractions = _apart(a, b, exact, size, compute, stored)
+    eps, fractions = _apart(a, b, exact, size, compute, dtype if what == "d_logits" else compute)
     where = np.unravel_index(int(fractions.argmax()), fractions.shape)
     text = f"{float(a[where])!r} and {float(b[where])!r}, exactly {float(exact.high[where])!r}"
     if where:
@@ -141,9 +148,7 @@ def _far(one: Array, other: Array, exact: Exact, size: np.ndarray, dtype: str, w
     return float(eps.max()), float(fractions.max()), text
 
 
-def _apart(
-    a: np.ndarray, b: np.ndarray, exact: Exact, size: np.ndarray, compute: str, stored: str
-) -> tuple[np.ndarray, np.ndarray]:
+def _apart(a: np.ndarray, b: np.ndarray, exact: Exact, size: np.ndarray, compute: str, stored: str) -> np.ndarray:
     """Each difference, in eps and as a fraction of what is allowed."""
     high, floor = np.abs(exact.high), units.FLOOR[compute]
     roundings = [
@@ -151,16 +156,14 @@ def _apart(
         for got in (a, b)
     ]
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        apart = np.abs(a - b)
         allowed = 2 * exact.allowed * units.EPS[compute] + roundings[0] + roundings[1]
         unit = np.maximum(units.EPS[stored] * np.maximum(high, size), units.SMALLEST[stored])
-        eps, fraction = apart / unit, apart / allowed
+        apart = np.abs(a - b) / np.stack([unit, allowed])
     tiny = (high < floor) & (exact.allowed > 0)
     for got, rounding in zip((a, b), roundings, strict=True):
         tiny &= np.abs(got) <= floor + rounding
     same = (a == b) | (np.isnan(a) & np.isnan(b)) | tiny
-    other = ~same & ~(np.isfinite(a) & np.isfinite(b))
-    return np.where(same, 0.0, np.where(other, np.inf, eps)), np.where(same, 0.0, np.where(other, np.inf, fraction))
+    return np.where(same, 0.0, np.where(np.isfinite(a) & np.isfinite(b), apart, np.inf))
 
 
 def _size_of_terms(allowed: np.ndarray) -> np.ndarray:

@@ -27,111 +27,73 @@ from typing import Any
 
 import numpy as np
 
+from crossent_conformance.arguments import UsageError
 from crossent_conformance.backends import FLOATS
-from crossent_conformance.parity.answers import PARTS, Answer, Array, Asked, Refusal, Results
-from crossent_conformance.parity.compare import Difference
+from crossent_conformance.parity.answers import PARTS, Answer, Array, Asked, Results
+from crossent_conformance.parity.compare import largest
 from crossent_conformance.parity.verdict import Verdict
 from crossent_conformance.results import standard
 
 FORMAT = "crossent-parity/1"
-
-
-class BadFileError(Exception):
-    """The file is none of ours; the message says in one line why."""
+KINDS = {
+    "subject": dict, "seed": int, "backends": dict, "not_covered": dict, "errors": dict, "machine": dict,
+    "created": str, "command": str,
+}  # fmt: skip
+"""The fields of a run that are written as they are."""
 
 
 def as_text(verdict: Verdict) -> str:
     """The run as it is written."""
-    return json.dumps(document(verdict), indent=1, allow_nan=False) + "\n"
-
-
-def document(verdict: Verdict) -> dict[str, Any]:
-    """The form that is written."""
-    results, baseline = verdict.results, verdict.baseline
-    worst = by_case(verdict.among)
-    found: dict[str, Any] = standard(
-        {
-            "format": FORMAT,
-            "created": results.created,
-            "command": results.command,
-            "seed": results.seed,
-            "seconds": round(results.seconds, 1),
-            "machine": results.machine,
-            "subject": results.subject,
-            "backends": results.backends,
-            "not_covered": results.not_covered,
-            "cases": [
-                {
-                    "case": asked.case,
-                    "dtype": asked.dtype,
-                    "inputs": asked.fingerprint,
-                    "largest": {
-                        what: worst[asked.case, asked.dtype, what]
-                        for what in ("answer", *PARTS)
-                        if (asked.case, asked.dtype, what) in worst
-                    },
-                    "answers": {name: _encoded(answer) for name, answer in asked.answers.items()},
-                }
-                for asked in results.asked
-            ],
-            "errors": results.errors,
-            "baseline": baseline
-            and {
-                "created": baseline.created,
-                "machine": baseline.machine,
-                "subject": baseline.subject,
-                "backends": baseline.backends,
-                "largest": {" ".join(key): value for key, value in by_case(verdict.against).items()},
+    results, baseline, worst = verdict.results, verdict.baseline, largest(verdict.among)
+    document = {
+        "format": FORMAT,
+        **{name: getattr(results, name) for name in KINDS},
+        "seconds": round(results.seconds, 1),
+        "cases": [
+            {
+                **vars(asked),
+                "largest": worst.get((asked.case, asked.dtype), {}),
+                "answers": {name: _encoded(answer) for name, answer in asked.answers.items()},
+            }
+            for asked in results.asked
+        ],
+        "baseline": baseline
+        and {
+            **{name: getattr(baseline, name) for name in ("created", "machine", "subject", "backends")},
+            "largest": {
+                " ".join([*key, what]): value
+                for key, parts in largest(verdict.against).items()
+                for what, value in parts.items()
             },
-            "holds": not verdict.problems if verdict.compared or verdict.problems else None,
-            "problems": [problem.text for problem in verdict.problems],
-            "notes": verdict.notes,
-        }
-    )
-    return found
+        },
+        "holds": not verdict.problems if verdict.compared or verdict.problems else None,
+        "problems": [problem.text for problem in verdict.problems],
+        "notes": verdict.notes,
+    }
+    return json.dumps(standard(document), indent=1, allow_nan=False) + "\n"
 
 
 def read(path: Path) -> Results:
-    """The results in a file; BadFileError where there are none."""
+    """The results in a file; UsageError where there are none."""
     try:
-        text = path.read_text(encoding="utf-8")
+        data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise BadFileError(f"cannot read {path}: {error.strerror}") from error
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise BadFileError(f"{path} is not JSON: it is not text") from error
-    try:
-        data = json.loads(text)
+        raise UsageError(f"{path} is not JSON: it is not text") from error
     except (ValueError, RecursionError) as error:
-        raise BadFileError(f"{path} is not JSON: {error}") from error
+        raise UsageError(f"{path} is not JSON: {error}") from error
     given = data.get("format") if isinstance(data, dict) else None
     if given != FORMAT:
-        raise BadFileError(f"{path} is not a file of crossent parity: its format is {given!r}; accepted: {FORMAT!r}")
+        raise UsageError(f"{path} is not a file of crossent parity: its format is {given!r}; accepted: {FORMAT!r}")
     try:
         return _results(data)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, zlib.error) as error:
-        raise BadFileError(f"{path} is damaged: {type(error).__name__}: {error}") from error
-
-
-def by_case(differences: list[Difference]) -> dict[tuple[str, str, str], dict[str, Any]]:
-    """The largest eps and the largest fraction of each case and part, and who is that far apart."""
-    found: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for item in differences:
-        key = item.case, item.dtype, item.what
-        before = found.get(key, {"eps": -1.0, "fraction": -1.0})
-        found[key] = {
-            "eps": max(item.eps, before["eps"]),
-            "fraction": max(item.fraction, before["fraction"]),
-            "between": list(item.between) if item.fraction > before["fraction"] else before["between"],
-        }
-    return found
+        raise UsageError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
 
 def _encoded(answer: Answer) -> dict[str, Any]:
-    if answer.error:
-        return {"raises": list(answer.error)}
-    if answer.lacks:
-        return {"lacks": answer.lacks}
-    return {what: _array(part) for what, part in answer.values.items()}
+    return {name: _array(item) if name in PARTS else item for name, item in answer.items()}
 
 
 def _array(array: Array) -> dict[str, Any]:
@@ -142,27 +104,19 @@ def _array(array: Array) -> dict[str, Any]:
 
 
 def _results(data: dict[str, Any]) -> Results:
-    results = Results(
-        subject={name: data["subject"][name] for name in ("name", "spec", "version")},
-        seed=_typed(data["seed"], int),
-        backends={
-            name: {key: item[key] for key in ("version", "device", "dtypes", "mode", "notes")}
-            for name, item in data["backends"].items()
-        },
-        not_covered=_typed(data["not_covered"], dict),
-        errors={
-            name: {backend: _refusal(item) for backend, item in refusals.items()}
-            for name, refusals in data["errors"].items()
-        },
-        machine=_typed(data["machine"], dict),
-        created=_typed(data["created"], str),
-        command=_typed(data["command"], str),
-        seconds=float(data["seconds"]),
-    )
+    given = {name: _typed(data[name], kind) for name, kind in KINDS.items()}
+    given["subject"] = {name: given["subject"][name] for name in ("name", "spec", "version")}
+    for name, item in given["backends"].items():
+        given["backends"][name] = {key: item[key] for key in ("version", "device", "dtypes", "mode", "notes")}
+    given["errors"] = {
+        name: {backend: item and _texts(item) for backend, item in refusals.items()}
+        for name, refusals in given["errors"].items()
+    }
+    results = Results(**given, seconds=float(data["seconds"]))
     for item in data["cases"]:
-        answers = {name: _answer(answer) for name, answer in item["answers"].items()}
         if item["dtype"] not in FLOATS:
             raise ValueError(f"dtype {item['dtype']!r}")
+        answers = {name: _answer(answer) for name, answer in item["answers"].items()}
         results.asked.append(Asked(_typed(item["case"], str), item["dtype"], _typed(item["inputs"], str), answers))
     return results
 
@@ -173,17 +127,17 @@ def _typed(value: Any, kind: type) -> Any:
     return value
 
 
-def _refusal(item: Any) -> Refusal:
-    return None if item is None else (str(item[0]), str(item[1]))
+def _texts(error: list[Any]) -> tuple[str, str]:
+    return str(error[0]), str(error[1])
 
 
 def _answer(item: Any) -> Answer:
     item = _typed(item, dict)
     if "raises" in item:
-        return Answer(error=(str(item["raises"][0]), str(item["raises"][1])))
+        return {"raises": _texts(item["raises"])}
     if "lacks" in item:
-        return Answer(lacks=str(item["lacks"]))
-    return Answer({what: _decoded(item[what]) for what in PARTS if what in item})
+        return {"lacks": str(item["lacks"])}
+    return {what: _decoded(item[what]) for what in PARTS if what in item}
 
 
 def _decoded(item: dict[str, Any]) -> Array:

@@ -1,24 +1,27 @@
 """The verdict of `crossent parity` on a terminal: a table of case x dtype, then what fails, then one line.
 
 A cell says how far the two most distant results are apart: the largest difference in eps, and in brackets as a fraction
-of what the contract allows. `Cells` is what the table and the HTML page have in common.
+of what the contract allows. `cells` is what the table and the HTML page have in common.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from crossent_conformance.parity.answers import ERRORS, PARTS, Results
-from crossent_conformance.parity.compare import Difference
-from crossent_conformance.parity.file import by_case
-from crossent_conformance.parity.verdict import Verdict
+from rich.console import RenderableType
 
-NAME = 21
-WIDTH = 14
+from crossent_conformance import terminal
+from crossent_conformance.parity.answers import ERRORS, Results
+from crossent_conformance.parity.compare import Difference, largest
+from crossent_conformance.parity.verdict import Verdict
+from crossent_conformance.table import number
+
 MOST_PROBLEMS = 30
 """More problems than these are counted, not told."""
+PART_NAMES = {"loss": "loss", "d_logits": "grad", "answer": "answer"}
 
 
 @dataclass(frozen=True)
@@ -30,15 +33,12 @@ class Cell:
     largest: dict[str, dict[str, Any]]
     """By part: eps, fraction, between."""
 
-    @property
-    def eps(self) -> float:
-        """The largest of the parts."""
-        return max((part["eps"] for part in self.largest.values()), default=0.0)
-
-    @property
-    def fraction(self) -> float:
-        """The largest of the parts."""
-        return max((part["fraction"] for part in self.largest.values()), default=0.0)
+    def __str__(self) -> str:
+        """What the table has."""
+        if self.status not in ("same", "differs"):
+            return {"alone": "", "does not apply": "no"}.get(self.status, self.status)
+        eps, fraction = (max(part[name] for part in self.largest.values()) for name in ("eps", "fraction"))
+        return f"FAILS {number(fraction)}" if self.status == "differs" else f"{number(eps)} ({number(fraction)})"
 
 
 Cells = dict[tuple[str, str], Cell]
@@ -46,34 +46,22 @@ Cells = dict[tuple[str, str], Cell]
 
 def cells(results: Results, differences: list[Difference]) -> Cells:
     """The table of these differences."""
-    largest = by_case(differences)
-    found = {}
+    worst, found = largest(differences), {}
     for asked in results.asked:
-        parts = {
-            what: largest[asked.case, asked.dtype, what]
-            for what in ("answer", *PARTS)
-            if (asked.case, asked.dtype, what) in largest
-        }
+        parts = worst.get((asked.case, asked.dtype), {})
         answers = asked.answers.values()
         if parts:
             status = "differs" if any(part["fraction"] > 1 for part in parts.values()) else "same"
-        elif any(answer.lacks for answer in answers):
+        elif any("lacks" in answer for answer in answers):
             status = "does not apply"
         else:
-            status = "raises" if any(answer.error for answer in answers) else "alone"
+            status = "raises" if any("raises" in answer for answer in answers) else "alone"
         found[asked.case, asked.dtype] = Cell(status, parts)
     return found
 
 
-def number(value: float) -> str:
-    """In few characters."""
-    if math.isinf(value):
-        return "inf"
-    return f"{value:.2f}" if 0 < value < 10 else f"{value:.0f}" if value < 1e4 else f"{value:.0e}"
-
-
 def described(results: Results) -> str:
-    """Who was asked, in one line."""
+    """Which implementation was asked on which backends, in one line."""
     backends = ", ".join(f"{name} {item['version']}" for name, item in results.backends.items())
     return f"{results.subject['name']} {results.subject['version'] or ''}".rstrip() + f": {backends}"
 
@@ -91,24 +79,27 @@ def errors(verdict: Verdict) -> str:
 
 def text(verdict: Verdict) -> str:
     """The whole report."""
+    return terminal.text(*_parts(verdict))
+
+
+def _parts(verdict: Verdict) -> Iterator[RenderableType]:
     results, baseline = verdict.results, verdict.baseline
-    lines = [described(results)]
-    lines += [f"{name}: not covered: {why}" for name, why in results.not_covered.items()]
+    yield described(results)
+    yield from (f"{name}: not covered: {why}" for name, why in results.not_covered.items())
     if verdict.among or (baseline is None and len(results.backends) > 1):
-        lines += ["", "Largest difference between backends, in eps (1 in brackets is what the contract allows):"]
-        lines += _table(results, cells(results, verdict.among))
+        yield "\nLargest difference between backends, in eps (1 in brackets is what the contract allows):"
+        yield _table(results, verdict.among)
     if baseline is not None:
-        lines += ["", f"Largest difference to the baseline of {baseline.created}, {described(baseline)}:"]
-        lines += _table(results, cells(results, verdict.against))
+        yield f"\nLargest difference to the baseline of {baseline.created}, {described(baseline)}:"
+        yield _table(results, verdict.against)
     if errors(verdict):
-        lines += ["", f"{ERRORS}: {errors(verdict)}"]
+        yield f"\n{ERRORS}: {errors(verdict)}"
     if verdict.problems:
-        lines += ["", "What fails:"]
-        lines += [f"  {problem.text}" for problem in verdict.problems[:MOST_PROBLEMS]]
+        yield "\nWhat fails:"
+        yield from (f"  {problem.text}" for problem in verdict.problems[:MOST_PROBLEMS])
     if len(verdict.problems) > MOST_PROBLEMS:
-        lines += [f"  and {len(verdict.problems) - MOST_PROBLEMS} more, which --json and --html tell"]
-    lines += ["", *(f"Note: {note}." for note in verdict.notes), conclusion(verdict)]
-    return "\n".join(lines)
+        yield f"  and {len(verdict.problems) - MOST_PROBLEMS} more, which --json and --html tell"
+    yield "\n".join(["", *(f"Note: {note}." for note in verdict.notes), conclusion(verdict)])
 
 
 def nothing(verdict: Verdict) -> str:
@@ -119,9 +110,7 @@ def nothing(verdict: Verdict) -> str:
 
 def conclusion(verdict: Verdict) -> str:
     """In one line."""
-    results = verdict.results
-    everything = [*verdict.among, *verdict.against]
-    finite = [item for item in everything if math.isfinite(item.eps)]
+    finite = [item for item in (*verdict.among, *verdict.against) if math.isfinite(item.eps)]
     worst = max(finite, key=lambda item: item.eps, default=None)
     told = ""
     if worst is not None and worst.eps == 0:
@@ -129,28 +118,18 @@ def conclusion(verdict: Verdict) -> str:
     elif worst is not None:
         where = worst.eps, worst.case, worst.dtype, worst.what
         pairs = [item.between for item in finite if (item.eps, item.case, item.dtype, item.what) == where]
-        who = "; ".join(f"{first} and {second}" for first, second in pairs)
-        told = f" Largest: {number(worst.eps)} eps, {worst.case} {worst.dtype} {worst.what}, {who}."
-    word = f"{len(verdict.problems)} problems" if len(verdict.problems) != 1 else "1 problem"
-    held = f"fails: {word}" if verdict.problems else "parity holds" if verdict.compared else nothing(verdict)
+        said = "; ".join(f"{first} and {second}" for first, second in pairs)
+        told = f" Largest: {number(worst.eps)} eps, {worst.case} {worst.dtype} {worst.what}, {said}."
+    count = len(verdict.problems)
+    failing = f"fails: {count} problem{'s' if count != 1 else ''}"
+    held = failing if count else "parity holds" if verdict.compared else nothing(verdict)
+    results = verdict.results
     return f"{results.subject['name']}: {held}.{told} {results.seconds:.0f} seconds, seed {results.seed}."
 
 
-def _table(results: Results, found: Cells) -> list[str]:
+def _table(results: Results, differences: list[Difference]) -> RenderableType:
+    found = cells(results, differences)
     dtypes = list(dict.fromkeys(asked.dtype for asked in results.asked))
-    names = list(dict.fromkeys(asked.case for asked in results.asked))
-    lines = [(" " * NAME + "".join(dtype.ljust(WIDTH) for dtype in dtypes)).rstrip()]
-    for name in names:
-        row = [_cell(found.get((name, dtype))) for dtype in dtypes]
-        lines.append((name.ljust(NAME) + "".join(cell.ljust(WIDTH) for cell in row)).rstrip())
-    return lines
-
-
-def _cell(cell: Cell | None) -> str:
-    if cell is None or cell.status == "alone":
-        return ""
-    if cell.status in ("does not apply", "raises"):
-        return "no" if cell.status == "does not apply" else cell.status
-    if cell.status == "differs":
-        return f"FAILS {number(cell.fraction)}"
-    return f"{number(cell.eps)} ({number(cell.fraction)})"
+    names = dict.fromkeys(asked.case for asked in results.asked)
+    rows = [[name, *(str(found.get((name, dtype), "")) for dtype in dtypes)] for name in names]
+    return terminal.columns(["", *dtypes], rows)

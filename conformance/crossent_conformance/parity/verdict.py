@@ -11,11 +11,14 @@ for then nothing can be said. `names` and `dtypes` are what the user picked, if 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 
-from crossent_conformance.parity.answers import ERRORS, Answer, Asked, Refusal, Results
+from crossent_conformance.parity.answers import ERRORS, PARTS, Asked, Refusal, Results
 from crossent_conformance.parity.compare import Difference, against, among, problem_of
+
+_PART = attrgetter("case", "dtype", "what")
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,10 @@ class Problem:
     text: str
     regression: bool = False
     """Whether it is a baseline that says so."""
+
+
+def _problem(of: Asked | Difference, text: str) -> Problem:
+    return Problem(of.case, of.dtype, f"{of.case} {of.dtype}{text}")
 
 
 @dataclass
@@ -55,171 +62,114 @@ class Verdict:
     def records(self) -> bool:
         """Whether these are answers of one backend alone, for a later run to be compared with."""
         answers = [answer for asked in self.results.asked for answer in asked.answers.values()]
-        found = bool(self.results.errors) or any(answer.values or answer.error for answer in answers)
+        found = bool(self.results.errors) or any("lacks" not in answer for answer in answers)
         return found and self.baseline is None and len(self.results.backends) == 1
 
 
 def judge(
     results: Results,
-    baseline: Results | None = None,
-    slack: float = 2.0,
-    names: Collection[str] | None = None,
-    dtypes: Collection[str] | None = None,
+    baseline: Results | None,
+    slack: float,
+    names: Collection[str] | None,
+    dtypes: Collection[str] | None,
 ) -> Verdict:
-    """The verdict on a run, alone or beside an earlier one."""
+    """What the run comes to, by itself or against a baseline."""
     verdict = Verdict(results, baseline, among(results))
-    verdict.problems += _unknown(results)
-    verdict.problems += [Problem(item.case, item.dtype, str(item)) for item in _worst(verdict.among, _case_and_part)]
-    verdict.problems += _differing_refusals(results.errors)
+    why = ": cannot be compared: this version of the suite has other inputs for it"
+    verdict.problems += [_problem(asked, why) for asked in results.asked if problem_of(asked, results.seed) is None]
+    verdict.problems += _worst(verdict.among, _PART)
+    verdict.problems += [_differing(*item) for item in results.errors.items() if len(set(item[1].values())) > 1]
     if baseline is not None:
         verdict.against = against(results, baseline)
-        found = _regressions(verdict, baseline, slack, names, dtypes)
-        verdict.problems += [replace(problem, regression=True) for problem in found]
-        verdict.notes = _notes(results, baseline)
+        verdict.problems += [
+            replace(problem, regression=True) for problem in _regressions(verdict, baseline, slack, names, dtypes)
+        ]
+        verdict.notes = list(_notes(results, baseline))
     return verdict
 
 
 def _regressions(
     verdict: Verdict, baseline: Results, slack: float, names: Collection[str] | None, dtypes: Collection[str] | None
-) -> list[Problem]:
+) -> Iterator[Problem]:
     results = verdict.results
+    yield from _worst(verdict.against, lambda item: (*_PART(item), item.between[0]))
+    inputs = {(asked.case, asked.dtype): asked.inputs for asked in results.asked}
     then = [
         asked
         for asked in baseline.asked
         if (names is None or asked.case in names) and (dtypes is None or asked.dtype in dtypes)
     ]
-    found = [Problem(item.case, item.dtype, str(item)) for item in _worst(verdict.against, _and_backend)]
-    found += _incomparable(results, then)
-    found += _grown(verdict.among, among(baseline), slack)
-    found += _missing(results, then)
+    for asked in then:
+        if inputs.get((asked.case, asked.dtype), asked.inputs) != asked.inputs:
+            yield _problem(asked, ": cannot be compared: the baseline had other inputs")
+    yield from _grown(verdict.among, among(baseline), slack)
+    yield from _missing(results, then)
     if names is None or ERRORS in names:
-        found += _changed_refusals(results, baseline)
-    return found
+        yield from _changed_refusals(results, baseline)
 
 
-def _case_and_part(item: Difference) -> tuple[str, ...]:
-    return item.case, item.dtype, item.what
-
-
-def _and_backend(item: Difference) -> tuple[str, ...]:
-    return item.case, item.dtype, item.what, item.between[0]
-
-
-def _worst(differences: Iterable[Difference], key: Callable[[Difference], tuple[str, ...]]) -> list[Difference]:
+def _worst(differences: Iterable[Difference], key: Callable[[Difference], tuple[str, ...]]) -> list[Problem]:
     """Of the failing differences of one key, the largest: the others are the same story."""
     worst: dict[tuple[str, ...], Difference] = {}
     for item in differences:
         if item.fails and (key(item) not in worst or item.fraction > worst[key(item)].fraction):
             worst[key(item)] = item
-    return list(worst.values())
+    return [Problem(item.case, item.dtype, str(item)) for item in worst.values()]
 
 
-def _unknown(results: Results) -> list[Problem]:
-    """Of results from a file: what another version of the suite has asked."""
-    why = "this version of the suite has other inputs for it"
-    return [
-        Problem(asked.case, asked.dtype, f"{asked.case} {asked.dtype}: cannot be compared: {why}")
-        for asked in results.asked
-        if problem_of(asked, results.seed) is None
-    ]
-
-
-def _incomparable(results: Results, asked_then: list[Asked]) -> list[Problem]:
-    now = {(asked.case, asked.dtype): asked.fingerprint for asked in results.asked}
-    return [
-        Problem(then.case, then.dtype, f"{then.case} {then.dtype}: cannot be compared: the baseline had other inputs")
-        for then in asked_then
-        if now.get((then.case, then.dtype), then.fingerprint) != then.fingerprint
-    ]
-
-
-def _grown(now: list[Difference], then: list[Difference], slack: float) -> list[Problem]:
-    before = {(*_case_and_part(item), *sorted(item.between)): item.eps for item in then}
-    found = []
+def _grown(now: list[Difference], then: list[Difference], slack: float) -> Iterator[Problem]:
+    before = {(*_PART(item), *sorted(item.between)): item.eps for item in then}
     for item in now:
-        eps = before.get((*_case_and_part(item), *sorted(item.between)), math.inf)
+        eps = before.get((*_PART(item), *sorted(item.between)), math.inf)
         if item.eps > eps + slack and not item.fails:
-            first, second = item.between
-            text = (
-                f"{item.case} {item.dtype} {item.what}: {first} and {second} differ by {item.eps:.3g} eps, "
-                f"in the baseline by {eps:.3g}: {item.text}"
-            )
-            found.append(Problem(item.case, item.dtype, text))
-    return found
+            both = f"{' and '.join(item.between)} differ by {item.eps:.3g} eps"
+            yield _problem(item, f" {item.what}: {both}, in the baseline by {eps:.3g}: {item.text}")
 
 
-def _missing(results: Results, asked_then: list[Asked]) -> list[Problem]:
+def _missing(results: Results, asked_then: list[Asked]) -> Iterator[Problem]:
     """What the baseline has a result of, and this run of the same backend has not."""
     now = {(asked.case, asked.dtype): asked.answers for asked in results.asked}
     dtypes = {asked.dtype for asked in results.asked}
-    found = []
     for then in asked_then:
-        answers = now.get((then.case, then.dtype), {})
         for name, before in then.answers.items():
             if name not in results.backends:
                 continue
             if then.dtype not in dtypes and then.dtype in results.backends[name]["dtypes"]:
                 continue  # no other backend had it when these results were made: a note says so
-            answer = answers.get(name)
-            lost = [what for what in before.values if answer is None or what not in answer.values]
+            answer = now.get((then.case, then.dtype), {}).get(name, {})
+            lost = [what for what in PARTS if what in before and what not in answer]
             if lost:
-                why = _why(answer)
-                text = f"{then.case} {then.dtype}: {name} has no {' and no '.join(lost)} any more: {why}"
-                found.append(Problem(then.case, then.dtype, text))
-    return found
+                why = "it was not given" if answer else "it was not asked"
+                why = f"the subject lacks {answer['lacks']}" if "lacks" in answer else why
+                why = f"it raises {': '.join(answer['raises'])}" if "raises" in answer else why
+                yield _problem(then, f": {name} has no {' and no '.join(lost)} any more: {why}")
 
 
-def _why(answer: Answer | None) -> str:
-    if answer is None:
-        return "it was not asked"
-    if answer.error:
-        return f"it raises {answer.error[0]}: {answer.error[1]}"
-    return f"the subject lacks {answer.lacks}" if answer.lacks else "it was not given"
-
-
-def _differing_refusals(errors: dict[str, dict[str, Refusal]]) -> list[Problem]:
-    return [
-        Problem(ERRORS, "", f"{ERRORS} {name}: {_listed(refusals)}")
-        for name, refusals in errors.items()
-        if len(set(refusals.values())) > 1
-    ]
-
-
-def _changed_refusals(results: Results, baseline: Results) -> list[Problem]:
-    found = []
+def _changed_refusals(results: Results, baseline: Results) -> Iterator[Problem]:
     for name, before in baseline.errors.items():
         now = results.errors.get(name, {})
-        both = [backend for backend in before if backend in results.backends]
-        others = {f"{backend} of the baseline": refusal for backend, refusal in before.items()}
-        if both and not now:
-            found.append(Problem(ERRORS, "", f"{ERRORS} {name}: refused in the baseline, not any more"))
+        if not now and before.keys() & results.backends.keys():
+            yield Problem(ERRORS, "", f"{ERRORS} {name}: refused in the baseline, not any more")
         elif len(set(now.values())) == 1 and not set(now.values()) <= set(before.values()):
-            found.append(Problem(ERRORS, "", f"{ERRORS} {name}: {_listed(now | others)}"))
-    return found
+            yield _differing(name, now | {f"{backend} of the baseline": refusal for backend, refusal in before.items()})
 
 
-def _listed(refusals: dict[str, Refusal]) -> str:
-    """Who says what, those who say the same together."""
+def _differing(name: str, refusals: dict[str, Refusal]) -> Problem:
+    """Of a call that is not refused alike: which backends say what, those that say the same together."""
     said: dict[Refusal, list[str]] = {}
-    for name, refusal in refusals.items():
-        said.setdefault(refusal, []).append(name)
-    return "; ".join(
-        f"{', '.join(names)}: {'accepted' if refusal is None else ': '.join(refusal)}"
-        for refusal, names in said.items()
-    )
+    for backend, refusal in refusals.items():
+        said.setdefault(refusal, []).append(backend)
+    words = (f"{', '.join(names)}: {': '.join(refusal or ('accepted',))}" for refusal, names in said.items())
+    return Problem(ERRORS, "", f"{ERRORS} {name}: {'; '.join(words)}")
 
 
-def _notes(results: Results, baseline: Results) -> list[str]:
-    notes = []
+def _notes(results: Results, baseline: Results) -> Iterator[str]:
     if baseline.subject["name"] != results.subject["name"]:
-        notes.append(f"the baseline is of another subject, {baseline.subject['name']}")
-    left = [name for name in baseline.backends if name not in results.backends]
-    asked_now = {asked.dtype for asked in results.asked}
-    left += list(dict.fromkeys(asked.dtype for asked in baseline.asked if asked.dtype not in asked_now))
-    if left:
-        notes.append(f"in the baseline, not asked now: {', '.join(left)}")
-    known = {asked.case for asked in baseline.asked}
-    new = list(dict.fromkeys(asked.case for asked in results.asked if asked.case not in known))
-    if new:
-        notes.append(f"not in the baseline: {', '.join(new)}")
-    return notes
+        yield f"the baseline is of another subject, {baseline.subject['name']}"
+    dtypes, cases = {asked.dtype for asked in results.asked}, {asked.case for asked in baseline.asked}
+    left = dict.fromkeys(name for name in baseline.backends if name not in results.backends)
+    left |= dict.fromkeys(asked.dtype for asked in baseline.asked if asked.dtype not in dtypes)
+    new = dict.fromkeys(asked.case for asked in results.asked if asked.case not in cases)
+    for what, names in (("in the baseline, not asked now", left), ("not in the baseline", new)):
+        if names:
+            yield f"{what}: {', '.join(names)}"

@@ -10,6 +10,10 @@ from __future__ import annotations
 
 import importlib.metadata
 from dataclasses import dataclass
+from typing import Any
+
+from crossent_conformance.adapter import SOFT, is_soft
+from crossent_conformance.implementation import DoesNotApply
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,15 @@ class Peer:
     @property
     def version(self) -> str | None:
         """The version that is installed, None where there is none. The textbook is of no package, and always there."""
-        try:
-            return importlib.metadata.version(self.package) if self.package else ""
-        except importlib.metadata.PackageNotFoundError:
-            return None
+        return installed(self.package) if self.package else ""
+
+
+def installed(package: str) -> str | None:
+    """The version of a distribution that is installed; None where there is none."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 _HERE = "crossent_conformance.peers"
@@ -62,3 +71,9 @@ PEERS = (
     ),
     Peer("textbook", f"{_HERE}.textbook:textbook", "", ("numpy",), "−mean(log(softmax + 1e-10))"),
 )
+
+
+def refuse_soft(logits: Any, targets: Any) -> None:
+    """Soft targets do not apply to a peer that takes class numbers alone."""
+    if is_soft(logits, targets):
+        raise DoesNotApply(SOFT)

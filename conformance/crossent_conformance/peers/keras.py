@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from crossent_conformance.peers.soft import refuse_soft
-from crossent_conformance.subject import Adapter, DoesNotApply
+from crossent_conformance.implementation import Adapter, DoesNotApply
+from crossent_conformance.peers import refuse_soft
 
 BACKEND = os.environ.get("KERAS_BACKEND", "jax")
 REDUCTIONS = {"mean": "mean_with_sample_weight", "sum": "sum", "none": "none"}

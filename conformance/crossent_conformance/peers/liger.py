@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from crossent_conformance.peers.soft import refuse_soft
-from crossent_conformance.subject import Adapter, DoesNotApply
+from crossent_conformance.implementation import Adapter, DoesNotApply
+from crossent_conformance.peers import refuse_soft
 
 MOST_ROWS = 2000
 MOST_LOGITS = 2**24

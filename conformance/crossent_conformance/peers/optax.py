@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from crossent_conformance.peers.soft import is_soft, refuse_soft
-from crossent_conformance.subject import Adapter
+from crossent_conformance.adapter import is_soft
+from crossent_conformance.implementation import Adapter
+from crossent_conformance.peers import refuse_soft
 
 NAMES: Mapping[str, Any] = {"targets": "labels"}
 

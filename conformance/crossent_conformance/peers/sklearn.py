@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from crossent_conformance.peers.soft import refuse_soft
-from crossent_conformance.subject import Adapter, DoesNotApply
+from crossent_conformance.implementation import Adapter, DoesNotApply
+from crossent_conformance.peers import refuse_soft
 
 
 class LogLoss(Adapter):

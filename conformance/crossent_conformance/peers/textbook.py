@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from crossent_conformance.peers.soft import refuse_soft
-from crossent_conformance.subject import Adapter
+from crossent_conformance.implementation import Adapter
+from crossent_conformance.peers import refuse_soft
 
 
 class Textbook(Adapter):

@@ -9,64 +9,62 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from crossent_conformance.peers.soft import refuse_soft
-from crossent_conformance.subject import Adapter, DoesNotApply
+from crossent_conformance.implementation import Adapter, DoesNotApply
+from crossent_conformance.peers import refuse_soft
 
 MOST_CLASSES = 4096
 """The identity has as many columns as rows."""
 
 
-class _Torch(Adapter):
-    """What PyTorch's have in common: their reductions, their smoothing, and an index that is ignored by default."""
+class Functional(Adapter):
+    """`torch.nn.functional.cross_entropy`, and what PyTorch's others have in common with it."""
 
+    name = "torch.nn.functional.cross_entropy"
     package = "torch"
     backends = ("torch", "torch-cuda")
     flat = True
     fixed: Mapping[str, Any] = {"smoothing": "uniform"}
     names: Mapping[str, Any] = {"logits": "input", "targets": "target", "class_weights": "weight"}
 
-    @staticmethod
-    def options(logits, class_weights, ignore_index, reduction):
+    def loss(self, logits, targets, *, class_weights=None, ignore_index=None, reduction="mean", label_smoothing=0.0):
         if reduction == "sequence":
             raise DoesNotApply("reduction='sequence'")
         # The weights have to be of the dtype of the logits; what is no tensor is left to PyTorch to refuse.
         weight = class_weights.to(logits.dtype) if hasattr(class_weights, "to") else class_weights
         ignored = {} if ignore_index is None else {"ignore_index": ignore_index}
-        return {"weight": weight, "reduction": reduction, **ignored}
+        options = {"weight": weight, "reduction": reduction, "label_smoothing": label_smoothing, **ignored}
+        return self.function(logits, targets, **options)
 
-
-class Functional(_Torch):
-    """`torch.nn.functional.cross_entropy`."""
-
-    name = "torch.nn.functional.cross_entropy"
-
-    def loss(self, logits, targets, *, class_weights=None, ignore_index=None, reduction="mean", label_smoothing=0.0):
+    def function(self, logits, targets, **options):
+        """What is asked."""
         from torch.nn import functional
 
-        options = self.options(logits, class_weights, ignore_index, reduction)
-        return functional.cross_entropy(logits, targets, label_smoothing=label_smoothing, **options)
+        return functional.cross_entropy(logits, targets, **options)
 
 
-class Linear(_Torch):
+class Linear(Functional):
     """`torch.nn.functional.linear_cross_entropy`, its reference path."""
 
     name = "torch.nn.functional.linear_cross_entropy"
 
-    def loss(self, logits, targets, *, class_weights=None, ignore_index=None, reduction="mean", label_smoothing=0.0):
-        options = self.options(logits, class_weights, ignore_index, reduction)
-        return _linear(logits, targets, label_smoothing=label_smoothing, **options)
+    def function(self, logits, targets, **options):
+        return _linear(logits, targets, **options)
 
 
-class Chunked(_Torch):
+class Chunked(Functional):
     """`torch.nn.functional.linear_cross_entropy` in chunks; with label smoothing it would take the other path."""
 
     name = "torch.nn.functional.linear_cross_entropy, chunked"
 
-    def loss(self, logits, targets, *, class_weights=None, ignore_index=None, reduction="mean"):
+    def loss(self, logits, targets, *, class_weights=None, ignore_index=None, reduction="mean"):  # type: ignore[override]
+        refuse_soft(logits, targets)
+        return super().loss(
+            logits, targets, class_weights=class_weights, ignore_index=ignore_index, reduction=reduction
+        )
+
+    def function(self, logits, targets, **options):
         from torch.nn import LinearCrossEntropyOptions
 
-        refuse_soft(logits, targets)
-        options = self.options(logits, class_weights, ignore_index, reduction)
         return _linear(logits, targets, options=LinearCrossEntropyOptions(), **options)
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from crossent_conformance.implementation import Adapter
 from crossent_conformance.reference import checks
 from crossent_conformance.reference.rows import Call, RowLosses
-from crossent_conformance.subject import Adapter
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A question with its answer, as the dictionary that a JSON file of the vectors holds: from the oracle, at 40 digits.
+"""The answers to the case of a JSON file, as that file holds them: from the oracle, at 40 digits.
 
 The error allowed to each value is V1's, in eps of the compute dtype, and whole: what is stored in half precision may
 be off by half a unit in its last place besides, and what is below 1e-30 (float64: 1e-300) by that much. So a reader
@@ -14,43 +14,42 @@ import numpy as np
 from mpmath import mp, mpf
 
 from crossent_conformance import oracle, units
-from crossent_conformance.repeatable import rounded
-from crossent_conformance.vectors.questions import Question
+from crossent_conformance.vectors import Case
 
 DIGITS = 40
-DEFAULTS = {"reduction": "mean", "smoothing": "others"}
-"""Settings that are left out."""
 SAFE = 2**53 - 1
 """The largest integer that every reader of JSON holds; those past it are strings."""
 _MOST = 1.797e308
 """The largest number of four digits: what is allowed to losses near float64's end would be infinite."""
 _UP = Context(prec=4, rounding=ROUND_UP)
+QUESTION = (
+    "about",
+    "classes",
+    "clause",
+    "dtype",
+    "id",
+    "logits",
+    "options",
+    "repeat",
+    "targets",
+    "targets_dtype",
+    "tokens",
+)
+"""What of a case is given; the rest is its answer. Some answers are made where the case has a field for them."""
 
 
-def answered(clause: str, question: Question, dtype: str) -> dict[str, Any]:
-    """The case, as it is written: flat lists in row-major order, numbers that JSON has not as strings."""
+def answered(given: dict[str, Any]) -> dict[str, Any]:
+    """The case with its answers: flat lists in row-major order, numbers that JSON has not as strings."""
+    asked = {name: given[name] for name in QUESTION if name in given}
+    dtype, repeat = given["dtype"], given.get("repeat", {})
     compute_dtype = dtype if dtype == "float64" else "float32"
-    logits = rounded(question.logits, dtype)
-    hard = question.targets.dtype.kind != "f"
-    targets_dtype = str(question.targets.dtype) if hard else question.soft_dtype or dtype
-    targets = question.targets if hard else rounded(question.targets, targets_dtype)
-    columns = question.columns or [1] * logits.shape[-1]
-    offenders = _offenders(targets, sum(columns), question.options.get("ignore_index")) if hard else []
-    loss, d_logits = _exact(question, logits, targets, offenders)
-
-    options = {name: _value(value) for name, value in question.options.items()}
+    logits, targets, options = Case({**given, "repeat": {}}).arguments()
+    columns = repeat.get("columns", [1] * given["classes"])
+    offenders = _offenders(targets, sum(columns), options.get("ignore_index")) if targets.dtype.kind != "f" else []
+    loss, d_logits = _exact(logits, targets, options, repeat, offenders)
     case: dict[str, Any] = {
-        "id": f"{clause}/{question.name}/{dtype}",
-        "clause": clause,
-        "about": question.about,
-        "dtype": dtype,
+        **asked,
         "eps": units.EPS[compute_dtype],
-        "tokens": list(logits.shape[:-1]),
-        "classes": logits.shape[-1],
-        "logits": _value(logits),
-        "targets": _value(targets),
-        "targets_dtype": targets_dtype,
-        "options": {name: value for name, value in options.items() if value != DEFAULTS.get(name)},
         "loss_dtype": compute_dtype,
         "loss_shape": list(loss.shape),
         "loss": _texts(loss, compute_dtype),
@@ -59,22 +58,19 @@ def answered(clause: str, question: Question, dtype: str) -> dict[str, Any]:
         "d_logits": _texts(d_logits, dtype),
         "d_logits_allowed": _allowed(d_logits, compute_dtype, dtype),
     }
-    if question.rows or question.columns:
-        case["repeat"] = {
-            name: counts for name, counts in (("rows", question.rows), ("columns", question.columns)) if counts
-        }
-    if question.never_negative:
+    if "loss_at_least" in given:
         case["loss_at_least"] = 0
-    if question.sums_to_zero:
+    if "row_sums_allowed" in given:
         case["row_sums_allowed"] = _row_sums(d_logits, columns, compute_dtype, dtype)
-    if question.perplexity:
-        case |= _perplexity(logits, targets, question.options, compute_dtype)
+    if "perplexity" in given:
+        case |= _perplexity(logits, targets, options, compute_dtype)
     if offenders:
         first = offenders[0]
+        value = int(targets.reshape(-1)[first])
         case["refused"] = {
             "error": "IndexError",
             "position": list(map(int, np.unravel_index(first, targets.shape))),
-            "value": _value(targets.reshape(-1)[first : first + 1])[0],
+            "value": value if abs(value) <= SAFE else str(value),
         }
     return case
 
@@ -85,25 +81,25 @@ def _offenders(targets: np.ndarray, V: int, ignore_index: int | None) -> list[in
 
 
 def _exact(
-    question: Question, logits: np.ndarray, targets: np.ndarray, offenders: list[int]
+    logits: np.ndarray, targets: np.ndarray, options: dict[str, Any], repeat: dict[str, list[int]], offenders: list[int]
 ) -> tuple[oracle.Written, oracle.Written]:
     """The oracle's answer to the repeated question, without the repetitions."""
-    options = {name: value for name, value in question.options.items() if name != "check_targets"}
-    reduction = options.get("reduction", "mean")
+    options = {name: value for name, value in options.items() if name != "check_targets"}
+    reduction, columns = options.get("reduction", "mean"), repeat.get("columns")
     first = np.arange(logits.shape[-1])
-    if question.columns:
-        first = np.cumsum([0, *question.columns[:-1]])
-        logits = np.repeat(logits, question.columns, axis=-1)
+    if columns:
+        first = np.cumsum([0, *columns[:-1]])
+        logits = np.repeat(logits, columns, axis=-1)
         assert targets.dtype.kind != "f"
-        assert set(targets.tolist()) <= set(first[np.array(question.columns) == 1]), "a target that is one of many"
+        assert set(targets.tolist()) <= set(first[np.array(columns) == 1]), "a target that is one of many"
     if offenders:
         assert reduction == "none"
         skipped = [*offenders, *(i for i, t in enumerate(targets.reshape(-1)) if t == options.get("ignore_index"))]
         given = [-1 if i in skipped else int(target) for i, target in enumerate(targets.reshape(-1))]
         targets = np.array(given).reshape(targets.shape)
         options["ignore_index"] = -1
-    if question.rows and reduction != "none":
-        loss, d_logits = _repeated(logits, targets, options, np.array(question.rows))
+    if "rows" in repeat and reduction != "none":
+        loss, d_logits = _repeated(logits, targets, options, np.array(repeat["rows"]))
     else:
         loss, d_logits = _ask(logits, targets, **options)
     for i in offenders:
@@ -112,7 +108,7 @@ def _exact(
             exact.high[where] = exact.low[where] = np.nan
             exact.digits[where] = "nan"
             exact.allowed[where] = 0.0
-    if question.columns:
+    if columns:
         d_logits = oracle.Written(*(part[..., first] for part in vars(d_logits).values()))
     return loss, d_logits
 
@@ -131,8 +127,8 @@ def _repeated(
     return loss, _ask(logits, targets, weights=weights, denominator=total)[1]
 
 
-def _ask(*arrays: np.ndarray, **options: Any) -> tuple[oracle.Written, oracle.Written]:
-    loss, d_logits = oracle.cross_entropy(*arrays, **options, digits=DIGITS)
+def _ask(*arrays: np.ndarray, digits: int = DIGITS, **options: Any) -> tuple[oracle.Written, oracle.Written]:
+    loss, d_logits = oracle.cross_entropy(*arrays, **options, digits=digits)
     assert isinstance(loss, oracle.Written)
     assert isinstance(d_logits, oracle.Written)
     return loss, d_logits
@@ -142,8 +138,7 @@ def _perplexity(
     logits: np.ndarray, targets: np.ndarray, options: dict[str, Any], compute_dtype: str
 ) -> dict[str, list[Any]]:
     """exp of each loss, where the argument may be off by what is allowed to the loss, and the result by V1's rule."""
-    loss, _ = oracle.cross_entropy(logits, targets, **options, digits=DIGITS + 15)
-    assert isinstance(loss, oracle.Written)
+    loss, _ = _ask(logits, targets, **options, digits=DIGITS + 15)
     texts, allowed = [], []
     for text, off in zip(loss.digits.reshape(-1), loss.allowed.reshape(-1).tolist(), strict=True):
         value = mp.exp(mpf(text))
@@ -185,14 +180,3 @@ def _allowed(exact: oracle.Written, compute_dtype: str, stored: str) -> list[flo
 def _up(number: float) -> float:
     """Four digits, rounded away from zero: a limit needs no more, and no platform's last bit of a logarithm shows."""
     return float(_UP.create_decimal_from_float(number * (1 - 2.0**-40)))
-
-
-def _value(value: Any) -> Any:
-    """A number, text or array as JSON has it."""
-    if isinstance(value, np.ndarray):
-        return [_value(number) for number in value.reshape(-1).tolist()]
-    if isinstance(value, float):
-        return value if np.isfinite(value) else str(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value if abs(value) <= SAFE else str(value)
-    return value

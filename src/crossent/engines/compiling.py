@@ -1,4 +1,4 @@
-"""What the engines that compile have in common: nothing is compiled twice, and who has to wait for it is told so."""
+"""What the engines that compile have in common: nothing is compiled twice, and a wait for the compiler is logged."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Once(Generic[Made]):
 
 
 @contextlib.contextmanager
-def told(what: str) -> Iterator[None]:
+def log_if_slow(what: str) -> Iterator[None]:
     """Say what takes so long, if it takes over a second."""
     timer = threading.Timer(1.0, LOGGER.warning, (what,))
     timer.daemon = True

@@ -1,45 +1,97 @@
-"""What `crossent train` does, from checked arguments to files. What can be refused is refused before training."""
+"""What `crossent train` does, from checked arguments to a table, a picture and a file. Needs rich and matplotlib.
+
+What can be refused is refused before training.
+"""
 
 from __future__ import annotations
 
-import importlib.util
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
-from crossent.machine import UsageError, backends_for_training
-from crossent.train.corpus import prepare, read
-from crossent.train.loop import Settings
+from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from crossent.info import Backend, UsageError, backends_for_training
+from crossent.train import picture as pictures
+from crossent.train.corpus import Corpus, prepare, read
+from crossent.train.loop import COMPARED_STEPS, Results, Run, Settings, train
 
 
 def run(
     text: Path | None, backends: list[str] | None, settings: Settings, picture: Path, json_file: Path | None
 ) -> None:
     """Train on every backend, show the table, write the picture and the JSON."""
-    missing = [name for name in ("rich", "matplotlib") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UsageError(f"crossent train needs what is not installed: pip install {' '.join(missing)}")
-    from crossent.train import display, results
-    from crossent.train import picture as pictures
-
-    for path in (picture, json_file):
-        if path is not None and not path.absolute().parent.is_dir():
+    files = [path for path in (picture, json_file) if path is not None]
+    for path in files:
+        if not path.absolute().parent.is_dir():
             raise UsageError(f"cannot write {path}: there is no directory {path.absolute().parent}")
-        if path is not None and path.is_dir():
+        if path.is_dir():
             raise UsageError(f"cannot write {path}: it is a directory")
-    pictures.check_name(picture)
+    accepted = sorted(Figure().canvas.get_supported_filetypes())
+    if picture.suffix[1:].lower() not in accepted:
+        raise UsageError(f"cannot draw {picture}: accepted are files ending in {', '.join(accepted)}")
     chosen = backends_for_training(backends)
     corpus = prepare(*read(text), settings.vocabulary, settings.seq)
 
-    console = display.console()
-    display.introduce(console, corpus)
-    outcome = results.Results(corpus, settings, list(display.train_all(console, chosen, corpus, settings)))
-    display.summarise(console, outcome)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if not console.is_terminal:  # wide enough for the table
+        console.width = max(console.width, 100)
+    console.print(
+        f"{corpus.source}: {corpus.characters:,} characters, V = {corpus.V:,} byte-pair tokens,\n"
+        f"{len(corpus.training):,} tokens for training and {len(corpus.validation_targets):,} for validation"
+    )
+    results = Results(corpus, settings, list(_runs(console, chosen, corpus, settings)))
+    console.print(_table(results), soft_wrap=False)
+    console.print(
+        f"log V = {results.initial_loss:.4f}: the loss before anything is learnt\n"
+        f"unigram perplexity on the validation text: {corpus.unigram_perplexity():.1f}\n"
+        f"Δ NumPy: the largest difference of the training loss from NumPy's, in {COMPARED_STEPS} steps and in all"
+    )
     try:
-        pictures.draw(outcome, picture)
+        pictures.draw(results, picture)
         if json_file is not None:
-            json_file.write_text(json.dumps(outcome.as_json(), indent=2) + "\n", encoding="utf-8")
+            json_file.write_text(json.dumps(results.as_json(), indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot write {error.filename}: {error.strerror}") from error
-    for path in (picture, json_file):
-        if path is not None:
-            console.print(f"written: {path}", highlight=False, markup=False, soft_wrap=True)
+    for path in files:
+        console.print(f"written: {path}")
+
+
+def _runs(console: Console, backends: list[Backend], corpus: Corpus, settings: Settings) -> Iterator[Run]:
+    """Train one backend after the other, each under its own bar."""
+    name, loss = TextColumn("{task.description:<16}", markup=False), TextColumn("{task.fields[loss]:>13}")
+    with Progress(name, BarColumn(), MofNCompleteColumn(), loss, TimeElapsedColumn(), console=console) as bars:
+        tasks = [bars.add_task(backend.name, total=settings.steps, loss="", start=False) for backend in backends]
+        for backend, task in zip(backends, tasks, strict=True):
+            bars.start_task(task)
+
+            def show(done: int, loss: float, task: int = task) -> None:
+                bars.update(task, completed=done, loss=f"loss {loss:.4f}")  # type: ignore[arg-type]
+
+            yield train(backend, corpus, settings, show)
+
+
+def _table(results: Results) -> Table:
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("backend", no_wrap=True)
+    # A GPU's name may be longer than the line has room for; numbers are never cut.
+    table.add_column("device", overflow="fold")
+    compared = (f"Δ NumPy,\n{COMPARED_STEPS} steps", "Δ NumPy,\nall")
+    for heading in ("first\nloss", "last\nloss", "validation\nperplexity", "tokens/s", *compared):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for run in results.runs:
+        differences = (results.difference(run, steps) for steps in (COMPARED_STEPS, None))
+        table.add_row(
+            run.backend,
+            run.device,
+            f"{run.losses[0]:.4f}",
+            f"{run.losses[-1]:.4f}",
+            f"{run.validation_perplexity:.1f}",
+            "–" if run.tokens_per_second is None else f"{run.tokens_per_second:,.0f}",
+            *("–" if one is None else "0" if one == 0.0 else f"{one:.1e}" for one in differences),
+        )
+    return table

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 
-from crossent.machine import UsageError
-from crossent.train.vocabulary import FIRST_MERGE, PADDING, Vocabulary
+from crossent.info import UsageError
+from crossent.train.vocabulary import FIRST_MERGE, PADDING, encode, learn
 
 Ids = npt.NDArray[np.int32]
 
@@ -29,7 +30,8 @@ class Corpus:
 
     source: str
     characters: int
-    vocabulary: Vocabulary
+    V: int
+    """How many tokens the vocabulary has, padding included."""
     training: Ids
     """Shape `(tokens,)`."""
     validation: Ids
@@ -44,17 +46,16 @@ class Corpus:
 
     def unigram_perplexity(self) -> float:
         """The validation perplexity of knowing how often each token occurs in the training part, and nothing else."""
-        counts = np.bincount(self.training, minlength=len(self.vocabulary)) + 1.0
+        counts = np.bincount(self.training, minlength=self.V) + 1.0
         log_probabilities = np.log(counts / counts.sum())
         return float(np.exp(-log_probabilities[self.validation_targets].mean()))
 
     def batches(self, seed: int, batch: int, seq: int) -> Iterator[Ids]:
         """Random windows of the training part, shape `(batch, seq + 1)`, without end."""
         rng = np.random.default_rng(seed)
-        within = np.arange(seq + 1)
+        windows = sliding_window_view(self.training, seq + 1)
         while True:
-            starts = rng.integers(0, len(self.training) - seq, size=batch)
-            yield self.training[starts[:, None] + within]
+            yield windows[rng.integers(0, len(windows), size=batch)]
 
 
 def read(path: Path | None) -> tuple[str, str]:
@@ -94,20 +95,13 @@ def prepare(text: str, source: str, size: int, seq: int) -> Corpus:
     if size <= FIRST_MERGE:
         raise UsageError(f"a vocabulary of {size} tokens is too small; accepted: more than {FIRST_MERGE}")
     training_text, validation_text = split(text)
-    vocabulary = Vocabulary.learn(training_text, size)
-    training = vocabulary.encode(training_text)
-    validation = vocabulary.encode(validation_text)
+    merges = learn(training_text, size)
+    training, validation = encode(training_text, merges), encode(validation_text, merges)
     if len(training) <= seq or len(validation) < 2:
         raise UsageError(
             f"{source} is too short: {len(training)} training and {len(validation)} validation tokens; "
             f"needed: {seq + 1} and 2"
         )
-    return Corpus(source, len(text), vocabulary, training, _windows(validation, seq))
-
-
-def _windows(ids: Ids, seq: int) -> Ids:
-    count = -(-(len(ids) - 1) // seq)
-    padded = np.full(count * seq + 1, PADDING, dtype=np.int32)
-    padded[: len(ids)] = ids
-    windows: Ids = padded[np.arange(count)[:, None] * seq + np.arange(seq + 1)]
-    return windows
+    padded = np.pad(validation, (0, -(len(validation) - 1) % seq), constant_values=PADDING)
+    windows = sliding_window_view(padded, seq + 1)[::seq]
+    return Corpus(source, len(text), FIRST_MERGE + len(merges), training, windows)

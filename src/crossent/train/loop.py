@@ -1,17 +1,21 @@
-"""Training one backend, and what is remembered of it. No branch per backend: arrays come from `Backend.array`."""
+"""Training one backend, and what all runs together say. No branch per backend: arrays come from `Backend.array`."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import crossent
-from crossent.machine import Backend
+from crossent.info import Backend, versions
 from crossent.train.corpus import Corpus
-from crossent.train.model import LanguageModel, Shape
-from crossent.train.optimiser import Adam, cosine
+from crossent.train.model import Adam, LanguageModel, cosine
 from crossent.train.vocabulary import PADDING
+
+REFERENCE = "numpy"
+COMPARED_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -38,19 +42,68 @@ class Run:
     backend: str
     version: str
     device: str
-    losses: list[float] = field(default_factory=list)
-    """The training loss of each step, before its update."""
-    validation: list[tuple[int, float]] = field(default_factory=list)
-    """Steps done, and the mean loss of the validation tokens then."""
     validation_perplexity: float = float("nan")
     tokens_per_second: float | None = None
     """None after a single step, which is not timed."""
     seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    """The training loss of each step, before its update."""
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    """Steps done, and the mean loss of the validation tokens then."""
 
-    def largest_difference(self, reference: Run, steps: int | None = None) -> float:
-        """The largest distance of the two loss curves over the first `steps`, or over all."""
-        pairs = zip(self.losses[:steps], reference.losses[:steps], strict=True)
+
+@dataclass(frozen=True)
+class Results:
+    """A text, the settings and one run for each backend."""
+
+    corpus: Corpus
+    settings: Settings
+    runs: list[Run]
+
+    @property
+    def reference(self) -> Run | None:
+        """NumPy's run, if NumPy was among the backends."""
+        return next((run for run in self.runs if run.backend == REFERENCE), None)
+
+    @property
+    def initial_loss(self) -> float:
+        """log V: the loss of a model that has learnt nothing."""
+        return math.log(self.corpus.V)
+
+    def difference(self, run: Run, steps: int | None = None) -> float | None:
+        """The largest distance of a run's loss curve from NumPy's, in the first `steps` or in all; None without it."""
+        if self.reference is None:
+            return None
+        pairs = zip(run.losses[:steps], self.reference.losses[:steps], strict=True)
         return max(abs(own - other) for own, other in pairs)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything that was measured."""
+        corpus = self.corpus
+        return {
+            "machine": versions(),
+            "text": {
+                "source": corpus.source,
+                "characters": corpus.characters,
+                "training_tokens": len(corpus.training),
+                "validation_tokens": len(corpus.validation_targets),
+            },
+            "settings": asdict(self.settings),
+            "V": corpus.V,
+            "log_V": self.initial_loss,
+            "unigram_perplexity": corpus.unigram_perplexity(),
+            "backends": [
+                {
+                    "first_loss": run.losses[0],
+                    "last_loss": run.losses[-1],
+                    f"largest_difference_first_{COMPARED_STEPS}_steps": self.difference(run, COMPARED_STEPS),
+                    "largest_difference": self.difference(run),
+                    **asdict(run),
+                    "validation": [{"step": step, "loss": loss} for step, loss in run.validation],
+                }
+                for run in self.runs
+            ],
+        }
 
 
 def train(
@@ -60,9 +113,9 @@ def train(
     began = time.perf_counter()
     xp = backend.namespace()
     run = Run(backend.name, backend.version(), backend.device_name())
-    shape = Shape(len(corpus.vocabulary), settings.window, settings.embedding, settings.hidden)
-    model = LanguageModel(xp, shape, settings.seed, backend.array)
-    optimiser = Adam(xp, model.parameters())
+    sizes = corpus.V, settings.window, settings.embedding, settings.hidden
+    model = LanguageModel(xp, *sizes, settings.seed, backend.array)
+    optimiser = Adam(xp, model.parameters)
     loss_fn = crossent.CrossEntropyLoss(ignore_index=PADDING)
     batches = corpus.batches(settings.seed, settings.batch, settings.seq)
     validate_at = {settings.steps * part // settings.validations for part in range(1, settings.validations + 1)}
@@ -74,8 +127,7 @@ def train(
         token_ids = backend.array(next(batches))
         logits, targets = crossent.shift_for_next_token(model.forward(token_ids), token_ids)
         run.losses.append(float(loss_fn.forward(logits, targets)))
-        model.backward(loss_fn.backward())
-        optimiser.step(settings.learning_rate * cosine(step, settings.steps))
+        optimiser.step(model.backward(loss_fn.backward()), settings.learning_rate * cosine(step, settings.steps))
         if step > 0:  # in the first step libraries compile, start threads and fill their caches
             training_time += time.perf_counter() - started
         if step + 1 in validate_at:

@@ -1,12 +1,12 @@
 """The compiled engine for CUDA memory: CuPy arrays and torch CUDA tensors.
 
 A row is read once, and its gradient written from what registers hold; extra memory is a loss, a target and a weight
-for each row. The formulas are those of `statistics` and `objective`. The bits of a row are a function of its own
+for each row. The formulas are those of `crossent.math`. The bits of a row are a function of its own
 values, its length and its dtypes.
 
     here.py               whether it can be used on this machine
     memory.py             what arrays are to a kernel
-    argument.py           what a launch is told
+    argument.py           the argument of a launch
     plan.py               which walk is compiled, and how many threads run it
     program.py            from macros and an architecture to a cubin: NVRTC, and what is kept on disk
     launch.py             from a cubin to a kernel that runs on a stream; what a device has
@@ -19,62 +19,105 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from crossent.arrays import Array, Namespace
 from crossent.engines.cuda import launch, memory, plan, program
 from crossent.engines.cuda.argument import problem_of
 from crossent.engines.cuda.here import problem
 from crossent.engines.cuda.plan import Variant
-from crossent.engines.rows import Rows
+from crossent.math.outcome import Outcome
+from crossent.math.rows import Rows
+from crossent.math.statistics import KeptApart, RowStatistics, SmoothingSums
+from crossent.types import Array
 
-__all__ = ["obstacle", "problem", "run"]
+if TYPE_CHECKING:
+    from crossent.libraries.base import Library
+
+__all__ = ["gradient", "obstacle", "problem", "statistics", "walk"]
 
 SOURCE = Path(__file__).with_name("kernel.cu")
 
 
-def obstacle(logits: Array) -> str | None:
-    """Why the engine cannot walk these logits, which are in the memory of a CUDA device; None where it can."""
-    device = memory.place(logits)[0]
+def obstacle(dtype: str, classes: int, device: int) -> str | None:
+    """Why the engine cannot walk such logits, which are in the memory of that device; None where it can."""
     reason = problem(device)
     if reason is None:
-        most = plan.most_classes(memory.format_of(logits), launch.properties(device))
-        if logits.shape[-1] > most:
-            reason = f"its rows have {most} classes at most on this device, and these have {logits.shape[-1]}"
+        most = plan.most_classes(dtype, launch.properties(device))
+        if classes > most:
+            reason = f"its rows have {most} classes at most on this device, and these have {classes}"
     return reason
 
 
-def run(xp: Namespace, rows: Rows, losses: Array, scale: Array | float = 1.0, out: Array | None = None) -> None:
-    """Write the losses (N,) of rows on a device into `losses`, and with `out` (N, V) their gradient into it.
+# All of what the three verbs do is queued on the current stream of the logits' library; nothing waits for the device.
 
-    All of it is queued on the current stream of the logits' library; nothing waits for the device.
-    """
+
+def walk(library: Library, rows: Rows, losses: Array, scale: Array | float | None, out: Array | None) -> None:
+    """Write the losses (N,) of whole rows into `losses`, and with `out` (N, V) their gradient, times `scale`."""
+    _launch(library, rows, "losses" if out is None else "walk", out, losses=losses, scale=scale)
+
+
+def statistics(library: Library, rows: Rows) -> RowStatistics:
+    """The statistics of rows, or of a piece of each."""
+    x = rows.logits
+    n = x.shape[0]
+    found = library.empty(7 * n, rows.dtype, x)
+    apart = None if rows.soft is None else library.empty(n, library.xp.int64, x)
+    _launch(library, rows._replace(weight=None), "statistics", None, found=found, apart=apart)
+    maximum, others, count, mass, weighted_gap, own, target = (found[i * n : (i + 1) * n] for i in range(7))
+    sums = None
+    if apart is not None or rows.coefficients.smoothing:
+        sums = SmoothingSums(count, mass, weighted_gap)
+    return RowStatistics(maximum, others, target, sums, None if apart is None else KeptApart(apart, own))
+
+
+def gradient(library: Library, rows: Rows, found: RowStatistics, outcome: Outcome, out: Array) -> None:
+    """Write the gradient of a piece of rows, from the statistics and the outcome of the whole rows, into `out`."""
+    xp, maximum = library.xp, found.maximum
+    uniform_term = outcome.uniform_term
+    if isinstance(uniform_term, float):
+        uniform_term = xp.full_like(maximum, uniform_term)
+    numbers = xp.concat([maximum, outcome.factor, uniform_term, outcome.target_entry])
+    if found.apart is not None:
+        rows = rows._replace(targets=found.apart.place)
+    _launch(library, rows, "gradient", out, numbers=numbers)
+
+
+def _launch(library: Library, rows: Rows, verb: str, out: Array | None, **others: Any) -> None:
     if not rows.logits.shape[0]:
         return
-    if not memory.is_plain(rows.logits):
-        rows = rows._replace(logits=memory.copy(xp, rows.logits))
-    if rows.soft is not None and not memory.is_plain(rows.soft):
-        rows = rows._replace(soft=memory.copy(xp, rows.soft))
-    if out is not None and not memory.is_plain(out):
-        made = xp.empty_like(out)
-        run(xp, rows, losses, scale, made)
+    x, logits = _readable(library, rows.logits)
+    read, soft = (None, None) if rows.soft is None else _readable(library, rows.soft)
+    rows = rows._replace(logits=x, soft=read)
+    d = None if out is None else memory.matrix(library, out)
+    if out is not None and d is None:
+        made = library.xp.empty_like(out)
+        _launch(library, rows, verb, made, **others)
         out[...] = made
         return
-    device, stream = memory.place(rows.logits)
-    logits, d = memory.matrix(rows.logits), None if out is None else memory.matrix(out)
-    chosen = plan.variant(logits, d, _targets(rows))
+    device, stream = library.stream(rows.logits)
+    chosen = plan.variant(logits, d, _targets(rows), verb)
     loaded = _kernel(chosen, device)
     found = plan.plan(chosen, *logits.shape, loaded, launch.properties(device))
-    argument, kept = problem_of(xp, rows, logits, losses, scale, d)
+    argument = problem_of(library, rows, logits, soft=soft, gradient=d, **others)
     argument.pieces, argument.cluster_log2 = found.pieces, found.shape.cluster.bit_length() - 1
+    # Memory that is given back afterwards is used again by what is queued on the same stream later.
     loaded.launch(found.shape, argument, stream)
-    # Memory that is given back now is used again by what is queued on the same stream later.
-    del kept
+
+
+def _readable(library: Library, x: Array) -> tuple[Array, memory.Matrix]:
+    """A matrix as a kernel sees it: of a copy where its memory does not hold its elements as they are."""
+    found = memory.matrix(library, x)
+    if found is None:
+        x = memory.copy(library, x)
+        found = memory.matrix(library, x)
+        assert found is not None
+    return x, found
 
 
 def _targets(rows: Rows) -> str:
     if rows.soft is not None:
         return "SOFT"
-    if not rows.coefficients.spread:
+    if not rows.coefficients.smoothing:
         return "HARD"
     return "SMOOTHED" if rows.class_weights is None else "SPREAD"
 

@@ -1,20 +1,24 @@
-"""What a launch is told, as the kernel has it in `problem.cuh`, from the rows that the engine was given."""
+"""The argument of a launch, as the kernel has it in `problem.cuh`, made of rows."""
 
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from crossent.arrays import Array, Namespace
-from crossent.engines.cuda import memory
-from crossent.engines.cuda.memory import Matrix
-from crossent.engines.rows import Rows
+from crossent.engines.cuda.memory import Matrix, side_by_side
+from crossent.math.rows import Rows
+from crossent.types import Array
 
-_POINTERS = ("logits", "soft", "gradient", "targets", "losses", "weight", "class_weights", "scales")
+if TYPE_CHECKING:
+    from crossent.libraries.base import Library
+
+_POINTERS = (
+    "logits", "soft", "gradient", "targets", "losses", "weight", "class_weights", "found", "apart", "numbers", "scales",
+)  # fmt: skip
 _STEPS = ("logits_row", "logits_column", "soft_row", "soft_column", "gradient_row", "gradient_column")
-_WIDE = (*_STEPS, "scales_row", "rows")
-_NUMBERS = ("scale", "keep", "spread", "square")
-_WORDS = ("classes", "share", "limits", "soft_format", "scales_format", "pieces", "cluster_log2")
+_WIDE = (*_STEPS, "scales_row", "rows", "first_class", "vocabulary")
+_NUMBERS = ("scale", "target_mass", "smoothing", "z_loss")
+_WORDS = ("classes", "includes_target", "ieee", "soft_format", "scales_format", "pieces", "cluster_log2")
 
 # How the kernel numbers the formats of what it reads beside the logits.
 _FORMATS: Final = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
@@ -22,6 +26,9 @@ _FORMATS: Final = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
 
 class Problem(ctypes.Structure):
     """The kernel's only argument. Addresses are of a device's memory, strides in elements."""
+
+    kept: list[Any]
+    """The arrays that have to live until the launch."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in _POINTERS),
@@ -31,48 +38,46 @@ class Problem(ctypes.Structure):
     ]
 
 
-def problem_of(
-    xp: Namespace, rows: Rows, logits: Matrix, losses: Array, scale: Array | float, out: Matrix | None
-) -> tuple[Problem, list[Any]]:
-    """The problem of walking those rows, without its pieces; and the arrays that have to live until the launch."""
+def problem_of(library: Library, rows: Rows, logits: Matrix, **others: Array | float | Matrix | None) -> Problem:
+    """The problem of those rows, without its pieces. `kept` has the arrays that have to live until the launch.
+
+    others: numbers per row, by the names of the structure's pointers; `scale`; the matrices `soft` and `gradient`.
+    """
     c = rows.coefficients
-    kept: list[Any] = []
-
-    def line(x: Array | None) -> int | None:
-        """Where a number for each row, or for each class, begins: side by side."""
-        if x is None:
-            return None
-        kept.append(memory.side_by_side(xp, x))
-        return memory.address(kept[-1])
-
     problem = Problem(
         logits=logits.address,
         logits_row=logits.row,
         logits_column=logits.column,
-        targets=line(rows.targets),
-        losses=memory.address(losses),
-        weight=line(rows.weight),
-        class_weights=line(rows.class_weights),
         rows=logits.shape[0],
         classes=logits.shape[1],
-        keep=c.keep,
-        spread=c.spread,
-        square=c.square,
-        share=c.share,
-        limits=c.limits,
+        first_class=rows.first_class,
+        vocabulary=rows.vocabulary,
+        target_mass=c.target_mass,
+        smoothing=c.smoothing,
+        z_loss=c.z_loss,
+        includes_target=c.includes_target,
+        ieee=c.ieee,
     )
-    if rows.soft is not None:
-        soft = memory.matrix(rows.soft)
-        problem.soft, problem.soft_row, problem.soft_column = soft.address, soft.row, soft.column
-        problem.soft_format = _FORMATS[soft.format]
-    if out is not None:
-        problem.gradient, problem.gradient_row, problem.gradient_column = out.address, out.row, out.column
+    problem.kept = []
+    others = {"targets": rows.targets, "weight": rows.weight, "class_weights": rows.class_weights, **others}
+    scale: Any = others.pop("scale", None)
     if isinstance(scale, (int, float)):
         problem.scale = scale
-    else:
-        if scale.ndim and memory.is_one_number(scale):
+    elif scale is not None:
+        if library.strides(scale) == (0,):  # one number for all, as of the gradient of a sum
             scale = scale[0]
-        problem.scales = line(scale)
         problem.scales_row = 0 if scale.ndim == 0 else 1
-        problem.scales_format = _FORMATS[memory.format_of(scale)]
-    return problem, kept
+        problem.scales_format = _FORMATS[library.dtype_name(scale)]
+        others["scales"] = scale
+    for name, x in others.items():
+        if isinstance(x, Matrix):
+            setattr(problem, name, x.address)
+            setattr(problem, f"{name}_row", x.row)
+            setattr(problem, f"{name}_column", x.column)
+            if name == "soft":
+                problem.soft_format = _FORMATS[x.format]
+        elif x is not None:
+            array, address = side_by_side(library, x)
+            problem.kept.append(array)
+            setattr(problem, name, address)
+    return problem

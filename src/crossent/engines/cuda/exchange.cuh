@@ -1,8 +1,8 @@
-// What the warps of a cluster tell one another: each writes numbers that all of them read after one barrier.
+// Messages between the warps of a cluster: each writes numbers that all of them read after one barrier.
 #pragma once
 
-// Two tables in the shared memory of every block take turns, so that one barrier is enough: who writes a table again has
-// passed a barrier that everybody reached after reading it.
+// Two tables in the shared memory of every block take turns, so that one barrier is enough: a warp that writes a table
+// again has passed a barrier that all warps reached after reading it.
 template <class Entry> struct Exchange {
     int entries, blocks, turn;
 
@@ -10,12 +10,12 @@ template <class Entry> struct Exchange {
 
     METHOD Entry *table() const { return reinterpret_cast<Entry *>(shared_memory()) + turn * entries; }
 
-    // Give everybody an entry, from all lanes of a warp.
-    METHOD void tell(int place, const Entry &entry) const {
+    // Write an entry into every block's table, from all lanes of a warp.
+    METHOD void send(int place, const Entry &entry) const {
         if (lane() < blocks) *remote(table() + place, lane()) = entry;
     }
 
-    // Wait for everybody; the entries are good until the next but one `all`.
+    // Wait for all warps; the entries are good until the next but one `all`.
     METHOD const Entry *all() {
         sync_cluster(blocks);
         const Entry *full = table();

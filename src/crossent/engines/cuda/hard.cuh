@@ -4,19 +4,19 @@
 // of a cluster of blocks; a warp that has several holds the last until the gradient, and reads the others again.
 #pragma once
 
-template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED, bool GRADIENT>
+template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED, Pass PASS>
 DEVICE void walk_hard(const Problem &problem) {
     typedef typename Format::Real Real;
     typedef Team<LANES> team;
     Tile<Format, LAYOUT, LANES, SMOOTHED> tile;
-    const bool together = LANES == 32 && problem.pieces > 1, limits = problem.limits;
+    const bool together = LANES == 32 && problem.pieces > 1, ieee = problem.ieee;
     const int cluster = 1 << problem.cluster_log2, rank = static_cast<int>(block()) & (cluster - 1);
     const int warps = together ? warps_of_block() * cluster : 1;
     const int warp = together ? warps_of_block() * rank + warp_of_block() : 0;
     long long row = together ? block() >> problem.cluster_log2 : (block() * threads() + thread()) / LANES;
 
     Exchange<Part<Real>> exchange(problem.pieces, cluster);
-    // Nobody writes to a block that has not begun.
+    // No block is written to that has not begun.
     if (together) sync_cluster(cluster);
 
     // All teams of a warp go on until the first of them has no row.
@@ -25,46 +25,58 @@ DEVICE void walk_hard(const Problem &problem) {
         const bool is_row = row < problem.rows;
         const bool counts = is_row && !is_ignored<Real>(problem, row);
         const Row<Format, LAYOUT == STRIDED> x(problem.logits, row, problem.logits_row, problem.logits_column);
-        // A target outside the row, which nobody should give, is NaN.
-        const int target = counts ? place_of_target(problem, row) : -1;
-        const Real logit = target >= 0 ? x.number(target) : Limits<Real>::nan();
+        const int target = counts ? place_of_target<PASS>(problem, row) : -1;
 
         Part<Real> found{-Limits<Real>::infinity(), 0, 0, 0};
-        int piece = warp;
-#pragma unroll 1
-        for (; piece < problem.pieces; piece += warps) {
-            const int first = piece * tile.WIDTH;
-            tile.load(x.from(first), counts ? problem.classes - first : 0);
-            found = tile.statistics(target < 0 ? -1 : target - first, limits);
-            if (together && counts) exchange.tell(piece, found);
-        }
-        if (together && counts) {
-            const Part<Real> *parts = exchange.all();
-            if (!GRADIENT && warp) continue;
-            found = merged<LANES>(parts, problem.pieces);
-        }
-
         Outcome<Real> result{0, 0, 0, 0};
-        if (counts) {
-            const Real own = target >= 0 ? of_line<Real>(problem.class_weights, target) : Real(1);
-            const Spread<Real> spread{found.count, found.count, found.deficit};
-            result = outcome<SMOOTHED, false>(problem, row, {found.maximum, found.others, logit}, spread, own);
+        int piece = warp;
+        bool is_held = true;
+        if (PASS == GRADIENT) {
+            while (piece < problem.pieces) piece += warps;
+            is_held = false;
+            if (counts) result = load_outcome<Real>(problem, row, found.maximum);
+        } else {
+            const Real logit = target >= 0 ? x.number(target)
+                               : counts    ? logit_elsewhere<PASS, Real>(problem, row)
+                                           : Limits<Real>::nan();
+#pragma unroll 1
+            for (; piece < problem.pieces; piece += warps) {
+                const int first = piece * tile.WIDTH;
+                tile.load(x.from(first), counts ? problem.classes - first : 0);
+                found = tile.statistics(target < 0 ? -1 : target - first, ieee);
+                if (together && counts) exchange.send(piece, found);
+            }
+            if (together && counts) {
+                const Part<Real> *parts = exchange.all();
+                if (PASS != WALK && warp) continue;
+                found = merged<LANES>(parts, problem.pieces);
+            }
+            const bool writes = is_row && warp == 0 && team::lane() == 0;
+            const SmoothingSums<Real> sums{found.count, found.count, found.weighted_gap};
+            const Statistics<Real> all{found.maximum, found.others, logit};
+            if (PASS == STATISTICS) {
+                if (writes) store_statistics<Real>(problem, row, all, sums, 1);
+                continue;
+            }
+            if (counts) {
+                const Real own = target >= 0 ? of_line<Real>(problem.class_weights, target) : Real(1);
+                result = outcome<SMOOTHED, false>(problem, row, all, sums, own);
+            }
+            if (writes) store(static_cast<Real *>(problem.losses) + row, result.loss);
+            if (PASS == LOSSES) continue;
         }
-        if (is_row && warp == 0 && team::lane() == 0) store(static_cast<Real *>(problem.losses) + row, result.loss);
-        if (!GRADIENT) continue;
 
-        // Everybody has read the target's logit, which one of them is going to write.
+        // All lanes have read the target's logit, which one of them is going to write.
         sync_warp();
         const Row<Format, LAYOUT == STRIDED> d(problem.gradient, row, problem.gradient_row, problem.gradient_column);
         const Real centre = counts ? centre_of(found.maximum) : Real(0);
-        bool is_held = true;
 #pragma unroll 1
         for (piece -= warps; piece >= 0; piece -= warps) {
             const int first = piece * tile.WIDTH;
             if (!is_held) tile.load(x.from(first), counts ? problem.classes - first : 0);
             is_held = false;
             const int left = is_row ? problem.classes - first : 0, place = target < 0 ? -1 : target - first;
-            tile.store(d.from(first), left, place, centre, result, limits);
+            tile.store(d.from(first), left, place, centre, result, ieee);
         }
     }
 }

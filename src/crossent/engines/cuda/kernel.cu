@@ -1,15 +1,15 @@
 // The CUDA engine: one walk over rows of logits, for CuPy arrays and torch tensors alike.
 //
-//     machine.cuh    what the chip does          exchange.cuh   what warps tell one another
-//     problem.cuh    what a launch is told       tile.cuh       a part of a row in registers
+//     machine.cuh    what the chip does          exchange.cuh   messages between warps
+//     problem.cuh    the argument of a launch   tile.cuh       a part of a row in registers
 //     formats.cuh    dtypes, 16 bytes at a time  hard.cuh       rows with one target each
 //     rows.cuh       rows in memory              spread.cuh     targets that are more than one class
 //     outcome.cuh    the formulas
 //     teams.cuh      lanes of a warp
 //
 // Macros choose the walk that is compiled: CROSSENT_FORMAT (Bfloat16, Float16, Float32, Float64), CROSSENT_LAYOUT (ALIGNED,
-// UNALIGNED, STRIDED), CROSSENT_TARGETS (HARD, SMOOTHED, SPREAD, SOFT), CROSSENT_GRADIENT (0, 1), CROSSENT_LANES (of a
-// team: 1, 8, 32), CROSSENT_THREADS (of a block, at most: it decides how many registers there are).
+// UNALIGNED, STRIDED), CROSSENT_TARGETS (HARD, SMOOTHED, SPREAD, SOFT), CROSSENT_PASS (LOSSES, WALK, STATISTICS,
+// GRADIENT), CROSSENT_LANES (of a team: 1, 8, 32), CROSSENT_THREADS (of a block, at most: it decides how many registers there are).
 
 #ifndef CROSSENT_MACHINE
 #define CROSSENT_MACHINE "machine.cuh"
@@ -31,7 +31,7 @@ enum Targets { HARD, SMOOTHED, SPREAD, SOFT };
 // Two blocks on a multiprocessor: one computes while the other loads.
 KERNEL(CROSSENT_THREADS, 2) walk(PARAMETER Problem problem) {
     if constexpr (CROSSENT_TARGETS == HARD || CROSSENT_TARGETS == SMOOTHED)
-        walk_hard<CROSSENT_FORMAT, CROSSENT_LAYOUT, CROSSENT_LANES, CROSSENT_TARGETS == SMOOTHED, CROSSENT_GRADIENT>(problem);
+        walk_hard<CROSSENT_FORMAT, CROSSENT_LAYOUT, CROSSENT_LANES, CROSSENT_TARGETS == SMOOTHED, CROSSENT_PASS>(problem);
     else
-        walk_spread<CROSSENT_FORMAT, CROSSENT_TARGETS == SOFT, CROSSENT_GRADIENT>(problem);
+        walk_spread<CROSSENT_FORMAT, CROSSENT_TARGETS == SOFT, CROSSENT_PASS>(problem);
 }

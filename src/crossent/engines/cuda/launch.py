@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from crossent.engines.compiling import Once
@@ -59,25 +59,19 @@ class Kernel:
             # It is never unloaded: a graph in which it was captured may run for as long as the process does.
             module = _value(driver.cuModuleLoadData(cubin), f"load {self._name}")
             self._function = _value(driver.cuModuleGetFunction(module, name.encode()), f"find {self._name}")
-            self._lift_limits(has)
+            # All that the device has is allowed, so that no launch has anything to set: otherwise a block has 48 KB of
+            # dynamic shared memory at most, and a cluster 8 blocks.
+            names = driver.CUfunction_attribute
+            size = driver.cuFuncGetAttribute(names.CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, self._function)
+            static = _value(size, f"measure {self._name}")
+            limits = [(names.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, has.shared - static)]
+            if has.clusters:
+                limits.append((names.CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1))
+            for attribute, limit in limits:
+                code = driver.cuFuncSetAttribute(self._function, attribute, limit)
+                _value(code, f"set {attribute.name} of {self._name}")
         # What every launch calls, looked up once.
         self._get_current, self._launch = driver.cuCtxGetCurrent, driver.cuLaunchKernelEx
-
-    def _lift_limits(self, has: Properties) -> None:
-        """Allow all that the device has, so that no launch has anything to set.
-
-        Without this, a block has 48 KB of dynamic shared memory at most, and a cluster 8 blocks.
-        """
-        driver, function = _driver(), self._function
-        names = driver.CUfunction_attribute
-        static = _value(
-            driver.cuFuncGetAttribute(names.CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, function), f"measure {self._name}"
-        )
-        limits = [(names.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, has.shared - static)]
-        if has.clusters:
-            limits.append((names.CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1))
-        for attribute, limit in limits:
-            _value(driver.cuFuncSetAttribute(function, attribute, limit), f"set {attribute.name} of {self._name}")
 
     def launch(self, shape: Shape, argument: ctypes.Structure, stream: int) -> None:
         """Launch it on a stream of the device, 0 being the default one. The argument is copied before this returns."""
@@ -95,32 +89,26 @@ class Kernel:
 
     def blocks_per_multiprocessor(self, threads: int, shared: int = 0) -> int:
         """How many blocks of so many threads and bytes of dynamic shared memory run on a multiprocessor at once."""
-        driver = _driver()
-        return self._count(
-            Shape(1, threads, 1, shared),
-            lambda _: driver.cuOccupancyMaxActiveBlocksPerMultiprocessor(self._function, threads, shared),
-        )
+        shape = Shape(1, threads, 1, shared)
+        return self._count("cuOccupancyMaxActiveBlocksPerMultiprocessor", shape, threads, shared)
 
     def active_clusters(self, threads: int, cluster: int, shared: int = 0) -> int:
         """How many clusters of so many blocks run on the device at once; 0 where not even one fits."""
         if cluster == 1:
             return self.blocks_per_multiprocessor(threads, shared) * self._multiprocessors
-        driver = _driver()
-        return self._count(
-            Shape(cluster, threads, cluster, shared),
-            lambda shape: driver.cuOccupancyMaxActiveClusters(self._function, _configuration(shape, 0)),
-        )
+        shape = Shape(cluster, threads, cluster, shared)
+        return self._count("cuOccupancyMaxActiveClusters", shape, _configuration(shape, 0))
 
-    def _count(self, shape: Shape, ask: Callable[[Shape], tuple[Any, ...]]) -> int:
-        """The answer to a question about blocks of a shape, which is asked once."""
-        found = self._counts.get(shape)
-        if found is None:
+    def _count(self, question: str, shape: Shape, *given: Any) -> int:
+        """The driver's answer to a question about blocks of a shape, which is asked once."""
+        if shape not in self._counts:
+            driver = _driver()
             with _inside(self._context):
-                answer = ask(shape)
-            too_large = answer[0] == _driver().CUresult.CUDA_ERROR_INVALID_CLUSTER_SIZE
-            found = 0 if too_large else int(_value(answer, f"count what fits of {self._name} with {shape}"))
-            self._counts[shape] = found
-        return found
+                answer = getattr(driver, question)(self._function, *given)
+            too_large = answer[0] == driver.CUresult.CUDA_ERROR_INVALID_CLUSTER_SIZE
+            found = 0 if too_large else _value(answer, f"count what fits of {self._name} with {shape}")
+            self._counts[shape] = int(found)
+        return self._counts[shape]
 
 
 @Once
@@ -221,7 +209,7 @@ def _driver() -> Any:
 
     (code,) = driver.cuInit(0)
     if code:
-        raise _said(driver, code, "initialise CUDA")
+        raise _error(code, "initialise CUDA", driver)
     return driver
 
 
@@ -233,11 +221,8 @@ def _value(result: tuple[Any, ...], tried: str) -> Any:
     return values[0] if values else None
 
 
-def _error(code: Any, tried: str) -> RuntimeError:
-    return _said(_driver(), code, tried)
-
-
-def _said(driver: Any, code: Any, tried: str) -> RuntimeError:
+def _error(code: Any, tried: str, driver: Any = None) -> RuntimeError:
     """What the driver says of an error. One of an earlier kernel may appear in any later call."""
+    driver = driver or _driver()
     words = [text.decode() for error, text in (driver.cuGetErrorName(code), driver.cuGetErrorString(code)) if not error]
     return RuntimeError(f"CUDA answers {': '.join(words) or code.name} where crossent tried to {tried}")

@@ -1,5 +1,5 @@
-// `statistics` and `objective` for the kernels: from the statistics of a row to its loss and the numbers of its gradient.
-// The formulas and their names are those of the two rooms.
+// `math.outcome` for the kernels: from the statistics of a row to its loss and the numbers of its gradient, by the same
+// formula, under the same names.
 #pragma once
 
 template <class Real> struct Statistics {
@@ -7,13 +7,13 @@ template <class Real> struct Statistics {
 };
 
 // Sums over the other classes, for targets that are more than one class.
-template <class Real> struct Spread {
-    Real count, mass, deficit;
+template <class Real> struct SmoothingSums {
+    Real count, mass, weighted_gap;
 };
 
-// d_j = factor·exp(x_j − m) − spread·u_j for j ≠ t, and d_t = entry.
+// d_j = factor·exp(x_j − m) − uniform_term·u_j for j ≠ t, and d_t = entry.
 template <class Real> struct Outcome {
-    Real loss, entry, factor, spread;
+    Real loss, entry, factor, uniform_term;
 };
 
 DEVICE float exponential(float d) {
@@ -37,9 +37,9 @@ constexpr double UNIT = 1.0 / (1ll << 40);
 
 // `own`: the class weight of a hard target; of soft ones the mass of the class that is kept apart.
 template <bool SPREADS, bool SOFT, class Real>
-DEVICE Outcome<Real> outcome(const Problem &problem, long long row, const Statistics<Real> &found, Spread<Real> spread,
+DEVICE Outcome<Real> outcome(const Problem &problem, long long row, const Statistics<Real> &found, SmoothingSums<Real> sums,
                              Real own) {
-    const bool limits = problem.limits;
+    const bool ieee = problem.ieee;
     const Real infinity = Limits<Real>::infinity();
     const Real tau = found.target - found.maximum, odds = precise_exp(tau);
     // Where the target is not the maximum, that is among the others and S ≥ 1: nothing cancels on either side.
@@ -47,32 +47,32 @@ DEVICE Outcome<Real> outcome(const Problem &problem, long long row, const Statis
     Real gap = found.maximum - found.target;
     Real q_t = own, shared = 0, c = 1;
     if (!SOFT) {
-        q_t = static_cast<Real>(problem.keep) * own;
+        q_t = static_cast<Real>(problem.target_mass) * own;
         c = 0;
         if (SPREADS) {
-            const Real part = limits && found.target == -infinity ? Real(0) : Real(problem.share);
-            const Real shares = spread.count + part;
-            c = shares == 0 ? Real(0) : static_cast<Real>(problem.spread) / shares;
-            spread.mass *= c;
-            spread.deficit *= c * static_cast<Real>(1 / UNIT);
+            const Real part = !ieee && found.target == -infinity ? Real(0) : Real(problem.includes_target);
+            const Real shares = sums.count + part;
+            c = shares == 0 ? Real(0) : static_cast<Real>(problem.smoothing) / shares;
+            sums.mass *= c;
+            sums.weighted_gap *= c * static_cast<Real>(1 / UNIT);
             shared = c * part * own;
-            if (limits) q_t += shared, shared = 0;
+            if (!ieee) q_t += shared, shared = 0;
         }
     } else {
-        spread.deficit *= static_cast<Real>(1 / UNIT);
+        sums.weighted_gap *= static_cast<Real>(1 / UNIT);
     }
-    if (limits && found.target == -infinity && q_t == 0) gap = 0;
+    if (!ieee && found.target == -infinity && q_t == 0) gap = 0;
     Real loss = q_t * (gap + log_z), rest = 0;
     if (SPREADS) {
-        if (!limits && !SOFT) {
+        if (ieee && !SOFT) {
             loss += shared * (gap + log_z);
             q_t += shared;
         }
-        loss += spread.mass * log_z + spread.deficit;
-        rest = spread.mass;
+        loss += sums.mass * log_z + sums.weighted_gap;
+        rest = sums.mass;
     }
-    if (problem.square != 0) {
-        const Real lse = found.maximum + log_z, scaled = static_cast<Real>(problem.square) * lse;
+    if (problem.z_loss != 0) {
+        const Real lse = found.maximum + log_z, scaled = static_cast<Real>(problem.z_loss) * lse;
         loss += scaled * lse;
         // Past the dtype, and yet no more than 0 where a probability is 0.
         rest = clipped(rest + 2 * scaled);
@@ -80,12 +80,28 @@ DEVICE Outcome<Real> outcome(const Problem &problem, long long row, const Statis
     double scale = scale_of(problem, row);
     if (problem.weight) {
         const Real weight = of_line<Real>(problem.weight, row);
-        loss = limits && weight == 0 ? Real(0) : weight * loss;
+        loss = !ieee && weight == 0 ? Real(0) : weight * loss;
         scale *= weight;
     }
     // One division is enough: Z ≥ 1, or NaN.
     const Real inverse = 1 / (found.others + odds);
     double entry = -(scale * q_t) * (found.others * inverse);
-    if (SPREADS || problem.square != 0) entry += scale * rest * (odds * inverse);
+    if (SPREADS || problem.z_loss != 0) entry += scale * rest * (odds * inverse);
     return {loss, static_cast<Real>(entry), static_cast<Real>(scale * ((q_t + rest) * inverse)), static_cast<Real>(scale * c)};
+}
+
+// Write the statistics of a row, line after line.
+template <class Real>
+DEVICE void store_statistics(const Problem &problem, long long row, const Statistics<Real> &found,
+                             const SmoothingSums<Real> &sums, Real own) {
+    const Real numbers[7] = {found.maximum, found.others, sums.count, sums.mass, sums.weighted_gap, own, found.target};
+#pragma unroll
+    for (int i = 0; i < 7; ++i) store(static_cast<Real *>(problem.found) + i * problem.rows + row, numbers[i]);
+}
+
+// The numbers that make the gradient of a row, from a table; `maximum` is the row's.
+template <class Real> DEVICE Outcome<Real> load_outcome(const Problem &problem, long long row, Real &maximum) {
+    const Real *numbers = static_cast<const Real *>(problem.numbers) + row;
+    maximum = load(numbers);
+    return {0, load(numbers + 3 * problem.rows), load(numbers + problem.rows), load(numbers + 2 * problem.rows)};
 }

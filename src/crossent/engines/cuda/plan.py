@@ -7,9 +7,9 @@ never on how many rows there are, nor on where they lie.
 from __future__ import annotations
 
 import functools
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
-from crossent.engines.cuda.launch import Properties, Shape
+from crossent.engines.cuda.launch import Kernel, Properties, Shape
 from crossent.engines.cuda.memory import Matrix
 
 # Elements of 16 bytes, and the kernel's name for them.
@@ -22,6 +22,9 @@ _FORMATS: Final = {
 LAYOUTS: Final = ("ALIGNED", "UNALIGNED", "STRIDED")
 TARGETS: Final = ("HARD", "SMOOTHED", "SPREAD", "SOFT")
 LANES: Final = (1, 8, 32)
+VERBS: Final = ("losses", "walk", "statistics", "gradient")
+# What pieces of rows are for, which are long.
+_HALVES: Final = VERBS[2:]
 # Targets that are more than one class, which a row is gone over several times for.
 _SPREADS: Final = TARGETS[2:]
 # The warps of a block where a row is too long for one warp, and not held in registers.
@@ -38,7 +41,7 @@ class Variant(NamedTuple):
     format: str
     layout: str
     targets: str
-    gradient: bool
+    verb: str
     lanes: int
 
     @property
@@ -48,7 +51,7 @@ class Variant(NamedTuple):
             ("CROSSENT_FORMAT", _FORMATS[self.format][0]),
             ("CROSSENT_LAYOUT", self.layout),
             ("CROSSENT_TARGETS", self.targets),
-            ("CROSSENT_GRADIENT", str(int(self.gradient))),
+            ("CROSSENT_PASS", self.verb.upper()),
             ("CROSSENT_LANES", str(self.lanes)),
             ("CROSSENT_THREADS", str(self.threads)),
         )
@@ -56,7 +59,7 @@ class Variant(NamedTuple):
     @property
     def threads(self) -> int:
         """The most threads of a block, of which two run at once: so many that the registers suffice."""
-        if self.format == "float64" or self.layout == "STRIDED" or self.lanes < 32:
+        if self.format == "float64" or self.layout == "STRIDED" or self.lanes < 32 or self.verb == "gradient":
             return 256
         if self.targets == "SMOOTHED":
             return 256 if self.in_granule == 8 else 384
@@ -73,16 +76,6 @@ class Variant(NamedTuple):
         return self.lanes * self.in_granule * _granules(self.targets, self.in_granule)
 
 
-class Kernel(Protocol):
-    """What is asked of a kernel that is loaded."""
-
-    def blocks_per_multiprocessor(self, threads: int, shared: int = 0) -> int:
-        """How many blocks run on a multiprocessor at once."""
-
-    def active_clusters(self, threads: int, cluster: int, shared: int = 0) -> int:
-        """How many clusters run on the device at once."""
-
-
 class Plan(NamedTuple):
     """The threads of a launch, and the pieces that a row is walked in."""
 
@@ -90,36 +83,36 @@ class Plan(NamedTuple):
     pieces: int
 
 
-def variant(logits: Matrix, out: Matrix | None, targets: str) -> Variant:
+def variant(logits: Matrix, out: Matrix | None, targets: str, verb: str) -> Variant:
     """The walk for those matrices."""
     layout = "STRIDED" if targets in _SPREADS else _layout(logits, out)
-    return _variant(logits.format, logits.shape[1], layout, targets, out is not None)
+    return _variant(logits.format, logits.shape[1], layout, targets, verb)
 
 
 @functools.lru_cache(maxsize=4096)
-def _variant(format: str, classes: int, layout: str, targets: str, gradient: bool) -> Variant:
+def _variant(format: str, classes: int, layout: str, targets: str, verb: str) -> Variant:
     count = _FORMATS[format][1]
     granules = -(-classes // count)
-    if targets in _SPREADS or granules > 8 * _granules(targets, count):
-        return Variant(format, layout, targets, gradient, 32)
+    if targets in _SPREADS or verb in _HALVES or granules > 8 * _granules(targets, count):
+        return Variant(format, layout, targets, verb, 32)
     # There is nothing to be gained by knowing that a short row is aligned.
     layout = "UNALIGNED" if layout == "ALIGNED" else layout
-    return Variant(format, layout, targets, gradient, 1 if granules <= 4 else 8)
+    return Variant(format, layout, targets, verb, 1 if granules <= 4 else 8)
 
 
 def all_variants() -> list[Variant]:
     """Every walk that `variant` may ask for."""
     found = []
     for format in _FORMATS:
-        for gradient in (False, True):
+        for verb in VERBS:
             for targets in TARGETS[:2]:
                 found += [
-                    Variant(format, layout, targets, gradient, lanes)
-                    for lanes in LANES
+                    Variant(format, layout, targets, verb, lanes)
+                    for lanes in (LANES[-1:] if verb in _HALVES else LANES)
                     for layout in LAYOUTS
                     if lanes == 32 or layout != "ALIGNED"
                 ]
-            found += [Variant(format, "STRIDED", targets, gradient, 32) for targets in _SPREADS]
+            found += [Variant(format, "STRIDED", targets, verb, 32) for targets in _SPREADS]
     return found
 
 
@@ -158,7 +151,7 @@ def _entry(chosen: Variant) -> int:
 @functools.cache
 def most_classes(format: str, device: Properties) -> int:
     """The longest row that the kernel can walk on a device, whatever its targets."""
-    shortest = Variant(format, "STRIDED", "SMOOTHED", True, 32)
+    shortest = Variant(format, "STRIDED", "SMOOTHED", "walk", 32)
     return device.shared // _entry(shortest) * shortest.width
 
 
@@ -172,12 +165,11 @@ def plan(chosen: Variant, rows: int, classes: int, kernel: Kernel, device: Prope
         alone = pieces == 1
     if alone:
         threads = 128
-        at_once = device.multiprocessors * kernel.blocks_per_multiprocessor(threads)
-        return Plan(Shape(min(-(-rows * chosen.lanes // threads), at_once), threads), 1)
+        return Plan(Shape(min(-(-rows * chosen.lanes // threads), kernel.active_clusters(threads, 1)), threads), 1)
     if spreads:
         most, cluster = _WARPS, _cluster_for(classes / _FOR_A_BLOCK, device, _PORTABLE_CLUSTER)
     else:
-        most = chosen.threads // 32 if chosen.gradient else _WARPS
+        most = chosen.threads // 32 if chosen.verb == "walk" else _WARPS
         cluster = _cluster_for(_wanted_blocks(chosen, rows, pieces, device), device, _LARGEST_CLUSTER)
     while True:
         if spreads:
@@ -195,7 +187,7 @@ def _wanted_blocks(chosen: Variant, rows: int, pieces: int, device: Properties) 
     # Rows that are too few to occupy the device are shared out among more blocks.
     wanted = min(pieces, 2 * device.multiprocessors / rows)
     # A warp holds one tile in registers between its sums and its gradient.
-    return max(wanted, pieces / (chosen.threads // 32)) if chosen.gradient else wanted
+    return max(wanted, pieces / (chosen.threads // 32)) if chosen.verb == "walk" else wanted
 
 
 def _cluster_for(blocks: float, device: Properties, most: int) -> int:

@@ -1,5 +1,8 @@
-// What a launch is told. `argument.py` has the same structure; strides are in elements.
+// The argument of a launch. `argument.py` has the same structure; strides are in elements.
 #pragma once
+
+// What is done with the rows: their losses alone; these and the gradient; or one of the two halves, for pieces of rows.
+enum Pass { LOSSES, WALK, STATISTICS, GRADIENT };
 
 struct Problem {
     const void *logits;
@@ -9,14 +12,18 @@ struct Problem {
     void *losses;                // (N,)
     const void *weight;          // (N,), or null where every row weighs 1
     const void *class_weights;   // (V,), or null where every class weighs 1
+    void *found;                 // (7, N): the statistics of rows, see `store_statistics`; or null
+    long long *apart;            // (N,): the classes of soft targets that are kept apart; or null
+    const void *numbers;         // (4, N): maximum, factor, uniform term and the target's entry of each row; or null
     const void *scales;          // (N,) or one number that the device holds, or null for `scale`
     long long logits_row, logits_column;
     long long soft_row, soft_column;
     long long gradient_row, gradient_column;
     long long scales_row;
     long long rows;
-    double scale, keep, spread, square;
-    int classes, share, limits;
+    long long first_class, vocabulary;  // the number of the first class of the logits, and of how many
+    double scale, target_mass, smoothing, z_loss;
+    int classes, includes_target, ieee;
     int soft_format, scales_format;  // see `single` in rows.cuh
     int pieces;                  // that a row is walked in; one: a row belongs to a team, more: to a whole cluster
     int cluster_log2;            // of the number of blocks that see each other's shared memory

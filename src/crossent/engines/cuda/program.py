@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from crossent.engines.compiling import LOGGER, Once, told
+from crossent.engines.compiling import LOGGER, Once, log_if_slow
 
 Macros: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -45,7 +45,7 @@ def cubin(source: Path, macros: Macros, architecture: str) -> bytes:
     path = _path(source, macros, architecture)
     found = None if path is None else _kept(path)
     if found is None:
-        with told(f"crossent compiles {_name(source, macros, architecture)}, which takes some seconds"):
+        with log_if_slow(f"crossent compiles {_name(source, macros, architecture)}, which takes some seconds"):
             found = compiled(source, macros, architecture).cubin
         if path is not None:
             _keep(path, found)
@@ -97,14 +97,12 @@ def _path(source: Path, macros: Macros, architecture: str) -> Path | None:
 
 def name_of_made(source: Path, macros: Macros, architecture: str) -> str:
     """A name for what the compiler makes, which changes with all that it is made from."""
-    texts = [(path.name, path.read_bytes()) for path in sorted(source.parent.iterdir()) if _is_source(path)]
+    texts = [
+        (path.name, path.read_bytes()) for path in sorted(source.parent.iterdir()) if path.suffix in (".cu", ".cuh")
+    ]
     made_from = (version(), _options(macros, architecture), source.name, texts)
     key = hashlib.sha256(repr(made_from).encode()).hexdigest()
     return f"{source.stem}-{architecture}-{key[:32]}"
-
-
-def _is_source(path: Path) -> bool:
-    return path.suffix in (".cu", ".cuh")
 
 
 def _folder() -> Path:

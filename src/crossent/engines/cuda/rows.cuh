@@ -62,11 +62,20 @@ DEVICE double scale_of(const Problem &problem, long long row) {
 
 // Whether a row is not to be looked at, whatever it holds.
 template <class Real> DEVICE bool is_ignored(const Problem &problem, long long row) {
-    return problem.limits && problem.weight && of_line<Real>(problem.weight, row) == Real(0);
+    return !problem.ieee && problem.weight && of_line<Real>(problem.weight, row) == Real(0);
 }
 
-// The target of a row; −1 where it is outside of the row.
-DEVICE int place_of_target(const Problem &problem, long long row) {
-    const long long target = load(problem.targets + row);
+// Where the target of a row is among its logits; −1 where it is not.
+template <Pass PASS> DEVICE int place_of_target(const Problem &problem, long long row) {
+    // Whole rows have all classes.
+    const long long target = load(problem.targets + row) - (PASS < STATISTICS ? 0 : problem.first_class);
     return target >= 0 && target < problem.classes ? static_cast<int>(target) : -1;
+}
+
+// What stands for the logit of a target that is not among a row's: one elsewhere in the vocabulary is not held, the row
+// of one outside of it is NaN.
+template <Pass PASS, class Real> DEVICE Real logit_elsewhere(const Problem &problem, long long row) {
+    if (PASS != STATISTICS) return Limits<Real>::nan();
+    const long long target = load(problem.targets + row);
+    return target >= 0 && target < problem.vocabulary ? -Limits<Real>::infinity() : Limits<Real>::nan();
 }

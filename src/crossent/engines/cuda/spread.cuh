@@ -4,8 +4,8 @@
 // several times, which the cache makes cheap: one cluster has one row.
 #pragma once
 
-// What a warp tells the others: sums, or a largest number and its place.
-struct Told {
+// What a warp sends to the others: sums, or a largest number and its place.
+struct Message {
     double number[4];
 };
 
@@ -28,7 +28,7 @@ template <class Real> struct Sum {
 struct Group {
     typedef Team<32> team;
 
-    Exchange<Told> exchange;
+    Exchange<Message> exchange;
     bool together;
     int warps, warp, size, member;
 
@@ -43,11 +43,11 @@ struct Group {
         member = warp * 32 + team::lane();
     }
 
-    METHOD Told sums(double a, double b, double c, double d) {
-        Told mine = {{team::sum(a), team::sum(b), team::sum(c), team::sum(d)}};
+    METHOD Message sums(double a, double b, double c, double d) {
+        Message mine = {{team::sum(a), team::sum(b), team::sum(c), team::sum(d)}};
         if (!together) return mine;
-        exchange.tell(warp, mine);
-        const Told *all = exchange.all();
+        exchange.send(warp, mine);
+        const Message *all = exchange.all();
         mine = {{0, 0, 0, 0}};
         for (int i = team::lane(); i < warps; i += 32)
             for (int k = 0; k < 4; ++k) mine.number[k] += all[i].number[k];
@@ -56,26 +56,26 @@ struct Group {
     }
 
     // The largest number, and the first place of those that have it.
-    METHOD Told largest(double x, int place) {
-        Told mine = of_warp(x, place);
+    METHOD Message largest(double x, int place) {
+        Message mine = of_warp(x, place);
         if (!together) return mine;
-        exchange.tell(warp, mine);
-        const Told *all = exchange.all();
+        exchange.send(warp, mine);
+        const Message *all = exchange.all();
         mine = all[0];
         for (int i = team::lane(); i < warps; i += 32) mine = better(mine, all[i]);
         return of_warp(mine.number[0], static_cast<int>(mine.number[1]));
     }
 
   private:
-    METHOD static Told better(const Told &a, const Told &b) {
+    METHOD static Message better(const Message &a, const Message &b) {
         const bool first = a.number[0] == b.number[0] ? a.number[1] <= b.number[1]
                                                       : larger(a.number[0], b.number[0]) == a.number[0];
         // NaN is not equal to itself, and has no place that matters.
         return first || a.number[0] != a.number[0] ? a : b;
     }
 
-    METHOD static Told of_warp(double x, int place) {
-        Told mine = {{x, static_cast<double>(place), 0, 0}};
+    METHOD static Message of_warp(double x, int place) {
+        Message mine = {{x, static_cast<double>(place), 0, 0}};
         for (int mask = 16; mask; mask /= 2)
             mine = better(mine, {{from_partner(mine.number[0], mask), from_partner(mine.number[1], mask), 0, 0}});
         return mine;
@@ -100,7 +100,7 @@ template <class Format, bool SOFT> struct SpreadRow {
     METHOD Real soft(int j) const {
         return single<Real>(problem.soft, problem.soft_format, row * problem.soft_row + j * problem.soft_column);
     }
-    METHOD Real occurs(Real logit) const { return problem.limits && logit == -Limits<Real>::infinity() ? Real(0) : Real(1); }
+    METHOD Real occurs(Real logit) const { return !problem.ieee && logit == -Limits<Real>::infinity() ? Real(0) : Real(1); }
 
     METHOD void prepare(Group &group) {
         Sum<Real> count, missing;
@@ -112,37 +112,47 @@ template <class Format, bool SOFT> struct SpreadRow {
             missing.add(q * (1 - here));
             if (q * here > most || most != most) most = q * here, where = j;
         }
-        const Told sums = group.sums(count.total(), missing.total(), 0, 0), top = group.largest(most, where);
+        const Message sums = group.sums(count.total(), missing.total(), 0, 0), top = group.largest(most, where);
         place = static_cast<int>(top.number[1]);
         Sum<Real> remaining;
         for (int j = group.member; j < problem.classes; j += group.size)
             if (j != place) remaining.add(soft(j) * occurs(x.number(j)));
         const double possible = sums.number[0];
-        const Real spread = static_cast<Real>(problem.spread), n = static_cast<Real>(possible);
-        even = spread / (n > 1 ? n : Real(1));
-        others = n <= 1 ? Real(0) : spread / (n - 1);
+        const Real smoothing = static_cast<Real>(problem.smoothing), n = static_cast<Real>(possible);
+        even = smoothing / (n > 1 ? n : Real(1));
+        others = n <= 1 ? Real(0) : smoothing / (n - 1);
         lost = static_cast<Real>(sums.number[1]);
         peak = static_cast<Real>(top.number[0]);
         rest = static_cast<Real>(group.sums(remaining.total(), 0, 0, 0).number[0]);
     }
 
-    // The mass of a class: `objective.class_masses` or `.soft_masses`.
+    // The mass of a class: `class_masses` or `soft_masses` of `math.targets`.
     METHOD Real mass(int j, Real logit) const {
         const Real u = of_line<Real>(problem.class_weights, j), here = occurs(logit);
         if (!SOFT) return here == 0 ? Real(0) : u;
         const Real q = soft(j);
-        if (problem.spread == 0) return q * u;
-        const Real kept = static_cast<Real>(problem.keep) * q;
-        if (problem.share) return (kept + even * here) * u;
+        if (problem.smoothing == 0) return q * u;
+        const Real kept = static_cast<Real>(problem.target_mass) * q;
+        if (problem.includes_target) return (kept + even * here) * u;
         // The others of every class, without what the likeliest has: that would drown the rest.
         const Real sum_of_others = j == place ? rest : (rest - q * here) + peak;
         return (kept + (here * others * sum_of_others + even * here * lost)) * u;
     }
+
+    METHOD void put_gradient(const Group &group, const Row<Format, true> &d, int target, Real centre,
+                             const Outcome<Real> &result) const {
+        sync_warp();
+        for (int j = group.member; j < problem.classes; j += group.size) {
+            const Real logit = x.number(j);
+            const Real value = result.factor * exponential(logit - centre) - result.uniform_term * mass(j, logit);
+            d.put(j, Format::narrow_one(j == target ? result.entry : value));
+        }
+    }
 };
 
-template <class Format, bool SOFT, bool GRADIENT> DEVICE void walk_spread(const Problem &problem) {
+template <class Format, bool SOFT, Pass PASS> DEVICE void walk_spread(const Problem &problem) {
     typedef typename Format::Real Real;
-    const bool limits = problem.limits;
+    const bool ieee = problem.ieee;
     const Real infinity = Limits<Real>::infinity(), unit = static_cast<Real>(UNIT);
     Group group(problem);
     const long long step = group.together ? blocks() >> problem.cluster_log2 : blocks() * warps_of_block();
@@ -153,9 +163,17 @@ template <class Format, bool SOFT, bool GRADIENT> DEVICE void walk_spread(const 
         const Row<Format, true> d(problem.gradient, row, problem.gradient_row, problem.gradient_column);
         Real *loss = static_cast<Real *>(problem.losses) + row;
         if (is_ignored<Real>(problem, row)) {
-            if (group.member == 0) store(loss, Real(0));
-            if (GRADIENT)
+            if (PASS != GRADIENT && group.member == 0) store(loss, Real(0));
+            if (PASS != LOSSES)
                 for (int j = group.member; j < problem.classes; j += group.size) d.put(j, Format::narrow_one(0));
+            continue;
+        }
+
+        if (PASS == GRADIENT) {
+            Real maximum;
+            const Outcome<Real> result = load_outcome<Real>(problem, row, maximum);
+            if (SOFT && problem.smoothing != 0) line.prepare(group);
+            line.put_gradient(group, d, place_of_target<PASS>(problem, row), centre_of(maximum), result);
             continue;
         }
 
@@ -166,39 +184,39 @@ template <class Format, bool SOFT, bool GRADIENT> DEVICE void walk_spread(const 
             if (logit > most || logit != logit || where == problem.classes) where = j;
             most = larger(most, logit);
         }
-        const Told top = group.largest(most, where);
+        const Message top = group.largest(most, where);
         const Real maximum = static_cast<Real>(top.number[0]), centre = centre_of(maximum);
         // Any class of soft targets may be kept apart from the sum of exponentials; the likeliest leaves the smallest sum.
-        const int target = SOFT ? static_cast<int>(top.number[1]) : place_of_target(problem, row);
-        const Real logit = target >= 0 ? line.x.number(target) : Limits<Real>::nan();
-        if (SOFT && problem.spread != 0) line.prepare(group);
+        const int target = SOFT ? static_cast<int>(top.number[1]) : place_of_target<PASS>(problem, row);
+        const Real logit = target >= 0 ? line.x.number(target) : SOFT ? Limits<Real>::nan() : logit_elsewhere<PASS, Real>(problem, row);
+        if (SOFT && problem.smoothing != 0) line.prepare(group);
 
-        Sum<Real> others, count, mass, deficit;
+        Sum<Real> others, count, mass, weighted_gap;
         for (int j = group.member; j < problem.classes; j += group.size) {
             if (j == target) continue;
             const Real x = line.x.number(j), u = line.mass(j, x), gap = centre * unit - x * unit;
             others.add(exponential(x - centre));
             count.add(line.occurs(x));
             mass.add(u);
-            // 0·∞ counts as 0, with `limits`; without, an infinite mass at the maximum counts in the mass alone.
-            deficit.add((limits ? x == -infinity && u == 0 : gap == 0) ? Real(0) : u * gap);
+            // 0·∞ counts as 0; with `ieee`, an infinite mass at the maximum counts in the mass alone.
+            weighted_gap.add((ieee ? gap == 0 : x == -infinity && u == 0) ? Real(0) : u * gap);
         }
-        const Told sums = group.sums(others.total(), count.total(), mass.total(), deficit.total());
-        const Spread<Real> spread{static_cast<Real>(sums.number[1]), static_cast<Real>(sums.number[2]),
-                                  static_cast<Real>(sums.number[3])};
+        const Message sums = group.sums(others.total(), count.total(), mass.total(), weighted_gap.total());
+        const SmoothingSums<Real> shared{static_cast<Real>(sums.number[1]), static_cast<Real>(sums.number[2]),
+                                         static_cast<Real>(sums.number[3])};
+        const Statistics<Real> all{maximum, static_cast<Real>(sums.number[0]), logit};
         Real own = Limits<Real>::nan();
         if (target >= 0) own = SOFT ? line.mass(target, logit) : of_line<Real>(problem.class_weights, target);
-        const Outcome<Real> result =
-            outcome<true, SOFT>(problem, row, {maximum, static_cast<Real>(sums.number[0]), logit}, spread, own);
-        if (group.member == 0) store(loss, result.loss);
-        if (!GRADIENT) continue;
-
-        // Everybody has read the target's logit, which one of them is going to write.
-        sync_warp();
-        for (int j = group.member; j < problem.classes; j += group.size) {
-            const Real x = line.x.number(j);
-            const Real value = result.factor * exponential(x - centre) - result.spread * line.mass(j, x);
-            d.put(j, Format::narrow_one(j == target ? result.entry : value));
+        if (PASS == STATISTICS) {
+            if (group.member == 0) {
+                store_statistics<Real>(problem, row, all, shared, own);
+                if (SOFT) store(problem.apart + row, problem.first_class + target);
+            }
+            continue;
         }
+        const Outcome<Real> result = outcome<true, SOFT>(problem, row, all, shared, own);
+        if (group.member == 0) store(loss, result.loss);
+        // All threads have read the target's logit, which one of them is going to write.
+        if (PASS == WALK) line.put_gradient(group, d, target, centre, result);
     }
 }

@@ -11,9 +11,9 @@ enum Layout {
     STRIDED,    // anything else: one element at a time
 };
 
-// The statistics of a piece of a row; `deficit` is in units of 1/UNIT.
+// The statistics of a piece of a row; `weighted_gap` is in units of 1/UNIT.
 template <class Real> struct Part {
-    Real maximum, others, deficit, count;
+    Real maximum, others, weighted_gap, count;
 };
 
 // Each piece is rescaled by the row's centre; a piece of nothing but −∞ adds nothing.
@@ -21,7 +21,7 @@ template <class Real> DEVICE void add_part(Part<Real> &all, const Part<Real> &pa
     const Real unit = static_cast<Real>(UNIT), further = centre * unit - part.maximum * unit;
     const bool moves = part.maximum != -Limits<Real>::infinity() && further != 0;
     all.others += part.others * precise_exp(part.maximum - centre);
-    all.deficit += part.deficit + (moves ? part.count * further : Real(0));
+    all.weighted_gap += part.weighted_gap + (moves ? part.count * further : Real(0));
     all.count += part.count;
 }
 
@@ -34,7 +34,7 @@ template <int LANES, class Real> DEVICE Part<Real> merged(const Part<Real> *part
 #pragma unroll 1
     for (int i = Team<LANES>::lane(); i < count; i += LANES) add_part(all, parts[i], centre_of(all.maximum));
     all.others = Team<LANES>::sum(all.others);
-    all.deficit = Team<LANES>::sum(all.deficit);
+    all.weighted_gap = Team<LANES>::sum(all.weighted_gap);
     all.count = Team<LANES>::sum(all.count);
     return all;
 }
@@ -105,23 +105,23 @@ template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED> struct Tile {
         }
     }
 
-    // Write factor·exp(x − centre) − spread, the latter for the classes that can occur (with `limits`), and the entry of
+    // Write factor·exp(x − centre) − uniform term, the latter for the classes that can occur (without `ieee`), and the entry of
     // the target, over the same classes of another row, where `left` are.
-    METHOD void store(const Line &d, int left, int target, Real centre, const Outcome<Real> &result, bool limits) {
+    METHOD void store(const Line &d, int left, int target, Real centre, const Outcome<Real> &result, bool ieee) {
         room = left < WIDTH ? left : WIDTH;
         Real x[COUNT];
         const Line mine = d.from(place_of(0));
         if (LAYOUT == ALIGNED && room == WIDTH) {
 #pragma unroll
             for (int k = 0; k < GRANULES; ++k) {
-                gradient(held[k], centre, result, limits, x);
+                gradient(held[k], centre, result, ieee, x);
                 mine.put_whole(k * LANES * COUNT, Format::narrow(x));
             }
         } else {
 #pragma unroll
             for (int k = 0; k < GRANULES; ++k) {
                 if (is_empty(k)) continue;
-                gradient(held[k], centre, result, limits, x);
+                gradient(held[k], centre, result, ieee, x);
                 if (LAYOUT == STRIDED) {
                     d.put_some(place_of(k), x, room);
                 } else if (is_whole(place_of(k))) {
@@ -131,9 +131,9 @@ template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED> struct Tile {
         }
         if (LAYOUT != STRIDED) {
             if (starts_ahead()) {
-                gradient(held[0], centre, result, limits, x);
+                gradient(held[0], centre, result, ieee, x);
                 d.put_some(-ahead, x, room);
-                gradient(last, centre, result, limits, x);
+                gradient(last, centre, result, ieee, x);
                 d.put_some(WIDTH - ahead, x, room);
             }
             const int k = broken();
@@ -142,7 +142,7 @@ template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED> struct Tile {
 #pragma unroll
                 for (int i = 1; i < GRANULES; ++i)
                     if (i == k) g = held[i];
-                gradient(g, centre, result, limits, x);
+                gradient(g, centre, result, ieee, x);
                 d.put_some(place_of(k), x, room);
             }
         }
@@ -156,17 +156,17 @@ template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED> struct Tile {
     // --- statistics ---------------------------------------------------------------------------------------------------
 
     // Of the classes without the target, whose place in the tile is `target`, if it is there.
-    METHOD Part<Real> statistics(int target, bool limits) const {
+    METHOD Part<Real> statistics(int target, bool ieee) const {
         Part<Real> found;
         found.maximum = team::maximum(largest());
         const Real centre = centre_of(found.maximum);
         Sums sums = {};
         if (target >= 0 && target < room)
-            sums_of<true>(sums, centre, target, limits);
+            sums_of<true>(sums, centre, target, ieee);
         else
-            sums_of<false>(sums, centre, 0, limits);
+            sums_of<false>(sums, centre, 0, ieee);
         found.others = total(sums.others);
-        found.deficit = SMOOTHED ? total(sums.deficit) : Real(0);
+        found.weighted_gap = SMOOTHED ? total(sums.weighted_gap) : Real(0);
         found.count = SMOOTHED ? static_cast<Real>(team::sum(sums.count)) : Real(0);
         return found;
     }
@@ -174,7 +174,7 @@ template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED> struct Tile {
   private:
     // A number for each slot of this lane.
     struct Sums {
-        Real others[COUNT], deficit[COUNT];
+        Real others[COUNT], weighted_gap[COUNT];
         int count;
     };
 
@@ -192,19 +192,19 @@ template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED> struct Tile {
         return x[0];
     }
 
-    template <bool HAS_TARGET> METHOD void sums_of(Sums &sums, Real centre, int target, bool limits) const {
+    template <bool HAS_TARGET> METHOD void sums_of(Sums &sums, Real centre, int target, bool ieee) const {
 #pragma unroll
         for (int k = 0; k < GRANULES; ++k)
-            if (!is_empty(k)) add<HAS_TARGET>(sums, held[k], place_of(k), room, centre, target, limits);
+            if (!is_empty(k)) add<HAS_TARGET>(sums, held[k], place_of(k), room, centre, target, ieee);
         if (LAYOUT == UNALIGNED && ahead) {
             // Only the first lane has any.
             const int place = WIDTH - ahead;
-            add<HAS_TARGET>(sums, last, place, starts_ahead() ? room : place, centre, starts_ahead() ? target : -1, limits);
+            add<HAS_TARGET>(sums, last, place, starts_ahead() ? room : place, centre, starts_ahead() ? target : -1, ieee);
         }
     }
 
     template <bool HAS_TARGET>
-    METHOD void add(Sums &sums, const Granule &g, int place, int end, Real centre, int target, bool limits) const {
+    METHOD void add(Sums &sums, const Granule &g, int place, int end, Real centre, int target, bool ieee) const {
         Real x[COUNT];
         Format::widen(g, x);
         const Real unit = static_cast<Real>(UNIT);
@@ -215,21 +215,21 @@ template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED> struct Tile {
             const Real e = exponential(x[i] - centre);
             sums.others[i] += is_target ? Real(0) : e;
             if (SMOOTHED) {
-                // Scaled before the subtraction, so that it cannot overflow. 0·∞ counts as 0, with `limits`.
+                // Scaled before the subtraction, so that it cannot overflow. 0·∞ counts as 0, without `ieee`.
                 const bool is_there = whole || (place + i >= 0 && place + i < end);
-                const bool occurs = !(limits && x[i] == -Limits<Real>::infinity());
+                const bool occurs = (ieee || x[i] != -Limits<Real>::infinity());
                 const bool counts = is_there && occurs && !is_target;
-                sums.deficit[i] += counts ? centre * unit - x[i] * unit : Real(0);
+                sums.weighted_gap[i] += counts ? centre * unit - x[i] * unit : Real(0);
                 sums.count += counts;
             }
         }
     }
 
-    METHOD void gradient(const Granule &g, Real centre, const Outcome<Real> &result, bool limits, Real (&x)[COUNT]) const {
+    METHOD void gradient(const Granule &g, Real centre, const Outcome<Real> &result, bool ieee, Real (&x)[COUNT]) const {
         Format::widen(g, x);
 #pragma unroll
         for (int i = 0; i < COUNT; ++i) {
-            const Real share = SMOOTHED && !(limits && x[i] == -Limits<Real>::infinity()) ? result.spread : Real(0);
+            const Real share = SMOOTHED && (ieee || x[i] != -Limits<Real>::infinity()) ? result.uniform_term : Real(0);
             x[i] = result.factor * exponential(x[i] - centre) - share;
         }
     }

@@ -1,13 +1,13 @@
 """The compiled engine for host memory: one fused walk over rows of logits, on all cores.
 
 A row is read from memory once, if it fits the second-level cache; extra memory is some kilobytes of stack. The
-formulas are those of `statistics` and `objective`. The bits of a row are a function of its own values, its length and
+formulas are those of `crossent.math`. The bits of a row are a function of its own values, its length and
 its dtypes, and of nothing else: the order of every sum is written down, and no block, part, alignment or neighbour has
 a say.
 
     kernel.py                   compiled when first needed, kept on disk; which rows it can walk
-    wide.py, tiles.py           rows of many columns: vectors along a row
-    narrow.py, transposes.py    short rows: one in each lane
+    long_rows.py, tiles.py      rows of many columns: vectors along a row
+    short_rows.py, transposes.py   short rows: one in each lane
     outcome.py, functions.py    the formulas; exp, log1p and sums
     vectors.py, lanes.py, elements.py    vectors as a type of Numba's; their lanes; their elements in memory
 """
@@ -15,52 +15,107 @@ a say.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from crossent.arrays import Array, Namespace
-from crossent.engines import rows as block_of
-from crossent.engines import threads
-from crossent.engines.memory import Memory, in_host
-from crossent.engines.numba_cpu.kernel import problem, serves, work
-from crossent.engines.numba_cpu.wide import BLOCK
-from crossent.engines.rows import Rows
+from crossent.engines import host_memory, threads
+from crossent.engines.numba_cpu import kernel
+from crossent.engines.numba_cpu.long_rows import BLOCK
+from crossent.math.outcome import Outcome
+from crossent.math.rows import Rows, of_rows
+from crossent.math.statistics import KeptApart, RowStatistics, SmoothingSums
+from crossent.types import Array
 
-__all__ = ["problem", "run", "serves", "work"]
+if TYPE_CHECKING:
+    from crossent.libraries.base import Library
 
 # Logits below which a second thread costs more than it saves.
 SMALL = 1 << 17
+_EVERY = slice(None)
 
 
-def run(xp: Namespace, rows: Rows, losses: Array, scale: Array | float = 1.0, out: Array | None = None) -> None:
-    """Write the losses (N,) of rows in host memory into `losses`, and with `out` (N, V) their gradient into it."""
-    rows, losses, scale, gradient = in_host(rows, losses, scale, out)
-    n, v = rows.logits.data.shape
+def problem(device: int = 0) -> str | None:
+    """Why the engine cannot be used on this machine; None where it can."""
+    return kernel.problem()
+
+
+def obstacle(dtype: str, classes: int, device: int) -> str | None:
+    """It walks any dtype and vocabulary."""
+    return None
+
+
+def walk(library: Library, rows: Rows, losses: Array, scale: Array | float | None, out: Array | None) -> None:
+    """Write the losses (N,) of whole rows into `losses`, and with `out` (N, V) their gradient, times `scale`."""
+    n, v = rows.logits.shape
+    if not n:
+        return
+    # Elements that do not lie side by side, or are not as this processor has them, are walked through copies.
+    work = kernel.walk(rows, losses, scale, out) or partial(_copied, rows, losses, scale, out)
+    if n * v < SMALL:
+        work(0, n)
+    else:
+        threads.split(work, n, threads.get_num_threads())
+
+
+def statistics(library: Library, rows: Rows) -> RowStatistics:
+    """The statistics of rows, or of a piece of each."""
+    dtype = rows.dtype
+    rows = _plain(rows, dtype)
+    n = rows.logits.shape[0]
+    found = np.empty(7 * n, dtype)
+    targets = np.empty(n, np.int64) if rows.targets is None else kernel.line(rows.targets, np.dtype(np.int64))
     if n:
-        walk = work if serves(rows, gradient) else partial(partial, _copied)
-        threads.split(walk(rows, losses, scale, gradient), n, 1 if n * v < SMALL else threads.get_num_threads())
+        threads.split(kernel.statistics(rows, targets, found), n, threads.get_num_threads())
+    maximum, others, count, mass, weighted_gap, own, target = np.split(found, 7)
+    is_soft = rows.soft is not None
+    sums = SmoothingSums(count, mass, weighted_gap) if is_soft or rows.coefficients.smoothing else None
+    return RowStatistics(maximum, others, target, sums, KeptApart(targets, own) if is_soft else None)
 
 
-def _copied(rows: Rows, losses: Array, scale: Array | float, out: Memory | None, start: int, stop: int) -> None:
-    """Walk rows whose elements do not lie side by side, or are not as this processor has them, through copies."""
-    data = rows.logits.data
+def gradient(library: Library, rows: Rows, found: RowStatistics, outcome: Outcome, out: Array) -> None:
+    """Write the gradient of a piece of rows, from the statistics and the outcome of the whole rows, into `out`."""
+    dtype = rows.dtype
+    rows = _plain(rows, dtype)
+    n = rows.logits.shape[0]
+    numbers = np.empty((4, n), dtype)
+    for i, x in enumerate((found.maximum, outcome.factor, outcome.uniform_term, outcome.target_entry)):
+        numbers[i] = x
+    targets = kernel.line(rows.targets if found.apart is None else found.apart.place, np.dtype(np.int64))
+    d = out if kernel.serves(rows, out) else np.empty(out.shape, rows.logits.dtype)
+    if n:
+        threads.split(kernel.gradient(rows, targets, numbers.ravel(), d), n, threads.get_num_threads())
+    if d is not out:
+        out[...] = d
+
+
+def _plain(rows: Rows, dtype: Any) -> Rows:
+    if kernel.serves(rows, None):
+        return rows
+    soft = None if rows.soft is None else _packed(rows.soft, _EVERY, dtype)
+    return rows._replace(logits=_packed(rows.logits, _EVERY), soft=soft)
+
+
+def _copied(rows: Rows, losses: Array, scale: Array | float | None, out: Array | None, start: int, stop: int) -> None:
+    data = rows.logits
     height = max(1, BLOCK // (data.shape[1] * data.itemsize))
     for i in range(start, stop, height):
         j = min(i + height, stop)
-        logits = _packed(rows.logits, i, j)
-        soft = None if rows.soft is None else _packed(rows.soft, i, j, losses.dtype)
+        logits = _packed(data, slice(i, j))
+        soft = None if rows.soft is None else _packed(rows.soft, slice(i, j), losses.dtype)
         part = rows.part(i, j, logits, soft)
         # The gradient goes over the copy.
-        work(part, losses[i:j], block_of.of_rows(scale, i, j), None if out is None else logits)(0, j - i)
+        factor = None if scale is None else of_rows(scale, i, j)
+        work = kernel.walk(part, losses[i:j], factor, None if out is None else logits)
+        assert work is not None
+        work(0, j - i)
         if out is not None:
-            out.data[i:j] = logits.data
+            out[i:j] = logits
 
 
-def _packed(memory: Memory, start: int, stop: int, dtype: Any = None) -> Memory:
+def _packed(data: Array, rows: slice, dtype: Any = None) -> Array:
     """Rows side by side and as this processor has them, in their own dtype or another."""
-    part = memory.data[start:stop]
-    if dtype is None:
-        return Memory(np.array(part, dtype=part.dtype.newbyteorder("="), order="C"), memory.bits)
-    rows, columns = slice(start, stop), slice(None)
-    return Memory(np.array(memory.load(rows, columns, np.empty(part.shape, dtype)), order="C"), False)
+    part = data[rows]
+    if dtype is None or part.dtype == dtype:
+        return np.array(part, dtype=part.dtype.newbyteorder("="), order="C")
+    return np.array(host_memory.load(part, _EVERY, _EVERY, np.empty(part.shape, dtype)), order="C")

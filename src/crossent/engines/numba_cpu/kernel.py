@@ -1,4 +1,4 @@
-"""The kernel, compiled for the dtypes of a call when they first appear, and kept on disk; which rows it can walk.
+"""The kernels, compiled for the dtypes of a call when they first appear, and kept on disk; which rows they can walk.
 
 Numba reads a compiled function from the disk where neither the source file nor the processor has changed. It looks at
 this file alone, so what is compiled holds a fingerprint of the other rooms.
@@ -18,54 +18,69 @@ import numba
 import numpy as np
 from numba import types
 
-from crossent.arrays import Array
-from crossent.engines.compiling import LOGGER, Once, told
-from crossent.engines.memory import Memory
-from crossent.engines.numba_cpu import narrow, wide
+from crossent.engines.compiling import LOGGER, Once, log_if_slow
+from crossent.engines.numba_cpu import long_rows, short_rows
 from crossent.engines.numba_cpu.vectors import format_of, inline
-from crossent.engines.rows import Rows
+from crossent.math.rows import Rows
+from crossent.types import Array
 
-_narrow, _wide, _NARROW = narrow.walk, wide.walk, narrow.NARROW
+# The verbs, as the kernels know them.
+WALK, STATISTICS, GRADIENT = range(3)
+_short, _long, _SHORT = short_rows.walk, long_rows.walk, short_rows.SHORT
+_statistics, _gradient = long_rows.statistics, long_rows.gradient
 
 
-def _walk_of(source: str) -> Callable[..., None]:
+def _function_of(verb: int, source: str) -> Callable[..., None]:
     """The function that Numba compiles; it keeps the fingerprint, so that new text makes what is on the disk stale."""
 
-    def walk(
+    def run(
         logits: Any,
         soft: Any,
         out: Any,
         targets: Any,
-        losses: Any,
+        table: Any,
         weight: Any,
         class_weights: Any,
         scales: Any,
         scale: float,
-        keep: float,
-        spread: float,
-        share: float,
-        square: float,
-        limits: bool,
+        target_mass: float,
+        smoothing: float,
+        includes_target: float,
+        z_loss: float,
+        ieee: bool,
+        first_class: int,
+        vocabulary: int,
         start: int,
         stop: int,
     ) -> None:
-        # The losses of the rows from `start` to `stop`, and their gradient where `out` is not empty.
-        # soft: None for hard targets. weight, class_weights, scales: empty where all are 1, 1 and `scale`.
+        # Of the rows from `start` to `stop`. table: the losses; or the statistics, line after line; or the numbers that
+        # make the gradient. out: empty for the losses alone. soft: None for hard targets. weight, class_weights,
+        # scales: empty where all are 1, 1 and `scale`.
         source  # noqa: B018
-        x, d = logits.ctypes.data, out.ctypes.data if out.size else 0
-        x_step, d_step = logits.strides[0], out.strides[0]
-        lines = (targets.ctypes.data, losses.ctypes.data, _address(weight), _address(class_weights), _address(scales))
-        coefficients = (keep, spread, share, square, limits, weight.size > 0)
-        formats = (format_of(logits), format_of(losses))
-        v = logits.shape[1]
+        x, x_step, n, v = logits.ctypes.data, logits.strides[0], logits.shape[0], logits.shape[1]
+        d, d_step = out.ctypes.data if out.size else 0, out.strides[0]
+        formats = (format_of(logits), format_of(table))
+        lines = (targets.ctypes.data, table.ctypes.data, _address(weight), _address(class_weights), _address(scales))
+        numbers = (target_mass, smoothing, includes_target, z_loss, ieee, weight.size > 0)
+        place = (first_class, vocabulary, n * table.itemsize)
         if soft is None:
             matrices = (x, x_step, 0, 0, d, d_step)
-            _walk_memory(formats, None, matrices, lines, v, scale, coefficients, start, stop)
+            if verb == STATISTICS:
+                _statistics(formats, None, matrices, lines, v, place, numbers, start, stop)
+            elif verb == GRADIENT:
+                _gradient(formats, None, matrices, lines, v, place, numbers, start, stop)
+            else:
+                _walk(formats, None, matrices, lines, v, scale, numbers, start, stop)
         else:
             matrices = (x, x_step, soft.ctypes.data, soft.strides[0], d, d_step)
-            _walk_memory(formats, format_of(soft), matrices, lines, v, scale, coefficients, start, stop)
+            if verb == STATISTICS:
+                _statistics(formats, format_of(soft), matrices, lines, v, place, numbers, start, stop)
+            elif verb == GRADIENT:
+                _gradient(formats, format_of(soft), matrices, lines, v, place, numbers, start, stop)
+            else:
+                _walk(formats, format_of(soft), matrices, lines, v, scale, numbers, start, stop)
 
-    return walk
+    return run
 
 
 @functools.cache
@@ -79,14 +94,13 @@ def _source() -> str:
 
 
 @inline
-def _walk_memory(
-    formats: Any, soft: Any, matrices: Any, lines: Any, v: int, scale: float, coefficients: Any, start: int, stop: int
+def _walk(
+    formats: Any, soft: Any, matrices: Any, lines: Any, v: int, scale: float, numbers: Any, start: int, stop: int
 ) -> None:
-    logits, losses = formats
-    if v <= _NARROW:
-        _narrow(logits, soft, losses, matrices, lines, v, scale, coefficients, start, stop)
+    if v <= _SHORT:
+        _short(formats, soft, matrices, lines, v, scale, numbers, start, stop)
     else:
-        _wide(logits, soft, losses, matrices, lines, v, scale, coefficients, start, stop)
+        _long(formats, soft, matrices, lines, v, scale, numbers, start, stop)
 
 
 @inline
@@ -97,45 +111,42 @@ def _address(line: Any) -> int:
 
 # The formats that elements of a matrix have for the kernel: bfloat16 comes as uint16 bits, float16 as int16 bits.
 _FORMATS = {"float32": types.float32, "float64": types.float64, "bfloat16": types.uint16, "float16": types.int16}
-_NAMES = {np.dtype(name): name for name in ("float32", "float64", "float16")}
-_NO_GRADIENT = {name: np.empty((0, 0), str(kind)) for name, kind in _FORMATS.items()}
 _SINGLE, _DOUBLE, _INTEGER = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
+_NAMES = {_SINGLE: "float32", _DOUBLE: "float64", np.dtype(np.float16): "float16", np.dtype(np.uint16): "bfloat16"}
+_NO_GRADIENT = {name: np.empty((0, 0), str(kind)) for name, kind in _FORMATS.items()}
 _NOTHING = {dtype: np.empty(0, dtype) for dtype in (_SINGLE, _DOUBLE, _INTEGER)}
 
 
 @Once
-def kernel(name: str, soft: str | None = None) -> Callable[..., None]:
-    """The walk compiled for logits and soft targets of the dtypes of those names, or read from the disk."""
-    element = _FORMATS[name]
+def kernel(name: str, soft: str | None = None, verb: int = WALK) -> Callable[..., None]:
+    """The verb compiled for logits and soft targets of the dtypes of those names, or read from the disk."""
     real = types.float64 if name == "float64" else types.float32
-    matrix = types.Array(element, 2, "A", readonly=True)
+    matrix = types.Array(_FORMATS[name], 2, "A", readonly=True)
+    second = types.none if soft is None else matrix.copy(dtype=_FORMATS[soft])
     numbers = types.Array(real, 1, "C", readonly=True)
-    kinds = types.void(
+    targets, scales = (types.Array(kind, 1, "C", readonly=True) for kind in (types.int64, types.float64))
+    arrays = (
         matrix,
-        types.none if soft is None else matrix.copy(dtype=_FORMATS[soft]),
+        second,
         matrix.copy(readonly=False),
-        types.Array(types.int64, 1, "C", readonly=True),
+        targets,
         numbers.copy(readonly=False),
         numbers,
         numbers,
-        types.Array(types.float64, 1, "C", readonly=True),
-        types.float64,
-        *[real] * 4,
-        types.boolean,
-        types.intp,
-        types.intp,
+        scales,
     )
-    walk = _walk_of(_source())
+    kinds = types.void(*arrays, types.float64, *[real] * 4, types.boolean, *[types.intp] * 4)
+    function = _function_of(verb, _source())
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck": False}
     dtypes = name if soft is None else f"{name} logits and {soft} soft targets"
     compiled: Callable[..., None]
-    with told(f"crossent compiles its kernel for {dtypes}, which takes some seconds"):
+    with log_if_slow(f"crossent compiles its kernel for {dtypes}, which takes some seconds"):
         try:
-            compiled = numba.njit([kinds], cache=True, **options)(walk)
+            compiled = numba.njit([kinds], cache=True, **options)(function)
         except Exception as error:
             # No folder to keep it in, a full disk, another user's files, a damaged one: each raises what it likes.
             LOGGER.warning("crossent can not keep its kernel on disk (%s: %s)", type(error).__name__, error)
-            compiled = numba.njit([kinds], **options)(walk)
+            compiled = numba.njit([kinds], **options)(function)
     return compiled
 
 
@@ -150,69 +161,103 @@ def problem() -> str | None:
     return f"this processor ({name}) has no fused multiply-add, or no float16 in hardware"
 
 
-def serves(rows: Rows, out: Memory | None) -> bool:
-    """Whether `work` can walk these rows of host memory: any step from row to row, but elements side by side."""
+def serves(rows: Rows, out: Array | None) -> bool:
+    """Whether the kernels can walk these rows of host memory: any step from row to row, but elements side by side."""
     logits, soft = rows.logits, rows.soft
-    if rows.coefficients.floor or not _is_plain(logits):
+    if _name(logits) is None:
         return False
-    if soft is not None and not (_is_plain(soft) and _is_double(soft) == _is_double(logits)):
+    if soft is not None and (_name(soft) is None or (soft.itemsize == 8) != (logits.itemsize == 8)):
         return False
-    return out is None or (_is_plain(out) and out.data.dtype == logits.data.dtype)
+    return out is None or (_name(out) is not None and out.dtype == logits.dtype)
 
 
-def _is_plain(memory: Memory) -> bool:
-    data, is_bfloat16 = memory
-    dtype = data.dtype
-    side_by_side = data.strides[1] == dtype.itemsize or data.shape[1] == 1
-    return side_by_side and data.flags.aligned and (is_bfloat16 or dtype in _NAMES)
+def _name(data: Array) -> str | None:
+    """The name of a matrix's dtype; None where its elements are not side by side, or not as this processor has them."""
+    size = data.itemsize
+    if (data.strides[1] == size or data.shape[1] == 1) and data.flags.aligned:
+        return _NAMES.get(data.dtype)
+    return None
 
 
-def _is_double(memory: Memory) -> bool:
-    return bool(memory.data.dtype == np.float64)
-
-
-def work(rows: Rows, losses: Array, scale: Array | float, out: Memory | None) -> Callable[[int, int], None]:
+def walk(
+    rows: Rows, losses: Array, scale: Array | float | None, out: Array | None
+) -> Callable[[int, int], None] | None:
     """A function of (start, stop) that writes the losses of those rows, and with `out` their gradient.
 
-    rows: as `serves` accepts them. losses: (N,), contiguous, of the compute dtype. scale: a number, 0-d or (N,). Parts
-    of the rows may be walked at the same time, in any order.
+    losses: (N,), contiguous, of the compute dtype. scale: a number, 0-d or (N,). Parts of the rows may be walked at the
+    same time, in any order. None for rows that `serves` does not accept.
     """
-    logits, name = _bits(rows.logits)
-    soft, soft_name = (None, None) if rows.soft is None else _bits(rows.soft)
-    real = losses.dtype
-    per_row = not isinstance(scale, float) and scale.ndim == 1
-    c = rows.coefficients
+    name = _name(rows.logits)
+    if name is None or not (rows.soft is out is None or serves(rows, out)):
+        return None
+    targets = _NOTHING[_INTEGER] if rows.targets is None else rows.targets
+    if not targets.flags.c_contiguous or targets.dtype != _INTEGER:
+        targets = line(targets, _INTEGER)
+    return _part(WALK, name, rows, targets, losses, out, scale)
+
+
+def statistics(rows: Rows, targets: Array, found: Array) -> Callable[[int, int], None]:
+    """A function of (start, stop) that writes the statistics of those rows, or pieces of rows, into `found` (7·N,)."""
+    return _part(STATISTICS, _NAMES[rows.logits.dtype], rows._replace(weight=None), targets, found, None, None)
+
+
+def gradient(rows: Rows, targets: Array, numbers: Array, out: Array) -> Callable[[int, int], None]:
+    """A function of (start, stop) that writes the gradient of those rows, or pieces of rows, from `numbers` (4·N,)."""
+    return _part(GRADIENT, _NAMES[rows.logits.dtype], rows, targets, numbers, out, None)
+
+
+# Kernels that have been used, so that a small call need not ask for one.
+_used: dict[tuple[str, str | None, int], Callable[..., None]] = {}
+
+
+def _part(
+    verb: int, name: str, rows: Rows, targets: Array, table: Array, out: Array | None, scale: Array | float | None
+) -> Callable[[int, int], None]:
+    logits, soft, soft_name = rows.logits, None, None
+    if name == "float16":
+        logits = logits.view(np.int16)
+    if rows.soft is not None:
+        soft, soft_name = _bits(rows.soft)
+    real, c = table.dtype, rows.coefficients
+    nothing, scales, factor = _NOTHING[real], _NOTHING[_DOUBLE], 1.0
+    if type(scale) is float:
+        factor = scale
+    elif scale is not None:
+        if not isinstance(scale, float) and scale.ndim:
+            scales = line(scale, _DOUBLE)
+        else:
+            factor = float(scale)
+    used = _used.get((name, soft_name, verb))
+    if used is None:
+        used = _used[name, soft_name, verb] = kernel(name, soft_name, verb)
     return functools.partial(
-        kernel(name, soft_name),
+        used,
         logits,
         soft,
         _NO_GRADIENT[name] if out is None else _bits(out)[0],
-        _line(rows.targets, _INTEGER),
-        losses,
-        _line(rows.weight, real),
-        _line(rows.class_weights, real),
-        _line(scale if per_row else None, _DOUBLE),
-        1.0 if per_row else float(scale),
-        c.keep,
-        c.spread,
-        float(c.share),
-        c.square,
-        c.limits,
+        targets,
+        table,
+        nothing if rows.weight is None else line(rows.weight, real),
+        nothing if rows.class_weights is None else line(rows.class_weights, real),
+        scales,
+        factor,
+        c.target_mass,
+        c.smoothing,
+        c.includes_target,
+        c.z_loss,
+        c.ieee,
+        rows.first_class,
+        rows.vocabulary,
     )
 
 
-def _bits(memory: Memory) -> tuple[Array, str]:
+def _bits(data: Array) -> tuple[Array, str]:
     """A matrix in a format that the kernel knows, and the name of its dtype."""
-    data, is_bfloat16 = memory
-    if is_bfloat16:
-        return data, "bfloat16"
     name = _NAMES[data.dtype]
     return data.view(np.int16) if name == "float16" else data, name
 
 
-def _line(x: Array | None, dtype: Any) -> Array:
-    """A number per row, or per class, side by side; nothing where there is none."""
-    if x is None:
-        return _NOTHING[dtype]
+def line(x: Array, dtype: Any) -> Array:
+    """A number per row, or per class, side by side."""
     flags = x.flags
     return x if x.dtype == dtype and flags.c_contiguous and flags.aligned else np.array(x, dtype, order="C")

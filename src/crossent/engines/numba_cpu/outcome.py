@@ -1,8 +1,8 @@
-"""`statistics` and `objective` for the compiled kernels: what a class, and what a row, has in the loss.
+"""`math.outcome` for the compiled kernels: what a class, and what a row, has in the loss.
 
-The formulas and their names are those of the two rooms. Every function takes vectors whose lanes are the classes of one
-row, or rows; numbers that all lanes share may be numbers. `soft` is None for hard targets, and what it guards is not
-compiled then.
+The formulas and their names are those of `math.targets`, `math.statistics` and `math.outcome`. Every function takes
+vectors whose lanes are the classes of one row, or rows; numbers that all lanes share may be numbers. `soft` is None for
+hard targets, and what it guards is not compiled then.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from crossent.engines.numba_cpu.functions import log1p
 from crossent.engines.numba_cpu.lanes import lowest, narrowed, widened
 from crossent.engines.numba_cpu.vectors import filled, inline, is_nan, where
-from crossent.statistics import UNIT
+from crossent.math.statistics import UNIT
 
 _PER_UNIT = 1 / UNIT
 _INF, _NAN = np.inf, np.nan
@@ -27,33 +27,33 @@ def centre_of(m: Any) -> Any:
 
 
 @inline
-def possible(x: Any, limits: bool) -> Any:
-    """1 for a class that can occur, and 0 for one that cannot, which only `limits` tells apart."""
+def possible(x: Any, ieee: bool) -> Any:
+    """1 for a class that can occur, and 0 for one that cannot, which `ieee` does not tell apart."""
     one = filled(x, 1.0)
-    return where(x == -_INF, 0.0, one) if limits else one
+    return where(x == -_INF, 0.0, one) if not ieee else one
 
 
 @inline
-def masses(soft: Any, x: Any, q: Any, u: Any, is_peak: Any, smoothing: Any, limits: bool) -> Any:
-    """The masses of classes with logits x, soft targets q and weights u: `objective.class_masses` or `.soft_masses`."""
+def masses(soft: Any, x: Any, q: Any, u: Any, is_peak: Any, smoother: Any, ieee: bool) -> Any:
+    """The masses of classes with logits x, soft targets q and weights u: `class_masses` or `soft_masses`."""
     if soft is None:
-        return where(x == -_INF, 0.0, u) if limits else u
-    active, keep, to_all, even, others, lost, rest, peak = smoothing
+        return where(x == -_INF, 0.0, u) if not ieee else u
+    active, target_mass, to_all, even, others, lost, rest, peak = smoother
     if not active:
         return q * u
-    occurs = possible(x, limits)
+    occurs = possible(x, ieee)
     if to_all:
-        return (keep * q + even * occurs) * u
+        return (target_mass * q + even * occurs) * u
     # The others of every class, without what the likeliest has: that would drown the rest.
     sum_of_others = where(is_peak, rest, (rest - q * occurs) + peak)
-    return (keep * q + (occurs * others * sum_of_others + even * occurs * lost)) * u
+    return (target_mass * q + (occurs * others * sum_of_others + even * occurs * lost)) * u
 
 
 @inline
-def terms(x: Any, u: Any, centre: Any, limits: bool) -> Any:
+def terms(x: Any, u: Any, centre: Any, ieee: bool) -> Any:
     """u·(centre − x)·UNIT; scaled before the subtraction, so that it cannot overflow."""
     d = centre * UNIT - x * UNIT
-    if limits:
+    if not ieee:
         # 0·∞ counts as 0.
         return u * where((x == -_INF) & (u == 0.0), 0.0, d)
     # An infinite mass at the maximum: it counts in the mass, which multiplies log Z.
@@ -62,67 +62,67 @@ def terms(x: Any, u: Any, centre: Any, limits: bool) -> Any:
 
 @inline
 def outcome(soft: Any, statistics: Any, own: Any, weight: Any, scale: Any, coefficients: Any) -> Any:
-    """The losses of rows, and the three numbers that make their gradients: at the target, factor and spread.
+    """The losses of rows, and the three numbers that make their gradients: at the target, factor and uniform term.
 
-    statistics: m, S, exp(x_t − m), x_t, count, mass and deficit. own: the class weight of a hard target; of soft ones
-    the mass of the class that is kept apart.
+    statistics: m, S, exp(x_t − m), x_t, count, mass and weighted_gap. own: the class weight of a hard target; of soft
+    ones the mass of the class that is kept apart.
     """
-    maximum, others, odds, target, count, mass, deficit = statistics
-    keep, spread, share, square, limits, weighs = coefficients
+    maximum, others, odds, target, count, mass, weighted_gap = statistics
+    target_mass, smoothing, includes_target, z_loss, ieee, weighs = coefficients
     zero = filled(maximum, 0.0)
     tau = target - maximum
     # Where the target is not the maximum, that is among the others and S ≥ 1: nothing cancels on either side.
     log_z = log1p(where(tau >= 0.0, others, (others - 1.0) + odds))
     gap = maximum - target
-    shares_out = spread != 0.0
+    shares_out = smoothing != 0.0
     shared = zero
     if soft is not None:
         q_t = own
         c = filled(zero, 1.0)
-        deficit = _PER_UNIT * deficit
+        weighted_gap = _PER_UNIT * weighted_gap
         shares_out = True
     else:
-        q_t = keep * own
+        q_t = target_mass * own
         c = zero
         if shares_out:
-            part = filled(zero, share)
-            if limits:
+            part = filled(zero, includes_target)
+            if not ieee:
                 part = where(target == -_INF, 0.0, part)
             shares = count + part
-            nobody = shares == 0.0
-            c = where(nobody, 0.0, spread / where(nobody, 1.0, shares))
+            single = shares == 0.0
+            c = where(single, 0.0, smoothing / where(single, 1.0, shares))
             mass = c * mass
-            deficit = (c * _PER_UNIT) * deficit
+            weighted_gap = (c * _PER_UNIT) * weighted_gap
             shared = c * part * own
-            if limits:
+            if not ieee:
                 q_t = q_t + shared
                 shared = zero
-    if limits:
+    if not ieee:
         gap = where((target == -_INF) & (q_t == 0.0), 0.0, gap)
     loss = q_t * (gap + log_z)
     rest = zero
     if shares_out:
-        if not limits and soft is None:
+        if ieee and soft is None:
             loss = loss + shared * (gap + log_z)
             q_t = q_t + shared
-        loss = loss + (mass * log_z + deficit)
+        loss = loss + (mass * log_z + weighted_gap)
         rest = mass
-    if square != 0.0:
+    if z_loss != 0.0:
         lse = maximum + log_z
-        scaled = square * lse
+        scaled = z_loss * lse
         loss = loss + scaled * lse
         # Past the dtype, and yet no more than 0 where a probability is 0.
         rest = rest + 2.0 * scaled
         rest = where(rest == _INF, -lowest(rest), where(rest == -_INF, lowest(rest), rest))
     if weighs:
         loss = weight * loss
-        if limits:
+        if not ieee:
             loss = where(weight == 0.0, 0.0, loss)
         scale = widened(weight) * scale
     # One division is enough: Z ≥ 1, or NaN.
     inverse = 1.0 / (others + odds)
     entry = -(scale * widened(q_t)) * widened(others * inverse)
-    if shares_out or square != 0.0:
+    if shares_out or z_loss != 0.0:
         entry = entry + scale * widened(rest) * widened(odds * inverse)
     factor = scale * widened((q_t + rest) * inverse)
     return loss, plain(narrowed(entry, zero)), plain(narrowed(factor, zero)), plain(narrowed(scale * widened(c), zero))

@@ -93,30 +93,20 @@ def others_of_tile(logits: Any, x: int, width: int, t: int, centre: Any) -> floa
 
 
 @inline
-def spread_of_tile(
-    logits: Any,
-    losses: Any,
-    soft: Any,
-    x: int,
-    q: int,
-    u: int,
-    width: int,
-    t: int,
-    peak: int,
-    smoothing: Any,
-    centre: Any,
-    limits: bool,
+def sums_of_tile(
+    formats: Any, soft: Any, row: Any, t: int, smoother: Any, peak: int, centre: Any, ieee: bool
 ) -> tuple[float, float, float]:
     """Σ 1, Σ masses and Σ masses·(centre − x)·UNIT over a tile's classes but number `t`.
 
-    x, q, u: addresses of the tile's logits, soft targets and class weights (0: every one is 1).
+    row: addresses of the tile's logits, soft targets and class weights (0: every one is 1), and its width.
     """
+    logits, losses = formats
+    x, q, u, left = row
     n = lanes(logits)
     c = vector_like(logits, centre)
     zero = vector_like(logits, 0.0)
-    count = mass = mass_low = deficit = deficit_low = zero
+    count = mass = mass_low = weighted_gap = weighted_gap_low = zero
     weighs = u != 0 if soft is None else True
-    left = width
     while left > 0:
         logit = load_first(logits, x, left, -_INF)
         target = zero
@@ -128,15 +118,17 @@ def spread_of_tile(
             weight = load_first(losses, u, left, 0.0)
             u += n * itemsize(losses)
         counted = first(zero, left) & ~lane_is(zero, t)
-        value = masses(soft, logit, target, weight, lane_is(zero, peak), smoothing, limits)
-        count = count + where(counted, possible(logit, limits), 0.0)
+        value = masses(soft, logit, target, weight, lane_is(zero, peak), smoother, ieee)
+        count = count + where(counted, possible(logit, ieee), 0.0)
         if weighs:
             mass, mass_low = added(mass, mass_low, where(counted, value, 0.0))
-        deficit, deficit_low = added(deficit, deficit_low, where(counted, terms(logit, value, c, limits), 0.0))
+        weighted_gap, weighted_gap_low = added(
+            weighted_gap, weighted_gap_low, where(counted, terms(logit, value, c, ieee), 0.0)
+        )
         x += n * itemsize(logits)
         left -= n
         t -= n
         peak -= n
     if not weighs:
         mass = count
-    return sum_of_lanes(count, zero), sum_of_lanes(mass, mass_low), sum_of_lanes(deficit, deficit_low)
+    return sum_of_lanes(count, zero), sum_of_lanes(mass, mass_low), sum_of_lanes(weighted_gap, weighted_gap_low)

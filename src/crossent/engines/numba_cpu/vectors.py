@@ -2,7 +2,7 @@
 
 Numba leaves it to LLVM to find vectors in scalar loops; whether it does, and in which of several differently rounded
 versions of a loop, depends on the length and the alignment of a row. Here every vector is written down, so the bits of
-a result are the source's and nobody else's, and no fast-math flag is needed.
+a result are the source's alone, and no fast-math flag is needed.
 """
 
 from __future__ import annotations

@@ -1,0 +1,79 @@
+"""The array libraries, one file each: the only rooms that know what a library is like.
+
+`of` finds the object of an array by its type. No library is imported unless its arrays are there already. A new library
+is one file with a subclass of `base.Library`, and one line in `_FILES`; one that has nothing of its own beside the
+array API standard needs neither.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+
+import array_api_compat
+import numpy as np
+
+from crossent.libraries.base import Inputs, Library
+from crossent.libraries.numpy import NUMPY
+from crossent.types import Namespace
+
+__all__ = ["NUMPY", "Inputs", "Library", "is_array", "of"]
+
+# The module that has the type of a library's arrays, the type's name, and the file here that has the library's object.
+_FILES = (
+    ("jax", "Array", "jax"),
+    ("cupy", "ndarray", "cupy"),
+    ("dask.array", "Array", "dask"),
+    ("array_api_strict", "_array_object.Array", "strict"),
+)
+_by_type: dict[type, Library] = {np.ndarray: NUMPY}
+
+
+# torch.compile traces these lines with every call of the loss: they look at no table, which would become its guard.
+def of(x: object) -> Library | None:
+    """The library of an array; None where `x` is no array of a library that this package serves."""
+    if type(x) is np.ndarray:
+        return NUMPY
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, getattr(torch, "Tensor", ())):
+        from crossent.libraries.torch.library import TORCH
+
+        return TORCH
+    return _by_type.get(type(x)) or _found(x)
+
+
+def _found(x: object) -> Library | None:
+    if isinstance(x, (np.ndarray, np.generic)):
+        return NUMPY
+    if x is None or isinstance(x, (int, float, str, type)) or not array_api_compat.is_array_api_obj(x):
+        return None
+    library = next((_object(file) for module, name, file in _FILES if _is_of(x, module, name)), None)
+    if library is None:
+        # One of which nothing is known but that it keeps to the standard.
+        library = _of_namespace(array_api_compat.array_namespace(x))
+    _by_type[type(x)] = library
+    return library
+
+
+@functools.cache
+def _of_namespace(xp: Namespace) -> Library:
+    return Library(xp)
+
+
+def _is_of(x: object, module: str, name: str) -> bool:
+    """Whether `x` is an instance of a type of a module; one that is not imported has no instances."""
+    found = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found is not None and isinstance(x, found)  # type: ignore[arg-type]
+
+
+def _object(file: str) -> Library:
+    library: Library = importlib.import_module(f"crossent.libraries.{file}").LIBRARY
+    return library
+
+
+def is_array(x: object) -> bool:
+    """Whether `x` is an array of a library that this package serves."""
+    return of(x) is not None

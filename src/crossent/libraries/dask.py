@@ -1,0 +1,46 @@
+"""Dask: graphs of arrays that have no values yet."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import array_api_compat.dask.array
+
+from crossent import views
+from crossent.libraries.base import Library
+from crossent.math import formula
+from crossent.math.rows import Rows
+from crossent.types import Array
+
+
+class Dask(Library):
+    """Dask's arrays."""
+
+    state = "lazy"
+    immutable = True
+
+    def device_name(self, x: Array) -> str | None:
+        """There is one."""
+        return None
+
+    def flat(self, x: Array) -> Array:
+        """Dask reshapes no array that is empty and has more than one chunk."""
+        return super().flat(x) if math.prod(x.shape) else self.xp.zeros((0,), dtype=x.dtype)
+
+    def take_target(self, x: Array, t: Array) -> Array:
+        """Dask does not index by two arrays."""
+        xp = self.xp
+        return xp.sum(xp.where(self.one_hot_mask(x.shape, t), x, xp.zeros_like(x)), axis=1)
+
+    def losses(self, rows: Rows) -> Array:
+        """As a graph."""
+        return formula.whole(self, views.flat(self, rows))
+
+    def losses_and_gradient(self, rows: Rows, scale: Array | float, out: Array | None) -> tuple[Array, Array]:
+        """As a graph."""
+        losses, d = formula.whole_with_gradient(self, views.flat(self, rows), scale)
+        return losses, self.xp.reshape(d, rows.logits.shape)
+
+
+LIBRARY: Any = Dask(array_api_compat.dask.array)

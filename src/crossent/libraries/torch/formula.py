@@ -1,0 +1,91 @@
+"""The token losses as a plain function of tensors: what torch can differentiate any number of times, by anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crossent import views
+from crossent.libraries.base import Library
+from crossent.libraries.torch.library import TRACED
+from crossent.math import formula
+from crossent.math.rows import Rows
+
+
+def tensors_of(rows: Rows) -> tuple[Tensor | None, ...]:
+    """What of rows are tensors: those that may be differentiated, in this order, and the targets."""
+    return rows.logits, rows.soft, rows.weight, rows.class_weights, rows.targets
+
+
+def with_tensors(rows: Rows, tensors: tuple[Tensor | None, ...]) -> Rows:
+    """The same rows of other tensors: what a transformation has put in their place."""
+    logits, soft, weight, class_weights, targets = tensors
+    return rows._replace(logits=logits, soft=soft, weight=weight, class_weights=class_weights, targets=targets)
+
+
+def entered(library: Library, rows: Rows) -> Rows:
+    """The rows as an engine sees them."""
+    return rows._replace(
+        dtype=library.compute_dtype(rows.logits),
+        logits=library.enter_matrix(rows.logits),
+        soft=None if rows.soft is None else library.enter_matrix(rows.soft),
+        targets=library.enter(rows.targets),
+        weight=library.enter(rows.weight),
+        class_weights=library.enter(rows.class_weights),
+    )
+
+
+def losses(rows: Rows) -> Tensor:
+    """The token losses (N,)."""
+    found: Tensor = formula.whole(TRACED, views.flat(TRACED, rows))
+    return found
+
+
+def gradient(rows: Rows, scale: Tensor | float) -> tuple[Tensor, Tensor]:
+    """The token losses (N,) and the gradient, of the shape of the logits."""
+    loss, d = formula.whole_with_gradient(TRACED, views.flat(TRACED, rows), scale)
+    return loss, d.reshape(rows.logits.shape)
+
+
+def of_others(rows: Rows, places: list[int]) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
+    """The losses as a function of the fields 1 to 3, soft targets, weights and class weights; and those there are."""
+    tensors = tensors_of(rows)
+
+    def of(*values: Tensor) -> Tensor:
+        given = tuple(values[places.index(i)] if i in places else x for i, x in enumerate(tensors))
+        return losses(with_tensors(rows, given))
+
+    return of, tuple(x for i in places if (x := tensors[i]) is not None)
+
+
+def gradients_of_others(rows: Rows, grad: Tensor, needed: tuple[bool, ...]) -> list[Tensor | None]:
+    """Of soft targets, weights and class weights; in them the formula of the loss cancels nothing."""
+    found: list[Tensor | None] = [None, None, None]
+    places = [i for i, need in enumerate(needed, 1) if need]
+    if places:
+        function, given = of_others(rows, places)
+        for i, value in zip(places, torch.func.vjp(function, *given)[1](grad), strict=True):
+            found[i - 1] = value
+    return found
+
+
+def gradients_of_gradient(rows: Rows, scale: Tensor, grad: Tensor, needed: tuple[bool, ...]) -> list[Tensor | None]:
+    """What `grad` of a gradient (..., V) is to logits, soft targets, weights, class weights and the scale of tokens."""
+    tensors = tensors_of(rows)
+    inputs = [*tensors[:4], scale]
+    places = [i for i, need in enumerate(needed) if need]
+
+    def of(*values: Tensor) -> Tensor:
+        given: list[Any] = [values[places.index(i)] if i in places else x for i, x in enumerate(inputs)]
+        factor = given.pop()
+        return gradient(with_tensors(rows, (*given, tensors[4])), factor)[1]
+
+    found: list[Tensor | None] = [None] * len(inputs)
+    if places:
+        pull = torch.func.vjp(of, *(inputs[i] for i in places))[1]
+        for i, value in zip(places, pull(grad), strict=True):
+            found[i] = value
+    return found

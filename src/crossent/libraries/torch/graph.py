@@ -1,0 +1,194 @@
+"""Losses on torch's autograd graph and inside its transformations: functions with derivatives of their own.
+
+The derivative is the contract's gradient, not that of the loss's formula, which cancels for likely targets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crossent import views
+from crossent.libraries.base import Inputs, Library
+from crossent.libraries.torch import formula
+from crossent.libraries.torch.library import ON_GRAPH, TORCH, is_traced
+from crossent.math import tokens
+from crossent.math.rows import Rows
+
+if TYPE_CHECKING:
+    from crossent.problem import Ending
+
+# Logits whose gradient is made together with the loss: a quarter of a megabyte, and a walk less for a small call. It is
+# of use where the gradient from above is 1; any other is multiplied in the compute dtype, before the rounding.
+SMALL = 1 << 16
+
+
+def plain_loss(library: Library, inputs: Inputs, rows: Rows, ending: Ending) -> Tensor:
+    """The whole loss of a call, of whose tensors the logits alone are differentiated."""
+    # All of them, so that torch notices what is written between forward and backward.
+    others = [x for x in inputs[2:] if isinstance(x, Tensor)]
+    result: Tensor = _PlainLoss.apply(  # type: ignore[no-untyped-call]
+        inputs.logits, inputs.targets, others, library, rows, ending
+    )
+    return result
+
+
+class _PlainLoss(torch.autograd.Function):
+    """The whole loss of plain tensors, differentiated with respect to the logits alone."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, targets: Tensor, others: list[Tensor], library: Library, rows: Rows, ending: Ending
+    ) -> Tensor:
+        ctx.save_for_backward(logits, targets, *others)
+        ctx.library, ctx.ending = library, ending
+        # What may be large is saved by torch.
+        ctx.rows = rows._replace(logits=None, soft=None)
+        ctx.is_soft = rows.soft is not None
+        ctx.gradients = []
+        if rows.targets is None:
+            rows = rows._replace(soft=library.enter_matrix(targets.detach()))
+        rows = rows._replace(logits=library.enter_matrix(logits.detach()))
+        result: Tensor
+        if 0 in ending.token_shape:
+            result = ending.of_nothing()
+        # Whether a gradient from above is 1 can be asked without waiting in host memory alone.
+        elif isinstance(rows.logits, np.ndarray) and ending.reduction in ("mean", "sum") and _is_small(logits):
+            losses, d = library.losses_and_gradient(rows, ending.scale(1.0), None)
+            result = ending.finish(losses)
+            ctx.gradients.append(library.leave_matrix(d, logits))
+        else:
+            result = ending.finish(library.losses(rows))
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        logits, targets, *_ = ctx.saved_tensors
+        library: Library = ctx.library
+        rest = (None,) * 5
+        if torch.is_grad_enabled() or is_traced(grad):
+            # Someone wants to differentiate the gradient: only the general function has one that can be.
+            with torch.enable_grad():
+                loss = _on_graph(ctx.rows, ctx.ending, logits, targets if ctx.is_soft else None)
+            return *torch.autograd.grad(loss, logits, grad, create_graph=torch.is_grad_enabled()), *rest
+        if 0 in ctx.ending.token_shape:
+            return torch.zeros_like(logits), *rest
+        if ctx.gradients and float(grad) == 1.0:
+            # Given away once, to one thread, which may write into it.
+            with contextlib.suppress(IndexError):
+                return ctx.gradients.pop(), *rest
+        soft = library.enter_matrix(targets.detach()) if ctx.is_soft else None
+        rows = ctx.rows._replace(logits=library.enter_matrix(logits.detach()), soft=soft)
+        with library.computing(logits):
+            scale = ctx.ending.scale(library.above(grad))
+            d = library.losses_and_gradient(rows, scale, None)[1]
+        return library.leave_matrix(d, logits), *rest
+
+
+def _is_small(logits: Tensor) -> bool:
+    return logits.numel() <= SMALL
+
+
+def _on_graph(rows: Rows, ending: Ending, logits: Tensor, soft: Tensor | None) -> Tensor:
+    """The loss of a call that is prepared, once more, as a function that torch differentiates any number of times."""
+
+    def tensor(x: Any) -> Any:
+        return torch.from_numpy(np.array(x)) if isinstance(x, np.ndarray) else x
+
+    targets, weight = tensor(rows.targets), tensor(rows.weight)
+    ending = ending._replace(
+        library=ON_GRAPH,
+        device=logits.device,
+        dtype=ON_GRAPH.compute_dtype(logits),
+        wide=ON_GRAPH.widest(logits.device)[0],
+        denominator=tensor(ending.denominator),
+        counted=tensor(ending.counted),
+    )
+    if targets is not None:
+        # The engine saw to targets outside of the vocabulary; the formula follows every target.
+        targets, weight = tokens.in_range(ON_GRAPH, targets, weight, rows.vocabulary, ending.dtype)
+    given = (logits, soft, weight, tensor(rows.class_weights), targets)
+    rows = formula.with_tensors(rows._replace(dtype=ending.dtype), given)
+    return ending.finish(losses(rows, forward=True))  # type: ignore[no-any-return]
+
+
+def losses(rows: Rows, *, forward: bool) -> Tensor:
+    """The token losses (N,), with forward derivatives or without."""
+    function = _ForwardLosses if forward else _Losses
+    rest = formula.with_tensors(rows, (None,) * 5)
+    result: Tensor = function.apply(*formula.tensors_of(rows), rest)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _is_traced(rows: Rows) -> bool:
+    return is_traced(*formula.tensors_of(rows))
+
+
+def _walk(rows: Rows, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The losses of eager rows by their engine, and with `scale` their gradient."""
+    logits = rows.logits
+    library = TORCH.eager(logits)
+    with library.computing(logits):
+        losses, d = views.walk(library, formula.entered(library, rows), library.enter(scale))
+    return library.leave(losses), None if d is None else library.leave_matrix(d, logits)
+
+
+class _Losses(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        logits: Tensor,
+        soft: Tensor | None,
+        weight: Tensor | None,
+        class_weights: Tensor | None,
+        targets: Tensor | None,
+        rest: Rows,
+    ) -> Tensor:
+        rows = formula.with_tensors(rest, (logits, soft, weight, class_weights, targets))
+        return formula.losses(rows) if _is_traced(rows) else _walk(rows, None)[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:5])
+        ctx.save_for_forward(*inputs[:5])
+        ctx.set_materialize_grads(False)
+        ctx.rest = inputs[5]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Any, ...]:
+        if grad is None:
+            return (None,) * 6
+        rows = formula.with_tensors(ctx.rest, ctx.saved_tensors)
+        d = None
+        if ctx.needs_input_grad[0]:
+            if torch.is_grad_enabled() or _is_traced(rows) or is_traced(grad):
+                d = formula.gradient(rows, grad)[1]
+            else:
+                d = _walk(rows, grad)[1]
+        return d, *formula.gradients_of_others(rows, grad, ctx.needs_input_grad[1:4]), None, None
+
+
+class _ForwardLosses(_Losses):
+    """With forward differentiation, for ``jvp`` and ``hessian``; torch.compile cannot trace such functions."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        rows = formula.with_tensors(ctx.rest, ctx.saved_tensors)
+        loss, d = formula.gradient(rows, 1.0)
+        change: Tensor = torch.zeros_like(loss)
+        if tangents[0] is not None:
+            v = d.shape[-1]
+            change = (d.reshape(-1, v) * tangents[0].reshape(-1, v)).sum(1, dtype=loss.dtype)
+        changes = [(i, x) for i, x in enumerate(tangents[1:4], 1) if x is not None]
+        if changes:
+            losses_of, given = formula.of_others(rows, [i for i, _ in changes])
+            # Forward differentiation does not nest under torch.autograd.forward_ad; the transpose of a pullback does.
+            pull = torch.func.vjp(losses_of, *given)[1]
+            push = torch.func.vjp(pull, torch.zeros_like(loss))[1]
+            change = change + push(tuple(x.to(given[i].dtype) for i, (_, x) in enumerate(changes)))[0]
+        return change

@@ -1,0 +1,47 @@
+"""The textbook's way, for comparison: softmax, clip, logarithm. Pure array API, beside the engines, not inside them.
+
+    loss = −Σ_j q_j·log max(p_j, clip)        p = softmax(x)
+
+A term whose probability is clipped is constant, so it has no gradient.
+"""
+
+from __future__ import annotations
+
+from crossent.math.operations import Operations
+from crossent.math.rows import Rows
+from crossent.math.targets import soft_masses
+from crossent.types import Array
+
+
+def losses_and_gradient(ops: Operations, rows: Rows, scale: Array | float) -> tuple[Array, Array]:
+    """The losses (N,) and the gradient rows (N, V), times `scale`, of rows whose logits have the compute dtype."""
+    xp, x, soft, coefficients = ops.xp, rows.logits, rows.soft, rows.coefficients
+    if soft is None:
+        soft = xp.where(ops.one_hot_mask(x.shape, rows.targets), xp.ones_like(x), xp.zeros_like(x))
+    masses = soft_masses(ops, x, soft, rows.class_weights, coefficients).values
+    maximum = ops.stop_gradient(xp.max(x, axis=1))
+    e = xp.exp(x - maximum[:, None])
+    z = xp.sum(e, axis=1)
+    p = e / z[:, None]
+    least = xp.full_like(p, coefficients.clip)
+    active = xp.where(p >= least, masses, 0.0)
+    # NaN compares as false: a row that has no softmax keeps its NaN.
+    active = xp.where(xp.isnan(p), p, active)
+    loss = -xp.sum(masses * xp.log(xp.maximum(p, least)), axis=1)
+    total = xp.sum(active, axis=1)
+    if coefficients.z_loss:
+        lse = maximum + xp.log(z)
+        loss = loss + coefficients.z_loss * lse * lse
+        total = total + 2.0 * coefficients.z_loss * lse
+    weight = rows.weight
+    if weight is not None:
+        loss = weight * loss
+        if not coefficients.ieee:
+            loss = xp.where(weight == 0, 0.0, loss)
+        scale = weight * scale
+    if not isinstance(scale, float):
+        scale = ops.cast(scale if scale.ndim == 0 else scale[:, None], p.dtype)
+    d = (p * total[:, None] - active) * scale
+    if weight is not None and not coefficients.ieee:
+        d = ops.clear_rows(d, weight == 0, None)
+    return loss, d

@@ -1,0 +1,158 @@
+"""The operations that the mathematics needs, as the array API standard has them.
+
+Each library has a class of its own (`crossent.libraries`) that says what it does otherwise. Operations that take `out`
+compute in place where it is given and return a new array where it is None; so one expression serves NumPy, CuPy and
+torch memory as well as immutable, lazy and traced arrays.
+"""
+
+from __future__ import annotations
+
+import array_api_compat
+import numpy as np
+
+from crossent.types import Array, Namespace
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+_LARGEST = {name: float(np.finfo(name).max) for name in ("float32", "float64")}
+# Terms of a sum in parts: runs of this length keep its rounding to a few eps.
+_RUN = 8
+
+
+class Operations:
+    """Of one array library, whose namespace is `xp`."""
+
+    xp: Namespace
+
+    def device(self, x: Array) -> Array:
+        """The device of `x`, as the library's functions take it."""
+        return array_api_compat.device(x)
+
+    def dtype_name(self, x: Array) -> str:
+        """The dtype's name as every library spells it: ``"float32"``."""
+        name = getattr(x.dtype, "name", None)
+        return name if type(name) is str else str(x.dtype).rpartition(".")[2]
+
+    def compute_dtype(self, logits: Array) -> Array:
+        """The dtype in which logits are computed: half precision is widened to float32."""
+        return self.xp.float64 if self.dtype_name(logits) == "float64" else self.xp.float32
+
+    def is_number(self, x: Array | float) -> bool:
+        """Whether `x` is a number, and no array."""
+        return isinstance(x, float)
+
+    def widest(self, device: Array) -> tuple[Array, Array]:
+        """The widest float and the widest signed integer of a device."""
+        return self.xp.float64, self.xp.int64
+
+    def cast(self, x: Array, dtype: Array) -> Array:
+        """`x` in `dtype`, without a copy where it has it already."""
+        return x if x.dtype == dtype else self.xp.astype(x, dtype, copy=False)
+
+    def widened(self, x: Array, dtype: Array) -> Array:
+        """Logits or soft targets in the compute dtype."""
+        return self.cast(x, dtype)
+
+    def narrowed(self, d: Array, like: Array) -> Array:
+        """A gradient in the dtype of the logits `like`, rounded to nearest even."""
+        return self.cast(d, like.dtype)
+
+    def stop_gradient(self, x: Array) -> Array:
+        """`x` as a constant for automatic differentiation."""
+        return x
+
+    def subtract(self, a: Array, b: Array, out: Array | None) -> Array:
+        """a − b, into `out` where it is given."""
+        return self.xp.subtract(a, b) if out is None else self.xp.subtract(a, b, out=out)
+
+    def multiply(self, a: Array, b: Array, out: Array | None) -> Array:
+        """a · b, into `out` where it is given."""
+        return self.xp.multiply(a, b) if out is None else self.xp.multiply(a, b, out=out)
+
+    def exp(self, a: Array, out: Array | None) -> Array:
+        """exp(a), into `out` where it is given."""
+        return self.xp.exp(a) if out is None else self.xp.exp(a, out=out)
+
+    def divide(self, a: Array, b: Array | float, dtype: Array) -> Array:
+        """a / b in the wider dtype of the two, rounded to `dtype`."""
+        return self.cast(a / b, dtype)
+
+    def divide_in(self, wide: Array, a: Array, b: Array | float) -> Array:
+        """a / b in the dtype `wide`."""
+        a = self.cast(a, wide)
+        return a if isinstance(b, float) and b == 1.0 else a / b
+
+    def zero_where_not(self, mask: Array, x: Array) -> Array:
+        """The integers `x` where `mask` is true, and 0 elsewhere."""
+        return self.xp.where(mask, x, self.xp.zeros_like(x))
+
+    def at_least_one(self, x: Array) -> Array:
+        """`x`, or 1 where it is less; NaN stays."""
+        return self.xp.maximum(x, self.xp.ones_like(x))
+
+    def finite_from_below(self, x: Array) -> Array:
+        """`x` with −inf replaced by the least finite number; NaN stays."""
+        return self.xp.where(x == -self.xp.inf, -_LARGEST[self.dtype_name(x)], x)
+
+    def clip_finite(self, x: Array) -> Array:
+        """`x` with infinities replaced by the numbers next to them; NaN stays."""
+        xp, largest = self.xp, _LARGEST[self.dtype_name(x)]
+        return xp.where(x == xp.inf, largest, xp.where(x == -xp.inf, -largest, x))
+
+    def flat(self, x: Array) -> Array:
+        """The elements in a row."""
+        return x if x.ndim == 1 else self.xp.reshape(x, (-1,))
+
+    def row_numbers(self, t: Array) -> Array:
+        """0, 1, 2 … for the rows whose targets are `t`."""
+        return self.xp.arange(t.shape[0], dtype=t.dtype, device=self.device(t))
+
+    def one_hot_mask(self, shape: tuple[int, int], t: Array) -> Array:
+        """The boolean matrix [j = t_i] of that shape."""
+        return self.xp.arange(shape[1], dtype=t.dtype, device=self.device(t))[None, :] == t[:, None]
+
+    def take_target(self, x: Array, t: Array) -> Array:
+        """x[i, t_i] of every row i."""
+        return x[self.row_numbers(t), t]
+
+    def set_target(self, x: Array, t: Array, value: Array | float, out: Array | None) -> Array:
+        """`x` with x[i, t_i] replaced by `value` (one number, or one per row); in place where `out` is `x`."""
+        if out is None:
+            return self.xp.where(
+                self.one_hot_mask(x.shape, t), value if isinstance(value, float) else value[:, None], x
+            )
+        out[self.row_numbers(t), t] = value
+        return out
+
+    def clear_rows(self, x: Array, rows: Array, out: Array | None) -> Array:
+        """`x` (N, V) with 0 in the rows that the boolean `rows` (N,) names; in place where `out` is `x`."""
+        if out is None:
+            return self.xp.where(rows[:, None], self.xp.zeros_like(x), x)
+        self.xp.copyto(out, 0.0, where=rows[:, None])
+        return out
+
+    def sum_in(self, wide: Array, x: Array, axis: int | None) -> Array:
+        """A sum over one axis, or all, accurate for millions of terms: in float64, or in runs where that is not enough.
+
+        wide: the widest float of the device of `x`.
+        """
+        if wide == self.xp.float64:
+            return self.xp.sum(x, axis=axis, dtype=wide)
+        return self.sum_in_runs(x, axis)
+
+    def sum_in_runs(self, x: Array, axis: int | None) -> Array:
+        """Pairwise summation over one axis, or all, out of reshapes and short sums."""
+        xp = self.xp
+        x = self.flat(x) if axis is None else xp.moveaxis(x, axis, -1)
+        while (length := x.shape[-1]) > _RUN:
+            whole = length - length % _RUN
+            runs = xp.sum(xp.reshape(x[..., :whole], (*x.shape[:-1], whole // _RUN, _RUN)), axis=-1)
+            x = runs if whole == length else xp.concat([runs, xp.sum(x[..., whole:], axis=-1)[..., None]], axis=-1)
+        return xp.sum(x, axis=-1)
+
+    def count_in(self, wide: Array, mask: Array, axis: int | None) -> Array:
+        """How many are true along one axis, or in all, in the dtype `wide`."""
+        return self.sum_in(wide, self.cast(mask, wide), axis)
+
+    def any_outside(self, x: Array, stop: int) -> bool:
+        """Whether one of the integers `x` is outside [0, stop). It waits for the device of `x`, once."""
+        return bool(self.xp.any((x < 0) | (x >= stop)))

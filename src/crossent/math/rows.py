@@ -1,0 +1,79 @@
+"""Rows of logits with all that a loss and a gradient need to know of them; options are coefficients here already."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from crossent.types import Array
+
+
+class Coefficients(NamedTuple):
+    """What every row of a call has in common, as numbers.
+
+    target_mass: the part of a target's mass that stays where it is (1 − ε).
+    smoothing: the mass ε that is shared out evenly.
+    includes_target: how many shares of `smoothing` the target itself takes: 0 or 1.
+    z_loss: λ, the weight of lse².
+    clip: the least probability whose logarithm is taken; 0 for the exact loss.
+    ieee: whether everything follows floating-point arithmetic; without it 0·∞ counts as 0, classes with logit −inf
+        take no share, and rows of weight 0 are zero whatever they hold.
+    """
+
+    target_mass: float = 1.0
+    smoothing: float = 0.0
+    includes_target: int = 0
+    z_loss: float = 0.0
+    clip: float = 0.0
+    ieee: bool = False
+
+
+class Rows(NamedTuple):
+    """N rows, or a piece of each: the classes from number `first_class` on, of a vocabulary of so many.
+
+    logits: (N, W), or with the axes of the tokens in place of N. targets: integers (N,), or soft: (N, W). weight: (N,)
+    or None for 1. class_weights: those of the piece, (W,), or None for 1. All floating arrays but the logits and the
+    soft targets have the compute dtype. A target elsewhere in the vocabulary is not held by the piece; the row of one
+    outside of the vocabulary is NaN. dtype: the compute dtype, as the library has it. engine: the name of the
+    one that walks them.
+    """
+
+    logits: Array
+    targets: Array | None
+    soft: Array | None
+    weight: Array | None
+    class_weights: Array | None
+    coefficients: Coefficients
+    first_class: int
+    vocabulary: int
+    dtype: Array
+    engine: str = "array_api"
+
+    def part(self, start: int, stop: int, logits: Array, soft: Array | None) -> Rows:
+        """The rows from `start` to `stop`, with their logits and soft targets as the caller has prepared them."""
+        targets, weight = self.targets, self.weight
+        return Rows(
+            logits,
+            None if targets is None else targets[start:stop],
+            soft,
+            None if weight is None else weight[start:stop],
+            self.class_weights,
+            self.coefficients,
+            self.first_class,
+            self.vocabulary,
+            self.dtype,
+            self.engine,
+        )
+
+    def columns(self, start: int, stop: int, logits: Array) -> Rows:
+        """The piece of the columns from `start` to `stop`, whose logits the caller has prepared; for hard targets."""
+        u = self.class_weights
+        return self._replace(
+            logits=logits,
+            class_weights=None if u is None else u[start:stop],
+            first_class=self.first_class + start,
+        )
+
+
+def of_rows(scale: Array | float, start: int, stop: int) -> Array | float:
+    """The part of a scale (one number, or one per row) that belongs to the rows from `start` to `stop`."""
+    return scale if isinstance(scale, float) or scale.ndim == 0 else scale[start:stop]

@@ -1,0 +1,180 @@
+"""Row statistics: what the loss and its gradient need to know of a row of logits, in a few numbers. Pure array API.
+
+For a row x with target t let m = max_j x_j. The target is kept out of the sum of exponentials, so that a small loss is
+never found as the difference of two large numbers:
+
+    S = Σ_{j≠t} exp(x_j − m)      "others"
+
+The pieces of a row (tiles, chunks, shards) merge associatively. No option of the loss is named here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from crossent.math.operations import Operations
+from crossent.types import Array
+
+# A power of two, which costs no rounding: billions of the largest differences of logits add up to a finite number.
+UNIT = 2.0**-40
+
+
+class SmoothingSums(NamedTuple):
+    """Sums over a row's other classes j ≠ t with masses u_j, each (N,); for targets that are more than one class.
+
+    count: how many of them can occur (with IEEE arithmetic all, else those with a logit above −inf); mass: Σ u_j;
+    weighted_gap: Σ u_j·(m − x_j), times `UNIT`, so that it cannot overflow before a small coefficient makes it
+    representable again.
+    """
+
+    count: Array
+    mass: Array
+    weighted_gap: Array
+
+
+class KeptApart(NamedTuple):
+    """The class of a soft target that is kept out of the sums, the likeliest: its number and its mass, each (N,)."""
+
+    place: Array
+    mass: Array
+
+
+class RowStatistics(NamedTuple):
+    """The statistics of N rows, or of a piece of each; arrays of shape (N,).
+
+    maximum: m = max_j x_j; others: S = Σ_{j≠t} exp(x_j − m); target: x_t, −inf where the piece does not hold it;
+    sums: only where the target distribution has mass on other classes; apart: only for soft targets, whose t is the
+    likeliest class of the piece.
+    """
+
+    maximum: Array
+    others: Array
+    target: Array
+    sums: SmoothingSums | None
+    apart: KeptApart | None
+
+
+class Masses(NamedTuple):
+    """The masses u that `SmoothingSums` sums, (N, W) or (1, W); ieee: whether 0·∞ is NaN, and all classes count."""
+
+    values: Array
+    ieee: bool
+
+
+def of_rows(
+    ops: Operations,
+    x: Array,
+    t: Array,
+    *,
+    elsewhere: Array | None = None,
+    masses: Masses | None = None,
+    first_class: int | None = None,
+    out: Array | None = None,
+) -> tuple[RowStatistics, Array]:
+    """The statistics of the rows `x` (N, W) with target positions `t` (N,), and exp(x − m) with 0 at the target.
+
+    elsewhere: for pieces of rows, what takes the place of x_t in rows that do not hold their target (t lies in [0, W)
+    all the same), and 0 in those that do; None where all do. first_class: for soft targets, the number of the first
+    class. out: memory for the exponentials, which may be `x` itself.
+    """
+    xp = ops.xp
+    # Results do not depend on m, so it is a constant to automatic differentiation.
+    maximum = ops.stop_gradient(xp.max(x, axis=1))
+    # A piece of nothing but −inf has no exponentials, and −inf − (−inf) would make them NaN.
+    centre = ops.finite_from_below(maximum)
+    target = ops.take_target(x, t)
+    held = None
+    if elsewhere is not None:
+        held = elsewhere == 0
+        target = xp.where(held, target, elsewhere)
+    sums = None if masses is None else _sums(ops, x, centre, t, held, masses)
+    apart = None
+    if first_class is not None and masses is not None:
+        apart = KeptApart(t + first_class, ops.take_target(xp.broadcast_to(masses.values, x.shape), t))
+    e = ops.exp(ops.subtract(x, centre[:, None], out), out)
+    e = _without_target(ops, e, t, held, out)
+    return RowStatistics(maximum, xp.sum(e, axis=1), target, sums, apart), e
+
+
+def merge(ops: Operations, pieces: list[RowStatistics]) -> RowStatistics:
+    """The statistics of rows from those of their pieces; each piece is rescaled once, so no rounding piles up."""
+    if len(pieces) == 1:
+        return pieces[0]
+    xp = ops.xp
+    maximum, target = pieces[0].maximum, pieces[0].target
+    for piece in pieces[1:]:
+        maximum = xp.maximum(maximum, piece.maximum)
+        target = xp.maximum(target, piece.target)
+    # A piece of nothing but −inf adds nothing; −inf − (−inf) and 0·∞ must not make it NaN.
+    empty = [piece.maximum == -xp.inf for piece in pieces]
+    scales = [
+        xp.exp(xp.where(nothing, -xp.inf, piece.maximum - maximum))
+        for piece, nothing in zip(pieces, empty, strict=True)
+    ]
+    # The classes that pieces have kept apart join the others again, but for the row's own: the first of the likeliest.
+    again = _again(ops, pieces, empty, maximum)
+    others = sum(
+        (piece.others if back is None else piece.others + xp.where(back, 1.0, xp.zeros_like(maximum))) * scale
+        for piece, back, scale in zip(pieces, again, scales, strict=True)
+    )
+    if pieces[0].sums is None:
+        return RowStatistics(maximum, others, target, None, None)
+    count, mass, gap, zero = 0.0, 0.0, 0.0, xp.zeros_like(maximum)
+    for piece, nothing, back in zip(pieces, empty, again, strict=True):
+        assert piece.sums is not None
+        own = piece.sums.mass
+        if back is not None and piece.apart is not None:
+            own = own + xp.where(back, piece.apart.mass, zero)
+        count = count + piece.sums.count
+        mass = mass + own
+        moved = maximum * UNIT - piece.maximum * UNIT
+        # An empty piece has no mass, or a gap that is infinite already.
+        gap = gap + (piece.sums.weighted_gap + xp.where(nothing | (moved == 0), zero, own * moved))
+    return RowStatistics(maximum, others, target, SmoothingSums(count, mass, gap), _apart(ops, pieces, again))
+
+
+def _again(
+    ops: Operations, pieces: list[RowStatistics], empty: list[Array], maximum: Array
+) -> list[Array] | list[None]:
+    """Per piece, the rows in which the class that it keeps apart is not the row's own."""
+    if pieces[0].apart is None:
+        return [None] * len(pieces)
+    again, found = [], ops.xp.isnan(maximum)
+    for piece, nothing in zip(pieces, empty, strict=True):
+        own = (piece.maximum == maximum) & ~found
+        found = found | own
+        again.append(~own & ~nothing)
+    return again
+
+
+def _apart(ops: Operations, pieces: list[RowStatistics], again: list[Array] | list[None]) -> KeptApart | None:
+    found = pieces[0].apart
+    for piece, back in zip(pieces[1:], again[1:], strict=True):
+        if found is None or piece.apart is None:
+            return None
+        own = ~(back | (piece.maximum == -ops.xp.inf))
+        found = KeptApart(
+            ops.xp.where(own, piece.apart.place, found.place), ops.xp.where(own, piece.apart.mass, found.mass)
+        )
+    return found
+
+
+def _sums(ops: Operations, x: Array, centre: Array, t: Array, held: Array | None, masses: Masses) -> SmoothingSums:
+    xp = ops.xp
+    # Scaled before the subtraction: the difference of two finite logits may be past the dtype, its share of a loss not.
+    gap = centre[:, None] * UNIT - x * UNIT
+    weighed = xp.broadcast_to(masses.values, x.shape)
+    counted = xp.ones_like(x)
+    if not masses.ieee:
+        impossible = x == -xp.inf
+        gap = xp.where(impossible & (weighed == 0), 0.0, gap)
+        counted = xp.where(impossible, 0.0, counted)
+    terms = weighed * gap
+    if masses.ieee:
+        # An infinite mass at the maximum: it counts in the mass, which multiplies log Z.
+        terms = xp.where(gap == 0, 0.0, terms)
+    return SmoothingSums(*(xp.sum(_without_target(ops, a, t, held, None), axis=1) for a in (counted, weighed, terms)))
+
+
+def _without_target(ops: Operations, a: Array, t: Array, held: Array | None, out: Array | None) -> Array:
+    return ops.set_target(a, t, 0.0 if held is None else ops.xp.where(held, 0.0, ops.take_target(a, t)), out)

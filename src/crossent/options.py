@@ -1,0 +1,191 @@
+"""The options of the loss: their names, defaults, checks of values, and the coefficients they mean.
+
+The one place where an option is spelt. A new one is a key of `OptionNames`, a field of `Options` with its check, and,
+where it changes the numbers of a row, a field of `Coefficients`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from numbers import Real
+from typing import Any, TypedDict, TypeVar
+
+import numpy as np
+
+from crossent.engines.select import ENGINES
+from crossent.libraries import is_array, of
+from crossent.math.rows import Coefficients
+from crossent.types import Algorithm, Array, Denominator, Reduction, Smoothing
+
+REDUCTIONS = ("mean", "sum", "none", "sequence")
+ALGORITHMS = ("stable", "explicit")
+# The least probability whose logarithm the explicit algorithm takes.
+_CLIP = 1e-10
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class OptionNames(TypedDict, total=False):
+    """The options that are words and numbers, the same names everywhere."""
+
+    ignore_index: int | None
+    reduction: Reduction
+    label_smoothing: float
+    smoothing: Smoothing
+    z_loss: float
+    algorithm: Algorithm
+    check_targets: bool
+    engine: str
+
+
+class LossOptions(OptionNames, total=False):
+    """The options of a loss; two of them may be arrays."""
+
+    class_weights: Array | None
+    denominator: Denominator
+
+
+class CallOptions(LossOptions, total=False):
+    """The options of one call: those of the loss, and the weights of its tokens."""
+
+    weights: Array | None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of a call, checked; TypeError or ValueError for a value that is not accepted."""
+
+    ignore_index: Any = None
+    reduction: Any = "mean"
+    label_smoothing: Any = 0.0
+    smoothing: Any = "others"
+    z_loss: Any = 0.0
+    algorithm: Any = "stable"
+    check_targets: Any = True
+    engine: Any = "auto"
+    ieee: bool = False
+    """Whether everything follows floating-point arithmetic, as in PyTorch; no option of the public functions."""
+    coefficients: Coefficients = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Check the values, and find what they mean."""
+        choice("reduction", self.reduction, REDUCTIONS)
+        accepted = "a number from 0 to 1"
+        if not 0.0 <= number("label_smoothing", self.label_smoothing, accepted) <= 1.0:
+            raise ValueError(f"label_smoothing is {self.label_smoothing!r}; accepted: {accepted}")
+        choice("smoothing", self.smoothing, ("others", "uniform"))
+        accepted = "a finite number that is not negative"
+        if not 0.0 <= number("z_loss", self.z_loss, accepted) < math.inf:
+            raise ValueError(f"z_loss is {self.z_loss!r}; accepted: {accepted}")
+        choice("algorithm", self.algorithm, ALGORITHMS)
+        if not isinstance(self.check_targets, (bool, np.bool_)):
+            raise TypeError(f"check_targets is {shown(self.check_targets)}; accepted: True or False")
+        choice("engine", self.engine, ("auto", *ENGINES))
+        object.__setattr__(self, "ignore_index", _index(self.ignore_index))
+        object.__setattr__(
+            self,
+            "coefficients",
+            Coefficients(
+                target_mass=1.0 - self.label_smoothing,
+                smoothing=float(self.label_smoothing),
+                includes_target=int(self.smoothing == "uniform"),
+                z_loss=float(self.z_loss),
+                clip=_CLIP if self.algorithm == "explicit" else 0.0,
+                ieee=self.ieee,
+            ),
+        )
+
+
+DEFAULTS = {each.name: each.default for each in fields(Options) if each.name in OptionNames.__annotations__}
+
+
+def options_of(given: Mapping[str, Any]) -> Options:
+    """The options of those names; TypeError for a name that there is not."""
+    unknown = sorted(name for name in given if name not in OptionNames.__annotations__)
+    if unknown:
+        raise TypeError(f"unexpected keyword argument {unknown[0]!r}; accepted: {', '.join(DEFAULTS)}")
+    return Options(**given)
+
+
+@functools.lru_cache(maxsize=64, typed=True)
+def _once(**given: Any) -> Options:
+    return options_of(given)
+
+
+def options_once(given: Options | Mapping[str, Any], traced: bool) -> Options:
+    """`options_of`, looked up: a small call would spend a tenth of its time on looking at the same few words.
+
+    traced: whether torch may trace the call, which could not follow the look.
+    """
+    if isinstance(given, Options):
+        return given
+    if traced:
+        return options_of(given)
+    try:
+        return _once(**given)
+    except TypeError:  # a value of a wrong type, which may be one that cannot be hashed
+        return options_of(given)
+
+
+def takes_options(function: _Function) -> _Function:
+    """Let `help` and `inspect.signature` show the options that `function` takes as keyword arguments."""
+    signature = inspect.signature(function)
+    parameters = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    parameters += [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=getattr(kind, "__forward_arg__", kind)
+        )
+        for (name, default), kind in zip(DEFAULTS.items(), OptionNames.__annotations__.values(), strict=True)
+    ]
+    function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return function
+
+
+def number(name: str, value: Any, accepted: str) -> float:
+    """`value` as a float; TypeError unless it is a real number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} is {shown(value)}; accepted: {accepted}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is a number past the range of float64; accepted: {accepted}") from None
+
+
+def choice(name: str, value: Any, accepted: tuple[str, ...]) -> None:
+    """ValueError unless `value` is one of the accepted words; TypeError unless it is a word."""
+    if type(value) is str and value in accepted:
+        return
+    words = ", ".join(map(repr, accepted))
+    kind = ValueError if isinstance(value, str) else TypeError
+    raise kind(f"{name} is {shown(value)}; accepted: {words}")
+
+
+def shown(value: Any) -> str:
+    """A value of an argument, in an error."""
+    library = None if isinstance(value, np.generic) else of(value)
+    if library is not None:
+        return f"an array of dtype {library.dtype_name(value)} and shape {tuple(value.shape)}"
+    return f"{value!r} ({type(value).__name__})" if not isinstance(value, (str, type(None))) else repr(value)
+
+
+def _index(value: Any) -> int | None:
+    """An ignored target as an int, or None."""
+    if value is None:
+        return None
+    if isinstance(value, (bool, np.bool_)) or (is_array(value) and not isinstance(value, np.integer)):
+        raise TypeError(f"ignore_index is {shown(value)}; accepted: None or an integer")
+    try:
+        index = operator.index(value)
+    except TypeError:
+        raise TypeError(f"ignore_index is {shown(value)}; accepted: None or an integer") from None
+    if not -(2**63) <= index < 2**63:
+        raise ValueError(f"ignore_index is {index}; accepted: an integer from -2**63 to 2**63 - 1")
+    return index
+
+
+DEFAULT = Options()

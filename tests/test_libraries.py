@@ -1,0 +1,213 @@
+"""What a library is asked: which one an array is of, and that all of a call stays on the device of its arrays.
+
+That no backend is imported by looking is `test_import.py`.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import crossent
+from crossent import libraries
+from crossent.engines import select
+from crossent.libraries import NUMPY
+
+
+class Subclass(np.ndarray):
+    """An array of NumPy's."""
+
+
+class Foreign:
+    """An array of a library that nobody has heard of, which keeps to the standard: NumPy's in disguise."""
+
+    namespace = ModuleType("some.array_library")
+
+    def __array_namespace__(self, api_version=None):
+        return self.namespace
+
+
+def _module(name):
+    return pytest.importorskip(name)
+
+
+ARRAYS = {
+    "array": ("numpy", lambda: np.zeros(3)),
+    "subclass": ("numpy", lambda: np.zeros(3).view(Subclass)),
+    "masked": ("numpy", lambda: np.ma.zeros(3)),
+    "scalar": ("numpy", lambda: np.int64(3)),
+    "tensor": ("torch", lambda: _module("torch").zeros(3)),
+    "parameter": ("torch", lambda: _module("torch").nn.Parameter(_module("torch").zeros(3))),
+    "jax": ("jax", lambda: _module("jax.numpy").zeros(3)),
+    "dask": ("dask", lambda: _module("dask.array").zeros(3)),
+    "strict": ("array-api-strict", lambda: _module("array_api_strict").zeros(3)),
+    "foreign": ("some", Foreign),
+}
+
+
+@pytest.mark.parametrize(("name", "make"), ARRAYS.values(), ids=ARRAYS)
+def test_the_library_of_an_array(name, make):
+    x = make()
+    library = libraries.of(x)
+    assert library.name == name
+    assert library is library.family is libraries.of(make())
+    assert libraries.is_array(x)
+    assert library.xp is not None
+
+
+def test_the_library_of_a_tracer():
+    jax = _module("jax")
+    found = []
+    jax.jit(lambda x: found.append(libraries.of(x)) or x)(jax.numpy.zeros(3))
+    jax.grad(lambda x: found.append(libraries.of(x)) or x.sum())(jax.numpy.zeros(3))
+    assert found == [libraries.of(jax.numpy.zeros(3))] * 2
+
+
+@pytest.mark.parametrize(
+    "x", [None, 3, 2.5, True, "mean", b"x", [0.0], (1,), {}, np.float32, np.dtype(float), np], ids=repr
+)
+def test_what_is_no_array(x):
+    assert libraries.of(x) is None
+    assert not libraries.is_array(x)
+
+
+def test_a_library_that_is_not_imported_has_no_arrays(monkeypatch):
+    for module in ("torch", "jax", "cupy", "dask.array", "array_api_strict"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setattr(libraries, "_by_type", {})
+    before = set(sys.modules)
+    assert libraries.of(np.float32(3)) is NUMPY
+    assert libraries.of(Foreign()).name == "some"
+    assert set(sys.modules) == before
+
+
+# --- devices ----------------------------------------------------------------------------------------------------------
+
+OPTIONS = {
+    "plain": {},
+    "ignored-none": {"ignore_index": 1, "reduction": "none"},
+    "sequence": {"reduction": "sequence", "weights": "token weights", "denominator": "tokens"},
+    "smoothed-classes": {"label_smoothing": 0.1, "class_weights": "classes", "ignore_index": 1},
+    "uniform-z": {"label_smoothing": 0.2, "smoothing": "uniform", "z_loss": 0.01, "reduction": "sum"},
+    "weights": {"weights": "token weights", "denominator": 3.5},
+    "denominator": {"weights": "token weights", "class_weights": "classes", "denominator": "number"},
+    "explicit": {"algorithm": "explicit", "reduction": "sum"},
+    "soft": {"soft": True, "label_smoothing": 0.1, "weights": "token weights"},
+    "soft-classes": {"soft": True, "class_weights": "classes", "z_loss": 0.1, "reduction": "none"},
+    "unchecked": {"check_targets": False, "ignore_index": 1},
+}
+N, V = 6, 7
+
+
+def _call(options, make):
+    """The arguments of a call, whose arrays `make` makes of NumPy's: logits, targets, options."""
+    rng = np.random.default_rng(4)
+    x, t = (3 * rng.standard_normal((2, N, V))).astype(np.float32), rng.integers(0, V, (2, N))
+    q = rng.random((2, N, V)).astype(np.float32)
+    made = {
+        "token weights": np.linspace(0, 2, N, dtype=np.float32),
+        "classes": np.linspace(0.5, 2, V, dtype=np.float32),
+        "number": np.asarray(2.5, np.float32),
+    }
+    soft = "soft" in options
+    named = {key: make(made[x]) if x in made else x for key, x in options.items() if key != "soft"}
+    return make(x), make(q if soft else t.astype(np.int32)), named
+
+
+def _close(a, b):
+    np.testing.assert_allclose(np.asarray(a, float), np.asarray(b, float), rtol=2e-6, atol=2e-7)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("device", ["device1", "device2", "no_float64", "no_x64"])
+def test_every_device_of_array_api_strict(request, device, options):
+    """A device that is forgotten is an error there, since arrays of two devices do not meet."""
+    xp = _module("array_api_strict")
+    known = {getattr(each, "_device", each): each for each in xp.__array_namespace_info__().devices()}
+    if device not in known:
+        pytest.skip("this version of array-api-strict has no such device")
+    if device == "no_x64" and "soft" in options:
+        reason = "array_api_strict.argmax makes int64, which this device of its own does not have"
+        request.applymarker(pytest.mark.xfail(raises=ValueError, reason=reason))
+    results = []
+    for place in (known["CPU_DEVICE"], known[device]):
+        x, t, named = _call(options, lambda a, place=place: xp.asarray(a, device=place))
+        found = [crossent.cross_entropy(x, t, **named), *crossent.cross_entropy_and_grad(x, t, **named)]
+        assert {result.device for result in found} == {place}
+        results.append([np.asarray(xp.asarray(result, device=known["CPU_DEVICE"])) for result in found])
+    for on_cpu, there in zip(*results, strict=True):
+        _close(there, on_cpu)
+
+
+@pytest.fixture
+def like_mps(monkeypatch):
+    """Take torch's CPU tensors for those of a device whose memory nothing else sees, and that has no float64."""
+    torch = _module("torch")
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from crossent.libraries.torch import library
+
+    class NoFloat64(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            made = func(*args, **(kwargs or {}))
+            for x in torch.utils._pytree.tree_leaves(made):
+                if isinstance(x, torch.Tensor) and x.dtype == torch.float64:
+                    raise TypeError(f"{func} makes float64, which the device does not have")
+            return made
+
+    monkeypatch.setattr(library.Torch, "memory_of", lambda self, device: ("", 0))
+    monkeypatch.setattr(library, "_NO_FLOAT64", ("cpu",))
+    select._best.cache_clear()
+    with NoFloat64():
+        yield torch
+
+
+def _all_of(torch, options, dtype):
+    """The loss and the gradient of a call in every way there is to ask for them."""
+
+    def make(a):
+        x = torch.from_numpy(a.copy())
+        return x.to(dtype) if a.ndim == 3 else x
+
+    x, t, named = _call(options, make)
+    leaves = [x.clone().requires_grad_(), *(a for a in named.values() if isinstance(a, torch.Tensor))]
+    found = [crossent.cross_entropy(x, t, **named), *crossent.cross_entropy_and_grad(x, t, **named)]
+    above = torch.full_like(found[0], 0.5)
+    found += crossent.cross_entropy_and_grad(x, t, x.clone(), above, **named)
+    loss = crossent.cross_entropy(leaves[0], t, **named)
+    loss.backward(above)
+    found += [loss.detach(), leaves[0].grad]
+    # All that is differentiated stays on the graph then.
+    leaves = [a.detach().requires_grad_() for a in leaves]
+    named |= dict(zip([key for key, a in named.items() if isinstance(a, torch.Tensor)], leaves[1:], strict=True))
+    loss = crossent.cross_entropy(leaves[0], t, **named)
+    return [*found, loss.detach(), *torch.autograd.grad(loss, leaves, above)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_device_without_float64(request, options, dtype):
+    torch = _module("torch")
+    expected = _all_of(torch, options, getattr(torch, dtype))
+    request.getfixturevalue("like_mps")
+    found = _all_of(torch, options, getattr(torch, dtype))
+    assert len(found) >= 9
+    for a, b in zip(found, expected, strict=True):
+        tolerance = 2.0**-7 if a.dtype == torch.bfloat16 else 2e-6
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance / 8)
+
+
+def test_pytorchs_own_signature_without_float64(like_mps):
+    from crossent.torch import cross_entropy
+
+    x, t, _ = _call({}, like_mps.from_numpy)
+    x = x.reshape(-1, V).requires_grad_()
+    t = t.reshape(-1).long()
+    loss = cross_entropy(x, t, label_smoothing=0.1, ignore_index=1)
+    theirs = like_mps.nn.functional.cross_entropy(x, t, label_smoothing=0.1, ignore_index=1)
+    for a, b in zip(like_mps.autograd.grad(loss, x), like_mps.autograd.grad(theirs, x), strict=True):
+        like_mps.testing.assert_close(a, b)
+    like_mps.testing.assert_close(loss, theirs)

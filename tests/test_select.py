@@ -1,0 +1,229 @@
+"""Which engine walks the logits: the fastest that can, the one that is asked for, or a clear refusal."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import crossent
+from crossent import cli, libraries
+from crossent.engines import select
+from crossent.engines.select import ENGINES
+from crossent.info import BACKENDS
+from crossent.libraries import Inputs
+
+X = np.linspace(-2.0, 2.0, 60).reshape(6, 10)
+T = np.arange(6)
+HAS_NUMBA = select.numba_problem() is None
+needs_numba = pytest.mark.skipif(
+    not HAS_NUMBA, reason="Numba is not here; CROSSENT_REQUIRE_ENGINES makes that a failure"
+)
+
+
+@pytest.fixture
+def without_numba(monkeypatch):
+    """As if Numba were not installed."""
+    monkeypatch.setattr(select, "numba_problem", lambda: "Numba is not installed (pip install numba)")
+    select._best.cache_clear()
+    yield
+    select._best.cache_clear()
+
+
+def _library(x):
+    return libraries.of(x).of_call(Inputs(x, None))
+
+
+def _chosen(asked, x=X, clips=False):
+    library = _library(x)
+    return library.engine(asked, x, library.dtype_name(x), x.shape[-1], clips)
+
+
+def test_every_engine_that_is_required_is_here():
+    """Each serves arrays of a backend that is required too; where none is, NumPy's."""
+    required = [name for name in os.environ.get("CROSSENT_REQUIRE_ENGINES", "").split(",") if name]
+    backends = [name for name in os.environ.get("CROSSENT_REQUIRE_BACKENDS", "").split(",") if name] or ["numpy"]
+    assert set(required) <= set(ENGINES)
+    logits = [BACKENDS[name].array(X.tolist()) for name in backends] if required else []
+    for name in required:
+        obstacles = [
+            select.obstacle(name, library.kind(x, library.dtype_name(x), x.shape[-1], False))
+            for x, library in zip(logits, map(_library, logits), strict=True)
+        ]
+        assert None in obstacles, obstacles
+
+
+@needs_numba
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+def test_the_fastest_that_can_is_chosen(dtype):
+    x = X.astype(dtype)
+    assert _chosen("auto", x) == "numba"
+    np.testing.assert_array_equal(
+        crossent.cross_entropy(x, T, reduction="none"), crossent.cross_entropy(x, T, reduction="none", engine="numba")
+    )
+    assert _chosen("auto", x, clips=True) == "array_api"
+
+
+def test_without_numba_nothing_changes_but_speed(without_numba):
+    loss, d_logits = crossent.cross_entropy_and_grad(X, T, label_smoothing=0.1)
+    forced = crossent.cross_entropy_and_grad(X, T, label_smoothing=0.1, engine="array_api")
+    np.testing.assert_array_equal(loss, forced[0])
+    np.testing.assert_array_equal(d_logits, forced[1])
+    with pytest.raises(ValueError, match=r"engine is 'numba'.*Numba is not installed.*accepted: 'auto', 'array_api'"):
+        crossent.cross_entropy(X, T, engine="numba")
+    assert "numba: cannot serve: Numba is not installed (pip install numba)" in crossent.explain(X)
+
+
+@needs_numba
+def test_a_forced_engine_that_cannot_serve_says_why():
+    with pytest.raises(ValueError, match="algorithm='explicit'"):
+        crossent.cross_entropy(X, T, engine="numba", algorithm="explicit")
+    strict = pytest.importorskip("array_api_strict")
+    with pytest.raises(ValueError, match=r"logits are array-api-strict arrays on device CPU.*accepted: 'auto'"):
+        crossent.cross_entropy(strict.asarray(X), strict.asarray(T), engine="numba")
+    dask = pytest.importorskip("dask.array")
+    with pytest.raises(ValueError, match="logits are lazy"):
+        crossent.cross_entropy(dask.from_array(X), dask.from_array(T), engine="numba")
+    jax = pytest.importorskip("jax")
+    with pytest.raises(ValueError, match="logits are traced"):
+        jax.jit(lambda x, t: crossent.cross_entropy(x, t, engine="numba"))(jax.numpy.asarray(X), jax.numpy.asarray(T))
+
+
+@needs_numba
+def test_tensors_in_host_memory_are_walked_by_the_same_engine():
+    torch = pytest.importorskip("torch")
+    x = torch.tensor(X, requires_grad=True)
+    loss = crossent.cross_entropy(x, torch.tensor(T), engine="numba")
+    loss.backward()
+    expected = crossent.cross_entropy_and_grad(X, T, engine="numba")
+    assert loss.item() == float(expected[0])
+    np.testing.assert_array_equal(x.grad, expected[1])
+    assert "engine 'numba'" in crossent.explain(x)
+    with pytest.raises(ValueError, match="logits are traced"):
+        torch.func.grad(lambda x: crossent.cross_entropy(x, torch.tensor(T), engine="numba"))(x.detach())
+
+
+@needs_numba
+def test_the_environment_names_the_engine_that_is_preferred(monkeypatch):
+    monkeypatch.setenv("CROSSENT_ENGINE", "array_api")
+    assert _chosen("auto") == "array_api"
+    assert _chosen("numba") == "numba"
+    monkeypatch.setenv("CROSSENT_ENGINE", "")
+    assert _chosen("auto") == "numba"
+    monkeypatch.setenv("CROSSENT_ENGINE", "numba")
+    assert _chosen("auto", clips=True) == "array_api"
+    assert "CROSSENT_ENGINE is 'numba'" not in crossent.explain(np.zeros((2, 3)))
+    monkeypatch.setenv("CROSSENT_ENGINE", "cuda")
+    assert "CROSSENT_ENGINE is 'cuda', which cannot serve, so it is not followed" in crossent.explain(np.zeros((2, 3)))
+    monkeypatch.setenv("CROSSENT_ENGINE", "fortran")
+    with pytest.raises(
+        ValueError, match="CROSSENT_ENGINE is 'fortran'; accepted: 'auto', 'numba', 'cuda', 'array_api'"
+    ):
+        crossent.cross_entropy(X, T)
+
+
+@pytest.mark.parametrize(("name", "value"), [("CROSSENT_ENGINE", "gpu"), ("CROSSENT_NUM_THREADS", "0")])
+def test_info_says_in_one_line_what_is_wrong_with_the_environment(monkeypatch, capsys, name, value):
+    monkeypatch.setenv(name, value)
+    assert cli.main(["info"]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith(f"crossent: {name} is '{value}'; accepted: ")
+    assert err.count("\n") == 1
+
+
+def _fresh(program, *before, **environment):
+    """A program in a process of its own; `before` comes first on its path."""
+    path = os.pathsep.join([*before, *filter(None, sys.path)])
+    environment = {**os.environ, "PYTHONPATH": path, **environment}
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+
+
+TWICE = """
+import numpy as np, crossent
+x, t = np.linspace(0, 1, 60).reshape(6, 10), np.arange(6)
+print(crossent.cross_entropy(x, t), crossent.cross_entropy(x, t))
+"""
+EXPLAINED = f"{TWICE}print(crossent.explain(x))"
+
+
+def test_a_numba_that_does_not_import_is_a_reason(tmp_path):
+    (tmp_path / "numba.py").write_text("raise ImportError('Numba needs NumPy 1.99 or less')\n")
+    found = _fresh(EXPLAINED, str(tmp_path)).stdout
+    assert "numba: cannot serve: Numba does not import: ImportError: Numba needs NumPy 1.99 or less" in found
+
+
+@needs_numba
+def test_numba_without_its_compiler_is_no_engine():
+    found = _fresh(EXPLAINED, NUMBA_DISABLE_JIT="1").stdout
+    assert "numba: cannot serve: Numba's compiler is switched off (NUMBA_DISABLE_JIT)" in found
+
+
+def test_explain_checks_what_it_is_given():
+    with pytest.raises(TypeError, match="logits is list"):
+        crossent.explain([0.0])
+    with pytest.raises(ValueError, match="algorithm is 'fast'"):
+        crossent.explain(X, algorithm="fast")
+
+
+@pytest.mark.extended
+@needs_numba
+def test_a_compilation_that_takes_long_says_so(tmp_path):
+    """A first call in a process, with nothing on disk; Numba's own compilation takes seconds."""
+    first, second = (_fresh(TWICE, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
+    assert "crossent compiles its kernel for float64" in first.stderr
+    assert second.stderr == ""
+    assert first.stdout == second.stdout
+    # The text of another room of the kernel makes what is on disk stale: see `kernel._source`.
+    assert list(tmp_path.rglob("*.nbi"))
+
+
+@pytest.mark.extended
+@needs_numba
+@pytest.mark.parametrize("damage", ["empty", "cut", "nonsense"])
+def test_a_damaged_file_on_disk_costs_time_and_nothing_else(tmp_path, damage):
+    expected = _fresh(TWICE, NUMBA_CACHE_DIR=str(tmp_path)).stdout
+    for file in [*tmp_path.rglob("*.nbi"), *tmp_path.rglob("*.nbc")]:
+        content = file.read_bytes()
+        file.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "nonsense": b"nonsense" * 9}[damage])
+    again = _fresh(TWICE, NUMBA_CACHE_DIR=str(tmp_path))
+    assert again.stdout == expected
+    assert "crossent can not keep its kernel on disk" in again.stderr
+
+
+@pytest.mark.extended
+@needs_numba
+def test_a_first_call_in_many_threads_at_once(tmp_path):
+    program = """
+import threading
+import numpy as np, crossent
+x, t, losses = np.linspace(0, 1, 600).reshape(20, 30), np.arange(20), []
+calls = [threading.Thread(target=lambda: losses.append(crossent.cross_entropy(x, t).item())) for _ in range(8)]
+[call.start() for call in calls], [call.join() for call in calls]
+print(len(losses), len(set(losses)))
+"""
+    done = _fresh(program, NUMBA_CACHE_DIR=str(tmp_path))
+    assert done.stdout.split() == ["8", "1"]
+    assert done.stderr.count("crossent compiles its kernel") == 1
+
+
+def test_threads_are_counted_as_they_were_set(monkeypatch):
+    monkeypatch.setenv("CROSSENT_NUM_THREADS", "3")
+    assert crossent.get_num_threads() == 3
+    crossent.set_num_threads(np.int64(2))
+    try:
+        assert crossent.get_num_threads() == 2
+    finally:
+        crossent.set_num_threads(None)
+    assert crossent.get_num_threads() == 3
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(0, ValueError), (-1, ValueError), (True, TypeError), (1.0, TypeError), ("2", TypeError)]
+)
+def test_a_number_of_threads_that_is_none(number, error):
+    with pytest.raises(error, match="accepted: None or a whole number of at least 1"):
+        crossent.set_num_threads(number)
