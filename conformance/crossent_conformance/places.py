@@ -5,7 +5,7 @@
     place.call(function, logits, targets, **options)      NumPy arrays in, called in the mode, the backend's arrays out
     place.evaluate(function, logits, targets, **options)  the same, read back as NumPy
     place.pair(logits, targets), place.options(options)   the backend's arrays, for a call that a test makes itself
-    place.to_numpy(array), place.dtype, place.compute_dtype, place.mode, place.backend, place.can_raise
+    place.to_numpy(array), place.dtype, place.compute_dtype, place.mode, place.backend
 
 `call` gives logits and soft targets the place's dtype, other floats the compute dtype; integers keep their own.
 """
@@ -41,11 +41,6 @@ class Place:
     def compute_dtype(self) -> str:
         """The dtype of the arithmetic and of the loss (clause A1)."""
         return "float32" if self.dtype in HALF else self.dtype
-
-    @property
-    def can_raise(self) -> bool:
-        """Whether values can be looked at during the call (clause A4)."""
-        return self.mode not in (Mode.TRACED, Mode.LAZY)
 
     def put(self, values: Any, dtype: str | None = None) -> Any:
         values = np.array(values)  # a copy: array-api-strict shares the memory of what it is given

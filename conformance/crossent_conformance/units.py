@@ -44,9 +44,6 @@ class Exact:
         """A part of the values."""
         return Exact(self.high[index], self.low[index], self.allowed[index])
 
-    def reshape(self, *shape) -> Exact:
-        return Exact(self.high.reshape(*shape), self.low.reshape(*shape), self.allowed.reshape(*shape))
-
     @property
     def shape(self) -> tuple[int, ...]:
         return self.high.shape
