@@ -136,11 +136,15 @@ def takes_options(function: _Function) -> _Function:
     """Let `help` and `inspect.signature` show the options that `function` takes as keyword arguments."""
     signature = inspect.signature(function)
     parameters = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    kinds = OptionNames.__annotations__
     parameters += [
         inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=getattr(kind, "__forward_arg__", kind)
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=getattr(kinds[name], "__forward_arg__", kinds[name]),
         )
-        for (name, default), kind in zip(DEFAULTS.items(), OptionNames.__annotations__.values(), strict=True)
+        for name, default in DEFAULTS.items()
     ]
     function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return function
