@@ -25,11 +25,6 @@ def test_what_is_in_the_way(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc"), reason="Linux")
-def test_a_folder_that_takes_no_files():
-    assert files.obstacle(files.Path("/proc/x.json"))
-
-
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is forbidden to root")
 def test_a_folder_that_takes_no_new_files_may_have_an_old_one(tmp_path):
     old = tmp_path / "old.json"

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from crossent_conformance.evidence import WrongTypeError
+from crossent_conformance.evidence import WrongTypeError, kind_of
 from crossent_conformance.implementation import DoesNotApply
 
 if TYPE_CHECKING:
@@ -354,10 +354,7 @@ def _spoken(names: set[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parameters(function: Any) -> tuple[set[str], bool, dict[str, Any]]:
     """The names of a function's options, whether it takes any other, and the defaults that it states."""
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        return set(), False, {}
+    parameters = _signature(function)
     everything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     named = [
@@ -372,11 +369,15 @@ def _parameters(function: Any) -> tuple[set[str], bool, dict[str, Any]]:
 
 def _own_names(function: Any) -> dict[str, str]:
     """What a function calls its first two arguments."""
+    return dict(zip(("logits", "targets"), (parameter.name for parameter in _signature(function)), strict=False))
+
+
+def _signature(function: Any) -> list[inspect.Parameter]:
+    """The parameters; none of a function that does not tell them."""
     try:
-        parameters = list(inspect.signature(function).parameters)
+        return list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
-        return {}
-    return dict(zip(("logits", "targets"), parameters, strict=False))
+        return []
 
 
 def reduction_of(name: Any) -> str:
@@ -441,10 +442,7 @@ def _shown(result: Any) -> str:
 
 
 def _kind(value: Any) -> str:
-    if value is None:
-        return "None"
-    kind = type(value)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return kind_of(value).removeprefix("builtins.")
 
 
 def _is_tensor(array: Any) -> bool:

@@ -156,17 +156,9 @@ def alike(place: Place, given: Any, expected: Any, *, what: str = "values", rows
     )
     eps = units.EPS[place.dtype]
     largest = np.abs(b[np.isfinite(b)]).max(initial=0.0)
-    tolerance = {"rtol": 16 * eps, "atol": 16 * eps * largest}
-    try:
-        np.testing.assert_allclose(a, b, **tolerance)
-    except AssertionError as error:
-        if a.shape != b.shape:
-            raise AssertionError(f"{what}: shape {a.shape}, where the other call gave {b.shape}") from None
-        with np.errstate(invalid="ignore"):
-            apart = ~np.isclose(a, b, equal_nan=True, **tolerance)
-        if not apart.any():
-            raise
-        raise _unlike(a, b, apart, what, None if rows is ... else np.arange(len(given))[rows]) from error
+    tolerance: dict[str, Any] = {"rtol": 16 * eps, "atol": 16 * eps * largest, "equal_nan": True}
+    found = None if rows is ... else np.arange(len(given))[rows]
+    _check(a, b, lambda: ~np.isclose(a, b, **tolerance), what, found)
 
 
 def both_alike(place: Place, given: Iterable[Any], expected: Iterable[Any], rows: Any = ...) -> None:
@@ -190,27 +182,28 @@ def every(condition: Callable[[np.ndarray], Any], results: Iterable[Any], rows: 
 def equal(given: Any, expected: Any, *, what: str = "values", bits: bool = False) -> None:
     """Assert that two arrays are equal: in their values, NaN being NaN; or in every bit."""
     a, b = np.asarray(given), np.asarray(expected)
-    if a.shape != b.shape:
-        raise AssertionError(f"{what}: shape {a.shape}, where the other call gave {b.shape}")
-    apart = _bits(a) != _bits(b) if bits else (a != b) & ~(np.isnan(a) & np.isnan(b))
-    if apart.any():
-        raise _unlike(a, b, np.asarray(apart), what, None)
+    _check(a, b, lambda: _bits(a) != _bits(b) if bits else (a != b) & ~(np.isnan(a) & np.isnan(b)), what, None)
 
 
 def _bits(array: np.ndarray) -> np.ndarray:
     return array.view(f"u{array.itemsize}")
 
 
-def _unlike(given: np.ndarray, expected: np.ndarray, apart: np.ndarray, what: str, rows: Any) -> Unlike:
-    """Where two arrays are furthest apart; `rows` are the places of their first axis in what was compared."""
+def _check(given: np.ndarray, expected: np.ndarray, apart: Callable[[], Any], what: str, rows: Any) -> None:
+    """Name the entry that is furthest apart; `rows` are the places of the first axis in what was compared."""
+    if given.shape != expected.shape:
+        raise AssertionError(f"{what}: shape {given.shape}, where the other call gave {expected.shape}")
     with np.errstate(invalid="ignore", over="ignore"):
+        differs = np.asarray(apart())
         distance = np.abs(given.astype(np.float64) - expected.astype(np.float64))
-    distance = np.where(apart, np.where(np.isfinite(distance), distance, np.inf), -1.0)
+    if not differs.any():
+        return
+    distance = np.where(differs, np.where(np.isfinite(distance), distance, np.inf), -1.0)
     where = np.unravel_index(int(distance.argmax()), distance.shape)
     index = tuple(map(int, where)) if rows is None else (int(rows[where[0]]), *map(int, where[1:]))
     one, other = float(given[where]), float(expected[where])
-    return Unlike(
-        f"{what}: {int(apart.sum())} of {apart.size} are not what the other call gave, at {index}: "
+    raise Unlike(
+        f"{what}: {int(differs.sum())} of {differs.size} are not what the other call gave, at {index}: "
         f"expected {other!r}, given {one!r}",
         expected=other,
         given=one,

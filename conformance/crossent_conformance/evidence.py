@@ -27,6 +27,11 @@ class WrongTypeError(AssertionError):
     """The implementation gave something that is not an array of the place's library and device."""
 
 
+def kind_of(value: Any) -> str:
+    """The type of a value, by its whole name; None is None."""
+    return "None" if value is None else f"{type(value).__module__}.{type(value).__qualname__}"
+
+
 class Unlike(AssertionError):  # noqa: N818 - a finding, not an error of the suite
     """A value that is not the one of another call to which it is the answer as well."""
 

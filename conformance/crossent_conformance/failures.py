@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from crossent_conformance import evidence, frames, results, shrink
+from crossent_conformance import evidence, frames, results, shrink, witness
 from crossent_conformance.adapter import UnderTest
 from crossent_conformance.places import Place
 
@@ -36,8 +36,7 @@ def _input(error: BaseException, place: Place, subject: UnderTest) -> dict[str, 
     mode = place.mode.value
     if call is None:
         return None if subject.witness is None else subject.witness.last(mode)
-    options = subject.handed_over(call.options)
-    return results.described(call.logits, call.targets, options, dtype=place.dtype, mode=mode)
+    return witness.described(call, subject.handed_over(call.options), place.dtype, mode)
 
 
 def _where(error: BaseException, by: list[frames.Frame]) -> str:

@@ -93,9 +93,9 @@ def series(results: dict[str, Any], dtype: str) -> list[Series]:
     return found
 
 
-def error_plot(lines: Sequence[Series], dtype: str, title: str | None = None) -> str:
+def error_plot(lines: Sequence[Series], dtype: str) -> str:
     """The SVG: a panel for the loss, one for the target's gradient entry, and the legend."""
-    title = title or f"Relative error of loss and target gradient against the confidence gap, {dtype}"
+    title = f"Relative error of loss and target gradient against the confidence gap, {dtype}"
     file = io.StringIO()
     # Text stays text; the salt makes names that no other plot of the page has.
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": dtype, "text.parse_math": False, "font.size": 11}

@@ -86,7 +86,9 @@ class Place:
         parts = result if isinstance(result, tuple) else (result,)
         for part in parts:
             if not self.backend.owns(part):
-                raise evidence.WrongTypeError(f"{_kind(part)} came back, not an array of {self.backend.name}")
+                raise evidence.WrongTypeError(
+                    f"{evidence.kind_of(part)} came back, not an array of {self.backend.name}"
+                )
         values = tuple(self.to_numpy(part) for part in parts)
         return values if isinstance(result, tuple) else values[0]
 
@@ -144,10 +146,6 @@ def places(backends: list[Backend], marker: dict[str, Any] | None = None) -> lis
         and (not marker.get("sparse") or dtype == "float32" or (mode is backend.modes[0] and not backend.slow))
         and (not backend.slow or depth.THOROUGH or dtype == "float32" or mode is backend.modes[0])
     ]
-
-
-def _kind(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def _with_named(function, plain, arrays):

@@ -16,6 +16,7 @@ import contextlib
 import os
 import zlib
 from collections import defaultdict
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -23,14 +24,30 @@ import pytest
 from crossent_conformance import adapter, backends, contract, evidence, places, probe, units
 from crossent_conformance import subject as subjects
 
-SUBJECT = pytest.StashKey[adapter.UnderTest]()
-TRAITS = pytest.StashKey[dict[str, adapter.Traits]]()
-SHRINKS = pytest.StashKey[bool]()
-"""Whether small failing inputs are looked for."""
-SHOWN = pytest.StashKey[set[tuple[str, str, str]]]()
-"""The cells of which a small failing input has been found."""
-DRIVEN = pytest.StashKey[bool]()
-"""Whether a parent process drives the session, for its own reports (see `worker`)."""
+
+@dataclass
+class Session:
+    """What the suite knows in a session of pytest."""
+
+    subject: adapter.UnderTest
+    """The implementation under test."""
+    traits: dict[str, adapter.Traits] = field(default_factory=dict)
+    """Of the implementation, by backend."""
+    shown: set[tuple[str, str, str]] = field(default_factory=set)
+    """The cells of which a small failing input has been found."""
+    is_driven: bool = False
+    """Whether a parent process drives the session, for its own reports (see `worker`)."""
+    shrinks: bool = False
+    """Whether small failing inputs are looked for."""
+
+    def traits_on(self, backend: backends.Backend) -> adapter.Traits:
+        """The implementation's traits on the backend."""
+        if backend.name not in self.traits:
+            self.traits[backend.name] = probe.examine(self.subject, backend)
+        return self.traits[backend.name]
+
+
+SESSION = pytest.StashKey[Session]()
 GUEST = pytest.StashKey[bool]()
 """Whether the session is somebody else's, with tests that the suite leaves alone."""
 CLAUSES = Path(__file__).parent / "clauses"
@@ -53,9 +70,8 @@ def pytest_configure(config):
         config.addinivalue_line("markers", marker)
     if not config.pluginmanager.hasplugin("warnings"):
         config.addinivalue_line("markers", "filterwarnings(*filters): without effect under -p no:warnings")
-    config.stash[DRIVEN] = False
     try:
-        set_subject(config, config.getoption("crossent_subject") or subjects.DEFAULT)
+        config.stash[SESSION] = Session(subjects.load(config.getoption("crossent_subject") or subjects.DEFAULT))
     except subjects.SubjectError as error:
         raise pytest.UsageError(f"the implementation under test: {error}") from None
     for clause in config.getoption("crossent_clause") or ():
@@ -71,35 +87,9 @@ def pytest_configure(config):
             raise pytest.UsageError(f"backend {name} is required, but {problem}")
 
 
-def set_subject(config, spec):
-    """Put another implementation under test."""
-    config.stash[SUBJECT] = subjects.load(spec)
-    config.stash[TRAITS] = {}
-    config.stash[SHOWN] = set()
-    return config.stash[SUBJECT]
-
-
-def under_test(config):
-    """The implementation under test."""
-    return config.stash[SUBJECT]
-
-
-def set_traits(config, traits):
-    """Say what is known of the implementation on some backends, so that it is not tried again."""
-    config.stash[TRAITS].update(traits)
-
-
-def traits_on(config, backend):
-    """The implementation's traits on the backend."""
-    known = config.stash[TRAITS]
-    if backend.name not in known:
-        known[backend.name] = probe.examine(under_test(config), backend)
-    return known[backend.name]
-
-
 def _is_our_own(config):
     asked = config.getoption("crossent_subject") or subjects.DEFAULT
-    return asked == subjects.DEFAULT and not config.stash[DRIVEN]
+    return asked == subjects.DEFAULT and not config.stash[SESSION].is_driven
 
 
 def _is_elses(node):
@@ -112,7 +102,7 @@ def _selected(config):
 
 
 def pytest_report_header(config):
-    subject = under_test(config)
+    subject = config.stash[SESSION].subject
     lines = [f"conformance of {subject.name} {subject.version or ''}".rstrip()]
     if _is_our_own(config):
         marks = config.getoption("markexpr")
@@ -213,7 +203,7 @@ def place(request):
 @pytest.fixture
 def subject(request):
     """The implementation under test."""
-    return under_test(request.config)
+    return request.config.stash[SESSION].subject
 
 
 @pytest.hookimpl(wrapper=True)
@@ -222,9 +212,8 @@ def pytest_runtest_call(item):
     where = _place_of(item)
     if where is None:
         return (yield)
-    config = item.config
-    known = under_test(config)
-    traits = traits_on(config, where.backend)
+    session = item.config.stash[SESSION]
+    known, traits = session.subject, session.traits_on(where.backend)
     if where.dtype not in traits.dtypes:
         _does_not_apply(item, f"{where.dtype}: {traits.refusal or 'the subject does not take it'}")
     clause = _clause(item)
@@ -239,15 +228,15 @@ def pytest_runtest_call(item):
     except NotImplementedError as missing:
         _does_not_apply(item, str(missing) or "it raised NotImplementedError")
     except (Exception, SystemExit) as error:
-        if config.stash[DRIVEN]:
+        if session.is_driven:
             from crossent_conformance import failures
 
             # A cell shows one failing input: to look for small ones in every failing case would take minutes.
             cell = (clause, where.backend.name, where.dtype)
-            small = config.stash[SHRINKS] and cell not in config.stash[SHOWN]
+            small = session.shrinks and cell not in session.shown
             told = failures.told(error, item.name, where, known, small=small)
             if told.shrunk:
-                config.stash[SHOWN].add(cell)
+                session.shown.add(cell)
             item.user_properties.append(("failure", told))
         raise
     finally:

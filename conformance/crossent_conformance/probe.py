@@ -18,7 +18,7 @@ import numpy as np
 from crossent_conformance import oracle
 from crossent_conformance.adapter import SOFT, Traits, UnderTest, reduction_of
 from crossent_conformance.backends import Backend
-from crossent_conformance.evidence import WrongTypeError
+from crossent_conformance.evidence import WrongTypeError, kind_of
 from crossent_conformance.implementation import DoesNotApply
 
 LOGITS = np.array([[0.5, -1.0, 2.0, 0.0, 1.0], [1.5, 0.25, -0.5, 3.0, -2.0], [0.0, 1.0, 0.0, -1.0, 0.5]])
@@ -104,9 +104,8 @@ def _call(under_test: UnderTest, backend: Backend, dtype: str, logits: Any = LOG
     result = under_test.small_call(backend.asarray(logits, dtype), backend.asarray(targets, str(targets.dtype)))
     loss = result[0] if isinstance(result, tuple) else result
     if not backend.owns(loss):
-        kind = "None" if loss is None else f"{type(loss).__module__}.{type(loss).__qualname__}"
         accepted = "the loss as such an array, or (loss, d_logits)"
-        raise TypeError(f"it returned {kind}, not an array of {backend.name}; accepted: {accepted}")
+        raise TypeError(f"it returned {kind_of(loss)}, not an array of {backend.name}; accepted: {accepted}")
     return loss
 
 

@@ -162,23 +162,6 @@ def machine() -> dict[str, Any]:
     }
 
 
-def described(logits: Any, targets: Any, options: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """An input for the report: its numbers where they are few, else its shape alone."""
-    small = np.size(logits) <= MOST_LOGITS
-    return {
-        "logits": np.asarray(logits).tolist() if small else None,
-        "targets": np.asarray(targets).tolist() if small else None,
-        "options": {
-            name: (value.tolist() if value.size <= MOST_LOGITS else f"an array of shape {value.shape}")
-            if isinstance(value, np.ndarray)
-            else value
-            for name, value in options.items()
-        },
-        "shape": list(np.shape(logits)),
-        **more,
-    }
-
-
 def standard(value: Any) -> Any:
     """The value in what standard JSON has."""
     if isinstance(value, dict):

@@ -242,17 +242,8 @@ class Run:
         return self.settings.workers or min(4, cores)
 
     def _hire(self) -> _Worker:
-        hired = _Worker(
-            {
-                "backends": list(self.settings.backends),
-                "clauses": list(self.settings.clauses),
-                "folder": self._folder,
-                "seed": self.settings.seed,
-                "thorough": self.settings.thorough,
-                "shrink": not self.settings.first_failure,
-                "path": [os.getcwd(), *[entry for entry in sys.path if entry]],
-            }
-        )
+        path = [os.getcwd(), *[entry for entry in sys.path if entry]]
+        hired = _Worker({**vars(self.settings), "folder": self._folder, "path": path})
         self._workers.append(hired)
         return hired
 
@@ -412,7 +403,7 @@ class Run:
                 self._done += 1
                 continue
             if job.case is not None and (why := self._not_tried(subject, job.case)):
-                self._failed(subject, job.case, why[0], why[1])
+                self._failed(subject, job.case, "not tried", why)
                 continue
             spec = subject.result.spec
             if hungry.spec != spec:
@@ -464,12 +455,12 @@ class Run:
         self._done += sum(job.what == "curves" for job in jobs)
         self._hire()
 
-    def _not_tried(self, subject: _Subject, case: dict[str, str]) -> tuple[str, str] | None:
+    def _not_tried(self, subject: _Subject, case: dict[str, str]) -> str | None:
         ends = subject.ends
         if ends[case["backend"], case["function"]] >= ENDS_OF_A_TEST:
-            return "not tried", "other cases of this test hung or crashed"
+            return "other cases of this test hung or crashed"
         if ends[case["backend"]] >= ENDS_OF_A_BACKEND:
-            return "not tried", "the first call or many cases on this backend hung or crashed"
+            return "the first call or many cases on this backend hung or crashed"
         return None
 
     def _failed(

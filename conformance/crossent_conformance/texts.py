@@ -24,20 +24,12 @@ def _without(found: list[int], run: Sequence[int]) -> list[list[int]]:
     return [found[:i] + found[i + size :] for i in places]
 
 
-def names_target(text: str, position: tuple[int, ...], value: int, classes: int) -> bool:
-    """Whether the text has a target's position, its value and the number of classes, each in a place of its own."""
-    for without_position in _without(numbers(text), position):
-        for rest in _without(without_position, [value]):
-            if classes in rest:
-                return True
-    return False
-
-
 def lacks_of_target(text: str, position: tuple[int, ...], value: int, classes: int) -> str:
-    """What of a target's position, its value and the number of classes the text does not have; "" where it has all."""
-    if names_target(text, position, value, classes):
-        return ""
+    """What the text lacks of a target's position, its value and V, each in a place of its own; "" where it has all."""
     found = numbers(text)
+    left = [rest for others in _without(found, position) for rest in _without(others, [value])]
+    if any(classes in rest for rest in left):
+        return ""
     named = {
         f"the position {list(position)}": bool(_without(found, position)),
         f"the value {value}": value in found,

@@ -58,7 +58,7 @@ class Witness:
 
 
 def read(path: str, mode: str = "") -> dict[str, Any] | None:
-    """The last call, as `results.described` tells an input, and by which function."""
+    """The last call, as `described` tells an input, and by which function."""
     try:
         content = Path(path).read_bytes()
         length = int.from_bytes(content[:_LENGTH], "little")
@@ -66,6 +66,13 @@ def read(path: str, mode: str = "") -> dict[str, Any] | None:
     except (OSError, ValueError):  # whoever brought the process down may have written there
         return None
     return {**record, "mode": mode} if isinstance(record, dict) else None
+
+
+def described(call: evidence.Call, options: dict[str, Any], dtype: str, mode: str) -> dict[str, Any]:
+    """An input for the report: its numbers where they are few, else its shape alone."""
+    record = _record("", call.logits, call.targets, options)
+    told = {name: record[name] for name in ("logits", "targets", "options", "shape")}
+    return {**told, "dtype": dtype, "mode": mode}
 
 
 def in_words(call: dict[str, Any]) -> str:

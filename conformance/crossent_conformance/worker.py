@@ -14,7 +14,11 @@ import sys
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crossent_conformance import plugin
+    from crossent_conformance.witness import Witness
 
 HERE = Path(__file__).parent
 
@@ -55,9 +59,9 @@ def main(pipe: Connection, settings: dict[str, Any], log: str, record: str) -> N
         f"--rootdir={HERE}",
         "-pcrossent_conformance.options",
         *(f"--backend={name}" for name in settings["backends"]),
-        *(f"--clause={clause}" for clause in settings["clauses"] or ()),
+        *(f"--clause={clause}" for clause in settings["clauses"]),
     ]
-    driver = Driver(pipe, settings["backends"] or list(backends.BACKENDS), settings["shrink"], record)
+    driver = Driver(pipe, settings["backends"] or tuple(backends.BACKENDS), not settings["first_failure"], record)
     code = pytest.main(arguments, plugins=[driver])
     if not driver.served:
         why = "\n".join([*driver.problems, Path(log).read_text(errors="replace")])[-2000:]
@@ -67,7 +71,7 @@ def main(pipe: Connection, settings: dict[str, Any], log: str, record: str) -> N
 class Driver:
     """The plugin that takes the loop over the cases from pytest and gives it to the parent."""
 
-    def __init__(self, pipe: Connection, backends: list[str], shrink: bool, record: str) -> None:
+    def __init__(self, pipe: Connection, backends: tuple[str, ...], shrink: bool, record: str) -> None:
         self.pipe = pipe
         self.record = record
         self.backends = backends
@@ -92,8 +96,8 @@ class Driver:
         witness = Witness(self.record)
         if self.problems:
             raise session.Interrupted("the suite is broken")
-        session.config.stash[plugin.DRIVEN] = True
-        session.config.stash[plugin.SHRINKS] = self.shrink
+        known = session.config.stash[plugin.SESSION]
+        known.is_driven, known.shrinks = True, self.shrink
         items = {item.nodeid: item for item in session.items if "place" in getattr(item, "fixturenames", ())}
         described = {name: _described(name) for name in self.backends}
         self.pipe.send(("ready", {"cases": [_told(item) for item in items.values()], "backends": described}))
@@ -106,7 +110,7 @@ class Driver:
             if message is None:
                 return True
             what, argument = message
-            answer = self._case(items[argument]) if what == "case" else _answer(session.config, witness, what, argument)
+            answer = self._case(items[argument]) if what == "case" else _answer(known, witness, what, argument)
             self.pipe.send(answer)
 
     def _case(self, item: Any) -> tuple[str, Any]:
@@ -156,15 +160,16 @@ def _words(shown: Any) -> str:
     return first + str(shown)[-2000:]
 
 
-def _answer(config: Any, witness: Any, what: str, argument: Any) -> tuple[str, Any]:
-    from crossent_conformance import backends, plugin, probe, subject, sweep
+def _answer(session: plugin.Session, witness: Witness, what: str, argument: Any) -> tuple[str, Any]:
+    from crossent_conformance import backends, probe, subject, sweep
 
     try:
         if what == "subject":
-            under_test = plugin.set_subject(config, argument)
-            under_test.witness = witness
-            return "subject", {"name": under_test.name, "version": under_test.version, "file": under_test.file}
-        under_test = plugin.under_test(config)
+            session.subject, session.traits, session.shown = subject.load(argument), {}, set()
+            session.subject.witness = witness
+            told = {name: getattr(session.subject, name) for name in ("name", "version", "file")}
+            return "subject", told
+        under_test = session.subject
         witness.forget()
         if what == "probe":
             return "probe", probe.taken(under_test, backends.get(argument))
@@ -172,11 +177,11 @@ def _answer(config: Any, witness: Any, what: str, argument: Any) -> tuple[str, A
             name, traits = argument
             return "refused", probe.refused(under_test, backends.get(name), traits)
         if what == "traits":
-            plugin.set_traits(config, argument)
+            session.traits.update(argument)
             return "traits", None
         assert what == "curves", what
         name, dtypes = argument
-        under_test.begin(plugin.traits_on(config, backends.get(name)), "V1")
+        under_test.begin(session.traits_on(backends.get(name)), "V1")
         return "curves", sweep.curves(under_test, backends.get(name), dtypes)
     except subject.SubjectError as error:
         return "error", str(error)
