@@ -61,7 +61,6 @@ class Driver:
         "MULTIPROCESSOR_COUNT": 132,
         "MAX_SHARED_MEMORY_PER_BLOCK_OPTIN": 232448,
         "CLUSTER_LAUNCH": 1,
-        "L2_CACHE_SIZE": 50 << 20,
     }
     STATIC = 448
     # What functions answer whatever they are given, as many values as they have.
@@ -258,7 +257,7 @@ def test_loading_allows_all_that_the_device_has(driver, clusters):
 
 
 def test_what_a_device_has(driver):
-    assert launch.properties(1) == ("sm_90", 132, 232448, True, 50 << 20)
+    assert launch.properties(1) == ("sm_90", 132, 232448, True)
     driver.calls.clear()
     assert launch.properties(1).multiprocessors == 132
     assert driver.calls == []

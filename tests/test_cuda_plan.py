@@ -14,11 +14,11 @@ from crossent.engines.cuda.launch import Properties
 from crossent.engines.cuda.memory import Matrix
 from crossent.engines.cuda.plan import Variant
 
-H100 = Properties("sm_90", multiprocessors=132, shared=232448, clusters=True, cache=50 << 20)
-A100 = Properties("sm_80", multiprocessors=108, shared=166912, clusters=False, cache=40 << 20)
-RTX = Properties("sm_89", multiprocessors=24, shared=101376, clusters=False, cache=24 << 20)
+H100 = Properties("sm_90", multiprocessors=132, shared=232448, clusters=True)
+A100 = Properties("sm_80", multiprocessors=108, shared=166912, clusters=False)
+RTX = Properties("sm_89", multiprocessors=24, shared=101376, clusters=False)
 # A slice of an H100 that is shared among several users.
-SLICE = Properties("sm_90", multiprocessors=14, shared=232448, clusters=True, cache=6 << 20)
+SLICE = Properties("sm_90", multiprocessors=14, shared=232448, clusters=True)
 DEVICES = (H100, A100, RTX, SLICE)
 FORMATS = ("bfloat16", "float16", "float32", "float64")
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}

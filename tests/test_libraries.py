@@ -58,6 +58,20 @@ def test_the_library_of_an_array(name, make):
     assert library.xp is not None
 
 
+def test_a_file_serves_arrays_that_do_not_know_the_standard(monkeypatch):
+    class Plain:
+        pass
+
+    module = ModuleType("some_module")
+    module.Plain, module.LIBRARY = Plain, libraries.Library(np, "some")
+    assert libraries.of(Plain()) is None
+    monkeypatch.setitem(sys.modules, "some_module", module)
+    monkeypatch.setitem(sys.modules, "crossent.libraries.some_file", module)
+    monkeypatch.setattr(libraries, "_FILES", (*libraries._FILES, ("some_module", "Plain", "some_file")))
+    monkeypatch.setattr(libraries, "_by_type", {})
+    assert libraries.of(Plain()) is module.LIBRARY
+
+
 def test_the_library_of_a_tracer():
     jax = _module("jax")
     found = []

@@ -149,7 +149,6 @@ def info() -> dict[str, Any]:
     wrong = select.environment_problem()
     if wrong is not None:
         raise UsageError(wrong)
-    problems = {"numba": select.numba_problem(), "cuda": select.cuda_problem()}
     backends = []
     for backend in BACKENDS.values():
         problem = backend.problem()
@@ -166,7 +165,7 @@ def info() -> dict[str, Any]:
         "threads": threads.get_num_threads(),
         "backends": backends,
         "engines": [
-            {"name": name, "description": description, "problem": problems.get(name)}
+            {"name": name, "description": description, "problem": select.problem(name)}
             for name, description in ENGINES.items()
         ],
     }

@@ -1,7 +1,8 @@
 """The options of the loss: their names, defaults, checks of values, and the coefficients they mean.
 
-The one place where an option is spelt. A new one is a key of `OptionNames`, a field of `Options` with its check, and,
-where it changes the numbers of a row, a field of `Coefficients`.
+The one place where an option is spelt. A new one is a key of `OptionNames` and a field of `Options` with its check.
+Where it changes the numbers of a row, it is a field of `math.rows.Coefficients` too, which `math/outcome.py` and its
+two translations for the compilers read; where it changes what becomes of them, `problem.Ending` does.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A call: from its arrays and options to the rows that are walked and the ending that makes a loss of their losses.
 
-    library = libraries.of(logits).of_call(inputs)          what the arrays are, asked once
-    rows, ending = prepare(library, logits, inputs, options)
-    return library.loss(inputs, rows, ending)               JAX: its rule; torch: graph or operator; else an engine
+    library = libraries.of(logits).of_call(inputs)                      what the arrays are, asked once
+    form = checks.logits_and_targets(library, logits, targets)          which axes are what
+    rows, ending = prepare(library, logits, inputs, form, options)
+    return library.loss(inputs, rows, ending)                           JAX: its rule; torch: graph; else an engine
 
 The only room that sees options and arrays together.
 """

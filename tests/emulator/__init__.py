@@ -32,7 +32,7 @@ needed = pytest.mark.skipif(
     reason="there is no C++ compiler for the emulator; CROSSENT_REQUIRE_EMULATOR makes that a failure",
 )
 _busy = threading.Lock()
-DEVICE = launch.Properties("sm_90", multiprocessors=3, shared=232448, clusters=True, cache=1 << 20)
+DEVICE = launch.Properties("sm_90", multiprocessors=3, shared=232448, clusters=True)
 
 
 class Kernel:

@@ -1,5 +1,5 @@
-"""The engine for any array library. It walks host memory in blocks that fit the cache, on all cores; the memory of a
-device in large blocks.
+"""The engine for any array library. It walks NumPy's memory in blocks that fit the cache, on all cores; any other in
+large blocks.
 
 The sum over a row never depends on the block or the thread that holds the row: blocks are whole rows, and rows too long
 for the cache are summed in tiles of one fixed width.
@@ -69,8 +69,7 @@ def gradient(library: Library, rows: Rows, found: RowStatistics, outcome: Outcom
 def _walk_device(library: Library, rows: Rows, losses: Array, scale: Array | float | None, out: Array | None) -> None:
     x = rows.logits
     n, v = x.shape
-    on_gpu = library.memory_of(library.device(x))[0] != "host"
-    height = max(1, (DEVICE_BLOCK if on_gpu else 64 * HOST_BLOCK) // (4 * max(v, 1)))
+    height = max(1, DEVICE_BLOCK // (4 * max(v, 1)))
     in_place = out is not None and library.in_place and out.dtype == losses.dtype
     for i in range(0, n, height):
         j = min(i + height, n)

@@ -51,8 +51,8 @@ def obstacle(name: str, kind: Kind, described: str = "") -> str | None:
         return f"it walks eager {walks}, and logits are {described or kind.state}"
     if kind.clips:
         return "it has no clipped probabilities, which algorithm='explicit' asks for"
-    if name == "numba" and (problem := numba_problem()) is not None:
-        return problem
+    if name == "numba" and (reason := numba_problem()) is not None:
+        return reason
     return engine(name).obstacle(kind.dtype, kind.classes, kind.device)
 
 
@@ -67,9 +67,9 @@ def numba_problem() -> str | None:
         return f"Numba does not import: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
-def cuda_problem() -> str | None:
-    """Why the first CUDA device cannot be used here; None where it can. It asks the driver."""
-    return engine("cuda").problem()
+def problem(name: str) -> str | None:
+    """Why the engine of that name cannot be used here, on the first device; None where it can."""
+    return numba_problem() if name == "numba" else engine(name).problem()
 
 
 def best(*kind: Any) -> str:
@@ -84,12 +84,12 @@ def _best(preference: str | None, *kind: Any) -> str:
 
 def asked_for(name: str, kind: Kind, described: str) -> str:
     """The engine of that name; ValueError where it cannot serve."""
-    problem = obstacle(name, kind, described)
-    if problem is None:
+    reason = obstacle(name, kind, described)
+    if reason is None:
         return name
     others = [each for each in ENGINES if obstacle(each, kind) is None]
     accepted = ", ".join(map(repr, ("auto", *others)))
-    raise ValueError(f"engine is {name!r}, which cannot serve this call: {problem}; accepted: {accepted}")
+    raise ValueError(f"engine is {name!r}, which cannot serve this call: {reason}; accepted: {accepted}")
 
 
 def compiled(memory: str, asked: str) -> str | None:
@@ -104,8 +104,7 @@ def compiled(memory: str, asked: str) -> str | None:
         asked = next(each for each in _order(preferred()) if each in (name, "array_api"))
     if asked != name:
         return None
-    problem = numba_problem() if name == "numba" else engine(name).problem()
-    return name if problem is None else None
+    return name if problem(name) is None else None
 
 
 def preferred() -> str:
@@ -143,9 +142,9 @@ def explanation(what: str, kind: Kind, described: str) -> str:
     chosen = best(*kind)
     lines = [f"{what}: engine {chosen!r}"]
     for name, description in ENGINES.items():
-        problem = obstacle(name, kind, described)
+        reason = obstacle(name, kind, described)
         verdict = "chosen" if name == chosen else "can serve"
-        lines.append(f"{name}: cannot serve: {problem}" if problem else f"{name}: {verdict}: {description}")
+        lines.append(f"{name}: cannot serve: {reason}" if reason else f"{name}: {verdict}: {description}")
     if preferred() not in ("auto", chosen):
         lines.append(f"CROSSENT_ENGINE is {preferred()!r}, which cannot serve, so it is not followed")
     if kind.memory == "host" and kind.state == "eager":

@@ -1,8 +1,8 @@
 """The array libraries, one file each: the only rooms that know what a library is like.
 
 `of` finds the object of an array by its type. No library is imported unless its arrays are there already. A new library
-is one file with a subclass of `base.Library`, and one line in `_FILES`; one that has nothing of its own beside the
-array API standard needs neither.
+is one file, whose `LIBRARY` is of a subclass of `base.Library`, and one line in `_FILES`; one that has nothing of its
+own beside the array API standard needs neither. Torch has a folder, and objects for the states of its tensors.
 """
 
 from __future__ import annotations
@@ -46,10 +46,12 @@ def of(x: object) -> Library | None:
 def _found(x: object) -> Library | None:
     if isinstance(x, (np.ndarray, np.generic)):
         return NUMPY
-    if x is None or isinstance(x, (int, float, str, type)) or not array_api_compat.is_array_api_obj(x):
+    if x is None or isinstance(x, (int, float, str, type)):
         return None
     library = next((_object(file) for module, name, file in _FILES if _is_of(x, module, name)), None)
     if library is None:
+        if not array_api_compat.is_array_api_obj(x):
+            return None
         # One of which nothing is known but that it keeps to the standard.
         library = _of_namespace(array_api_compat.array_namespace(x))
     _by_type[type(x)] = library

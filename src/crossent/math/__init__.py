@@ -1,1 +1,1 @@
-"""The mathematics of the loss, in pure array API: no array library and no engine is named here."""
+"""The mathematics of the loss, in pure array API: nothing here asks which array library or engine it serves."""

@@ -7,8 +7,8 @@ With the target distribution q, its total off the target M = Σ_{j≠t} q_j, Z =
     d_it   = r·p_t − w·q_t·S/Z
 
 No term is the small difference of two large ones: for a hard target r is 0 and the row of the gradient sums to zero to
-rounding. Numba's `engines/numba_cpu/outcome.py` and CUDA's `engines/cuda/outcome.cuh` keep this file's structure, line
-for line, in the languages of their compilers; `tests/test_one_formula.py` holds the three against each other.
+rounding. Numba's `engines/numba_cpu/outcome.py` and CUDA's `engines/cuda/outcome.cuh` keep this file's names and
+the order of its steps in the languages of their compilers; `tests/test_one_formula.py` holds the three together.
 """
 
 from __future__ import annotations

@@ -54,6 +54,20 @@ class RowStatistics(NamedTuple):
     apart: KeptApart | None
 
 
+LINES = 7
+"""How many numbers a row's statistics are in the tables of compiled engines, see `of_table`."""
+
+
+def of_table(table: Array, place: Array | None, spreads: bool) -> RowStatistics:
+    """The statistics out of a table (LINES, N) that a kernel has filled: the lines are those that are named here.
+
+    place: of soft targets, the classes that are kept apart. spreads: whether other classes have mass.
+    """
+    maximum, others, count, mass, weighted_gap, own, target = (table[i, ...] for i in range(LINES))
+    sums = SmoothingSums(count, mass, weighted_gap) if spreads else None
+    return RowStatistics(maximum, others, target, sums, None if place is None else KeptApart(place, own))
+
+
 class Masses(NamedTuple):
     """The masses u that `SmoothingSums` sums, (N, W) or (1, W); ieee: whether 0·∞ is NaN, and all classes count."""
 

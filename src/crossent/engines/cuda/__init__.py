@@ -2,7 +2,7 @@
 
 A row is read once, and its gradient written from what registers hold; extra memory is a loss, a target and a weight
 for each row. The formulas are those of `crossent.math`. The bits of a row are a function of its own
-values, its length and its dtypes.
+values, its length and its dtypes; of targets that are more than one class, of the device's clusters too.
 
     here.py               whether it can be used on this machine
     memory.py             what arrays are to a kernel
@@ -27,7 +27,7 @@ from crossent.engines.cuda.here import problem
 from crossent.engines.cuda.plan import Variant
 from crossent.math.outcome import Outcome
 from crossent.math.rows import Rows
-from crossent.math.statistics import KeptApart, RowStatistics, SmoothingSums
+from crossent.math.statistics import LINES, RowStatistics, of_table
 from crossent.types import Array
 
 if TYPE_CHECKING:
@@ -60,14 +60,11 @@ def statistics(library: Library, rows: Rows) -> RowStatistics:
     """The statistics of rows, or of a piece of each."""
     x = rows.logits
     n = x.shape[0]
-    found = library.empty(7 * n, rows.dtype, x)
+    found = library.empty(LINES * n, rows.dtype, x)
     apart = None if rows.soft is None else library.empty(n, library.xp.int64, x)
     _launch(library, rows._replace(weight=None), "statistics", None, found=found, apart=apart)
-    maximum, others, count, mass, weighted_gap, own, target = (found[i * n : (i + 1) * n] for i in range(7))
-    sums = None
-    if apart is not None or rows.coefficients.smoothing:
-        sums = SmoothingSums(count, mass, weighted_gap)
-    return RowStatistics(maximum, others, target, sums, None if apart is None else KeptApart(apart, own))
+    spreads = apart is not None or rows.coefficients.smoothing != 0.0
+    return of_table(library.xp.reshape(found, (LINES, n)), apart, spreads)
 
 
 def gradient(library: Library, rows: Rows, found: RowStatistics, outcome: Outcome, out: Array) -> None:

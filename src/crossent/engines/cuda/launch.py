@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 
 from crossent.engines.compiling import Once
 
+# Of the function in every cubin.
+_NAME = "walk"
 _Addresses = ctypes.c_void_p * 1
 
 
@@ -32,7 +34,6 @@ class Properties(NamedTuple):
     multiprocessors: int
     shared: int  # the most bytes of shared memory that a block can have
     clusters: bool  # whether its blocks can be launched in clusters
-    cache: int  # the bytes of its second-level cache
 
 
 class Shape(NamedTuple):
@@ -47,10 +48,10 @@ class Shape(NamedTuple):
 class Kernel:
     """A function that is loaded on a device and takes one structure by value. `kernel` makes it."""
 
-    def __init__(self, cubin: bytes, device: int, name: str) -> None:
+    def __init__(self, cubin: bytes, device: int) -> None:
         """Load it."""
         driver, has = _driver(), properties(device)
-        self._name = f"{name} on CUDA device {device}"
+        self._name = f"{_NAME} on CUDA device {device}"
         self._context = _context(device)
         self._address = int(self._context)
         self._multiprocessors = has.multiprocessors
@@ -58,7 +59,7 @@ class Kernel:
         with _relaxed(), _inside(self._context):
             # It is never unloaded: a graph in which it was captured may run for as long as the process does.
             module = _value(driver.cuModuleLoadData(cubin), f"load {self._name}")
-            self._function = _value(driver.cuModuleGetFunction(module, name.encode()), f"find {self._name}")
+            self._function = _value(driver.cuModuleGetFunction(module, _NAME.encode()), f"find {self._name}")
             # All that the device has is allowed, so that no launch has anything to set: otherwise a block has 48 KB of
             # dynamic shared memory at most, and a cluster 8 blocks.
             names = driver.CUfunction_attribute
@@ -112,9 +113,9 @@ class Kernel:
 
 
 @Once
-def kernel(cubin: bytes, device: int, name: str = "walk") -> Kernel:
-    """The kernel of that name in a cubin, on the device of that number; RuntimeError where it does not load."""
-    return Kernel(cubin, device, name)
+def kernel(cubin: bytes, device: int) -> Kernel:
+    """The kernel in a cubin, on the device of that number; RuntimeError where it does not load."""
+    return Kernel(cubin, device)
 
 
 @functools.cache
@@ -134,7 +135,6 @@ def properties(device: int) -> Properties:
         attribute(names.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT),
         attribute(names.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN),
         bool(attribute(names.CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH)),
-        attribute(names.CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE),
     )
 
 

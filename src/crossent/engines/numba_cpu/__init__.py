@@ -24,7 +24,7 @@ from crossent.engines.numba_cpu import kernel
 from crossent.engines.numba_cpu.long_rows import BLOCK
 from crossent.math.outcome import Outcome
 from crossent.math.rows import Rows, of_rows
-from crossent.math.statistics import KeptApart, RowStatistics, SmoothingSums
+from crossent.math.statistics import LINES, RowStatistics, of_table
 from crossent.types import Array
 
 if TYPE_CHECKING:
@@ -63,14 +63,12 @@ def statistics(library: Library, rows: Rows) -> RowStatistics:
     dtype = rows.dtype
     rows = _plain(rows, dtype)
     n = rows.logits.shape[0]
-    found = np.empty(7 * n, dtype)
+    found = np.empty((LINES, n), dtype)
     targets = np.empty(n, np.int64) if rows.targets is None else kernel.line(rows.targets, np.dtype(np.int64))
     if n:
-        threads.split(kernel.statistics(rows, targets, found), n, threads.get_num_threads())
-    maximum, others, count, mass, weighted_gap, own, target = np.split(found, 7)
+        threads.split(kernel.statistics(rows, targets, found.ravel()), n, threads.get_num_threads())
     is_soft = rows.soft is not None
-    sums = SmoothingSums(count, mass, weighted_gap) if is_soft or rows.coefficients.smoothing else None
-    return RowStatistics(maximum, others, target, sums, KeptApart(targets, own) if is_soft else None)
+    return of_table(found, targets if is_soft else None, is_soft or rows.coefficients.smoothing != 0.0)
 
 
 def gradient(library: Library, rows: Rows, found: RowStatistics, outcome: Outcome, out: Array) -> None:

@@ -22,6 +22,7 @@ from crossent.engines.compiling import LOGGER, Once, log_if_slow
 from crossent.engines.numba_cpu import long_rows, short_rows
 from crossent.engines.numba_cpu.vectors import format_of, inline
 from crossent.math.rows import Rows
+from crossent.math.statistics import UNIT
 from crossent.types import Array
 
 # The verbs, as the kernels know them.
@@ -85,8 +86,8 @@ def _function_of(verb: int, source: str) -> Callable[..., None]:
 
 @functools.cache
 def _source() -> str:
-    """A fingerprint of the text of the kernels."""
-    text = b""
+    """A fingerprint of the text of the kernels, and of what they have from other rooms."""
+    text = repr(UNIT).encode()
     with contextlib.suppress(OSError):
         for path in sorted(Path(__file__).parent.glob("*.py")):
             text += path.read_bytes()
@@ -197,7 +198,7 @@ def walk(
 
 
 def statistics(rows: Rows, targets: Array, found: Array) -> Callable[[int, int], None]:
-    """A function of (start, stop) that writes the statistics of those rows, or pieces of rows, into `found` (7·N,)."""
+    """A function of (start, stop) that writes the statistics of rows, or of pieces of them, into the table `found`."""
     return _part(STATISTICS, _NAMES[rows.logits.dtype], rows._replace(weight=None), targets, found, None, None)
 
 

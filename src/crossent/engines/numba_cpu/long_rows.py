@@ -97,8 +97,9 @@ def _smooths_of_row(formats: Any, soft: Any, row: Any, numbers: Any) -> tuple[An
 
 @inline
 def _smooths(formats: Any, soft: Any, row: Any, numbers: Any) -> tuple[Any, int]:
-    smooths = ((False, numbers[0], False, 0.0, 0.0, 0.0, 0.0, 0.0), -1)
-    if soft is not None and numbers[1] != 0.0:
+    target_mass, smoothing, _, _, _, _ = numbers
+    smooths = ((False, target_mass, False, 0.0, 0.0, 0.0, 0.0, 0.0), -1)
+    if soft is not None and smoothing != 0.0:
         smooths = _smooths_of_row(formats, soft, row, numbers)
     return smooths
 
@@ -111,8 +112,8 @@ def _statistics_of_row(formats: Any, soft: Any, row: Any, t: int, numbers: Any, 
     """
     logits, losses = formats
     x, q, u, v = row
-    ieee = numbers[4]
-    uneven = numbers[1] != 0.0 if soft is None else True
+    _, smoothing, _, _, ieee, _ = numbers
+    uneven = smoothing != 0.0 if soft is None else True
     smoother, peak = _smooths(formats, soft, row, numbers)
     size = itemsize(losses)
     if soft is None:
@@ -267,6 +268,7 @@ def _gradient_of_uneven_row(
     """Like `_gradient_of_row`, less the uniform term times the masses of the classes."""
     logits, losses = formats
     smoother, peak = _smooths(formats, soft, row, numbers)
+    _, _, _, _, ieee, _ = numbers
     x, q, u, left = row
     n = lanes(logits)
     c, k, s = vector_like(losses, centre), vector_like(losses, factor), vector_like(losses, uniform_term)
@@ -280,7 +282,7 @@ def _gradient_of_uneven_row(
         if u != 0:
             weight = plain(load_first(losses, u, left, 0.0))
             u += n * itemsize(losses)
-        value = masses(soft, logit, target, weight, lane_is(c, peak), smoother, numbers[4])
+        value = masses(soft, logit, target, weight, lane_is(c, peak), smoother, ieee)
         store_first(logits, d, exp(logit - c) * k - s * value, left)
         x += n * itemsize(logits)
         d += n * itemsize(logits)
@@ -298,7 +300,8 @@ def _put_gradient(
     logits, losses = formats
     top, factor = load_one(losses, maximum), load_one(losses, table)
     centre = lowest(losses) if top == -_INF else top
-    if soft is None and numbers[1] == 0.0:
+    _, smoothing, _, _, _, _ = numbers
+    if soft is None and smoothing == 0.0:
         _gradient_of_row(formats, row, d, centre, factor)
     else:
         _gradient_of_uneven_row(formats, soft, row, d, numbers, centre, factor, load_one(losses, table + line))
@@ -342,7 +345,8 @@ def walk(
     targets, loss, weight, u, scales = lines
     n = lanes(logits)
     wide = itemsize(losses)
-    skips = weight != 0 and not numbers[4]
+    _, _, _, _, ieee, _ = numbers
+    skips = weight != 0 and not ieee
     rows, pieces, places = scratch(_ROW_TABLE), scratch(_PIECE_TABLE), scratch(_ROW_LINE)
     # Rows of weight 0 leave what is there; it is not used.
     for line in range(_LINES):
@@ -428,9 +432,10 @@ def gradient(
     x, x_step, q, q_step, d, d_step = matrices
     targets, table, weight, u, _ = lines
     first_class, _, step = place
+    _, _, _, _, ieee, _ = numbers
     for i in range(start, stop):
         at = i * itemsize(losses)
-        if weight != 0 and not numbers[4] and load_one(losses, weight + at) == 0.0:
+        if weight != 0 and not ieee and load_one(losses, weight + at) == 0.0:
             _zero_row(formats, d + i * d_step, v)
             continue
         row, t = (x + i * x_step, q + i * q_step, u, v), load_place(targets + i * 8) - first_class

@@ -1,4 +1,6 @@
-"""The token losses as a plain function of tensors: what torch can differentiate any number of times, by anything."""
+"""The token losses of tensors: by the engine where they have values, and as a plain function of them, which torch can
+differentiate any number of times, by anything.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from crossent import views
 from crossent.libraries.base import Library
-from crossent.libraries.torch.library import TRACED
+from crossent.libraries.torch.library import TORCH, TRACED
 from crossent.math import formula
 from crossent.math.rows import Rows
 
@@ -26,7 +28,17 @@ def with_tensors(rows: Rows, tensors: tuple[Tensor | None, ...]) -> Rows:
     return rows._replace(logits=logits, soft=soft, weight=weight, class_weights=class_weights, targets=targets)
 
 
-def entered(library: Library, rows: Rows) -> Rows:
+def walk(rows: Rows, scale: Tensor | None, out: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """The losses of eager rows by their engine, and with `scale` their gradient, in `out` where it is given."""
+    logits = rows.logits
+    library = TORCH.eager(logits)
+    with library.computing(logits):
+        into = None if out is None else library.shared(out)
+        losses, d = views.walk(library, _entered(library, rows), library.enter(scale), into)
+    return library.leave(losses), None if d is None else library.leave_matrix(d, logits)
+
+
+def _entered(library: Library, rows: Rows) -> Rows:
     """The rows as an engine sees them."""
     return rows._replace(
         dtype=library.compute_dtype(rows.logits),

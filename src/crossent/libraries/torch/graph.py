@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossent import views
 from crossent.libraries.base import Inputs, Library
 from crossent.libraries.torch import formula
-from crossent.libraries.torch.library import ON_GRAPH, TORCH, is_traced
+from crossent.libraries.torch.library import ON_GRAPH, is_traced
 from crossent.math import tokens
 from crossent.math.rows import Rows
 
@@ -128,15 +127,6 @@ def _is_traced(rows: Rows) -> bool:
     return is_traced(*formula.tensors_of(rows))
 
 
-def _walk(rows: Rows, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """The losses of eager rows by their engine, and with `scale` their gradient."""
-    logits = rows.logits
-    library = TORCH.eager(logits)
-    with library.computing(logits):
-        losses, d = views.walk(library, formula.entered(library, rows), library.enter(scale))
-    return library.leave(losses), None if d is None else library.leave_matrix(d, logits)
-
-
 class _Losses(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -150,7 +140,7 @@ class _Losses(torch.autograd.Function):
         rest: Rows,
     ) -> Tensor:
         rows = formula.with_tensors(rest, (logits, soft, weight, class_weights, targets))
-        return formula.losses(rows) if _is_traced(rows) else _walk(rows, None)[0]
+        return formula.losses(rows) if _is_traced(rows) else formula.walk(rows, None)[0]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -169,7 +159,7 @@ class _Losses(torch.autograd.Function):
             if torch.is_grad_enabled() or _is_traced(rows) or is_traced(grad):
                 d = formula.gradient(rows, grad)[1]
             else:
-                d = _walk(rows, grad)[1]
+                d = formula.walk(rows, grad)[1]
         return d, *formula.gradients_of_others(rows, grad, ctx.needs_input_grad[1:4]), None, None
 
 

@@ -20,7 +20,7 @@ import torch
 from crossent import views
 from crossent.engines import select
 from crossent.libraries.base import NO_CONTEXT, Inputs, Library
-from crossent.libraries.numpy import NumPy
+from crossent.libraries.numpy import NUMPY, NumPy
 from crossent.math import formula
 from crossent.math.operations import FLOATS, Operations
 from crossent.math.rows import Rows
@@ -38,8 +38,6 @@ _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 
 class _Tensors(Operations):
     """What every tensor is asked, whatever its state."""
-
-    name = "torch"
 
     def refusal(self, x: Array) -> str | None:
         """Torch's sparse, nested and opaque tensors are no arrays of numbers side by side."""
@@ -242,16 +240,12 @@ class TorchAsNumPy(_Tensors, NumPy):
         """Of tensors, and of the arrays that they are seen as."""
         name = _NAMES.get(x.dtype)
         if name is None:
-            name = _NAMES[x.dtype] = NUMPY_NAME(x) if isinstance(x, np.ndarray) else super().dtype_name(x)
+            name = _NAMES[x.dtype] = NUMPY.dtype_name(x) if isinstance(x, np.ndarray) else super().dtype_name(x)
         return name
 
     def computing(self, x: Array) -> AbstractContextManager[Any]:
         """NumPy computes, and is not to warn."""
         return np.errstate(all="ignore")
-
-    def is_captured(self, x: Array) -> bool:
-        """Of host memory, nothing is."""
-        return False
 
     def enter(self, x: Any) -> Any:
         """As NumPy's arrays; of bfloat16, which it does not have, a copy in float32."""
@@ -298,10 +292,6 @@ class _Followed(Library):
 
 class FollowedByTorch(_Followed, Torch):
     """`Torch`, on the graph."""
-
-    def of_call(self, inputs: Inputs) -> Library:
-        """Itself."""
-        return self
 
 
 class AsNumPyFollowedByTorch(_Followed, TorchAsNumPy):
@@ -387,7 +377,6 @@ _stream: Callable[[int], int] = getattr(
     torch._C, "_cuda_getCurrentRawStream", lambda index: int(torch.cuda.current_stream(index).cuda_stream)
 )
 
-NUMPY_NAME = Operations().dtype_name
 TORCH = Torch(array_api_compat.torch, "torch")
 AS_NUMPY = TorchAsNumPy(np, "torch", TORCH)
 FOLLOWED = FollowedByTorch(array_api_compat.torch, "torch", TORCH)

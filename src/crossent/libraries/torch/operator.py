@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crossent import views
 from crossent.engines import select
 from crossent.libraries.torch import formula
 from crossent.libraries.torch.library import TORCH
@@ -57,10 +56,7 @@ def _walk(
     library = TORCH.eager(logits)
     kind = library.kind(logits, library.dtype_name(logits), rows.vocabulary, False)
     engine = rows.engine if select.obstacle(rows.engine, kind) is None else "array_api"
-    entered = formula.entered(library, rows)._replace(engine=engine)
-    into = None if out is None else library.shared(out)
-    found, d = views.walk(library, entered, library.enter(scale), into)
-    return library.leave(found), None if d is None else library.leave_matrix(d, logits)
+    return formula.walk(rows._replace(engine=engine), scale, out)
 
 
 def _losses(*inputs: Any) -> Tensor:
