@@ -92,9 +92,10 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
         # λ·lse² is multiplied by no class weight, so there they stay.
         of_classes = None if coefficients.z_loss else mean
         class_weights = tokens.weighed(library, class_weights, dtype, None, (vocabulary,), of_classes and "mean")
-    t = kept = None
+    t = kept = targets = None
     if not soft:
-        t, kept = tokens.classes(library, integer, library.enter(inputs.targets), vocabulary, ignore_index)
+        targets = library.enter(inputs.targets)
+        t, kept = tokens.classes(library, integer, targets, vocabulary, ignore_index)
     if weights is not None:
         weights = tokens.weighed(library, weights, dtype, kept, token_shape, mean)
         kept = tokens.both(kept, weights != 0)
@@ -103,9 +104,11 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
     if t is None:
         counted = tokens.Tokens(None, weights, weights, kept)
     else:
-        check = _checks(library, inputs, options)
-        if check:
-            _check(library, inputs, t, vocabulary, ignore_index)
+        check = bool(options.check_targets) and (library.always_readable or _may_check(library, inputs))
+        if check and library.checks_copies:
+            _check_copies(inputs, vocabulary, ignore_index)
+        elif check and library.any_outside(t, vocabulary):
+            raise checks.outside_of_vocabulary(library, targets, t, vocabulary, ignore_index)
         # What torch differentiates may need the formula, which follows every target.
         is_guarded = engine in ENGINE_CHECKS_RANGE and not library.keep_graph and class_weights is None
         counted = tokens.of_targets(
@@ -128,10 +131,8 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
     return rows, Ending(library, device, dtype, wide, reduction, divisor, token_shape, only, ieee)
 
 
-def _checks(library: Library, inputs: Inputs, options: Options) -> bool:
-    """Whether targets are to be looked at, and can be, now; RuntimeError where that is recorded in a CUDA graph."""
-    if not options.check_targets or library.always_readable:
-        return bool(options.check_targets)
+def _may_check(library: Library, inputs: Inputs) -> bool:
+    """Whether targets may be looked at now; RuntimeError where what is done is recorded in a CUDA graph."""
     targets, weights = inputs.targets, inputs.weights
     if not library.readable(targets) or not (weights is None or library.readable(weights)):
         return False
@@ -143,16 +144,14 @@ def _checks(library: Library, inputs: Inputs, options: Options) -> bool:
     return True
 
 
-def _check(library: Library, inputs: Inputs, t: Array, vocabulary: int, ignore_index: int | None) -> None:
-    """IndexError for a target outside of the vocabulary; `t` are those that count, and a class where none does."""
-    targets = library.enter(inputs.targets)
-    if library.checks_copies:
-        library, targets = NUMPY, np.asarray(inputs.targets)
-        t, _ = tokens.classes(library, np.int64, targets, vocabulary, ignore_index)
-        if inputs.weights is not None:
-            t = library.zero_where_not(np.asarray(inputs.weights) != 0, t)
-    if library.any_outside(t, vocabulary):
-        raise checks.outside_of_vocabulary(library, targets, t, vocabulary, ignore_index)
+def _check_copies(inputs: Inputs, vocabulary: int, ignore_index: int | None) -> None:
+    """IndexError for a target outside of the vocabulary, found by NumPy."""
+    targets = np.asarray(inputs.targets)
+    t, _ = tokens.classes(NUMPY, np.int64, targets, vocabulary, ignore_index)
+    if inputs.weights is not None:
+        t = NUMPY.zero_where_not(np.asarray(inputs.weights) != 0, t)
+    if NUMPY.any_outside(t, vocabulary):
+        raise checks.outside_of_vocabulary(NUMPY, targets, t, vocabulary, ignore_index)
 
 
 def loss(inputs: Inputs, options: Options | Mapping[str, Any]) -> Array:

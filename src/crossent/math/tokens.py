@@ -14,13 +14,12 @@ import numpy as np
 from crossent.math.operations import Operations
 from crossent.types import Array
 
-
-# By dtype of weights and compute dtype, where a product with a loss may be past one of them: powers of two beyond which
-# weights are scaled, and by how much.
+# Whether weights are float64, and whether the compute dtype is: the powers of two beyond which weights are scaled, and by
+# how much.
 _STEPS = {
-    ("float32", "float32"): ((32, 64),),
-    ("float64", "float64"): ((400, 600),),
-    ("float64", "float32"): ((512, 512), (256, 256), (128, 128), (64, 64)),
+    (False, False): ((32, 64),),
+    (True, True): ((400, 600),),
+    (True, False): ((512, 512), (256, 256), (128, 128), (64, 64)),
 }
 
 
@@ -74,7 +73,7 @@ def weighed(
     kept nearer to 1; ordinary weights stay as they are.
     """
     xp = ops.xp
-    is_double = ops.dtype_name(weights) == "float64"
+    is_double = weights.dtype == xp.float64
     weights = xp.broadcast_to(weights if is_double else ops.cast(weights, dtype), shape)
     if mean is None or 0 in shape:
         return ops.cast(weights, dtype)
@@ -82,7 +81,7 @@ def weighed(
     axis = -1 if mean == "sequence" else None
     # A constant to automatic differentiation, since the mean does not depend on it.
     largest = ops.stop_gradient(xp.max(size, axis=axis, keepdims=axis is not None))
-    for bound, step in _STEPS[ops.dtype_name(weights), "float64" if dtype == xp.float64 else "float32"]:
+    for bound, step in _STEPS[is_double or dtype == xp.float64, dtype == xp.float64]:
         factor = xp.where(largest < 2.0**-bound, 2.0**step, xp.ones_like(largest))
         factor = xp.where(largest > 2.0**bound, 2.0**-step, factor)
         weights, largest = weights * factor, largest * factor

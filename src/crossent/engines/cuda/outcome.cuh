@@ -46,8 +46,8 @@ DEVICE Outcome<Real> outcome(const Problem &problem, long long row, const Statis
     const Real log_z = precise_log1p(tau >= 0 ? found.others : (found.others - 1) + odds);
     // Far apart, the loss is counted in units of 1/UNIT until it is weighed.
     const Real most = Limits<Real>::largest() * static_cast<Real>(UNIT), reach = most * static_cast<Real>(UNIT);
-    bool far = found.maximum > most || (found.target < -most && found.target > -infinity);
-    if (SPREADS) far = far || sums.weighted_gap > reach || sums.weighted_gap < -reach;
+    bool far = found.maximum > most || (-found.target > most && found.target > -infinity);
+    if (SPREADS) far = far || sums.weighted_gap > reach || -sums.weighted_gap > reach;
     const Real unit = far ? static_cast<Real>(UNIT) : Real(1), log_z_units = log_z * unit;
     Real gap = found.maximum * unit - found.target * unit;
     Real q_t = own, shared = 0, c = 1;

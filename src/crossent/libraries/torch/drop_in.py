@@ -69,7 +69,7 @@ def cross_entropy(
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
     # A script is PyTorch's own code: it holds PyTorch's loss, and nothing of the other branch is read for it.
-    if torch.jit.is_scripting():
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
         loss = F.cross_entropy(input, target, weight, None, ignore_index, None, reduction, label_smoothing)
     else:
         loss = _cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
@@ -113,7 +113,7 @@ def _is_served(
     """Whether the loss is computed here. Anything unusual, and whatever PyTorch refuses, is left to PyTorch."""
     if not (isinstance(input, Tensor) and isinstance(target, Tensor)) or not (_is_dense(input) and _is_dense(target)):
         return False
-    if any(map(_is_overridden, (input, target, weight))) or torch.jit.is_tracing():  # type: ignore[attr-defined]
+    if any(map(_is_overridden, (input, target, weight))) or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
     if TORCH.dtype_name(input) not in FLOATS or input.ndim == 0 or target.device != input.device:
         return False
