@@ -89,8 +89,8 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
     dtype, (wide, integer) = library.compute_dtype(like), library.widest(device)
     mean = reduction if denominator is None and reduction in ("mean", "sequence") and not ieee else None
     if class_weights is not None:
-        # λ·lse² is multiplied by no class weight, so there they stay.
-        of_classes = None if coefficients.z_loss else mean
+        # λ·lse² is multiplied by no class weight, and the mean of soft targets divided by none, so there they stay.
+        of_classes = None if soft or coefficients.z_loss else mean
         class_weights = tokens.weighed(library, class_weights, dtype, None, (vocabulary,), of_classes and "mean")
     t = kept = targets = None
     if not soft:
