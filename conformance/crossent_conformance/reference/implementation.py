@@ -202,6 +202,10 @@ class LossObject:
         self.reference, self.options = reference, options
         self.last: tuple[Any, ...] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The options, without the last call."""
+        return {**self.__dict__, "last": None}
+
     def forward(self, logits: Any, targets: Any, weights: Any = None) -> Any:
         self.last = None
         loss = self.reference.loss(logits, targets, weights=weights, **self.options)
