@@ -106,7 +106,16 @@ def test_A5_ignore_index_may_be_past_the_dtype_of_targets(place, subject, dtype,
 
 @pytest.mark.places(modes=DIRECT, dtypes=("float32",))
 @pytest.mark.parametrize(
-    ("dtype", "ignored"), [("uint32", 2**32 - 1), ("uint32", 2**31), ("uint8", 255), ("uint8", 2), ("uint64", 2**63 - 1), ("int8", -100), ("int8", -1)]
+    ("dtype", "ignored"),
+    [
+        ("uint32", 2**32 - 1),
+        ("uint32", 2**31),
+        ("uint8", 255),
+        ("uint8", 2),
+        ("uint64", 2**63 - 1),
+        ("int8", -100),
+        ("int8", -1),
+    ],
 )
 def test_A3_ignored_values_of_narrow_integers(place, subject, dtype, ignored):
     targets = TARGETS.astype(dtype)

@@ -14,7 +14,7 @@ import numpy as np
 from crossent.math.operations import Operations
 from crossent.types import Array
 
-# Whether weights are float64, and whether the compute dtype is: the powers of two beyond which weights are scaled, and by
+# Whether weights are float64, and whether the compute dtype is: the powers of two beyond which they are scaled, and by
 # how much.
 _STEPS = {
     (False, False): ((32, 64),),
