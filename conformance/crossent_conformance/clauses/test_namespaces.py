@@ -1,4 +1,4 @@
-"""Clauses A1, A11 and A12: whose arrays come back, of which dtypes, and that nothing but the standard is asked of them."""
+"""Clauses A1, A11, A12: whose arrays come back, of which dtypes; only the standard and the device are asked for them."""
 
 from __future__ import annotations
 
