@@ -1,4 +1,4 @@
-"""Clauses A1, A11, A12: whose arrays come back, of which dtypes; only the standard and the device are asked for them."""
+"""Clauses A1, A11, A12: whose arrays come back, of which dtypes; of the standard alone."""
 
 from __future__ import annotations
 
