@@ -75,6 +75,40 @@ def test_info_as_json_has_what_the_text_says(capsys, monkeypatch):
     assert capsys.readouterr().out == f"{info.report(found)}\n"
 
 
+HOSTILE = "\x1b[31m\x07\u202e\udcff\x9b1m"
+SHOWN = r"\x1b[31m\x07\u202e\udcff\x9b1m"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["train", "--backend", "torch" + HOSTILE], ["train", HOSTILE], ["train", "--text", HOSTILE]]
+)
+def test_no_text_of_a_mistake_steers_the_terminal(capsys, arguments):
+    assert SHOWN in refused(capsys, arguments)
+
+
+def test_no_text_of_a_library_steers_the_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(info.Backend, "problem", lambda self: f"broken: {HOSTILE}")
+    assert cli.main(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert f"broken: {SHOWN}" in printed
+    assert "\x1b" not in printed
+    assert cli.main(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["backends"][0]["problem"] == f"broken: {HOSTILE}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere files cannot be called so")
+def test_no_name_of_a_file_steers_the_terminal(capsys, tmp_path):
+    text, name = tmp_path / f"$x^{HOSTILE}$.txt", tmp_path / f"{HOSTILE}.png"
+    text.write_text(TEXT, encoding="utf-8")
+    arguments = ["--steps", "1", "--vocabulary", "300", "--backend", "numpy", "--picture", str(name)]
+    assert cli.main(["train", "--text", str(text), *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"$x^{SHOWN}$.txt: ")
+    assert f"{SHOWN}.png" in printed
+    assert "\x1b" not in printed
+    assert name.read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_command_through_the_package(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "crossent", "--version"],

@@ -1,6 +1,10 @@
 """What the engines that compile share: nothing is made twice, and who waits is told."""
 
 import importlib
+import os
+import subprocess
+import sys
+import textwrap
 import threading
 
 import pytest
@@ -50,6 +54,37 @@ def test_one_thread_makes_and_the_others_wait():
         thread.join()
     assert len(tried) == 1
     assert len(set(map(id, found))) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_fork_waits_for_what_a_thread_makes():
+    """In a fresh interpreter, since forking one with many libraries' threads is not safe in itself."""
+    program = """
+        import os, signal, sys, threading, time, warnings
+        from crossent.engines.compiling import Once
+        begun, lock = threading.Event(), threading.Lock()
+
+        @Once
+        def make(name):
+            with lock:  # as a compiler has its own
+                begun.set()
+                time.sleep(0.2)
+            return name
+
+        thread = threading.Thread(target=make, args="a")
+        thread.start()
+        begun.wait()
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+        if not child:
+            signal.alarm(10)
+            os._exit(0 if make._made == {("a",): "a"} and make("b") == "b" else 3)
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or make("c") != "c")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", ["cuda.launch.kernel", "cuda.program.cubin", "numba_cpu.kernel.kernel"])

@@ -15,9 +15,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from tests import sample_results as sample
 
 from crossent import cli
-from crossent_conformance import backends, contract, files, junit, page, table, terminal
+from crossent_conformance import arguments, backends, contract, files, junit, page, table, terminal
+from crossent_conformance.results import Results
 from crossent_conformance.run import Run, Settings
 
 SMALL = Path(__file__).parent / "subjects" / "small.py"
@@ -118,6 +120,42 @@ def test_output_is_plain_where_there_is_no_terminal(monkeypatch):
     assert "\x1b[31m" not in terminal.text(rows)
     monkeypatch.delenv("NO_COLOR")
     assert "31mFAILS 3/14" in terminal.text(rows)
+
+
+def test_no_text_steers_the_terminal(capsys, monkeypatch):
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    rows = terminal.columns(["", "\x1b[2J"], [["V1\x07", "holds\x9b2J"]])
+    assert terminal.text("\x1b[31m\u202ered \ud800\r", rows).splitlines() == [
+        r"\x1b[31m\u202ered \ud800\r",
+        r"        \x1b[2J",
+        r"V1\x07  holds\x9b2J",
+    ]
+
+    @arguments.told
+    def mistaken(given):
+        raise arguments.UsageError("\x1b[31m \ud800")
+
+    assert mistaken(None) == 2
+    assert capsys.readouterr().err == "crossent: \\x1b[31m \\ud800\n"
+
+
+def test_reports_of_hostile_texts_are_valid_and_plain():
+    results = Results("crossent conform", "2026-11-24T01:02:03+00:00", seed=0, thorough=False)
+    results.subjects = [sample.bad()]
+    results.subjects[0].cases[0].id += sample.HOSTILE
+    for case in results.subjects[0].cases:
+        case.message = sample.HOSTILE
+    printed, xml = table.text(results), junit.document(results)
+    shown = r"\x1b[31mred\x1b[0m \ud800"
+    assert shown in printed
+    assert "\x1b" not in printed
+    [suite] = ElementTree.fromstring(xml)
+    assert suite.get("name").endswith(f"{shown} on torch")
+    assert suite[0].get("name").endswith(shown)
+    told = [*suite.iterfind("testcase/failure"), *suite.iterfind("testcase/skipped")]
+    assert told
+    assert all(shown in element.get("message") for element in told)
+    assert json.loads(results.as_text())["subjects"][0]["name"] == f"package.{sample.HOSTILE}"
 
 
 @pytest.mark.extended

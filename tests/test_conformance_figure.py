@@ -215,7 +215,7 @@ def test_the_shade_is_what_is_allowed():
 def test_names_are_escaped():
     hostile = figure.Series("_$x^2 <script>\x1b\ud800 名", "b", "loss", [0], [1.0])
     svg = figure.error_plot([hostile], "float32")
-    assert "_$x^2 &lt;script&gt;�� 名 · b" in svg
+    assert r"_$x^2 &lt;script&gt;\x1b\ud800 名 · b" in svg
     assert "<script" not in svg
     svg.encode()
 

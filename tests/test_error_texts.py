@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import crossent
+from crossent import libraries
 from crossent_conformance import backends, subject, texts
 from crossent_conformance.bad_calls import ARGUMENTS, BAD_CALLS, MEMORY, mixed
 from crossent_conformance.clauses.test_refusals import maker
@@ -70,8 +71,18 @@ def test_one_library_and_one_device_only(argument, of):
         (np.full((2, 3), 2**64 - 1, np.uint64), {}, f"targets[0, 0] is {2**64 - 1}; accepted: 0 to 3 (V = 4)"),
         (np.full((2, 3), -128, np.int8), {}, "targets[0, 0] is -128; accepted: 0 to 3 (V = 4)"),
         (np.asarray(4), {}, "targets is 4; accepted: 0 to 3 (V = 4)"),
+        (
+            np.full((2, 3), -100),
+            {},
+            "targets[0, 0] is -100; accepted: 0 to 3 (V = 4), or name it: ignore_index=-100",
+        ),
+        (
+            np.full((2, 3), -100),
+            {"ignore_index": 0},
+            "targets[0, 0] is -100; accepted: 0 to 3 (V = 4), or ignore_index = 0",
+        ),
     ],
-    ids=["first", "ignored", "uint64", "int8", "0d"],
+    ids=["first", "ignored", "uint64", "int8", "0d", "usually ignored", "another is"],
 )
 def test_targets_out_of_range(targets, options, text):
     x = SEQUENCES if targets.ndim else LOGITS[0]
@@ -93,6 +104,55 @@ def test_masked_arrays(argument):
     arguments[argument] = np.ma.masked_array({"logits": LOGITS, **ARGUMENTS}[argument])
     with pytest.raises(TypeError, match=f"^{argument} is a masked array.*accepted:"):
         crossent.cross_entropy_and_grad(arguments.pop("logits"), arguments.pop("targets"), **arguments)
+
+
+class Tensor:
+    """An array of a library that is not served."""
+
+    __module__, __qualname__, shape = "some.library", "Tensor", (6, 4)
+
+
+@pytest.mark.parametrize("argument", ["logits", "targets", "weights", "class_weights", "grad_output", "out"])
+@pytest.mark.parametrize(
+    ("x", "start", "end"),
+    [
+        ([[0.0]], " is list; ", "; make an array of it first"),
+        ((1.0,), " is tuple; ", "; make an array of it first"),
+        (Tensor(), " is some.library.Tensor; ", f", of {libraries.SERVED}"),
+    ],
+    ids=["list", "tuple", "foreign"],
+)
+def test_what_is_no_array_is_told_what_to_do(argument, x, start, end):
+    arguments = {"logits": LOGITS, "targets": TARGETS, "reduction": "none", argument: x}
+    with pytest.raises(TypeError, match=f"^{argument}{re.escape(start)}accepted: .*{re.escape(end)}$"):
+        crossent.cross_entropy_and_grad(arguments.pop("logits"), arguments.pop("targets"), **arguments)
+
+
+@pytest.mark.parametrize("argument", ["denominator", "ignore_index", "label_smoothing"])
+def test_a_foreign_array_is_named_and_not_printed(argument):
+    with pytest.raises(TypeError, match=f"^{argument} is some.library.Tensor; accepted: "):
+        crossent.cross_entropy(LOGITS, TARGETS, **{argument: Tensor()})
+
+
+@pytest.mark.parametrize("dtype", ["int64", "bool"])
+def test_one_hot_rows_are_told_what_to_do(dtype):
+    text = (
+        "accepted: any integer dtype of shape (6,), or a floating dtype of shape (6, 4) (soft targets); of one-hot rows"
+    )
+    kind = TypeError if dtype == "bool" else ValueError
+    with pytest.raises(kind, match=f"{re.escape(text)} their argmax, or the same in a floating dtype$"):
+        crossent.cross_entropy(LOGITS, np.eye(4)[TARGETS].astype(dtype))
+
+
+def test_an_engine_that_cannot_serve_tensors_names_their_library():
+    torch = pytest.importorskip("torch")
+    x, t = torch.tensor(LOGITS), torch.tensor(TARGETS)
+    for logits in (x, x.clone().requires_grad_()):
+        for function in BOTH:
+            with pytest.raises(
+                ValueError, match=r"engine is 'cuda', .* logits are torch arrays in host memory; accepted"
+            ):
+                function(logits, t, engine="cuda")
 
 
 @pytest.mark.parametrize("kind", MEMORY)

@@ -5,8 +5,11 @@ That no backend is imported by looking is `test_import.py`.
 
 from __future__ import annotations
 
+import ast
+import re
 import sys
-from types import ModuleType
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +28,8 @@ class Foreign:
     """An array of a library that nobody has heard of, which keeps to the standard: NumPy's in disguise."""
 
     namespace = ModuleType("some.array_library")
+    namespace.__getattr__ = lambda name: getattr(np, name)
+    device = "cpu"
 
     def __array_namespace__(self, api_version=None):
         return self.namespace
@@ -78,6 +83,34 @@ def test_the_library_of_a_tracer():
     jax.jit(lambda x: found.append(libraries.of(x)) or x)(jax.numpy.zeros(3))
     jax.grad(lambda x: found.append(libraries.of(x)) or x.sum())(jax.numpy.zeros(3))
     assert found == [libraries.of(jax.numpy.zeros(3))] * 2
+
+
+def test_what_a_namespace_has_to_have_is_what_is_taken_of_one():
+    root, taken = Path(crossent.__file__).parent, set()
+    shared = [*(root / "math").glob("*.py"), *map(root.joinpath, ("libraries/base.py", "engines/array_api.py"))]
+    for file in [*shared, *map(root.joinpath, ("api.py", "checks.py", "problem.py", "views.py"))]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if (
+                isinstance(node, ast.Attribute)
+                and (getattr(node.value, "id", "") or getattr(node.value, "attr", "")) == "xp"
+            ):
+                taken.add(node.attr)
+    # NumPy's own, where arrays are written in place.
+    assert sorted(taken - {"copyto", "__name__"}) == list(libraries._TAKEN)
+
+
+@pytest.mark.parametrize("lacking", ["arange", "device"])
+def test_what_claims_the_standard_and_lacks_some_is_refused_by_its_module(monkeypatch, lacking):
+    monkeypatch.setattr(libraries, "_by_type", {})
+    if lacking == "device":
+        monkeypatch.delattr(Foreign, "device")
+    else:
+        names = {name: None for name in ("__name__", *libraries._TAKEN) if name != lacking}
+        monkeypatch.setattr(Foreign, "namespace", SimpleNamespace(**names))
+    assert libraries.of(Foreign()) is None
+    text = f"logits is {__name__}.Foreign; accepted: an array of shape (..., V), of {libraries.SERVED}"
+    with pytest.raises(TypeError, match=f"^{re.escape(text)}$"):
+        crossent.cross_entropy(Foreign(), np.zeros(3, int))
 
 
 @pytest.mark.parametrize(

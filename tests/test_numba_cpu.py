@@ -1,5 +1,8 @@
 """The compiled engine for host memory beside the array-API engine, and beside 60 digits."""
 
+import importlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -320,3 +323,22 @@ def test_what_is_walked_as_it_lies():
     unaligned = np.zeros(97, np.uint8)[1:].view(np.float32).reshape(4, 6)
     for refused in ((x[:, ::2],), (x.T,), (x, x.T), (x.astype(">f4"),), (x.astype(np.longdouble),), (unaligned,)):
         assert not accepts(*refused)
+
+
+CHANGES = {
+    "package": lambda monkeypatch: monkeypatch.setattr("crossent.__version__", "0"),
+    "compiler": lambda monkeypatch: monkeypatch.setattr("numba.__version__", "0"),
+    "machine code": lambda monkeypatch: monkeypatch.setattr("llvmlite.__version__", "0"),
+    "python": lambda monkeypatch: monkeypatch.setattr("sys.version", "0"),
+    "sources": lambda monkeypatch: monkeypatch.setattr(Path, "read_bytes", lambda self: self.name.encode()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_a_kernel_is_made_from_is_in_the_name_under_which_it_is_kept(monkeypatch, tmp_path, change):
+    monkeypatch.setenv("CROSSENT_CACHE_DIR", str(tmp_path))
+    compiled = importlib.import_module("numba").njit(lambda: None)
+    before = kernel._path("walk", compiled)
+    assert before == kernel._path("walk", compiled) != kernel._path("statistics", compiled)
+    change(monkeypatch)
+    assert kernel._path("walk", compiled) != before

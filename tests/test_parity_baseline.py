@@ -245,6 +245,50 @@ def test_a_damaged_file_is_one_line(baseline, damage):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data.update(backends={}),
+        lambda data: data.update(seed=-1),
+        lambda data: data["backends"]["numpy"].update(dtypes=1),
+        lambda data: data["backends"]["numpy"].update(dtypes=[1]),
+        lambda data: data["backends"]["numpy"].update(notes=[None]),
+        lambda data: data["backends"]["numpy"].update(version=None),
+        lambda data: data["errors"]["logits-list"].update(numpy=[]),
+        lambda data: data["errors"]["logits-list"].update(numpy=[1, "text"]),
+    ],
+)
+def test_what_is_said_of_backends_and_errors_is_read_with_care(baseline, damage):
+    edited(baseline, damage)
+    with pytest.raises(UsageError, match="is damaged: "):
+        parity_of("same", "--baseline", baseline)
+
+
+def test_no_text_of_a_file_steers_the_terminal_or_stands_in_a_page(capsys, tmp_path, baseline):
+    hostile, page = "\x1b[31m\ud800<b>", tmp_path / "page.html"
+
+    def rename(data):
+        for name, backend in list(data["backends"].items()):
+            backend.update(version=f"1{hostile}", notes=[hostile])
+            data["backends"][name + hostile] = backend
+        data["subject"].update(name=hostile, version=hostile)
+        data.update(created=hostile, command=hostile, not_covered={hostile: hostile})
+        data["errors"] = {name + hostile: {"numpy": [hostile, hostile]} for name in data["errors"]}
+        data["cases"][0]["answers"]["numpy"] = {"raises": [hostile, hostile]}
+        data["cases"][1]["case"] += hostile
+
+    results = tmp_path / "results.json"
+    results.write_bytes(baseline.read_bytes())
+    edited(baseline, rename)
+    for files in (("--results", results, "--baseline", baseline), ("--results", baseline, "--baseline", results)):
+        assert parity_of(None, *files, "--html", page, backends=()) == 1
+        printed, written = capsys.readouterr().out, page.read_text(encoding="utf-8")
+        assert r"\x1b[31m\ud800<b>" in printed
+        assert r"\x1b[31m\ud800&lt;b&gt;" in written
+        assert "\x1b" not in printed + written
+        assert "\ud800" not in printed
+
+
 def test_the_baselines_seed_is_taken_and_no_other(capsys, tmp_path):
     path, again = tmp_path / "seven.json", tmp_path / "again.json"
     assert parity_of("same", "--case", "plain", "--seed", "7", "--json", path) == 0

@@ -102,6 +102,7 @@ def test_a_loss_that_breaks_a_clause_fails_the_session(session):
         (("--crossent-conform", "my_loss.py:cross_entropy", "--crossent-backend", "theano"), "no backend is called"),
         ((*ASKED, "-o", "python_functions=should_*"), "no test of the suite was collected"),
         ((*ASKED[:3], "D2", *ASKED[4:]), "nothing that was asked of the suite applies"),
+        (("--crossent-conform", "my_loss.py:\x1b[31m"), r"my_loss.py:\x1b[31m: there is no "),
         (("--crossent-clause", "V2"), "ask nothing without --crossent-conform"),
     ],
 )
@@ -109,3 +110,13 @@ def test_a_mistake_is_a_usage_error(session, arguments, message):
     code, printed = session(*arguments)
     assert code == pytest.ExitCode.USAGE_ERROR, printed
     assert message in printed
+
+
+@pytest.mark.extended
+def test_no_reason_steers_the_terminal(session):
+    code, printed = session(
+        *ASKED, "-rs", loss=f"if logits.shape[1] > 5: raise NotImplementedError('\\x1b[31m')\n    {RIGHT}"
+    )
+    assert code == 0, printed
+    assert r"\x1b[31m" in printed
+    assert "\x1b" not in printed

@@ -11,7 +11,7 @@ import pytest
 
 import crossent
 from crossent import cli, libraries
-from crossent.engines import select
+from crossent.engines import kept, select
 from crossent.engines.select import ENGINES
 from crossent.info import BACKENDS
 from crossent.libraries import Inputs
@@ -169,29 +169,65 @@ def test_explain_checks_what_it_is_given():
         crossent.explain(X, algorithm="fast")
 
 
+SLOW_DISK = f"""
+import time
+from crossent.engines import kept
+read = kept.read
+def slow(path):
+    time.sleep(1.3)
+    return read(path)
+kept.read = slow
+{TWICE}"""
+
+
 @pytest.mark.extended
 @needs_numba
 def test_a_compilation_that_takes_long_says_so(tmp_path):
     """A first call in a process, with nothing on disk; Numba's own compilation takes seconds."""
-    first, second = (_fresh(TWICE, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
-    assert "crossent compiles its kernel for float64" in first.stderr
-    assert second.stderr == ""
-    assert first.stdout == second.stdout
-    # The text of another room of the kernel makes what is on disk stale: see `kernel._source`.
-    assert list(tmp_path.rglob("*.nbi"))
+    first, *others = (_fresh(program, CROSSENT_CACHE_DIR=str(tmp_path)) for program in (TWICE, TWICE, SLOW_DISK))
+    assert first.stderr == "crossent compiles its kernel for float64, which takes some seconds\n"
+    assert [other.stderr for other in others] == ["", ""]
+    assert {other.stdout for other in others} == {first.stdout}
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.extended
 @needs_numba
-@pytest.mark.parametrize("damage", ["empty", "cut", "nonsense"])
-def test_a_damaged_file_on_disk_costs_time_and_nothing_else(tmp_path, damage):
-    expected = _fresh(TWICE, NUMBA_CACHE_DIR=str(tmp_path)).stdout
-    for file in [*tmp_path.rglob("*.nbi"), *tmp_path.rglob("*.nbc")]:
-        content = file.read_bytes()
-        file.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "nonsense": b"nonsense" * 9}[damage])
-    again = _fresh(TWICE, NUMBA_CACHE_DIR=str(tmp_path))
-    assert again.stdout == expected
-    assert "crossent can not keep its kernel on disk" in again.stderr
+def test_numbas_folder_will_do(tmp_path):
+    _fresh(TWICE, CROSSENT_CACHE_DIR="", NUMBA_CACHE_DIR=str(tmp_path))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def _flipped(content):
+    """One bit of machine code, which Numba itself would run."""
+    i = content.index(b"\x7fELF") + 4000
+    return content[:i] + bytes([content[i] ^ 4]) + content[i + 1 :]
+
+
+def _useless(content):
+    """What is whole, and nothing that Numba knows."""
+    return b"nonsense"
+
+
+@pytest.mark.extended
+@needs_numba
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:9999], _flipped, _useless])
+def test_a_damaged_file_on_disk_costs_time_once_and_nothing_else(tmp_path, monkeypatch, damage):
+    expected = _fresh(TWICE, CROSSENT_CACHE_DIR=str(tmp_path)).stdout
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    if damage is _useless:
+        kept.keep(file, damage(whole))
+    else:
+        file.write_bytes(damage(whole))
+    again, later = (_fresh(TWICE, CROSSENT_CACHE_DIR=str(tmp_path)) for _ in range(2))
+    assert again.stdout == later.stdout == expected
+    assert (
+        f"crossent compiles its kernel anew: {file} is {'of no use' if damage is _useless else 'damaged'}"
+        in again.stderr
+    )
+    assert later.stderr == ""
+    assert list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.extended
@@ -205,9 +241,41 @@ calls = [threading.Thread(target=lambda: losses.append(crossent.cross_entropy(x,
 [call.start() for call in calls], [call.join() for call in calls]
 print(len(losses), len(set(losses)))
 """
-    done = _fresh(program, NUMBA_CACHE_DIR=str(tmp_path))
+    done = _fresh(program, CROSSENT_CACHE_DIR=str(tmp_path))
     assert done.stdout.split() == ["8", "1"]
     assert done.stderr.count("crossent compiles its kernel") == 1
+
+
+# A fork, so many seconds after a thread's call began to import that module. A child that hangs is killed.
+FORKED = """
+import os, signal, sys, threading, time, warnings
+import numpy as np, crossent
+x, t = np.linspace(0, 1, 60).reshape(6, 10), np.arange(6)
+thread = threading.Thread(target=lambda: crossent.cross_entropy(x, t, engine="numba"))
+thread.start()
+while {module!r} not in sys.modules:
+    time.sleep(0.001)
+time.sleep({later})
+warnings.simplefilter("ignore", DeprecationWarning)
+child = os.fork()
+if not child:
+    signal.alarm(40)
+    os._exit(0 if 2.3 < crossent.cross_entropy(x, t, engine="numba") < 2.4 else 3)
+thread.join()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.extended
+@needs_numba
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.parametrize(
+    ("module", "later"),
+    [("numba.core", 0), ("crossent.engines.numba_cpu.kernel", 1.0)],
+    ids=["imports", "compiles"],
+)
+def test_a_fork_while_a_thread_imports_or_compiles(tmp_path, module, later):
+    _fresh(FORKED.format(module=module, later=later), CROSSENT_CACHE_DIR=str(tmp_path))
 
 
 def test_threads_are_counted_as_they_were_set(monkeypatch):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from crossent_conformance import files
+from crossent_conformance.escaped import escaped
 
 
 class UsageError(Exception):
@@ -29,7 +30,7 @@ def told(work: Command) -> Command:
         try:
             return work(given)
         except UsageError as error:
-            print(f"crossent: {error}", file=sys.stderr)
+            print(f"crossent: {escaped(str(error))}", file=sys.stderr)
             return 2
 
     return run

@@ -30,7 +30,7 @@ from crossent_conformance.refused import (
 )
 
 _LOGITS_AND_TARGETS = [
-    bad("logits-list", TypeError, "list", logits=plain([[0.0, 1.0]])),
+    bad("logits-list", TypeError, "list", "make an array", logits=plain([[0.0, 1.0]])),
     bad("logits-none", TypeError, "None", logits=None),
     bad("logits-number", TypeError, ["float", "1.5"], logits=1.5),
     bad("logits-integer-dtype", TypeError, "int64", "float32", logits=typed(LOGITS * 10, "int64")),
@@ -38,7 +38,7 @@ _LOGITS_AND_TARGETS = [
     bad("logits-complex-dtype", TypeError, "complex64", logits=typed(LOGITS, "complex64")),
     bad("logits-0d", ValueError, (), targets=np.asarray(0), logits=np.asarray(1.0)),
     bad("logits-no-classes", ValueError, (6, 0), "V of at least 1", clause="S6", logits=np.zeros((6, 0))),
-    bad("targets-list", TypeError, "list", targets=plain([0, 1, 2, 3, 0, 1])),
+    bad("targets-list", TypeError, "list", "make an array", targets=plain([0, 1, 2, 3, 0, 1])),
     bad("targets-none", TypeError, "None", targets=None),
     bad("targets-number", TypeError, ["int", "1"], targets=1),
     bad("targets-bool", TypeError, "bool", "(6,)", clause="A3", targets=typed(TARGETS > 0, "bool")),
@@ -46,11 +46,11 @@ _LOGITS_AND_TARGETS = [
     bad("targets-float-of-hard-shape", TypeError, "float32", "(6, 4)", clause="A3", targets=typed(TARGETS, "float32")),
     bad("targets-float-too-wide", TypeError, (6, 5), clause="A3", targets=np.zeros((6, 5))),
     bad("targets-float-broadcastable", TypeError, (1, 4), clause="A3", targets=np.zeros((1, 4))),
-    bad("targets-bool-of-soft-shape", TypeError, "bool", clause="A3", targets=typed(SOFT > 0, "bool")),
+    bad("targets-bool-of-soft-shape", TypeError, "bool", "argmax", clause="A3", targets=typed(SOFT > 0, "bool")),
     bad("targets-short", ValueError, (5,), "(6,)", targets=TARGETS[:5]),
     bad("targets-flat", ValueError, (6,), "(2, 3)", logits=SEQUENCES, targets=TARGETS),
     bad("targets-0d", ValueError, (), "(6,)", targets=np.asarray(1)),
-    bad("targets-integers-of-soft-shape", ValueError, (6, 4), targets=np.zeros((6, 4), dtype=np.int64)),
+    bad("targets-integers-of-soft-shape", ValueError, (6, 4), "argmax", targets=np.zeros((6, 4), dtype=np.int64)),
     bad("targets-with-a-one", ValueError, (6, 1), targets=TARGETS[:, None]),
 ]
 

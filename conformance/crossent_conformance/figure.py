@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from crossent_conformance import sweep
+from crossent_conformance.escaped import escaped
 
 COLOURS = (  # Okabe and Ito's, each made darker or lighter until it has a contrast of 3:1 to ground and shade
     ("#0072b2", "#4aa3df"),  # blue
@@ -48,7 +49,6 @@ MARKERS = "os^Dv"
 MARKER_EVERY = 15
 _SHARED = re.compile(r' id="[A-Za-z0-9.]+_\d+"|<defs>\s*<style.*?</style>\s*</defs>', re.DOTALL)
 """Names as figure_1, which every plot has, and a style for all that is drawn on the page."""
-_UNSPEAKABLE = re.compile(r"[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,8 @@ def error_plot(lines: Sequence[Series], dtype: str) -> str:
         svg = svg.replace(light, f"var(--xp-{name})")
     head, _, rest = svg.partition(">")
     head = re.sub(r' (width|height|version)="[^"]*"', "", head)
-    said = escape(printable(title))
+    said = escape(escaped(title))
     return f'<svg{head} class="xp" role="img" aria-label="{said}"><title>{said}</title><style>{_style()}</style>{rest}'
-
-
-def printable(text: str) -> str:
-    """The text, where what neither XML nor HTML may hold (control characters) is shown as �."""
-    return _UNSPEAKABLE.sub("�", text)
 
 
 def _style() -> str:
@@ -193,6 +188,6 @@ def _look(line: Series) -> dict[str, Any]:
 
 def _legend(label: str) -> str:
     """The label, in few enough letters; matplotlib leaves out those that begin with an underscore."""
-    label = printable(label)
+    label = escaped(label)
     label = label if len(label) <= 70 else f"{label[:50]}…{label[-19:]}"
     return f"\N{HAIR SPACE}{label}" if label.startswith("_") else label

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
+from crossent_conformance.escaped import escaped
 from crossent_conformance.results import FAILS, NOT, Results
 
 
@@ -16,7 +17,7 @@ def document(results: Results) -> bytes:
             suite = ElementTree.SubElement(
                 root,
                 "testsuite",
-                name=f"{subject.name} on {backend}",
+                name=escaped(f"{subject.name} on {backend}"),
                 tests=str(len(cases)),
                 failures=str(sum(case.outcome == FAILS for case in cases)),
                 errors="0",
@@ -29,21 +30,16 @@ def document(results: Results) -> bytes:
                     suite,
                     "testcase",
                     classname=f"{case.clause}.{case.backend}.{case.dtype}",
-                    name=case.id.partition("::")[2],
+                    name=escaped(case.id.partition("::")[2]),
                     time=f"{case.seconds:.3f}",
                 )
                 if case.outcome == FAILS:
-                    failure = ElementTree.SubElement(element, "failure", message=_printable(case.message[:300]))
+                    failure = ElementTree.SubElement(element, "failure", message=escaped(case.message[:300]))
                     failure.set("type", case.kind or "")
                     last = f"\nThe last call: {case.last_call}" if case.last_call else ""
-                    failure.text = _printable(case.message + last)
+                    failure.text = escaped(case.message + last)
                 elif case.outcome == NOT:
-                    ElementTree.SubElement(element, "skipped", message=_printable(f"does not apply: {case.message}"))
+                    ElementTree.SubElement(element, "skipped", message=escaped(f"does not apply: {case.message}"))
     ElementTree.indent(root)
     xml: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return xml + b"\n"
-
-
-def _printable(text: str) -> str:
-    """XML 1.0 has no way to write most control characters."""
-    return "".join(c if c in "\t\n\r" or (c >= " " and c not in "\ufffe\uffff") else "\ufffd" for c in text)

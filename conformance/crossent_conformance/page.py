@@ -3,8 +3,8 @@
     of_results(results)     those of `crossent conform`, from their JSON form
     of_parity(verdict)      those of `crossent parity`
 
-A page stands alone: no link leads out of it, and nothing that is to be read needs a script. Jinja escapes whatever
-comes from the results. No status is told by colour alone.
+A page stands alone: no link leads out of it, and nothing that is to be read needs a script. Whatever comes from the
+results is escaped. No status is told by colour alone.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from markupsafe import Markup, escape
 from crossent_conformance import figure, sweep
 from crossent_conformance.backends import FLOATS
 from crossent_conformance.contract import GROUPS
+from crossent_conformance.escaped import escaped
 from crossent_conformance.results import FAILS, HOLDS, NOT, values_alone
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ CLASSES = {HOLDS: "holds", FAILS: "fails", NOT: "not"}
 
 def of_results(results: dict[str, Any]) -> str:
     """The report on the results of `crossent conform`: the matrices, the error plots, what was run, the contract."""
-    results = _clean(results)
     subjects = results["subjects"]
     return _filled(
         "results.html.j2",
@@ -44,7 +44,7 @@ def of_results(results: dict[str, Any]) -> str:
         plots=_plots(results),
         clauses=_in_groups(results["contract"]),
         ordered=lambda names: sorted(set(names), key=_natural),
-        code=lambda words: Markup("<code>{}</code>").format(words),
+        code=lambda words: Markup("<code>{}</code>").format(escaped(words)),
         kinds=sweep.KINDS,
     )
 
@@ -222,27 +222,19 @@ def _plainly(value: Any) -> str:
 
 def _breakable(value: Any) -> Markup:
     """A dotted name that may be broken after dots and underscores."""
-    return Markup(re.sub(r"([._:/])(?=\w)", r"\1<wbr>", str(escape(value))))
+    return Markup(re.sub(r"([._:/])(?=\w)", r"\1<wbr>", str(escape(escaped(str(value))))))
 
 
 def _prose(value: Any) -> Markup:
     """The contract's words, with `code` as code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(value))))
-
-
-def _clean(value: Any) -> Any:
-    """The results without characters that no page may hold."""
-    if isinstance(value, dict):
-        return {_clean(key): _clean(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_clean(item) for item in value]
-    return figure.printable(value) if isinstance(value, str) else value
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(escaped(str(value))))))
 
 
 def _filled(template: str, **values: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("crossent_conformance"),
         autoescape=True,
+        finalize=lambda value: escaped(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -23,6 +23,7 @@ import pytest
 
 from crossent_conformance import adapter, backends, contract, evidence, places, probe, units
 from crossent_conformance import subject as subjects
+from crossent_conformance.escaped import escaped
 
 
 @dataclass
@@ -73,7 +74,7 @@ def pytest_configure(config):
     try:
         config.stash[SESSION] = Session(subjects.load(config.getoption("crossent_subject") or subjects.DEFAULT))
     except subjects.SubjectError as error:
-        raise pytest.UsageError(f"the implementation under test: {error}") from None
+        raise pytest.UsageError(escaped(f"the implementation under test: {error}")) from None
     for clause in config.getoption("crossent_clause") or ():
         if clause not in contract.clauses():
             raise pytest.UsageError(f"no clause is called {clause!r}; there are {', '.join(contract.clauses())}")
@@ -103,7 +104,7 @@ def _selected(config):
 
 def pytest_report_header(config):
     subject = config.stash[SESSION].subject
-    lines = [f"conformance of {subject.name} {subject.version or ''}".rstrip()]
+    lines = [escaped(f"conformance of {subject.name} {subject.version or ''}".rstrip())]
     if _is_our_own(config):
         marks = config.getoption("markexpr")
         lines.insert(0, f"tier {TIERS.get(marks, f'by -m {marks!r}')}")
@@ -249,7 +250,7 @@ def pytest_runtest_call(item):
 def _does_not_apply(item, reason):
     if _is_our_own(item.config):
         pytest.fail(f"a case of our own subject does not apply: {reason}", pytrace=False)
-    pytest.skip(reason)
+    pytest.skip(escaped(reason))
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -23,6 +23,7 @@ import jinja2
 
 from crossent_conformance import backends, figure, findings
 from crossent_conformance.backends import FLOATS
+from crossent_conformance.escaped import escaped
 from crossent_conformance.peers import PEERS, Peer
 from crossent_conformance.table import number
 
@@ -57,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not given.page:
             for peer in COLUMNS:
                 if peer.version is not None and (not given.only or peer.label in given.only):
-                    print(f"{peer.label}: {run(peer, folder)}", flush=True)
+                    print(escaped(f"{peer.label}: {run(peer, folder)}"), flush=True)
         files = {peer.label: _file(folder, peer) for peer in COLUMNS}
         documents = {label: json.loads(file.read_text("utf-8")) for label, file in files.items() if file.is_file()}
     write(given.docs, documents)
@@ -139,7 +140,7 @@ def page(
 
 def _why(peer: Peer, documents: dict[str, dict[str, Any]]) -> str:
     if peer.label in documents:
-        return str(documents[peer.label]["refused"])
+        return escaped(documents[peer.label]["refused"])
     return "not installed" if peer.version is None else "not run"
 
 

@@ -1,4 +1,7 @@
-"""Reports in a terminal: columns and colours by rich. Elsewhere lines are plain, and never cut."""
+"""Reports in a terminal: columns and colours by rich. Elsewhere lines are plain, and never cut.
+
+What a report is made of may come from anywhere: it is escaped here, so that no text has a say in how a terminal looks.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from crossent_conformance.escaped import escaped
+
 STYLES = {"FAILS": "bold red", "holds": "green", "does": "dim", "no": "dim", "raises": "dim"}
 """How the cells that begin with these words look."""
 ANY_WIDTH = 10_000
@@ -19,9 +24,9 @@ def columns(heads: Iterable[str], rows: Iterable[Sequence[str]], indent: int = 0
     """A table; the first column is never broken."""
     table = Table(box=None, pad_edge=indent > 0, padding=(0, 2, 0, indent), header_style="bold")
     for place, head in enumerate(heads):
-        table.add_column(head, no_wrap=place == 0)
+        table.add_column(Text(escaped(head)), no_wrap=place == 0)
     for row in rows:
-        table.add_row(*(Text(cell, style=STYLES.get(cell.partition(" ")[0], "")) for cell in row))
+        table.add_row(*(Text(escaped(cell), style=STYLES.get(cell.partition(" ")[0], "")) for cell in row))
     return table
 
 
@@ -34,5 +39,5 @@ def text(*parts: RenderableType) -> str:
         highlight=False, emoji=False,
     )  # fmt: skip
     for part in parts:
-        console.print(part, soft_wrap=isinstance(part, str))
+        console.print(escaped(part) if isinstance(part, str) else part, soft_wrap=isinstance(part, str))
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())

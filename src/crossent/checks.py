@@ -14,10 +14,12 @@ import numpy as np
 from crossent import libraries, views
 from crossent.libraries import Inputs, Library
 from crossent.math.operations import FLOATS, Operations
-from crossent.options import number, shown
+from crossent.options import named, number, shown
 from crossent.types import Array
 
 _INTEGERS = ("int", "uint")
+# What other libraries ignore unless they are told otherwise.
+_USUALLY_IGNORED = -100
 
 
 class Form(NamedTuple):
@@ -43,11 +45,16 @@ def library_of(name: str, x: object, accepted: str) -> Library:
         return libraries.NUMPY
     library = libraries.of(x)
     if library is None:
-        raise TypeError(f"{name} is {type(x).__name__}; accepted: {accepted}")
+        kind, remedy = type(x), ""
+        if isinstance(x, (list, tuple)):
+            remedy = "; make an array of it first"
+        elif kind.__module__ != "builtins":
+            remedy = f", of {libraries.SERVED}"
+        raise TypeError(f"{name} is {named(kind)}; accepted: {accepted}{remedy}")
     refusal = library.refusal(x)
     if refusal is not None:
-        also = "" if refusal.startswith("a masked") else ", dense"
-        raise TypeError(f"{name} is {refusal}; accepted: {'a plain array' if not also else accepted + also}")
+        what, instead = refusal
+        raise TypeError(f"{name} is {what}; accepted: {accepted}, {instead}")
     return library
 
 
@@ -84,6 +91,8 @@ def logits_and_targets(library: Library, logits: Array, targets: Array) -> Form:
     soft = t_dtype in FLOATS
     if t_shape != (shape if soft else tokens) or not (soft or t_dtype.startswith(_INTEGERS)):
         accepted = f"any integer dtype of shape {tokens}, or a floating dtype of shape {shape} (soft targets)"
+        if t_shape == shape:
+            accepted += "; of one-hot rows their argmax, or the same in a floating dtype"
         kind = ValueError if t_dtype.startswith(_INTEGERS) else TypeError
         raise kind(f"targets has dtype {t_dtype} and shape {t_shape} for logits of shape {shape}; accepted: {accepted}")
     if shape[-1] == 0 and 0 not in tokens:
@@ -195,10 +204,12 @@ def outside_of_vocabulary(
     flat = xp.reshape(xp.astype((classes < 0) | (classes >= vocabulary), xp.uint8), (-1,))
     where = tuple(int(i) for i in np.unravel_index(int(xp.argmax(flat)), shape)) if shape else ()
     name = f"targets[{', '.join(map(str, where))}]" if where else "targets"
-    accepted = f"0 to {vocabulary - 1} (V = {vocabulary})"
+    value, accepted = int(targets[where]), f"0 to {vocabulary - 1} (V = {vocabulary})"
     if ignore_index is not None:
         accepted += f", or ignore_index = {ignore_index}"
-    return IndexError(f"{name} is {int(targets[where])}; accepted: {accepted}")
+    elif value == _USUALLY_IGNORED:
+        accepted += f", or name it: ignore_index={value}"
+    return IndexError(f"{name} is {value}; accepted: {accepted}")
 
 
 def next_token(logits: Array, token_ids: Array) -> None:

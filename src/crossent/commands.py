@@ -27,7 +27,7 @@ OWN = ("info", "train")
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line instead of argparse's usage and message."""
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {info.printable(message)}\n")
 
 
 def _whole(text: str, least: int = 0) -> int:
@@ -129,6 +129,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
             accepted = ", ".join([*OWN, *installed])
             parser.error(f"no command given; accepted: {accepted} (see crossent --help)")
     except info.UsageError as error:
-        print(f"crossent: {error}", file=sys.stderr)
+        print(f"crossent: {info.printable(str(error))}", file=sys.stderr)
         return 2
     return 0

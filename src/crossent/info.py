@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import platform
 import shlex
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -177,6 +178,11 @@ def versions() -> str:
     return f"crossent {crossent.__version__}, Python {platform.python_version()}, {system}"
 
 
+def printable(text: str) -> str:
+    """The text, where what could steer a terminal, or stands in no file, is as Python writes it in a string."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c)[0] != "C" else repr(c)[1:-1] for c in text)
+
+
 def report(found: dict[str, Any]) -> str:
     """The whole of `crossent info`, as plain text."""
     here = [one for one in found["backends"] if one["problem"] is None]
@@ -192,4 +198,4 @@ def report(found: dict[str, Any]) -> str:
         parts.append(["not here:", *missing])
     engines = [(f"  {one['name']}: {one['description']}", one["problem"]) for one in found["engines"]]
     parts.append(["engines:", *(f"{said}; not here: {problem}" if problem else said for said, problem in engines)])
-    return "\n\n".join("\n".join(part) for part in parts)
+    return printable("\n\n".join("\n".join(part) for part in parts))

@@ -175,7 +175,14 @@ def shown(value: Any) -> str:
     library = None if isinstance(value, np.generic) else of(value)
     if library is not None:
         return f"an array of dtype {library.dtype_name(value)} and shape {tuple(value.shape)}"
-    return f"{value!r} ({type(value).__name__})" if not isinstance(value, (str, type(None))) else repr(value)
+    if hasattr(value, "shape") and not isinstance(value, np.generic):  # all its numbers would be shown
+        return named(type(value))
+    return f"{value!r} ({named(type(value))})" if not isinstance(value, (str, type(None))) else repr(value)
+
+
+def named(kind: type) -> str:
+    """The name of a type, with the module that it is from, in an error."""
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _index(value: Any) -> int | None:

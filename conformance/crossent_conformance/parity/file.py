@@ -40,6 +40,7 @@ KINDS = {
     "created": str, "command": str,
 }  # fmt: skip
 """The fields of a run that are written as they are."""
+OF_A_BACKEND = {"version": str, "device": str, "dtypes": list, "mode": str, "notes": list}
 
 
 def as_text(verdict: Verdict) -> str:
@@ -106,10 +107,14 @@ def _array(array: Array) -> dict[str, Any]:
 def _results(data: dict[str, Any]) -> Results:
     given = {name: _typed(data[name], kind) for name, kind in KINDS.items()}
     given["subject"] = {name: given["subject"][name] for name in ("name", "spec", "version")}
+    if given["seed"] < 0 or not given["backends"]:
+        raise ValueError("it has a seed below 0, or no backend")
     for name, item in given["backends"].items():
-        given["backends"][name] = {key: item[key] for key in ("version", "device", "dtypes", "mode", "notes")}
+        given["backends"][name] = {key: _typed(item[key], kind) for key, kind in OF_A_BACKEND.items()}
+        for text in (*item["dtypes"], *item["notes"]):
+            _typed(text, str)
     given["errors"] = {
-        name: {backend: item and _texts(item) for backend, item in refusals.items()}
+        name: {backend: None if item is None else _texts(item) for backend, item in refusals.items()}
         for name, refusals in given["errors"].items()
     }
     results = Results(**given, seconds=float(data["seconds"]))
@@ -127,8 +132,9 @@ def _typed(value: Any, kind: type) -> Any:
     return value
 
 
-def _texts(error: list[Any]) -> tuple[str, str]:
-    return str(error[0]), str(error[1])
+def _texts(error: Any) -> tuple[str, str]:
+    kind, text = _typed(error, list)
+    return _typed(kind, str), _typed(text, str)
 
 
 def _answer(item: Any) -> Answer:

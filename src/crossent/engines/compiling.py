@@ -1,16 +1,26 @@
-"""What the engines that compile have in common: nothing is compiled twice, and a wait for the compiler is logged."""
+"""What the engines that compile have in common: nothing is compiled twice, and a wait for the compiler is logged.
+
+A process that forks waits for what another of its threads compiles or imports: the locks of a compiler that only its
+parent's thread could open would stop the child for ever.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import logging
+import os
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Final, Generic, TypeVar
 
 LOGGER: Final = logging.getLogger("crossent")
 Made = TypeVar("Made")
+making: Final = threading.RLock()
+"""Held by the thread that compiles, or imports a compiler."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=making.acquire, after_in_parent=making.release, after_in_child=making.release)
 
 
 class Once(Generic[Made]):
@@ -21,13 +31,12 @@ class Once(Generic[Made]):
         functools.update_wrapper(self, make)
         self._make = make
         self._made: dict[tuple[Hashable, ...], Made] = {}
-        self._making = threading.Lock()
 
     def __call__(self, *given: Any) -> Made:
         """The result for those arguments."""
         found = self._made.get(given)
         if found is None:
-            with self._making:
+            with making:
                 found = self._made.get(given)
                 if found is None:
                     found = self._made[given] = self._make(*given)

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from crossent.engines import threads
 from crossent.engines.base import Engine
+from crossent.engines.compiling import making
 
 ENGINES: Final[dict[str, str]] = {
     "numba": "NumPy and torch CPU memory in one compiled pass, on all cores (extra: numba)",
@@ -62,7 +63,8 @@ def numba_problem() -> str | None:
     if importlib.util.find_spec("numba") is None:
         return "Numba is not installed (pip install numba)"
     try:
-        return engine("numba").problem()
+        with making:
+            return engine("numba").problem()
     except Exception as error:  # a Numba that was built for another NumPy raises what it likes
         return f"Numba does not import: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
@@ -124,7 +126,8 @@ def _order(preference: str) -> tuple[str, ...]:
 @functools.cache
 def engine(name: str) -> Engine:
     """The engine of that name."""
-    return cast(Engine, importlib.import_module(f"crossent.engines.{_MODULES[name]}"))
+    with making:
+        return cast(Engine, importlib.import_module(f"crossent.engines.{_MODULES[name]}"))
 
 
 def environment_problem() -> str | None:

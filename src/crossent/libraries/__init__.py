@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
+from typing import Final
 
 import array_api_compat
 import numpy as np
@@ -18,7 +19,15 @@ from crossent.libraries.base import Inputs, Library
 from crossent.libraries.numpy import NUMPY
 from crossent.types import Namespace
 
-__all__ = ["NUMPY", "Inputs", "Library", "is_array", "of"]
+__all__ = ["NUMPY", "SERVED", "Inputs", "Library", "is_array", "of"]
+
+SERVED: Final = "NumPy, CuPy, PyTorch, JAX, Dask, or a library that has what the array API standard has"
+# What the mathematics takes of a namespace: one that claims the standard and lacks some is not served.
+_TAKEN: Final = (
+    *("any", "arange", "argmax", "astype", "broadcast_to", "concat", "empty", "exp", "expm1", "float32", "float64"),
+    *("full", "full_like", "inf", "int64", "isnan", "log", "log1p", "max", "maximum", "moveaxis", "multiply", "nan"),
+    *("ones", "ones_like", "reshape", "subtract", "sum", "take", "uint8", "where", "zeros_like"),
+)
 
 # The module that has the type of a library's arrays, the type's name, and the file here that has the library's object.
 _FILES = (
@@ -50,10 +59,13 @@ def _found(x: object) -> Library | None:
         return None
     library = next((_object(file) for module, name, file in _FILES if _is_of(x, module, name)), None)
     if library is None:
-        if not array_api_compat.is_array_api_obj(x):
+        if not array_api_compat.is_array_api_obj(x) or not hasattr(x, "device"):
             return None
         # One of which nothing is known but that it keeps to the standard.
-        library = _of_namespace(array_api_compat.array_namespace(x))
+        xp = array_api_compat.array_namespace(x)
+        if not all(hasattr(xp, name) for name in _TAKEN):
+            return None
+        library = _of_namespace(xp)
     _by_type[type(x)] = library
     return library
 

@@ -67,8 +67,8 @@ class Library(Operations):
         """The same for a call outside of any graph, and the arrays without eager automatic differentiation."""
         return self.of_call(inputs), inputs
 
-    def refusal(self, x: Array) -> str | None:
-        """Why `x`, of a type of this library, is no ordinary array; None where it is one."""
+    def refusal(self, x: Array) -> tuple[str, str] | None:
+        """What `x`, of a type of this library, is that is no ordinary array, and what one would be; None for one."""
         return None
 
     def readable(self, x: Array) -> bool:

@@ -26,9 +26,9 @@ class NumPy(Library):
 
     # --- what the arrays of a call are --------------------------------------------------------------------------------
 
-    def refusal(self, x: Array) -> str | None:
+    def refusal(self, x: Array) -> tuple[str, str] | None:
         """A mask would be lost."""
-        return "a masked array, whose mask would be lost" if isinstance(x, np.ma.MaskedArray) else None
+        return ("a masked array, whose mask would be lost", "plain") if isinstance(x, np.ma.MaskedArray) else None
 
     def dtype_name(self, x: Array) -> str:
         """Looked up, since NumPy makes the name anew at each question."""

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from crossent.info import Backend, UsageError, backends_for_training
+from crossent.info import Backend, UsageError, backends_for_training, printable
 from crossent.train import picture as pictures
 from crossent.train.corpus import Corpus, prepare, read
 from crossent.train.loop import COMPARED_STEPS, Results, Run, Settings, train
@@ -58,7 +58,7 @@ def run(
     except OSError as error:
         raise UsageError(f"cannot write {error.filename}: {error.strerror}") from error
     for path in files:
-        console.print(f"written: {path}")
+        console.print(f"written: {printable(str(path))}")
 
 
 def _runs(console: Console, backends: list[Backend], corpus: Corpus, settings: Settings) -> Iterator[Run]:
@@ -87,7 +87,7 @@ def _table(results: Results) -> Table:
         differences = (results.difference(run, steps) for steps in (COMPARED_STEPS, None))
         table.add_row(
             run.backend,
-            run.device,
+            printable(run.device),
             f"{run.losses[0]:.4f}",
             f"{run.losses[-1]:.4f}",
             f"{run.validation_perplexity:.1f}",

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-from crossent.info import UsageError
+from crossent.info import UsageError, printable
 from crossent.train.vocabulary import FIRST_MERGE, PADDING, encode, learn
 
 Ids = npt.NDArray[np.int32]
@@ -76,7 +76,7 @@ def read(path: Path | None) -> tuple[str, str]:
         raise UsageError(f"{path} is not text: it holds NUL characters")
     if not text.strip():
         raise UsageError(f"{path} is empty")
-    return text, path.name
+    return text, printable(path.name)
 
 
 def split(text: str) -> tuple[str, str]:

@@ -29,7 +29,7 @@ def draw(results: Results, path: Path) -> None:
         one.grid(alpha=0.25)
     axes[-1].set_xlabel(f"training step ({results.settings.batch} × {results.settings.seq} tokens each)")
     axes[-1].set_xlim(0, results.settings.steps)
-    figure.suptitle(f"One cross-entropy on every backend, learning from {results.corpus.source}")
+    figure.suptitle(f"One cross-entropy on every backend, learning from {results.corpus.source}", parse_math=False)
     figure.savefig(path)
 
 

@@ -3,27 +3,19 @@
 NVRTC is called through cuda.bindings, which has had the same functions since CUDA 12. cuda.core on top of it would add
 nothing here: its names moved between 0.3 and 1.0, and its cache of programs (1.0 and later) hands out damaged files,
 raises where the folder can not be written, and knows nothing of the headers of a source.
-
-CROSSENT_CACHE_DIR is the folder in which cubins are kept; without it, that is `crossent` in the user's folder for
-caches. Whatever happens there costs time, and nothing else.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
 import os
-import tempfile
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
+from crossent.engines import kept
 from crossent.engines.compiling import LOGGER, Once, log_if_slow
 
 Macros: TypeAlias = tuple[tuple[str, str], ...]
-
-# The bytes at the end of a kept file: a digest of those before. Tools that read cubins take no notice of it.
-_DIGEST: Final = hashlib.sha256().digest_size
 
 
 class Compiled(NamedTuple):
@@ -42,13 +34,12 @@ def cubin(source: Path, macros: Macros, architecture: str) -> bytes:
     RuntimeError
         Where it does not compile, with the compiler's words, or where there is no compiler.
     """
-    path = _path(source, macros, architecture)
-    found = None if path is None else _kept(path)
+    path = kept.path(f"{name_of_made(source, macros, architecture)}.cubin")
+    found = kept.read(path)
     if found is None:
         with log_if_slow(f"crossent compiles {_name(source, macros, architecture)}, which takes some seconds"):
             found = compiled(source, macros, architecture).cubin
-        if path is not None:
-            _keep(path, found)
+        kept.keep(path, found)
     return found
 
 
@@ -86,69 +77,12 @@ def architectures() -> frozenset[str]:
     return frozenset(f"sm_{number}" for number in _value(_nvrtc().nvrtcGetSupportedArchs()))
 
 
-def _path(source: Path, macros: Macros, architecture: str) -> Path | None:
-    """Where that cubin is kept. None where there is no folder."""
-    try:
-        return _folder() / f"{name_of_made(source, macros, architecture)}.cubin"
-    except RuntimeError as error:  # a user without a home
-        _warn(error)
-        return None
-
-
 def name_of_made(source: Path, macros: Macros, architecture: str) -> str:
     """A name for what the compiler makes, which changes with all that it is made from."""
     texts = [
         (path.name, path.read_bytes()) for path in sorted(source.parent.iterdir()) if path.suffix in (".cu", ".cuh")
     ]
-    made_from = (version(), _options(macros, architecture), source.name, texts)
-    key = hashlib.sha256(repr(made_from).encode()).hexdigest()
-    return f"{source.stem}-{architecture}-{key[:32]}"
-
-
-def _folder() -> Path:
-    asked = os.environ.get("CROSSENT_CACHE_DIR")
-    if asked:
-        return Path(asked)
-    caches = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
-    return (Path(caches) if caches else Path("~/.cache").expanduser()) / "crossent"
-
-
-def _kept(path: Path) -> bytes | None:
-    """What is kept there; None where there is nothing, or something damaged."""
-    try:
-        kept = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        _warn(error)
-        return None
-    code, digest = kept[:-_DIGEST], kept[-_DIGEST:]
-    if hashlib.sha256(code).digest() == digest:
-        return code
-    LOGGER.warning("crossent compiles its kernel anew: %s is damaged", path)
-    return None
-
-
-def _keep(path: Path, code: bytes) -> None:
-    """Write a file under its name at once and whole, whoever else writes or reads it."""
-    try:
-        # What others could write here, this user's GPU would run.
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(code + hashlib.sha256(code).digest())
-            os.replace(name, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
-    except OSError as error:
-        _warn(error)
-
-
-def _warn(error: Exception) -> None:
-    LOGGER.warning("crossent can not keep its kernel on disk (%s: %s)", type(error).__name__, error)
+    return kept.name(f"{source.stem}-{architecture}", version(), _options(macros, architecture), source.name, texts)
 
 
 def _options(macros: Macros, architecture: str) -> tuple[str, ...]:

@@ -1,23 +1,30 @@
 """The kernels, compiled for the dtypes of a call when they first appear, and kept on disk; which rows they can walk.
 
-Numba reads a compiled function from the disk where neither the source file nor the processor has changed. It looks at
-this file alone, so what is compiled holds a fingerprint of the other rooms.
+Numba's own cache is not used: it knows neither a damaged file nor one that another user wrote, and of the sources it
+looks at one file alone. What it would put there is kept by `kept` instead.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
+import importlib.resources
+import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import llvmlite
 import llvmlite.binding
 import numba
 import numpy as np
 from numba import types
+from numba.core import serialize
+from numba.core.compiler import CompileResult
+from numba.core.compiler_lock import global_compiler_lock
 
+import crossent
+from crossent.engines import kept
 from crossent.engines.compiling import LOGGER, Once, log_if_slow
 from crossent.engines.numba_cpu import long_rows, short_rows
 from crossent.engines.numba_cpu.vectors import format_of, inline
@@ -27,12 +34,13 @@ from crossent.types import Array
 
 # The verbs, as the kernels know them.
 WALK, STATISTICS, GRADIENT = range(3)
+_VERBS = ("walk", "statistics", "gradient")
 _short, _long, _SHORT = short_rows.walk, long_rows.walk, short_rows.SHORT
 _statistics, _gradient = long_rows.statistics, long_rows.gradient
 
 
-def _function_of(verb: int, source: str) -> Callable[..., None]:
-    """The function that Numba compiles; it keeps the fingerprint, so that new text makes what is on the disk stale."""
+def _function_of(verb: int) -> Callable[..., None]:
+    """The function that Numba compiles."""
 
     def run(
         logits: Any,
@@ -57,7 +65,6 @@ def _function_of(verb: int, source: str) -> Callable[..., None]:
         # Of the rows from `start` to `stop`. table: the losses; or the statistics, line after line; or the numbers that
         # make the gradient. out: empty for the losses alone. soft: None for hard targets. weight, class_weights,
         # scales: empty where all are 1, 1 and `scale`.
-        source  # noqa: B018
         x, x_step, n, v = logits.ctypes.data, logits.strides[0], logits.shape[0], logits.shape[1]
         d, d_step = out.ctypes.data if out.size else 0, out.strides[0]
         formats = (format_of(logits), format_of(table))
@@ -82,16 +89,6 @@ def _function_of(verb: int, source: str) -> Callable[..., None]:
                 _walk(formats, format_of(soft), matrices, lines, v, scale, numbers, start, stop)
 
     return run
-
-
-@functools.cache
-def _source() -> str:
-    """A fingerprint of the text of the kernels, and of what they have from other rooms."""
-    text = repr(UNIT).encode()
-    with contextlib.suppress(OSError):
-        for path in sorted(Path(__file__).parent.glob("*.py")):
-            text += path.read_bytes()
-    return hashlib.sha256(text).hexdigest()
 
 
 @inline
@@ -137,18 +134,42 @@ def kernel(name: str, soft: str | None = None, verb: int = WALK) -> Callable[...
         scales,
     )
     kinds = types.void(*arrays, types.float64, *[real] * 4, types.boolean, *[types.intp] * 4)
-    function = _function_of(verb, _source())
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck": False}
-    dtypes = name if soft is None else f"{name} logits and {soft} soft targets"
-    compiled: Callable[..., None]
-    with log_if_slow(f"crossent compiles its kernel for {dtypes}, which takes some seconds"):
-        try:
-            compiled = numba.njit([kinds], cache=True, **options)(function)
-        except Exception as error:
-            # No folder to keep it in, a full disk, another user's files, a damaged one: each raises what it likes.
-            LOGGER.warning("crossent can not keep its kernel on disk (%s: %s)", type(error).__name__, error)
-            compiled = numba.njit([kinds], **options)(function)
-    return compiled
+    compiled = numba.njit(nogil=True, error_model="numpy", boundscheck=False)(_function_of(verb))
+    path = _path("-".join(filter(None, (_VERBS[verb], name, soft))), compiled)
+    if not _load(compiled, path):
+        dtypes = name if soft is None else f"{name} logits and {soft} soft targets"
+        with log_if_slow(f"crossent compiles its kernel for {dtypes}, which takes some seconds"):
+            compiled.compile(kinds)
+        made = compiled.overloads[kinds.args]
+        assert not made.library.has_dynamic_globals, "addresses of this process would be kept"
+        kept.keep(path, serialize.dumps(made._reduce()))
+    compiled.disable_compile()
+    function: Callable[..., None] = compiled
+    return function
+
+
+def _path(stem: str, compiled: Any) -> Path | None:
+    """Where a kernel is kept, under a name that changes with the kernels' sources, the compiler and the processor."""
+    files = sorted(importlib.resources.files(__package__).iterdir(), key=lambda file: file.name)
+    texts = [(file.name, file.read_bytes()) for file in files if file.name.endswith(".py")]
+    versions = (crossent.__version__, sys.version, numba.__version__, llvmlite.__version__)
+    name = kept.name(stem, texts, UNIT, versions, compiled.targetctx.codegen().magic_tuple())
+    return kept.path(f"{name}.nbc", numba.config.CACHE_DIR)
+
+
+def _load(compiled: Any, path: Path | None) -> bool:
+    """Whether what is kept there is now what is run."""
+    code = kept.read(path)
+    if code is None:
+        return False
+    try:
+        with global_compiler_lock:
+            compiled.targetctx.refresh()
+            compiled.add_overload(CompileResult._rebuild(compiled.targetctx, *pickle.loads(code)))
+    except Exception as error:  # whole, but of another build of the same versions: it raises what it likes
+        LOGGER.warning("crossent compiles its kernel anew: %s is of no use (%s: %s)", path, type(error).__name__, error)
+        return False
+    return True
 
 
 def problem() -> str | None:

@@ -39,10 +39,10 @@ _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 class _Tensors(Operations):
     """What every tensor is asked, whatever its state."""
 
-    def refusal(self, x: Array) -> str | None:
+    def refusal(self, x: Array) -> tuple[str, str] | None:
         """Torch's sparse, nested and opaque tensors are no arrays of numbers side by side."""
         is_dense = x.layout == torch.strided and not x.is_nested and not x.is_mkldnn
-        return None if is_dense else "a sparse, nested or opaque tensor"
+        return None if is_dense else ("a sparse, nested or opaque tensor", "dense")
 
     def dtype_name(self, x: Array) -> str:
         """Without the name of the module."""
