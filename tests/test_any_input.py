@@ -16,7 +16,6 @@ from crossent_conformance import agree, cases, depth, units
 from crossent_conformance.backends import Mode
 from crossent_conformance.drawn import EXACT, SOFT, SPECIAL, UNCOMPILED, WEIGHT, filled
 
-
 AT_THE_END = 2.0**1000
 """Logits of that size stand for three quarters of the largest number of the dtype."""
 ELEMENTS = (
