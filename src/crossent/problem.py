@@ -91,7 +91,7 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
     if class_weights is not None:
         # λ·lse² is multiplied by no class weight, and the mean of soft targets divided by none, so there they stay.
         of_classes = None if soft or coefficients.z_loss else mean
-        class_weights = tokens.weighed(library, class_weights, dtype, None, (vocabulary,), of_classes and "mean")
+        class_weights = tokens.weighed(library, class_weights, dtype, None, None, of_classes and "mean")
     t = kept = targets = None
     if not soft:
         targets = library.enter(inputs.targets)

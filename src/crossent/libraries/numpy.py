@@ -123,6 +123,11 @@ class NumPy(Library):
         host_memory.store(made, _EVERY, _EVERY, d)
         return made
 
+    def brought_near(self, x: Array, size: Array, bound: float, step: float) -> Array:
+        """One look at the one size of ordinary numbers."""
+        is_near = not size.ndim and 1.0 / bound <= size <= bound
+        return x if is_near else super().brought_near(x, size, bound, step)
+
     def finite_from_below(self, x: Array) -> Array:
         """The larger of `x` and the least finite number, which NaN is too."""
         return np.maximum(x, _LEAST[x.dtype])

@@ -85,6 +85,11 @@ class Operations:
         """The integers `x` where `mask` is true, and 0 elsewhere."""
         return self.xp.where(mask, x, self.xp.zeros_like(x))
 
+    def brought_near(self, x: Array, size: Array, bound: float, step: float) -> Array:
+        """`x` over `step` where `size` is past `bound`, times it where `size` is less than 1/bound, else as it is."""
+        factor = self.xp.where(size < 1.0 / bound, step, self.xp.ones_like(size))
+        return x * self.xp.where(size > bound, 1.0 / step, factor)
+
     def at_least_one(self, x: Array) -> Array:
         """`x`, or 1 where it is less; NaN stays."""
         return self.xp.maximum(x, self.xp.ones_like(x))

@@ -59,25 +59,26 @@ def classes(
 
 
 def weighed(
-    ops: Operations, weights: Array, dtype: Array, kept: Array | None, shape: tuple[int, ...], mean: str | None
+    ops: Operations, weights: Array, dtype: Array, kept: Array | None, shape: tuple[int, ...] | None, mean: str | None
 ) -> Array:
-    """Weights of that shape, in the compute dtype `dtype`.
+    """Weights of that shape, or of their own, in the compute dtype `dtype`.
 
     mean: "mean" or "sequence" where the weights' own sum divides the loss, which so does not change by a factor. Where
     products with them, or their sum, might not be within the dtype, a power of two brings the largest of those that are
     kept nearer to 1; ordinary weights stay as they are.
     """
     xp = ops.xp
-    weights = xp.broadcast_to(ops.cast(weights, dtype), shape)
-    if mean is None or 0 in shape:
+    weights = ops.cast(weights, dtype)
+    if shape is not None:
+        weights = xp.broadcast_to(weights, shape)
+    if mean is None or 0 in weights.shape:
         return weights
     size = xp.abs(weights) if kept is None else xp.where(kept, xp.abs(weights), xp.zeros_like(weights))
     axis = -1 if mean == "sequence" else None
     # A constant to automatic differentiation, since the mean does not depend on it.
     largest = ops.stop_gradient(xp.max(size, axis=axis, keepdims=axis is not None))
     bound, step = _STEPS[dtype == xp.float64]
-    factor = xp.where(largest < 2.0**-bound, 2.0**step, xp.ones_like(largest))
-    return weights * xp.where(largest > 2.0**bound, 2.0**-step, factor)
+    return ops.brought_near(weights, largest, 2.0**bound, 2.0**step)
 
 
 def in_range(ops: Operations, t: Array, weight: Array | None, vocabulary: int, dtype: Array) -> tuple[Array, Array]:
