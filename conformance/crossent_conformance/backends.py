@@ -316,6 +316,7 @@ class MLX(Backend):
 
     name = package = "mlx"
     distribution = "'mlx[cpu]'"
+    modes = (Mode.EAGER, Mode.TRACED)
 
     def load(self):
         import mlx.core
@@ -339,6 +340,9 @@ class MLX(Backend):
 
     def settle(self, result):
         self.mx.eval(result)
+
+    def trace(self, function):
+        return self.mx.compile(function)
 
     def owns(self, array):
         return isinstance(array, self.mx.array)

@@ -48,7 +48,7 @@ class MLX(AsGraph):
         """Not while MLX compiles or vectorises what is done to it."""
         try:
             memoryview(x)
-        except ValueError:
+        except (RuntimeError, ValueError):  # one of them, by version
             return False
         return True
 
