@@ -102,6 +102,45 @@ def test_a_loss_object_may_say_the_type_of_its_gradient():
     assert repr(loss_fn) == "CrossEntropyLoss(ignore_index=0)"
 
 
+def test_the_options_of_a_loss_object_are_its_attributes():
+    loss_fn = crossent.CrossEntropyLoss(ignore_index=-100, class_weights=np.ones(3))
+    assert (loss_fn.ignore_index, loss_fn.reduction, loss_fn.label_smoothing) == (-100, "mean", 0.0)
+    assert loss_fn.class_weights is loss_fn.options["class_weights"]
+    assert loss_fn.denominator is None
+    with pytest.raises(AttributeError, match="reduction cannot be set; accepted: CrossEntropyLoss"):
+        loss_fn.reduction = "sum"
+    with pytest.raises(AttributeError, match="no attribute 'weight'"):
+        loss_fn.weight  # noqa: B018
+
+
+def test_a_loss_object_outlives_no_transformation():
+    jax = pytest.importorskip("jax")
+    loss_fn = crossent.CrossEntropyLoss()
+    with jax.checking_leaks():
+        jax.jit(loss_fn)(np.zeros((2, 3), np.float32), np.array([0, 1]))
+    with pytest.raises(RuntimeError, match="were gone"):
+        loss_fn.backward()
+
+
+@pytest.mark.parametrize("options", OPTIONS[1:], ids=str)
+def test_good_targets_make_no_nan_on_the_way(options):
+    """JAX looks at every intermediate result when it is asked to."""
+    jax = pytest.importorskip("jax")
+    x, t = (jax.numpy.asarray(a) for a in cases.random((2, 3), 5))
+    options = {name: jax.numpy.asarray(a) if isinstance(a, np.ndarray) else a for name, a in options.items()}
+
+    def loss(x):
+        return crossent.cross_entropy(x, t, weights=jax.numpy.ones(3), **options)
+
+    with jax.debug_nans(True):
+        for function in (loss, jax.grad(loss), jax.hessian(loss)):
+            jax.jit(function)(x)
+            function(x)
+        unchecked = crossent.cross_entropy(x, t, check_targets=False, **options)
+        crossent.cross_entropy_and_grad(x, t, **options)
+    assert np.isfinite(unchecked)
+
+
 def _of_weights(x, w, u):
     targets = w.new_tensor([0, 1, 2, 5]).long()
     return crossent.cross_entropy(x, targets, weights=w, class_weights=u, label_smoothing=0.1, reduction="none")

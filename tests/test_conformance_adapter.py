@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import crossent
-from crossent_conformance import backends, evidence, probe, subject
+from crossent_conformance import backends, evidence, page, probe, subject, table
+from crossent_conformance.run import Run, Settings
 from crossent_conformance.subject import DoesNotApply, SubjectError
 
 SMALL = Path(__file__).parent / "subjects" / "small.py"
@@ -149,6 +150,50 @@ def test_gradients_come_from_autograd():
     # What autograd does with a gradient from above is not this function's answer.
     with found.unassisted(), pytest.raises(DoesNotApply, match="grad_output"):
         found.loss_and_grad(x, t, grad_output=torch.tensor(0.5))
+
+
+def test_a_signature_does_not_tell_whether_a_gradient_comes_along():
+    torch = pytest.importorskip("torch")
+    x, t = torch.tensor(X), torch.tensor(T)
+    exact = crossent.cross_entropy_and_grad(X, T)[1]
+    found, traits = load("without_gradient", "torch")
+    assert traits.gradient
+    assert not traits.pairs
+    assert (found.loss_and_grad(x, t)[1] == 0).all()
+    found, traits = load("pairs_of_any_options", "torch")
+    assert traits.pairs
+    np.testing.assert_array_equal(found.loss_and_grad(x, t)[1], exact)
+    out = torch.empty_like(x)
+    assert found.loss_and_grad(x, t, out=out, grad_output=0.5)[1] is out
+    found, traits = load("off_the_graph", "torch")
+    assert not traits.gradient
+    with pytest.raises(DoesNotApply, match="gradient"):
+        found.loss_and_grad(x, t)
+
+
+def test_a_gradient_that_raises_is_none_that_is_missing():
+    torch = pytest.importorskip("torch")
+    found, traits = load("breaking_backward", "torch")
+    assert traits.gradient
+    with pytest.raises(ZeroDivisionError):
+        found.loss_and_grad(torch.tensor(X), torch.tensor(T))
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict"),
+    [
+        ("without_gradient", "fails."),
+        ("breaking_backward", "fails."),
+        ("off_the_graph", "holds (values alone: no gradient was asked for on torch)."),
+    ],
+)
+def test_what_was_not_asked_does_not_hold(name, verdict):
+    pytest.importorskip("torch")
+    settings = Settings(("torch",), ("V1",), curves=False, workers=1, first_failure=True)
+    results = Run([f"{SMALL}:{name}"], settings).execute()
+    assert f":{name}: {verdict}" in table.text(results)
+    alone = "values alone: no gradient was asked for on torch" in page.of_results(results.to_json())
+    assert alone is (name == "off_the_graph")
 
 
 def test_an_error_may_use_the_names_of_the_implementation():

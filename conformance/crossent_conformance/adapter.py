@@ -62,6 +62,8 @@ class Traits:
     flat: bool = False
     int64_only: bool = False
     gradient: bool = True
+    pairs: bool = False
+    """Whether a function without a sibling for gradients returns (loss, d_logits) of its own accord."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     refuses: Mapping[str, str] = field(default_factory=dict)
     """Reductions and soft targets, in the words of what does not apply, and the error by which each is refused."""
@@ -230,8 +232,8 @@ class UnderTest:
                 raise WrongTypeError(f"loss_and_grad returned {_shown(result)}; accepted: (loss, d_logits)")
             return result
         function = self._function
-        names, everything, _ = _parameters(function)
-        if everything or {"out", "grad_output"} & names or not (_is_tensor(logits) or _is_jax(logits)):
+        # What it returns tells, and no signature: a wrapper takes any name.
+        if self.traits.pairs or not (_is_tensor(logits) or _is_jax(logits)):
             result = self._ask(function, logits, targets, options)
             if _is_pair(result):
                 return result

@@ -242,7 +242,7 @@ def cross_entropy(
             if row is None:
                 continue
             loss += mpf(token_weights[i]) * row.loss / divisor
-            loss_allowed += abs(token_weights[i] / float(divisor)) * row.loss_allowed
+            loss_allowed += float(abs(mpf(token_weights[i]) / divisor)) * row.loss_allowed
             factor = mpf(token_weights[i]) * mpf(scale) / divisor
             numbers = [factor * entry for entry in row.gradient]
             entries = _exact(

@@ -22,7 +22,7 @@ from crossent_conformance import figure, sweep
 from crossent_conformance.backends import FLOATS
 from crossent_conformance.contract import GROUPS
 from crossent_conformance.escaped import escaped
-from crossent_conformance.results import FAILS, HOLDS, NOT
+from crossent_conformance.results import FAILS, HOLDS, NOT, values_alone
 
 if TYPE_CHECKING:
     from crossent_conformance.parity.verdict import Verdict
@@ -98,7 +98,9 @@ class _Subject:
         if failing:
             return FAILS, f"fails {failing} of the {counted(failing + holding, 'clause')} that apply"
         if holding:
-            return HOLDS, f"all that applies holds: {counted(holding, 'clause')}"
+            alone = values_alone(self.found["backends"])
+            of = f", values alone: no gradient was asked for on {', '.join(alone)}" if alone else ""
+            return HOLDS, f"all that applies holds: {counted(holding, 'clause')}{of}"
         return NOT, "nothing that was asked applies"
 
     def failing(self, clause: str) -> list[tuple[str, dict[str, Any], list[dict[str, Any]]]]:

@@ -153,6 +153,11 @@ class Results:
         return json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
 
 
+def values_alone(described: dict[str, dict[str, Any]]) -> list[str]:
+    """Of a subject's backends those on which there is no gradient to ask for: what holds there are the values."""
+    return [name for name, backend in described.items() if not backend.get("gradient", True)]
+
+
 def machine() -> dict[str, Any]:
     """What it ran on."""
     return {

@@ -294,7 +294,7 @@ class Run:
             if traits.refusal is not None:
                 result.not_covered[name] = traits.refusal
             else:
-                result.backends[name] = {**described, "notes": list(traits.notes)}
+                result.backends[name] = {**described, "notes": list(traits.notes), "gradient": traits.gradient}
         if not result.backends:
             refusals = "; ".join(f"{name}: {why}" for name, why in result.not_covered.items())
             raise SubjectError(f"{spec} takes arrays of no backend that can be used here: {refusals}")

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from crossent_conformance import contract, terminal
-from crossent_conformance.results import FAILS, HOLDS, Failure, Results, SubjectResult
+from crossent_conformance.results import FAILS, HOLDS, Failure, Results, SubjectResult, values_alone
 
 MOST_FAILURES = 12
 """More failing cells than these are counted, not told."""
@@ -107,6 +107,8 @@ def _verdict(results: Results) -> str:
         cells, cases = subject.counts(), [case.outcome for case in subject.cases]
         held, failed = cases.count(HOLDS), cases.count(FAILS)
         word = "fails" if subject.fails else "holds" if held else "does not apply"
+        if alone := values_alone(subject.backends):
+            word += f" (values alone: no gradient was asked for on {', '.join(alone)})"
         lines.append(
             f"{subject.name}: {word}. {held} cases hold, {failed} fail, {len(cases) - held - failed} do not apply; "
             f"of {sum(cells.values())} cells {cells[HOLDS]} hold, {cells[FAILS]} fail."

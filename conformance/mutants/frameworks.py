@@ -64,10 +64,18 @@ class MeanOverNothingIsZero(_Torch):
         return dropped_in
 
 
-class BooleanIndexing(Crossent):
-    """A11: Ignored tokens are taken out by a mask, whose result has a shape that depends on data."""
-
+class _Strict(Crossent):
     backends = ("array-api-strict",)
+
+    def loss_and_grad(self, logits: Any, targets: Any, **options: Any) -> Any:
+        gradient = crossent.cross_entropy_and_grad(logits, targets, **options)[1]
+        options.pop("grad_output", None)
+        options.pop("out", None)
+        return self.loss(logits, targets, **options), gradient
+
+
+class BooleanIndexing(_Strict):
+    """A11: Ignored tokens are taken out by a mask, whose result has a shape that depends on data."""
 
     def loss(self, logits: Any, targets: Any, **options: Any) -> Any:
         ignored = options.get("ignore_index")
@@ -76,8 +84,11 @@ class BooleanIndexing(Crossent):
             logits, targets = logits[kept], targets[kept]
         return crossent.cross_entropy(logits, targets, **options)
 
-    def loss_and_grad(self, logits: Any, targets: Any, **options: Any) -> Any:
-        gradient = crossent.cross_entropy_and_grad(logits, targets, **options)[1]
-        options.pop("grad_output", None)
-        options.pop("out", None)
-        return self.loss(logits, targets, **options), gradient
+
+class SummedInFloat64(_Strict):
+    """A12: A mean is made in float64, whatever the device has."""
+
+    def loss(self, logits: Any, targets: Any, **options: Any) -> Any:
+        loss = crossent.cross_entropy(logits, targets, **options)
+        xp = logits.__array_namespace__()
+        return xp.astype(xp.astype(loss, xp.float64), loss.dtype)

@@ -36,7 +36,7 @@ class ProbabilityLessOne(Reference):
     def row_gradients(self, call, w, given, rows, mass, columns):
         p = self.probabilities(w, rows)
         pull = np.where(self.clipped(call, w, rows), 0.0, self.pull(call, w, given, rows, columns))
-        return mass * p - pull + 2 * call.z_loss * self.lse(rows) * p
+        return (mass * p - pull) / 2 + call.z_loss * self.lse(rows) * p
 
 
 class SinglePrecision(Reference):

@@ -45,6 +45,22 @@ class DividesByOneAtLeast(Reference):
         return np.maximum(divisor, 1.0) if _is_weighted_mean(call) else divisor
 
 
+class WeightsPastTheDtype(Reference):
+    """R2: The weights of a mean are added up as they are: past the dtype they divide it to 0."""
+
+    def near_one(self, call):
+        return call
+
+
+class NothingByNothingRefused(Reference):
+    """R3: A denominator of 0 is an error although nothing counts."""
+
+    def validate(self, call):
+        if isinstance(call.denominator, int | float) and call.denominator == 0:
+            raise ValueError("denominator is 0; accepted: a number above 0")
+        super().validate(call)
+
+
 class EmptyMeanIsNaN(Reference):
     """R3: The mean of no tokens is 0 / 0."""
 

@@ -26,6 +26,13 @@ class GradientMaskedByMultiplication(Reference):
         return np.where(spoilt, np.nan, values) * tokens.counted
 
 
+class TargetsOfNoWeightChecked(Reference):
+    """S1: A token of weight 0 has to have a target of the vocabulary all the same."""
+
+    def ignored(self, call):
+        return super().ignored(replace(call, weights=None))
+
+
 class PlusInfinityIsSure(Reference):
     """S4: A logit of +inf is a certain class: loss 0 for it, infinite for the others."""
 
@@ -79,6 +86,14 @@ class DifferencesPastTheDtype(Reference):
     def half_surprises(self, call, w, rows):
         surprises = super().half_surprises(call, w, rows)
         return surprises if call.algorithm == "explicit" else surprises * 2 / 2
+
+
+class WeighedAtTheEnd(Reference):
+    """S5: A loss past the dtype is weighed when it is infinite already."""
+
+    def row_losses(self, call, x, given, rows):
+        half, mass = super().row_losses(call, x, given, rows)
+        return (2 * half).astype(call.compute_dtype) / 2.0, mass
 
 
 class SquaredWithoutAReason(Reference):

@@ -151,6 +151,18 @@ class LogitsCopied(Reference):
         return Copying(self, options)
 
 
+class LastCallPickled(Reference):
+    """A14: Copies and pickles of the loss object carry the logits of its last call."""
+
+    def loss_object(self, **options):
+        return _Carrying(self, options)
+
+
+class _Carrying(LossObject):
+    def __getstate__(self):
+        return self.__dict__
+
+
 class FailureForgotten(Reference):
     """A9: After a forward() that failed, backward() is that of the one before."""
 

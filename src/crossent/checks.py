@@ -138,7 +138,7 @@ def _class_weights(library: Library, weights: Any, logits: Array, vocabulary: in
 
 def _denominator(library: Library, value: Any, reduction: str, logits: Array) -> None:
     """A denominator: "tokens", a number, or an array of no dimensions."""
-    accepted = '"tokens", a number above 0, or an array of shape ()'
+    accepted = '"tokens", a number that is not negative, or an array of shape ()'
     if reduction not in ("mean", "sequence"):
         raise ValueError(f"denominator is {shown(value)} with reduction {reduction!r}; accepted: 'mean' or 'sequence'")
     if isinstance(value, str):
@@ -151,7 +151,7 @@ def _denominator(library: Library, value: Any, reduction: str, logits: Array) ->
             raise TypeError(f"denominator has dtype {dtype}; accepted: {accepted}")
         if _shape(library, "denominator", value):
             raise ValueError(f"denominator has shape {tuple(value.shape)}; accepted: {accepted}")
-    elif not library.is_symbolic(value) and not 0.0 < number("denominator", value, accepted) < math.inf:
+    elif not library.is_symbolic(value) and not 0.0 <= number("denominator", value, accepted) < math.inf:
         raise ValueError(f"denominator is {value!r}; accepted: {accepted}")
 
 

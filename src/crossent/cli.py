@@ -13,3 +13,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return commands.run(arguments)
     except KeyboardInterrupt:
         return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from crossent import libraries
 from crossent.api import cross_entropy, cross_entropy_and_grad
-from crossent.options import LossOptions, OptionNames, options_of
+from crossent.options import DEFAULTS, LossOptions, OptionNames, options_of
 from crossent.types import A, Array, Float, NoArray, T, TensorLike
 
 if TYPE_CHECKING:
@@ -26,7 +29,9 @@ class CrossEntropyLoss(Generic[Gradient]):
     """Cross-entropy with fixed options: `forward` gives the loss, `backward` its gradient with respect to the logits.
 
     Between the two it keeps references to its inputs, never copies; what is written into them in between is what
-    `backward` sees. The options are those of `crossent.cross_entropy`; those that are no arrays are checked at once.
+    `backward` sees. Arrays that a framework's autograd follows or a transformation supplies are not kept alive.
+    Copies and pickles carry the options alone. The options are those of `crossent.cross_entropy`, and attributes of the
+    object; those that are no arrays are checked at once.
 
     The type of a loss is that of the logits. The gradient's is Any to a type checker, which does not know what the last
     logits were, unless the caller says it: ``CrossEntropyLoss[torch.Tensor](ignore_index=0)``.
@@ -54,7 +59,23 @@ class CrossEntropyLoss(Generic[Gradient]):
             raise TypeError(f"CrossEntropyLoss has no option {', '.join(map(repr, unknown))}; accepted: {accepted}")
         options_of({name: value for name, value in options.items() if name in OptionNames.__annotations__})
         self.options = options
-        self._last: tuple[Array, Array, Array | None] | None = None
+        self._last: tuple[Callable[[], Any], ...] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        """An option by its name, as PyTorch's losses have them: read, never set."""
+        if name not in LossOptions.__annotations__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return self.options.get(name, DEFAULTS.get(name))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Anything but an option."""
+        if name in LossOptions.__annotations__:
+            raise AttributeError(f"{name} cannot be set; accepted: CrossEntropyLoss({name}=…), a new one")
+        super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles carry: all but the last call."""
+        return {**self.__dict__, "_last": None}
 
     @overload
     def forward(
@@ -72,7 +93,7 @@ class CrossEntropyLoss(Generic[Gradient]):
         """The loss of logits (..., V) with targets (...), or (..., V) for soft ones; weights broadcast to (...)."""
         self._last = None
         loss = cross_entropy(logits, targets, weights=weights, **self.options)
-        self._last = (logits, targets, weights)
+        self._last = tuple(map(_kept, (logits, targets, weights)))
         return loss
 
     if TYPE_CHECKING:
@@ -93,7 +114,12 @@ class CrossEntropyLoss(Generic[Gradient]):
         """
         if self._last is None:
             raise RuntimeError("backward() was called without a loss; accepted: forward(logits, targets) first")
-        logits, targets, weights = self._last
+        logits, targets, weights = last = tuple(kept() for kept in self._last)
+        if any(x is None and isinstance(kept, weakref.ref) for x, kept in zip(last, self._last, strict=True)):
+            raise RuntimeError(
+                "backward() was called when the last call's arrays, which autograd followed, were gone; "
+                "accepted: arrays that the caller keeps, or the autograd that followed them"
+            )
         both: Any = cross_entropy_and_grad(logits, targets, None, grad_output, weights=weights, **self.options)
         d_logits: Gradient = both[1]
         return d_logits
@@ -101,3 +127,9 @@ class CrossEntropyLoss(Generic[Gradient]):
     def __repr__(self) -> str:
         """The loss as it was made."""
         return f"CrossEntropyLoss({', '.join(f'{name}={value!r}' for name, value in self.options.items())})"
+
+
+def _kept(x: Array | None) -> Callable[[], Any]:
+    """A function that gives the array back; where a graph or a transformation holds it, as long as that does."""
+    library = libraries.of(x)
+    return weakref.ref(x) if library is not None and library.is_followed(x) else lambda: x

@@ -87,15 +87,33 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
     engine = library.engine(options.engine, like, form.dtype, vocabulary, coefficients.clip > 0)
     device = library.device(like)
     dtype, (wide, integer) = library.compute_dtype(like), library.widest(device)
+    mean = reduction if denominator is None and reduction in ("mean", "sequence") and not ieee else None
     if class_weights is not None:
-        class_weights = library.cast(class_weights, dtype)
-    if soft:
-        counted = tokens.of_soft_targets(library, token_shape, weights, dtype)
+        # λ·lse² is multiplied by no class weight, and the mean of soft targets divided by none, so there they stay.
+        of_classes = None if soft or coefficients.z_loss else mean
+        class_weights = tokens.weighed(library, class_weights, dtype, None, (vocabulary,), of_classes and "mean")
+    t = kept = targets = None
+    if not soft:
+        targets = library.enter(inputs.targets)
+        t, kept = tokens.classes(library, integer, targets, vocabulary, ignore_index)
+    if weights is not None:
+        weights = tokens.weighed(library, weights, dtype, kept, token_shape, mean)
+        kept = tokens.both(kept, weights != 0)
+        # Whatever the target of a token without weight is, nothing looks at it.
+        t = None if t is None else library.zero_where_not(kept, t)
+    if t is None:
+        counted = tokens.Tokens(None, weights, weights, kept)
     else:
+        check = bool(options.check_targets) and (library.always_readable or _may_check(library, inputs))
+        if check and library.checks_copies:
+            _check_copies(inputs, vocabulary, ignore_index)
+        elif check and library.any_outside(t, vocabulary):
+            raise checks.outside_of_vocabulary(library, targets, t, vocabulary, ignore_index)
         # What torch differentiates may need the formula, which follows every target.
-        is_guarded = engine in ENGINE_CHECKS_RANGE and not library.keep_graph
-        given = (weights, class_weights, dtype, integer)
-        counted = _hard_tokens(library, inputs.targets, vocabulary, options, *given, is_guarded)
+        is_guarded = engine in ENGINE_CHECKS_RANGE and not library.keep_graph and class_weights is None
+        counted = tokens.of_targets(
+            library, t, kept, vocabulary, weights, class_weights, dtype, ieee=ieee, is_safe=check or is_guarded
+        )
     divisor = reductions.denominator_of(library, wide, device, counted, token_shape, reduction, denominator, ieee)
     rows = Rows(
         None if inputs.logits is None else library.enter_matrix(inputs.logits),
@@ -113,56 +131,27 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
     return rows, Ending(library, device, dtype, wide, reduction, divisor, token_shape, only, ieee)
 
 
-def _hard_tokens(
-    library: Library,
-    targets: Array,
-    vocabulary: int,
-    options: Options,
-    weights: Array | None,
-    class_weights: Array | None,
-    dtype: Any,
-    integer: Any,
-    is_guarded: bool,
-) -> tokens.Tokens:
-    """The tokens of hard targets; IndexError for one outside of the vocabulary, where targets can be looked at.
-
-    is_guarded: whether the engine sees to targets outside of the vocabulary.
-    """
-    ignore_index = options.ignore_index
-    check = bool(options.check_targets) and (library.always_readable or _may_check(library, targets))
-    entered = library.enter(targets)
-    t, kept = tokens.classes(library, integer, entered, vocabulary, ignore_index)
-    if check and library.checks_copies:
-        copy = np.asarray(targets)
-        safe = tokens.classes(NUMPY, np.int64, copy, vocabulary, ignore_index)[0]
-        if NUMPY.any_outside(safe, vocabulary):
-            raise checks.outside_of_vocabulary(NUMPY, copy, safe, vocabulary, ignore_index)
-    elif check and library.any_outside(t, vocabulary):
-        raise checks.outside_of_vocabulary(library, entered, t, vocabulary, ignore_index)
-    if check and weights is kept is class_weights is None:
-        return tokens.Tokens(t, None, None, None)
-    return tokens.of_targets(
-        library,
-        t,
-        kept,
-        vocabulary,
-        weights=weights,
-        class_weights=class_weights,
-        ieee=options.coefficients.ieee,
-        is_safe=check or (is_guarded and class_weights is None),
-        dtype=dtype,
-    )
-
-
-def _may_check(library: Library, targets: Array) -> bool:
+def _may_check(library: Library, inputs: Inputs) -> bool:
     """Whether targets may be looked at now; RuntimeError where what is done is recorded in a CUDA graph."""
-    readable = library.readable(targets)
-    if readable and library.is_captured(targets):
+    targets, weights = inputs.targets, inputs.weights
+    if not library.readable(targets) or not (weights is None or library.readable(weights)):
+        return False
+    if library.is_captured(targets):
         raise RuntimeError(
             "targets cannot be checked while a CUDA graph is captured, since that waits for the device; "
             "accepted: check_targets=False"
         )
-    return readable
+    return True
+
+
+def _check_copies(inputs: Inputs, vocabulary: int, ignore_index: int | None) -> None:
+    """IndexError for a target outside of the vocabulary, found by NumPy."""
+    targets = np.asarray(inputs.targets)
+    t, _ = tokens.classes(NUMPY, np.int64, targets, vocabulary, ignore_index)
+    if inputs.weights is not None:
+        t = NUMPY.zero_where_not(np.asarray(inputs.weights) != 0, t)
+    if NUMPY.any_outside(t, vocabulary):
+        raise checks.outside_of_vocabulary(NUMPY, targets, t, vocabulary, ignore_index)
 
 
 def loss(inputs: Inputs, options: Options | Mapping[str, Any]) -> Array:

@@ -35,6 +35,30 @@ def on_tensors(logits, targets):
     return torch.nn.functional.cross_entropy(logits, targets)
 
 
+def without_gradient(logits, targets, **options):
+    """Right values, and a gradient of zero, behind a signature that tells nothing."""
+    loss = crossent.cross_entropy(logits, targets, **options)
+    return 0.0 * loss + loss.detach()
+
+
+def off_the_graph(logits, targets, **options):
+    """Right values that autograd cannot go back from."""
+    return crossent.cross_entropy(logits, targets, **options).detach()
+
+
+def breaking_backward(logits, targets, **options):
+    """Right values, and a gradient that raises."""
+    loss = crossent.cross_entropy(logits, targets, **options)
+    if loss.requires_grad:
+        loss.register_hook(lambda gradient: 1 / 0)
+    return loss
+
+
+def pairs_of_any_options(logits, targets, **options):
+    """A gradient of its own, behind a signature that tells nothing."""
+    return crossent.cross_entropy_and_grad(logits, targets, **options)
+
+
 def _of_contiguous_rows(dtype, function):
     """Rows alone, in one dtype alone, read from their memory as if it held nothing else."""
 

@@ -95,9 +95,27 @@ def test_A3_values_past_a_signed_integer_do_not_wrap(place, subject, dtype, valu
     assert np.isnan(loss).tolist() == [False, False, False, False, True, False]
 
 
+@pytest.mark.clause("A5", "A3")
+@pytest.mark.places(modes=DIRECT, dtypes=("float32",))
+@pytest.mark.parametrize("ignored", [2**31, -(2**31) - 1, 2**40, 2**63 - 1, -(2**63), 2**32 + 1])
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "int64"])
+def test_A5_ignore_index_may_be_past_the_dtype_of_targets(place, subject, dtype, ignored):
+    """It ignores nothing then, least of all the target that it would wrap onto."""
+    _as_with_int64(place, subject, LOGITS, TARGETS.astype(dtype), ignore_index=ignored)
+
+
 @pytest.mark.places(modes=DIRECT, dtypes=("float32",))
 @pytest.mark.parametrize(
-    ("dtype", "ignored"), [("uint8", 255), ("uint8", 2), ("uint64", 2**63 - 1), ("int8", -100), ("int8", -1)]
+    ("dtype", "ignored"),
+    [
+        ("uint32", 2**32 - 1),
+        ("uint32", 2**31),
+        ("uint8", 255),
+        ("uint8", 2),
+        ("uint64", 2**63 - 1),
+        ("int8", -100),
+        ("int8", -1),
+    ],
 )
 def test_A3_ignored_values_of_narrow_integers(place, subject, dtype, ignored):
     targets = TARGETS.astype(dtype)

@@ -1,8 +1,10 @@
-"""Clause A9: the loss as an object. It keeps references to its last inputs; `backward` may be called again."""
+"""Clauses A9 and A14: the loss as an object. It keeps references to its last inputs; `backward` may be called again."""
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import weakref
 
 import numpy as np
@@ -104,3 +106,40 @@ def test_A9_references_not_copies(place, subject):
     x[...] = place.put(cases.random((2, 3), 5, seed=5)[0], place.dtype)
     exact = subject.loss_and_grad(x, t)[1]
     agree.alike(place, loss_fn.backward(), exact)
+
+
+COPIES = {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda x: pickle.loads(pickle.dumps(x))}
+
+
+@pytest.mark.places(modes=DIRECT, dtypes=("float32",))
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_A14_copies_and_pickles_carry_the_options_alone(place, subject, copied):
+    x, t = place.pair(*cases.random((50,), 40))
+    loss_fn = subject.loss_object(label_smoothing=0.125, reduction="sum")
+    before = len(pickle.dumps(loss_fn))
+    loss = loss_fn.forward(x, t)
+    assert len(pickle.dumps(loss_fn)) <= 2 * before
+    again = copied(loss_fn)
+    agree.refusal(again.backward, RuntimeError)
+    agree.alike(place, again.forward(x, t), loss)
+
+
+@pytest.mark.places(backends=("torch", "torch-cuda"), modes=(Mode.EAGER,), dtypes=("float32",))
+@pytest.mark.parametrize("of", ["logits", "weights"])
+def test_A14_what_autograd_follows_is_not_kept(place, subject, of):
+    """As long as its graph lives `backward` gives the same answer again; nothing lives on for its sake."""
+    x, t = place.pair(*cases.random((3,), 5))
+    w = place.put(np.array([1.0, 0.5, 2.0]), place.compute_dtype)
+    exact = subject.loss_and_grad(x, t, weights=w)[1]
+    followed = {"logits": x, "weights": w}
+    followed[of] = followed[of].requires_grad_() * 1
+    there = weakref.ref(followed[of])
+    loss_fn = subject.loss_object()
+    loss = loss_fn.forward(followed["logits"], t, followed["weights"])
+    for _ in range(2):
+        agree.alike(place, loss_fn.backward(), exact)
+    loss.backward()
+    del followed, loss
+    gc.collect()
+    assert there() is None
+    agree.refusal(loss_fn.backward, RuntimeError)

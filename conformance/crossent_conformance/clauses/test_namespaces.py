@@ -1,4 +1,4 @@
-"""Clauses A1 and A11: whose arrays come back, of which dtypes, and that nothing but the standard is asked of them."""
+"""Clauses A1, A11, A12: whose arrays come back, of which dtypes; of the standard alone."""
 
 from __future__ import annotations
 
@@ -103,3 +103,13 @@ def test_A11_the_shift_and_perplexity(place, subject):
     logits, targets = subject.shift(x, ids)
     assert (logits.shape, targets.shape) == ((2, 3, 5), (2, 3))
     assert place.backend.owns(subject.perplexity(place.put(np.asarray(1.0), place.dtype)))
+
+
+@pytest.mark.places(modes=(Mode.NO_FLOAT64,))
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("algorithm", ["stable", "explicit"])
+def test_A12_a_device_without_float64(place, subject, soft, algorithm):
+    agree.serves_soft(place, subject, soft)
+    problem = cases.small(soft)
+    requests = cases.covering(soft, algorithm)
+    agree.each(requests, lambda options: agree.with_oracle(place, subject, *problem, **options))

@@ -83,6 +83,38 @@ def test_R2_only_counted_tokens_divide(place, subject, options, denominator):
     agree.each(requests, lambda request: agree.with_oracle(place, subject, logits, targets, **request, **options))
 
 
+@pytest.mark.clause("R2", "S5")
+@pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
+@pytest.mark.parametrize("reduction", ["mean", "sequence"])
+@pytest.mark.parametrize("kind", ["tokens", "tokens of soft targets", "classes"])
+@pytest.mark.parametrize("end", ["largest", "smallest"])
+def test_R2_weights_at_the_ends_of_the_dtype(place, subject, reduction, kind, end):
+    """Their sum, and the products with losses, are past the dtype; the mean is not."""
+    soft = kind == "tokens of soft targets"
+    agree.serves_soft(place, subject, soft)
+    dtype = place.compute_dtype
+    # XLA takes numbers below the normal ones for 0.
+    smallest = float(np.finfo(dtype).tiny) if place.backend.name == "jax" else units.SMALLEST[dtype]
+    weight = 0.75 * units.LARGEST[dtype] if end == "largest" else 2.0**20 * smallest
+    logits, targets = cases.random((2, 4), 5)
+    if soft:
+        targets = cases.eighths(cases.generator(3).random(logits.shape))
+    if kind != "classes":
+        options = {"weights": np.array([[1.0, 0.5, 1.0, 0.0], [0.25, 1.0, 1.0, 1.0]]) * weight}
+    else:
+        options = {"class_weights": np.array([1.0, 0.5, 0.25, 1.0, 0.5]) * weight}
+    agree.with_oracle(place, subject, logits, targets, reduction=reduction, **options)
+
+
+@pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
+def test_R2_what_an_ignored_token_weighs_is_nothing(place, subject):
+    logits, targets = cases.random((2, 3), 5)
+    targets = targets.copy()
+    targets[0, 1] = -1
+    weights = np.array([[1.0, 0.75 * units.LARGEST[place.compute_dtype], 2.0], [0.5, 1.0, 1.0]])
+    agree.with_oracle(place, subject, logits, targets, weights=weights, ignore_index=-1)
+
+
 @pytest.mark.clause("R2", "V7", "V8", "V9")
 @pytest.mark.places(modes=(*DIRECT, Mode.TRACED), sparse=True)
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
@@ -124,7 +156,10 @@ def _check_nothing(place, subject, logits, targets, **options):
 )
 @pytest.mark.parametrize(
     ("reduction", "denominator"),
-    [*((each, None) for each in cases.REDUCTIONS), ("mean", "tokens"), ("sequence", "tokens")],
+    [
+        *((each, None) for each in cases.REDUCTIONS),
+        *((each, by) for each in ("mean", "sequence") for by in ("tokens", 0, 0.0, np.asarray(0.0))),
+    ],
 )
 @pytest.mark.parametrize(
     "options",

@@ -43,6 +43,44 @@ def test_S5_finite_logits_of_any_size_with_options(place, subject, options):
     _infinite_only_where_the_loss_is(place, subject, logits, np.zeros(len(logits), dtype=np.int64), **options)
 
 
+PAST = {
+    "all on the others": {"label_smoothing": 1.0},
+    "others": {"label_smoothing": 0.875},
+    "uniform": {"label_smoothing": 0.875, "smoothing": "uniform"},
+    "weights": {"weights": np.array([0.125])},
+    "class weights": {"class_weights": np.array([0.125, 0.125, 0.0])},
+    "all": {
+        "label_smoothing": 0.25,
+        "weights": np.array([0.125]),
+        "class_weights": np.array([0.25, 0.5, 0.125]),
+    },
+}
+
+
+@pytest.mark.places(sparse=True, modes=NOT_DOUBLED)
+@pytest.mark.parametrize("options", PAST.values(), ids=PAST)
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_S5_what_is_past_the_dtype_on_the_way_alone(place, subject, options, soft):
+    """Logits that are further apart than the dtype reaches, and a part of it in the loss."""
+    agree.serves_soft(place, subject, soft)
+    largest = 0.75 * units.LARGEST[place.dtype]
+    logits = np.array([[largest, -largest, 0.0], [largest, largest, -largest], [-largest, largest, largest]])
+    targets = np.array([[0.0, 0.125, 0.0], [0.0625, 0.0, 0.0625], [0.125, 0.0, 0.0]]) if soft else np.array([1, 2, 0])
+    agree.with_oracle(place, subject, logits, targets, reduction="none", **options)
+
+
+@pytest.mark.places(sparse=True, modes=NOT_DOUBLED)
+@pytest.mark.parametrize("algorithm", ["stable", "explicit"])
+def test_S5_the_gradient_of_z_loss_is_scaled_before_it_ends(place, subject, algorithm):
+    largest = 0.75 * units.LARGEST[place.dtype]
+    logits, targets = np.array([[largest, -largest, 0.0], [-largest, 0.0, 0.0]]), np.array([0, 1])
+    for z_loss, scale in ((0.75, 0.5), (0.5, 1.25), (0.125, 2.0)):
+        options = {"z_loss": z_loss, "algorithm": algorithm, "reduction": "sum", "grad_output": scale}
+        d_logits = agree.both(place, subject, logits, targets, **options)[1]
+        exact = oracle.cross_entropy(place.round(logits), targets, **options)[1]
+        agree.gradient(place, d_logits, exact)
+
+
 @pytest.mark.places(modes=UNCOMPILED, sparse=True)
 @depth.examples(st.data(), count=60)
 def test_S5_any_finite_logits(place, subject, data):

@@ -116,6 +116,33 @@ def test_A4_where_nothing_is_read_the_row_is_nan(place, subject, options, value)
     agree.both_alike(place, results, clean, rows=np.arange(6) != 2)
 
 
+@pytest.mark.clause("S1", "A4")
+@pytest.mark.places(modes=(*READABLE, *UNREADABLE), sparse=True)
+@pytest.mark.parametrize("value", [-1, 4, -100, 2**31 - 1, -(2**63)])
+@pytest.mark.parametrize("checked", [True, False], ids=["checked", "unchecked"])
+@pytest.mark.parametrize("classes", [False, True], ids=["tokens", "and classes"])
+def test_S1_a_token_without_weight_may_have_any_target(place, subject, value, checked, classes):
+    """What does not count is not looked at: neither is it an error, nor NaN."""
+    targets = TARGETS.copy()
+    targets[2] = value
+    weights = np.array([1.0, 0.5, 0.0, 1.0, 1.0, 4.0])
+    options = {"weights": weights, "check_targets": checked}
+    if classes:
+        options["class_weights"] = np.array([1.0, 0.5, 2.0, 0.25])
+    for reduction in ("none", "mean"):
+        clean = agree.both(place, subject, LOGITS, TARGETS, reduction=reduction, **options)
+        agree.both_alike(place, agree.both(place, subject, LOGITS, targets, reduction=reduction, **options), clean)
+
+
+@pytest.mark.places(modes=READABLE, dtypes=("float32",))
+def test_A4_the_targets_of_tokens_that_weigh_are_checked(place, subject):
+    targets = TARGETS.copy()
+    targets[[2, 4]] = -100
+    weights = place.put(np.array([1.0, 0.5, 0.0, 1.0, 1.0, 4.0]), place.compute_dtype)
+    x, t = place.pair(LOGITS, targets)
+    _check(lambda: subject.loss(x, t, weights=weights), (4,), -100, 4)
+
+
 @pytest.mark.places(modes=UNREADABLE, sparse=True)
 @pytest.mark.parametrize(
     "options",

@@ -100,13 +100,13 @@ def _ignore_index(value: Any, soft: bool) -> None:
 
 
 def _denominator(value: Any) -> None:
-    accepted = "None, 'tokens', a positive number, or an array of one of shape ()"
+    accepted = "None, 'tokens', a number that is not negative, or an array of one of shape ()"
     if isinstance(value, str):
         _require(value == "tokens", ValueError, "denominator", value, accepted)
     elif isinstance(value, np.ndarray) or hasattr(value, "__array_namespace__"):
         _array("denominator", value, "fiu", accepted, lambda shape: shape == ())
     else:
-        _number("denominator", value, accepted, lambda number: 0 < number <= LARGEST)
+        _number("denominator", value, accepted, lambda number: 0 <= number <= LARGEST)
 
 
 def gradient(grad_output: Any, shape: tuple[int, ...]) -> None:

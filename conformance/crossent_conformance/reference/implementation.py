@@ -49,6 +49,7 @@ class Reference(RowLosses, Adapter):
         call = Call(logits, targets, **options)
         self.validate(call)
         with np.errstate(all="ignore"):
+            call = self.near_one(call)
             tokens = self.tokens(call)
             return self.reduce(call, self.walk(call, tokens), self.divisor(call, tokens))
 
@@ -60,7 +61,7 @@ class Reference(RowLosses, Adapter):
         checks.gradient(grad_output, self.shape(call))
         checks.output(out, logits)
         d_logits = self.memory(call) if out is None else out
-        call = self.apart(call, d_logits)
+        call = self.near_one(self.apart(call, d_logits))
         with np.errstate(all="ignore"):
             tokens = self.tokens(call)
             divisor = self.divisor(call, tokens)
@@ -93,7 +94,25 @@ class Reference(RowLosses, Adapter):
         return (call.targets < 0) | (call.targets >= call.V)
 
     def ignored(self, call: Call) -> np.ndarray:
-        return np.zeros(call.tokens, dtype=bool) if call.ignore_index is None else call.targets == call.ignore_index
+        """What does not count whatever its target is."""
+        nothing = np.broadcast_to(np.asarray(False if call.weights is None else call.weights == 0), call.tokens)
+        return nothing if call.ignore_index is None else nothing | (call.targets == call.ignore_index)
+
+    def near_one(self, call: Call) -> Call:
+        """The call with the weights of a weighted mean, which no factor changes, away from the dtype's ends."""
+        if call.denominator is not None or call.reduction not in ("mean", "sequence") or 0 in call.tokens:
+            return call
+
+        def scaled(weights: np.ndarray) -> np.ndarray:
+            _, exponent = np.frexp(np.float64(max(weights.max(), -weights.min())))
+            return weights if abs(exponent) < 64 else np.ldexp(weights.astype(np.float64), -exponent)
+
+        if call.weights is not None:
+            weights = np.broadcast_to(np.asarray(call.weights, dtype=np.float64), call.tokens)
+            call = replace(call, weights=scaled(np.where(self.ignored(call), 0.0, weights) if call.hard else weights))
+        if call.class_weights is not None and call.hard and not call.z_loss:
+            call = replace(call, class_weights=scaled(call.class_weights))
+        return call
 
     def memory(self, call: Call) -> np.ndarray:
         return np.empty(call.logits.shape, call.logits.dtype.name)
@@ -144,13 +163,14 @@ class Reference(RowLosses, Adapter):
             part, x = tokens.at(index), np.atleast_2d(call.logits[index])
             given = part.classes if call.hard else np.atleast_2d(call.targets[index])
             rows = self.rows(call, x, given)
-            loss, mass = self.row_losses(call, x, given, rows)
-            losses[index] = self.masked(part.weights * loss, self.spoilt(rows), part)[:, 0]
+            half, mass = self.row_losses(call, x, given, rows)
+            losses[index] = self.masked(2 * (part.weights * half), self.spoilt(rows), part)[:, 0]
             if d_logits is None:
                 continue
             factor = part.weights * np.atleast_1d(scale[index])[:, None]
             for columns in self.pieces(call.V):
-                d = factor * self.row_gradients(call, self.wide(x[:, columns]), given, rows, mass, columns)
+                half = self.row_gradients(call, self.wide(x[:, columns]), given, rows, mass, columns)
+                d = 2 * (factor * half)
                 self.write(call, np.atleast_2d(d_logits[index])[:, columns], self.masked(d, self.spoilt(rows), part))
         return losses
 
@@ -201,6 +221,10 @@ class LossObject:
         checks.names(options, [field.name for field in fields(Call)][3:])
         self.reference, self.options = reference, options
         self.last: tuple[Any, ...] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The options, without the last call."""
+        return {**self.__dict__, "last": None}
 
     def forward(self, logits: Any, targets: Any, weights: Any = None) -> Any:
         self.last = None

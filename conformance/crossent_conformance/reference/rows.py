@@ -182,12 +182,12 @@ class RowLosses:
             yield w, self.pull(call, w, given, rows, columns)
 
     def row_losses(self, call: Call, x: np.ndarray, given: np.ndarray, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-        """The loss of each row, and the sum of what pulls at classes that are not clipped."""
+        """Half the loss of each row, which a weight may bring back to the dtype; what pulls at unclipped classes."""
         half, mass = np.zeros((2, *rows.others.shape))
         for w, pull in self.pulled(call, x, given, rows):
             half += self.over_classes(self.terms(pull, self.half_surprises(call, w, rows)))
             mass += self.over_classes(np.where(self.clipped(call, w, rows), 0.0, pull))
-        return 2 * half + self.z_losses(call, rows), mass
+        return half + self.z_losses(call, rows) / 2, mass
 
     def terms(self, pull: np.ndarray, surprises: np.ndarray) -> np.ndarray:
         """Their products, where 0 times infinity is 0."""
@@ -199,8 +199,8 @@ class RowLosses:
     def row_gradients(
         self, call: Call, w: np.ndarray, given: np.ndarray, rows: Rows, mass: np.ndarray, columns: slice
     ) -> np.ndarray:
-        """Some classes of the gradient of each row's loss."""
+        """Some classes of the gradient of half of each row's loss."""
         p = self.probabilities(w, rows)
         pull = np.where(self.clipped(call, w, rows), 0.0, self.pull(call, w, given, rows, columns))
         likely = (mass - pull) - mass * (rows.others / (1.0 + rows.others))
-        return np.where(p > 0.5, likely, mass * p - pull) + 2 * call.z_loss * self.lse(rows) * p
+        return np.where(p > 0.5, likely, mass * p - pull) / 2 + call.z_loss * self.lse(rows) * p

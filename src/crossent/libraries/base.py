@@ -77,6 +77,10 @@ class Library(Operations):
         """Whether Python may look at the values of `x` now."""
         return self.state == "eager"
 
+    def is_followed(self, x: Array) -> bool:
+        """Whether a graph or a transformation of the library holds on to `x`."""
+        return False
+
     def is_captured(self, x: Array) -> bool:
         """Whether what is done to `x` is not done now, but recorded in a CUDA graph."""
         return False

@@ -41,6 +41,10 @@ class Jax(Library):
         """Of a transformation's, which stand for values that are supplied later, none."""
         return not isinstance(x, jax.core.Tracer)
 
+    def is_followed(self, x: Array) -> bool:
+        """A transformation's, which must not outlive it."""
+        return not self.readable(x)
+
     def device_name(self, x: Array) -> str | None:
         """All that an array is spread over."""
         return ", ".join(sorted(map(str, x.devices()))) if self.readable(x) else None

@@ -29,19 +29,20 @@ def losses_and_gradient(ops: Operations, rows: Rows, scale: Array | float) -> tu
     active = xp.where(xp.isnan(p), p, active)
     loss = -xp.sum(masses * xp.log(xp.maximum(p, least)), axis=1)
     total = xp.sum(active, axis=1)
-    if coefficients.z_loss:
-        lse = maximum + xp.log(z)
-        loss = loss + coefficients.z_loss * lse * lse
-        total = total + 2.0 * coefficients.z_loss * lse
-    weight = rows.weight
+    lse, z_loss, weight = maximum + xp.log(z), coefficients.z_loss, rows.weight
+    scaled = z_loss * lse
     if weight is not None:
-        loss = weight * loss
-        if not coefficients.ieee:
-            loss = xp.where(weight == 0, 0.0, loss)
-        scale = weight * scale
+        loss, scaled, scale = weight * loss, weight * scaled, weight * scale
+    if z_loss:
+        loss = loss + scaled * lse
+    if weight is not None and not coefficients.ieee:
+        loss = xp.where(weight == 0, 0.0, loss)
     if not isinstance(scale, float):
         scale = ops.cast(scale if scale.ndim == 0 else scale[:, None], p.dtype)
     d = (p * total[:, None] - active) * scale
+    if z_loss:
+        # It may be past the dtype, and yet is no more than 0 where a probability is 0: scaled first, then clipped.
+        d = d + p * ops.clip_finite((2.0 * z_loss * scale) * lse[:, None])
     if weight is not None and not coefficients.ieee:
         d = ops.clear_rows(d, weight == 0, None)
     return loss, d

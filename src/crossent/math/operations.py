@@ -93,9 +93,13 @@ class Operations:
         """`x` with −inf replaced by the least finite number; NaN stays."""
         return self.xp.where(x == -self.xp.inf, -_LARGEST[self.dtype_name(x)], x)
 
+    def largest(self, x: Array) -> float:
+        """The largest finite number of the dtype of `x`."""
+        return _LARGEST[self.dtype_name(x)]
+
     def clip_finite(self, x: Array) -> Array:
         """`x` with infinities replaced by the numbers next to them; NaN stays."""
-        xp, largest = self.xp, _LARGEST[self.dtype_name(x)]
+        xp, largest = self.xp, self.largest(x)
         return xp.where(x == xp.inf, largest, xp.where(x == -xp.inf, -largest, x))
 
     def flat(self, x: Array) -> Array:

@@ -52,12 +52,20 @@ def outcome(
     tau = target - maximum
     # log(others + exp(tau)): nothing is added that has to be taken away again.
     log_z = xp.log1p(others + xp.expm1(tau))
-    gap = maximum - target
+    # Finite logits may be further apart than the dtype reaches, and their part of a loss not: far apart, the loss is
+    # counted in units of 1/UNIT until it is weighed.
+    most = ops.largest(maximum) * UNIT
+    far = (maximum > most) | ((target < -most) & (target > -xp.inf))
+    if sums is not None:
+        far = far | (xp.abs(sums.weighted_gap) > most * UNIT)
+    unit = xp.where(far, UNIT, xp.ones_like(maximum))
+    gap, log_z_units = maximum * unit - target * unit, log_z * unit
     shared: Array | float = 0.0
+    mass: Array | float = 0.0
     if apart is not None:
         assert sums is not None
         q_t, c = apart.mass, 1.0
-        mass, weighted_gap = sums.mass, sums.weighted_gap / UNIT
+        mass, weighted_gap = sums.mass, sums.weighted_gap * (unit / UNIT)
     else:
         q_t, c = coefficients.target_mass * own, 0.0
         if sums is not None:
@@ -67,41 +75,42 @@ def outcome(
             shares = sums.count + part
             single = shares == 0
             c = xp.where(single, 0.0, coefficients.smoothing / xp.where(single, 1.0, shares))
-            mass, weighted_gap = c * sums.mass, (c / UNIT) * sums.weighted_gap
+            mass, weighted_gap = c * sums.mass, (c * (unit / UNIT)) * sums.weighted_gap
             shared = c * part * own
             if not ieee:
                 q_t, shared = q_t + shared, 0.0
     if not ieee and not isinstance(q_t, float):
         gap = xp.where((target == -xp.inf) & (q_t == 0), 0.0, gap)
-    loss = q_t * (gap + log_z)
-    rest: Array | float = 0.0
+    loss = q_t * (gap + log_z_units)
     if sums is not None:
         if not isinstance(shared, float):
-            loss = loss + shared * (gap + log_z)
+            loss = loss + shared * (gap + log_z_units)
             q_t = q_t + shared
-        loss = loss + (mass * log_z + weighted_gap)
-        rest = mass
+        loss = loss + (mass * log_z_units + weighted_gap)
+    lse = maximum + log_z
     if coefficients.z_loss:
-        lse = maximum + log_z
-        scaled = coefficients.z_loss * lse
-        loss = loss + scaled * lse
-        # Past the dtype, and yet no more than 0 where a probability is 0.
-        rest = ops.clip_finite(rest + 2.0 * scaled)
+        loss = loss + (coefficients.z_loss * lse) * (lse * unit)
     if weight is not None:
         loss = weight * loss
         if not ieee:
             loss = xp.where(weight == 0, 0.0, loss)
+    loss = loss / unit
     if scale is None:
         return Outcome(loss, None, 0.0, None)
     scale = scale if weight is None else weight * scale
     odds = xp.exp(tau)
     z = others + odds
     target_entry = -(scale * q_t) * (others / z)
-    if not isinstance(rest, float):
-        target_entry = target_entry + scale * rest * (odds / z)
-    factor, uniform_term = scale * ((q_t + rest) / z), scale * c
+    if sums is not None:
+        target_entry = target_entry + scale * mass * (odds / z)
+    factor, uniform_term = scale * ((q_t + mass) / z), scale * c
     # A scale in the widest float widens these few numbers; the rows that they multiply stay as they are.
     dtype = maximum.dtype
+    if coefficients.z_loss:
+        # It may be past the dtype, and yet is no more than 0 where a probability is 0: scaled first, then clipped.
+        rest = ops.clip_finite((2.0 * coefficients.z_loss * scale) * lse)
+        target_entry = target_entry + rest * (odds / z)
+        factor = ops.clip_finite(ops.cast(factor + rest / z, dtype))
     if not isinstance(uniform_term, float):
         uniform_term = ops.cast(uniform_term, dtype)
     return Outcome(loss, ops.cast(factor, dtype), uniform_term, ops.cast(target_entry, dtype))

@@ -53,7 +53,7 @@ def denominator_of(
         return 1.0
     elif not ops.is_number(denominator):
         total = ops.cast(denominator, wide)
-    elif counted is None:
+    elif counted is None and denominator != 0.0:
         return denominator
     else:
         # Filled in where it is needed: copying a number to a device would wait for it.

@@ -9,8 +9,18 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from crossent.math.operations import Operations
 from crossent.types import Array
+
+# Whether weights are float64, and whether the compute dtype is: the powers of two beyond which they are scaled, and by
+# how much.
+_STEPS = {
+    (False, False): ((32, 64),),
+    (True, True): ((400, 600),),
+    (True, False): ((512, 512), (256, 256), (128, 128), (64, 64)),
+}
 
 
 class Tokens(NamedTuple):
@@ -34,22 +44,55 @@ def classes(
     ops: Operations, wide: Array, targets: Array, vocabulary: int, ignore_index: int | None
 ) -> tuple[Array, Array | None]:
     """Targets in the widest signed integer, 0 for those that are ignored; and which are not, None for all."""
-    t = targets if targets.dtype == wide else ops.cast(targets, wide)
-    if t is not targets and ops.dtype_name(targets) in ("uint64", "uint32"):
-        # An unsigned value past the widest integer becomes one that is surely outside of the vocabulary.
-        outside = vocabulary if ignore_index != vocabulary else -1
-        t = ops.xp.where(t < 0, ops.xp.full_like(t, outside), t)
-    if ignore_index is None:
-        return t, None
-    kept = t != ignore_index
-    return ops.zero_where_not(kept, t), kept
+    t, kept = targets, None
+    if targets.dtype != wide or not (ignore_index is None or -(2**31) <= ignore_index < 2**31):
+        name = ops.dtype_name(targets)
+        own = np.iinfo(name)
+        if ignore_index is not None and not own.min <= ignore_index <= own.max:
+            ignore_index = None
+        t = ops.cast(targets, wide)
+        if name in ("uint64", "uint32"):
+            # An unsigned value past the widest integer has become negative.
+            past = np.iinfo(ops.dtype_name(t)).max + 1
+            if ignore_index is not None and ignore_index >= past:
+                kept, ignore_index = t != ignore_index - 2 * past, None
+            # Surely outside of the vocabulary.
+            t = ops.xp.where(t < 0, ops.xp.full_like(t, vocabulary if ignore_index != vocabulary else -1), t)
+    if ignore_index is not None:
+        kept = t != ignore_index
+    return t if kept is None else ops.zero_where_not(kept, t), kept
+
+
+def weighed(
+    ops: Operations, weights: Array, dtype: Array, kept: Array | None, shape: tuple[int, ...], mean: str | None
+) -> Array:
+    """Weights of that shape, in the compute dtype `dtype`.
+
+    mean: "mean" or "sequence" where the weights' own sum divides the loss, which so does not change by a factor. Where
+    products with them, or their sum, might not be within the dtype, a power of two brings the largest of those that are
+    kept nearer to 1; ordinary weights stay as they are.
+    """
+    xp = ops.xp
+    is_double = weights.dtype == xp.float64
+    weights = xp.broadcast_to(weights if is_double else ops.cast(weights, dtype), shape)
+    if mean is None or 0 in shape:
+        return ops.cast(weights, dtype)
+    size = xp.abs(weights) if kept is None else xp.where(kept, xp.abs(weights), xp.zeros_like(weights))
+    axis = -1 if mean == "sequence" else None
+    # A constant to automatic differentiation, since the mean does not depend on it.
+    largest = ops.stop_gradient(xp.max(size, axis=axis, keepdims=axis is not None))
+    for bound, step in _STEPS[is_double or dtype == xp.float64, dtype == xp.float64]:
+        factor = xp.where(largest < 2.0**-bound, 2.0**step, xp.ones_like(largest))
+        factor = xp.where(largest > 2.0**bound, 2.0**-step, factor)
+        weights, largest = weights * factor, largest * factor
+    return ops.cast(weights, dtype)
 
 
 def in_range(ops: Operations, t: Array, weight: Array | None, vocabulary: int, dtype: Array) -> tuple[Array, Array]:
     """Classes that are safe to index with, and weights that are NaN where a target is outside of the vocabulary."""
     bad = (t < 0) | (t >= vocabulary)
     one = ops.xp.ones(t.shape, dtype=dtype, device=ops.device(t)) if weight is None else weight
-    return ops.zero_where_not(~bad, t), ops.xp.where(bad, ops.xp.full_like(one, ops.xp.nan), one)
+    return ops.zero_where_not(~bad, t), ops.xp.where(bad, ops.xp.nan, one)
 
 
 def of_targets(
@@ -57,30 +100,28 @@ def of_targets(
     t: Array,
     kept: Array | None,
     vocabulary: int,
-    *,
     weights: Array | None,
     class_weights: Array | None,
+    dtype: Array,
+    *,
     ieee: bool,
     is_safe: bool,
-    dtype: Array,
 ) -> Tokens:
     """The tokens of hard targets whose classes are `t`, of which `kept` are not ignored.
 
-    is_safe: whether every class is one of the vocabulary, or the engine sees to those that are not. dtype: the compute
-    dtype.
+    weights: of the tokens' shape, in the compute dtype `dtype`; those of weight 0 are not kept. is_safe: whether every
+    class is one of the vocabulary, or the engine sees to those that are not.
     """
+    if is_safe and kept is class_weights is None:
+        return Tokens(t, None, None, None)
     xp, shape = ops.xp, t.shape
-    weight = None if weights is None else xp.broadcast_to(ops.cast(weights, dtype), shape)
-    counted = kept
-    if weight is not None:
-        counted = _both(counted, weight != 0)
-    own, safe = None, t
+    weight, counted, own, safe = weights, kept, None, t
     if class_weights is not None:
         # The weight of a class is looked up here, and one that is not there is NaN.
         safe = t if is_safe else ops.zero_where_not((t >= 0) & (t < vocabulary), t)
         own = xp.reshape(xp.take(class_weights, ops.flat(safe), axis=0), shape)
         if not ieee:
-            counted = _both(counted, own != 0)
+            counted = both(counted, own != 0)
     if counted is not None:
         weight = ops.cast(counted, dtype) if weight is None else xp.where(counted, weight, xp.zeros_like(weight))
     total = counted if weights is None else weight
@@ -91,13 +132,6 @@ def of_targets(
     return Tokens(t, weight, total, counted)
 
 
-def of_soft_targets(ops: Operations, shape: tuple[int, ...], weights: Array | None, dtype: Array) -> Tokens:
-    """The tokens of soft targets, which count by their token weight alone."""
-    if weights is None:
-        return Tokens(None, None, None, None)
-    weight = ops.xp.broadcast_to(ops.cast(weights, dtype), shape)
-    return Tokens(None, weight, weight, weight != 0)
-
-
-def _both(a: Array | None, b: Array) -> Array:
+def both(a: Array | None, b: Array) -> Array:
+    """Where both are true; None is true everywhere."""
     return b if a is None else a & b

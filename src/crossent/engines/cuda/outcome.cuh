@@ -44,7 +44,12 @@ DEVICE Outcome<Real> outcome(const Problem &problem, long long row, const Statis
     const Real tau = found.target - found.maximum, odds = precise_exp(tau);
     // Where the target is not the maximum, that is among the others and S ≥ 1: nothing cancels on either side.
     const Real log_z = precise_log1p(tau >= 0 ? found.others : (found.others - 1) + odds);
-    Real gap = found.maximum - found.target;
+    // Far apart, the loss is counted in units of 1/UNIT until it is weighed.
+    const Real most = Limits<Real>::largest() * static_cast<Real>(UNIT), reach = most * static_cast<Real>(UNIT);
+    bool far = found.maximum > most || (-found.target > most && found.target > -infinity);
+    if (SPREADS) far = far || sums.weighted_gap > reach || -sums.weighted_gap > reach;
+    const Real unit = far ? static_cast<Real>(UNIT) : Real(1), log_z_units = log_z * unit;
+    Real gap = found.maximum * unit - found.target * unit;
     Real q_t = own, shared = 0, c = 1;
     if (!SOFT) {
         q_t = static_cast<Real>(problem.target_mass) * own;
@@ -54,40 +59,41 @@ DEVICE Outcome<Real> outcome(const Problem &problem, long long row, const Statis
             const Real shares = sums.count + part;
             c = shares == 0 ? Real(0) : static_cast<Real>(problem.smoothing) / shares;
             sums.mass *= c;
-            sums.weighted_gap *= c * static_cast<Real>(1 / UNIT);
+            sums.weighted_gap *= c;
             shared = c * part * own;
             if (!ieee) q_t += shared, shared = 0;
         }
-    } else {
-        sums.weighted_gap *= static_cast<Real>(1 / UNIT);
     }
     if (!ieee && found.target == -infinity && q_t == 0) gap = 0;
-    Real loss = q_t * (gap + log_z), rest = 0;
+    Real loss = q_t * (gap + log_z_units);
     if (SPREADS) {
         if (ieee && !SOFT) {
-            loss += shared * (gap + log_z);
+            loss += shared * (gap + log_z_units);
             q_t += shared;
         }
-        loss += sums.mass * log_z + sums.weighted_gap;
-        rest = sums.mass;
+        loss += sums.mass * log_z_units + sums.weighted_gap * (far ? Real(1) : static_cast<Real>(1 / UNIT));
     }
-    if (problem.z_loss != 0) {
-        const Real lse = found.maximum + log_z, scaled = static_cast<Real>(problem.z_loss) * lse;
-        loss += scaled * lse;
-        // Past the dtype, and yet no more than 0 where a probability is 0.
-        rest = clipped(rest + 2 * scaled);
-    }
+    const Real lse = found.maximum + log_z, z_loss = static_cast<Real>(problem.z_loss), mass = SPREADS ? sums.mass : Real(0);
+    if (z_loss != 0) loss += (z_loss * lse) * (lse * unit);
     double scale = scale_of(problem, row);
     if (problem.weight) {
         const Real weight = of_line<Real>(problem.weight, row);
         loss = !ieee && weight == 0 ? Real(0) : weight * loss;
         scale *= weight;
     }
+    if (far) loss *= static_cast<Real>(1 / UNIT);
     // One division is enough: Z ≥ 1, or NaN.
     const Real inverse = 1 / (found.others + odds);
     double entry = -(scale * q_t) * (found.others * inverse);
-    if (SPREADS || problem.z_loss != 0) entry += scale * rest * (odds * inverse);
-    return {loss, static_cast<Real>(entry), static_cast<Real>(scale * ((q_t + rest) * inverse)), static_cast<Real>(scale * c)};
+    if (SPREADS) entry += scale * mass * (odds * inverse);
+    Real factor = static_cast<Real>(scale * ((q_t + mass) * inverse));
+    if (z_loss != 0) {
+        // It may be past the dtype, and yet is no more than 0 where a probability is 0: scaled first, then clipped.
+        const double rest = clipped(2 * problem.z_loss * scale * lse);
+        entry += rest * (odds * inverse);
+        factor = clipped(static_cast<Real>(factor + rest * inverse));
+    }
+    return {loss, static_cast<Real>(entry), factor, static_cast<Real>(scale * c)};
 }
 
 // Write the statistics of a row, line after line.

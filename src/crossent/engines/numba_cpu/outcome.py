@@ -73,14 +73,18 @@ def outcome(soft: Any, statistics: Any, own: Any, weight: Any, scale: Any, coeff
     tau = target - maximum
     # Where the target is not the maximum, that is among the others and S ≥ 1: nothing cancels on either side.
     log_z = log1p(where(tau >= 0.0, others, (others - 1.0) + odds))
-    gap = maximum - target
-    shares_out = smoothing != 0.0
+    # Far apart, the loss is counted in units of 1/UNIT until it is weighed.
+    most = -lowest(maximum) * UNIT
+    far = (maximum > most) | ((target < -most) & (target > -_INF))
+    shares_out = soft is not None or smoothing != 0.0
+    if shares_out:
+        far = far | (weighted_gap > most * UNIT) | (weighted_gap < -most * UNIT)
+    unit = where(far, UNIT, filled(zero, 1.0))
+    gap, log_z_units = maximum * unit - target * unit, log_z * unit
     shared = zero
     if soft is not None:
         q_t = own
         c = filled(zero, 1.0)
-        weighted_gap = _PER_UNIT * weighted_gap
-        shares_out = True
     else:
         q_t = target_mass * own
         c = zero
@@ -92,40 +96,48 @@ def outcome(soft: Any, statistics: Any, own: Any, weight: Any, scale: Any, coeff
             single = shares == 0.0
             c = where(single, 0.0, smoothing / where(single, 1.0, shares))
             mass = c * mass
-            weighted_gap = (c * _PER_UNIT) * weighted_gap
+            weighted_gap = c * weighted_gap
             shared = c * part * own
             if not ieee:
                 q_t = q_t + shared
                 shared = zero
     if not ieee:
         gap = where((target == -_INF) & (q_t == 0.0), 0.0, gap)
-    loss = q_t * (gap + log_z)
-    rest = zero
+    loss = q_t * (gap + log_z_units)
     if shares_out:
         if ieee and soft is None:
-            loss = loss + shared * (gap + log_z)
+            loss = loss + shared * (gap + log_z_units)
             q_t = q_t + shared
-        loss = loss + (mass * log_z + weighted_gap)
-        rest = mass
+        loss = loss + (mass * log_z_units + weighted_gap * (unit * _PER_UNIT))
+    else:
+        mass = zero
+    lse = maximum + log_z
     if z_loss != 0.0:
-        lse = maximum + log_z
-        scaled = z_loss * lse
-        loss = loss + scaled * lse
-        # Past the dtype, and yet no more than 0 where a probability is 0.
-        rest = rest + 2.0 * scaled
-        rest = where(rest == _INF, -lowest(rest), where(rest == -_INF, lowest(rest), rest))
+        loss = loss + (z_loss * lse) * (lse * unit)
     if weighs:
         loss = weight * loss
         if not ieee:
             loss = where(weight == 0.0, 0.0, loss)
         scale = widened(weight) * scale
+    loss = loss * where(far, _PER_UNIT, filled(zero, 1.0))
     # One division is enough: Z ≥ 1, or NaN.
     inverse = 1.0 / (others + odds)
     entry = -(scale * widened(q_t)) * widened(others * inverse)
-    if shares_out or z_loss != 0.0:
-        entry = entry + scale * widened(rest) * widened(odds * inverse)
-    factor = scale * widened((q_t + rest) * inverse)
-    return loss, plain(narrowed(entry, zero)), plain(narrowed(factor, zero)), plain(narrowed(scale * widened(c), zero))
+    if shares_out:
+        entry = entry + scale * widened(mass) * widened(odds * inverse)
+    factor = narrowed(scale * widened((q_t + mass) * inverse), zero)
+    if z_loss != 0.0:
+        # It may be past the dtype, and yet is no more than 0 where a probability is 0: scaled first, then clipped.
+        rest = _clipped((2.0 * z_loss) * scale * widened(lse))
+        entry = entry + rest * widened(odds * inverse)
+        factor = _clipped(factor + narrowed(rest * widened(inverse), zero))
+    return loss, plain(narrowed(entry, zero)), plain(factor), plain(narrowed(scale * widened(c), zero))
+
+
+@inline
+def _clipped(x: Any) -> Any:
+    """The vector with infinities replaced by the numbers next to them; NaN stays."""
+    return where(x == _INF, -lowest(x), where(x == -_INF, lowest(x), x))
 
 
 @inline

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import _reduction
 from torch.nn import functional as F  # noqa: N812
-from torch.overrides import has_torch_function
 
 from crossent import problem
 from crossent.libraries import Inputs
@@ -69,6 +68,17 @@ def cross_entropy(
     """
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
+    # A script is PyTorch's own code: it holds PyTorch's loss, and nothing of the other branch is read for it.
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        loss = F.cross_entropy(input, target, weight, None, ignore_index, None, reduction, label_smoothing)
+    else:
+        loss = _cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
+    return loss
+
+
+def _cross_entropy(
+    input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str, label_smoothing: float
+) -> Tensor:
     if not _is_served(input, target, weight, ignore_index, reduction, label_smoothing):
         return F.cross_entropy(
             input, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
@@ -103,7 +113,7 @@ def _is_served(
     """Whether the loss is computed here. Anything unusual, and whatever PyTorch refuses, is left to PyTorch."""
     if not (isinstance(input, Tensor) and isinstance(target, Tensor)) or not (_is_dense(input) and _is_dense(target)):
         return False
-    if has_torch_function((input, target, weight)) or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+    if any(map(_is_overridden, (input, target, weight))) or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
     if TORCH.dtype_name(input) not in FLOATS or input.ndim == 0 or target.device != input.device:
         return False
@@ -127,6 +137,14 @@ def _is_served(
         and not isinstance(label_smoothing, bool)
         and 0.0 <= label_smoothing <= 1.0
     )
+
+
+def _is_overridden(x: object) -> bool:
+    """Whether PyTorch's functions are not its own for `x`, of a type that answers for them. No mode is asked."""
+    if type(x) is Tensor or type(x) is torch.nn.Parameter:
+        return False
+    plain = torch._C._disabled_torch_function_impl
+    return getattr(type(x), "__torch_function__", plain) is not plain
 
 
 def _is_dense(x: Tensor) -> bool:

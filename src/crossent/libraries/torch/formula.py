@@ -34,11 +34,11 @@ def walk(rows: Rows, scale: Tensor | None, out: Tensor | None = None) -> tuple[T
     library = TORCH.eager(logits)
     with library.computing(logits):
         into = None if out is None else library.shared(out)
-        losses, d = views.walk(library, _entered(library, rows), library.enter(scale), into)
+        losses, d = views.walk(library, entered(library, rows), library.enter(scale), into)
     return library.leave(losses), None if d is None else library.leave_matrix(d, logits)
 
 
-def _entered(library: Library, rows: Rows) -> Rows:
+def entered(library: Library, rows: Rows) -> Rows:
     """The rows as an engine sees them."""
     return rows._replace(
         dtype=library.compute_dtype(rows.logits),

@@ -135,6 +135,10 @@ class Torch(_Tensors, Library):
             inputs = Inputs(*(x.detach() if isinstance(x, torch.Tensor) else x for x in inputs))
         return self.eager(inputs[0]), inputs
 
+    def is_followed(self, x: Array) -> bool:
+        """By autograd, or by a transformation."""
+        return bool(x.requires_grad) or is_traced(x)
+
     def memory_of(self, device: Any) -> tuple[str, int]:
         """By the type of the device."""
         if device.type == "cuda":
@@ -199,7 +203,7 @@ class Torch(_Tensors, Library):
         """Of two numbers in tensors the wider dtype wins, wherever they are: no step to widen the first."""
         if a.ndim or (isinstance(b, float) and b == 1.0):
             return super().divide_in(wide, a, b)
-        return a / (torch.tensor(b, dtype=wide) if isinstance(b, float) else b)
+        return a / (torch.tensor(b, dtype=wide, device="cpu") if isinstance(b, float) else b)
 
     def zero_where_not(self, mask: Array, x: Array) -> Array:
         """Torch multiplies by a mask as it is, and makes an array of every 0."""
