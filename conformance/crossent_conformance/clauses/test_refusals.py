@@ -82,7 +82,8 @@ STEERING = "mean\x1b[31m\x9b2J\u202e\ud800"
 
 @pytest.mark.places(dtypes=("float32",), modes=DIRECT)
 @pytest.mark.parametrize(
-    "argument", ["reduction", "smoothing", "algorithm", "denominator", "label_smoothing", STEERING]
+    "argument",
+    ["reduction", "smoothing", "algorithm", "denominator", "label_smoothing", pytest.param(STEERING, id="option")],
 )
 def test_A15_what_was_given_is_escaped(place, subject, argument):
     x, t = place.pair(LOGITS, TARGETS)
