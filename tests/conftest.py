@@ -20,10 +20,10 @@ def pytest_collection_finish(session):
     worker = getattr(session.config, "workerinput", None)
     if worker is None or len(session.items) < 1000 or importlib.util.find_spec("numba") is None:
         return
-    from crossent.engines.numba_cpu.kernel import kernel
+    from crossent.engines.numba_cpu.kernel import GRADIENT, STATISTICS, kernel
 
     kinds = [(name, soft) for name in ("float32", "float64", "float16", "bfloat16") for soft in (None, name)]
     # The halves of the walk, which `test_verbs.py` asks for.
-    kinds += [(name, soft, verb) for name, soft in kinds[:4] for verb in ("statistics", "gradient")]
+    kinds += [(name, soft, verb) for name, soft in kinds[:4] for verb in (STATISTICS, GRADIENT)]
     for kind in kinds[int(worker["workerid"].removeprefix("gw")) :: worker["workercount"]]:
         kernel(*kind)

@@ -106,9 +106,13 @@ def test_the_options_of_a_loss_object_are_its_attributes():
     loss_fn = crossent.CrossEntropyLoss(ignore_index=-100, class_weights=np.ones(3))
     assert (loss_fn.ignore_index, loss_fn.reduction, loss_fn.label_smoothing) == (-100, "mean", 0.0)
     assert loss_fn.class_weights is loss_fn.options["class_weights"]
+    assert not hasattr(loss_fn, "__dict__")
     assert loss_fn.denominator is None
-    with pytest.raises(AttributeError, match="reduction cannot be set; accepted: CrossEntropyLoss"):
-        loss_fn.reduction = "sum"
+    for name in ("reduction", "label_smooting", "weight", "options"):
+        with pytest.raises(AttributeError, match=name):
+            setattr(loss_fn, name, "sum")
+    loss_fn.options["reduction"] = "sum"
+    assert loss_fn.reduction == loss_fn.options.get("reduction", "mean") == "mean"
     with pytest.raises(AttributeError, match="no attribute 'weight'"):
         loss_fn.weight  # noqa: B018
 

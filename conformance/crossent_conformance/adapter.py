@@ -216,6 +216,11 @@ class UnderTest:
         names, everything, _ = _parameters(self._function if self._function is not None else self._pair)
         return everything or name in names
 
+    @property
+    def takes_anything(self) -> bool:
+        """Whether any name is an option, as far as the signature tells."""
+        return _parameters(self._function if self._function is not None else self._pair)[1]
+
     def _loss(self, logits: Any, targets: Any, options: dict[str, Any]) -> Any:
         function = self._function if self._function is not None else self._pair
         result = self._ask(function, logits, targets, options)

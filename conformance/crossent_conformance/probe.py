@@ -58,6 +58,8 @@ def taken(under_test: UnderTest, backend: Backend) -> Traits:
     notes = [f"does not take {dtype}: {reason}" for dtype, reason in refusals.items()]
     exact = _exact(dtypes)
 
+    if under_test.takes_anything:
+        notes.append("its signature takes any option: one that it does not know is a failure, not what does not apply")
     fixed: dict[str, Any] = {}
     if not under_test.takes("reduction") and "reduction" not in under_test.fixed:
         fixed["reduction"] = _reduction(under_test, backend, exact)
@@ -155,7 +157,7 @@ def _no_gradient(under_test: UnderTest, backend: Backend, dtype: str, traits: Tr
     try:
         under_test.loss_and_grad(backend.asarray(LOGITS, dtype), backend.asarray(TARGETS, "int64"), **fixed)
     except DoesNotApply as error:
-        return str(error) if error.gradient else None
+        return "there is no autograd for these arrays, or the loss is not on its graph" if error.gradient else None
     except Exception as error:
         # JAX cannot follow what looks at values. Any other error is one of a gradient that there is.
         jax = sys.modules.get("jax")

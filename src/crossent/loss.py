@@ -51,6 +51,9 @@ class CrossEntropyLoss(Generic[Gradient]):
     (2, 3, 4)
     """
 
+    # No other attribute can be set: a name that is not known would have no effect.
+    __slots__ = ("__weakref__", "_last", "_options")
+
     def __init__(self, **options: Unpack[LossOptions]) -> None:
         """Keep the options, keyword-only, of `crossent.cross_entropy`."""
         unknown = sorted(set(options) - set(LossOptions.__annotations__))
@@ -58,24 +61,27 @@ class CrossEntropyLoss(Generic[Gradient]):
             accepted = ", ".join(LossOptions.__annotations__)
             raise TypeError(f"CrossEntropyLoss has no option {', '.join(map(repr, unknown))}; accepted: {accepted}")
         options_of({name: value for name, value in options.items() if name in OptionNames.__annotations__})
-        self.options = options
+        self._options = options
         self._last: tuple[Callable[[], Any], ...] | None = None
+
+    @property
+    def options(self) -> LossOptions:
+        """The options that were given, in a dictionary of the caller's own."""
+        return self._options.copy()
 
     def __getattr__(self, name: str) -> Any:
         """An option by its name, as PyTorch's losses have them: read, never set."""
         if name not in LossOptions.__annotations__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return self.options.get(name, DEFAULTS.get(name))
+        return self._options.get(name, DEFAULTS.get(name))
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Anything but an option."""
-        if name in LossOptions.__annotations__:
-            raise AttributeError(f"{name} cannot be set; accepted: CrossEntropyLoss({name}=…), a new one")
-        super().__setattr__(name, value)
-
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> LossOptions:
         """What copies and pickles carry: all but the last call."""
-        return {**self.__dict__, "_last": None}
+        return self._options
+
+    def __setstate__(self, options: LossOptions) -> None:
+        """A loss of those options, without a last call."""
+        self._options, self._last = options, None
 
     @overload
     def forward(
@@ -92,7 +98,7 @@ class CrossEntropyLoss(Generic[Gradient]):
     def forward(self, logits: Array, targets: Array, weights: Array | None = None) -> Array:
         """The loss of logits (..., V) with targets (...), or (..., V) for soft ones; weights broadcast to (...)."""
         self._last = None
-        loss = cross_entropy(logits, targets, weights=weights, **self.options)
+        loss = cross_entropy(logits, targets, weights=weights, **self._options)
         self._last = tuple(map(_kept, (logits, targets, weights)))
         return loss
 
@@ -117,16 +123,16 @@ class CrossEntropyLoss(Generic[Gradient]):
         logits, targets, weights = last = tuple(kept() for kept in self._last)
         if any(x is None and isinstance(kept, weakref.ref) for x, kept in zip(last, self._last, strict=True)):
             raise RuntimeError(
-                "backward() was called when the last call's arrays, which autograd followed, were gone; "
-                "accepted: arrays that the caller keeps, or the autograd that followed them"
+                "backward() was called when the logits of the last call were gone, which autograd followed; "
+                "accepted: backward() of the loss itself, or logits and weights that the caller keeps until then"
             )
-        both: Any = cross_entropy_and_grad(logits, targets, None, grad_output, weights=weights, **self.options)
+        both: Any = cross_entropy_and_grad(logits, targets, None, grad_output, weights=weights, **self._options)
         d_logits: Gradient = both[1]
         return d_logits
 
     def __repr__(self) -> str:
         """The loss as it was made."""
-        return f"CrossEntropyLoss({', '.join(f'{name}={value!r}' for name, value in self.options.items())})"
+        return f"CrossEntropyLoss({', '.join(f'{name}={value!r}' for name, value in self._options.items())})"
 
 
 def _kept(x: Array | None) -> Callable[[], Any]:

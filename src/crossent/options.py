@@ -109,7 +109,9 @@ def options_of(given: Mapping[str, Any]) -> Options:
     """The options of those names; TypeError for a name that there is not."""
     unknown = sorted(name for name in given if name not in OptionNames.__annotations__)
     if unknown:
-        raise TypeError(f"unexpected keyword argument {unknown[0]!r}; accepted: {', '.join(DEFAULTS)}")
+        raise TypeError(
+            f"unexpected keyword argument {unknown[0]!r}; accepted: {', '.join(CallOptions.__annotations__)}"
+        )
     return Options(**given)
 
 

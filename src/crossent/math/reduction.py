@@ -57,7 +57,7 @@ def denominator_of(
         return denominator
     else:
         # Filled in where it is needed: copying a number to a device would wait for it.
-        total = xp.full((), denominator, dtype=wide, device=device)
+        total = xp.full((), abs(denominator), dtype=wide, device=device)
     if counted is None:
         return total
     # Nothing counted: the sum is 0, and 0 divided by 1 keeps it so.

@@ -14,13 +14,8 @@ import numpy as np
 from crossent.math.operations import Operations
 from crossent.types import Array
 
-# Whether weights are float64, and whether the compute dtype is: the powers of two beyond which they are scaled, and by
-# how much.
-_STEPS = {
-    (False, False): ((32, 64),),
-    (True, True): ((400, 600),),
-    (True, False): ((512, 512), (256, 256), (128, 128), (64, 64)),
-}
+# By whether the compute dtype is float64: the power of two beyond which weights are scaled, and by how much.
+_STEPS = {False: (32, 64), True: (400, 600)}
 
 
 class Tokens(NamedTuple):
@@ -73,19 +68,16 @@ def weighed(
     kept nearer to 1; ordinary weights stay as they are.
     """
     xp = ops.xp
-    is_double = weights.dtype == xp.float64
-    weights = xp.broadcast_to(weights if is_double else ops.cast(weights, dtype), shape)
+    weights = xp.broadcast_to(ops.cast(weights, dtype), shape)
     if mean is None or 0 in shape:
-        return ops.cast(weights, dtype)
+        return weights
     size = xp.abs(weights) if kept is None else xp.where(kept, xp.abs(weights), xp.zeros_like(weights))
     axis = -1 if mean == "sequence" else None
     # A constant to automatic differentiation, since the mean does not depend on it.
     largest = ops.stop_gradient(xp.max(size, axis=axis, keepdims=axis is not None))
-    for bound, step in _STEPS[is_double or dtype == xp.float64, dtype == xp.float64]:
-        factor = xp.where(largest < 2.0**-bound, 2.0**step, xp.ones_like(largest))
-        factor = xp.where(largest > 2.0**bound, 2.0**-step, factor)
-        weights, largest = weights * factor, largest * factor
-    return ops.cast(weights, dtype)
+    bound, step = _STEPS[dtype == xp.float64]
+    factor = xp.where(largest < 2.0**-bound, 2.0**step, xp.ones_like(largest))
+    return weights * xp.where(largest > 2.0**bound, 2.0**-step, factor)
 
 
 def in_range(ops: Operations, t: Array, weight: Array | None, vocabulary: int, dtype: Array) -> tuple[Array, Array]:

@@ -255,7 +255,8 @@ class TorchAsNumPy(_Tensors, NumPy):
         """As NumPy's arrays; of bfloat16, which it does not have, a copy in float32."""
         if not isinstance(x, torch.Tensor):
             return x
-        x = x.detach()
+        if x.requires_grad:
+            x = x.detach()
         if x.is_neg():
             x = x.resolve_neg()
         array: Array = (x.float() if x.dtype is torch.bfloat16 else x).numpy()
@@ -263,7 +264,8 @@ class TorchAsNumPy(_Tensors, NumPy):
 
     def enter_matrix(self, x: Array) -> Array:
         """The same memory, of bfloat16 as its bits; of a view that negates as it is read, a copy."""
-        x = x.detach()
+        if x.requires_grad:
+            x = x.detach()
         if x.is_neg():
             x = x.resolve_neg()
         array: Array = x.view(torch.int16).numpy().view(np.uint16) if x.dtype is torch.bfloat16 else x.numpy()
