@@ -14,7 +14,7 @@ import pytest
 import crossent
 
 # Numba is an engine, no backend: a call may import it (and SciPy with it, where that is), `import crossent` may not.
-BACKENDS = ("torch", "jax", "cupy", "dask", "array_api_strict", "matplotlib", "rich", "mpmath")
+BACKENDS = ("torch", "jax", "cupy", "dask", "array_api_strict", "mlx", "ndonnx", "dpnp", "matplotlib", "rich", "mpmath")
 
 
 PROGRAMS = {

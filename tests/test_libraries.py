@@ -18,6 +18,7 @@ import crossent
 from crossent import libraries
 from crossent.engines import select
 from crossent.libraries import NUMPY
+from crossent.libraries.base import AsGraph, InRuns
 
 
 class Subclass(np.ndarray):
@@ -49,6 +50,10 @@ ARRAYS = {
     "jax": ("jax", lambda: _module("jax.numpy").zeros(3)),
     "dask": ("dask", lambda: _module("dask.array").zeros(3)),
     "strict": ("array-api-strict", lambda: _module("array_api_strict").zeros(3)),
+    # Served, and not installed for the tests of every build.
+    "mlx": ("mlx", lambda: _module("mlx.core").zeros(3)),
+    "dpnp": ("dpnp", lambda: _module("dpnp").zeros(3)),
+    "ndonnx": ("ndonnx", lambda: _module("ndonnx").zeros(3)),
     "foreign": ("some", Foreign),
 }
 
@@ -111,6 +116,72 @@ def test_what_claims_the_standard_and_lacks_some_is_refused_by_its_module(monkey
     text = f"logits is {__name__}.Foreign; accepted: an array of shape (..., V), of {libraries.SERVED}"
     with pytest.raises(TypeError, match=f"^{re.escape(text)}$"):
         crossent.cross_entropy(Foreign(), np.zeros(3, int))
+
+
+def test_an_array_without_values_is_refused():
+    ndonnx = _module("ndonnx")
+    logits, targets = ndonnx.asarray(np.zeros((2, 3))), ndonnx.asarray(np.array([0, 1]))
+    crossent.cross_entropy(logits, targets)
+    for x, t, name in (
+        (ndonnx.argument(shape=(2, 3), dtype=ndonnx.float64), targets, "logits"),
+        (logits, ndonnx.argument(shape=(2,), dtype=ndonnx.int64), "targets"),
+    ):
+        with pytest.raises(
+            TypeError, match=f"^{name} is an ndonnx array that has no values yet; accepted: .*, with values$"
+        ):
+            crossent.cross_entropy(x, t)
+
+
+class Values:
+    """An array whose parts are copies, which may be read-only."""
+
+    def __init__(self, data, readonly=False):
+        self.data, self.readonly = data, readonly
+
+    def __getitem__(self, place):
+        return Values(self.data[place].copy(), self.readonly)
+
+    def __setitem__(self, place, value):
+        if self.readonly:
+            raise TypeError("immutable")
+        self.data[place] = value
+
+    def __eq__(self, other):
+        return self.data == other
+
+    __hash__ = None
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+def test_an_unknown_library_without_views_is_walked_as_a_graph(readonly):
+    xp = SimpleNamespace(__name__="some", full=lambda shape, value: Values(np.full(shape, value), readonly))
+    assert type(libraries._of_namespace.__wrapped__(xp)) is AsGraph
+    assert type(libraries._of_namespace.__wrapped__(np)) is libraries.Library
+
+
+class OneAfterTheOther:
+    """NumPy, but for sums that lose digits."""
+
+    __name__ = "numpy"
+
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+    def sum(self, x, axis=None):
+        total = np.cumsum(x, axis=axis, dtype=x.dtype)
+        return total[-1] if axis is None else np.take(total, -1, axis=axis)
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, -1])
+def test_long_sums_lose_no_digits_where_the_library_would(axis):
+    x = np.random.default_rng(0).uniform(size=(1, 100_003) if axis in (1, -1) else (100_003, 1)).astype(np.float32)
+    xp, exact = OneAfterTheOther(), np.sum(x, axis=axis, dtype=np.float64)
+    assert np.abs(xp.sum(x, axis) / exact - 1).max() > 1e-6
+    found = InRuns(xp).sum(x, axis=axis)
+    assert found.dtype == np.float32
+    assert found.shape == exact.shape
+    np.testing.assert_allclose(found, exact, rtol=2.0**-22)
+    assert InRuns(xp).sum(x[:8, :8], axis=axis, dtype=np.float64).dtype == np.float64
 
 
 @pytest.mark.parametrize(

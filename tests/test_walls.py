@@ -18,6 +18,8 @@ HOMES = {
     "cupy": ("libraries/cupy.py",),
     "dask": ("libraries/dask.py",),
     "array_api_strict": ("libraries/strict.py",),
+    "mlx": ("libraries/mlx.py",),
+    "ndonnx": ("libraries/ndonnx.py",),
     "numba": ("engines/numba_cpu/",),
     "llvmlite": ("engines/numba_cpu/",),
     "cuda": ("engines/cuda/",),

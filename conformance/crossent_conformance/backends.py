@@ -101,6 +101,9 @@ class Backend:
         """What must hold while the subject runs."""
         return contextlib.nullcontext()
 
+    def settle(self, result: Any) -> None:
+        """Let other threads than this one, which made the result, read it."""
+
     def trace(self, function: Any) -> Any:
         raise NotImplementedError
 
@@ -308,8 +311,92 @@ class ArrayAPIStrict(Backend):
         return self.xp.ArrayAPIStrictFlags(api_version="2024.12", boolean_indexing=False, data_dependent_shapes=False)
 
 
+class MLX(Backend):
+    """MLX on the CPU, where it has float64."""
+
+    name = package = "mlx"
+    distribution = "'mlx[cpu]'"
+    modes = (Mode.EAGER, Mode.TRACED)
+
+    def load(self):
+        import mlx.core
+
+        self.mx = mlx.core
+        self.mx.set_default_device(self.mx.cpu)
+
+    def asarray(self, values, dtype):
+        values = np.array(values, order="C")
+        kind = getattr(self.mx, "bool_" if dtype == "bool" else dtype)
+        if values.dtype != "float64":
+            return self.mx.array(values).astype(kind)
+        # MLX would make float32 of it.
+        return self.mx.array(values.view(np.uint64)).view(self.mx.float64).astype(kind)
+
+    def to_numpy(self, array):
+        return np.array(array.astype(self.mx.float32) if array.dtype == self.mx.bfloat16 else array)
+
+    def dtype_name(self, array):
+        return str(array.dtype).removeprefix("mlx.core.")
+
+    def settle(self, result):
+        self.mx.eval(result)
+
+    def trace(self, function):
+        return self.mx.compile(function)
+
+    def owns(self, array):
+        return isinstance(array, self.mx.array)
+
+
+class _Standard(Backend):
+    """A library of which nothing is known but that it keeps to the standard."""
+
+    dtypes = ("float64", "float32", "float16")
+    xp: Any
+
+    def asarray(self, values, dtype):
+        return self.xp.asarray(np.array(values), dtype=getattr(self.xp, dtype))
+
+    def owns(self, array):
+        return hasattr(array, "__array_namespace__") and array.__array_namespace__() is self.xp
+
+
+class Dpnp(_Standard):
+    """dpnp on its default device."""
+
+    name = package = "dpnp"
+
+    def load(self):
+        import dpnp
+
+        self.xp = dpnp
+        try:
+            self.device = str(dpnp.empty(0).sycl_device.device_type).rpartition(".")[2]
+        except Exception as error:  # of dpctl's, which may not import where dpnp does
+            raise UnusableError(f"not usable: {error}") from None
+
+    def to_numpy(self, array):
+        return self.xp.asnumpy(array)
+
+
+class Ndonnx(_Standard):
+    """ndonnx, whose arrays here have values."""
+
+    name = package = "ndonnx"
+    distribution = "ndonnx onnxruntime"
+    slow = True
+
+    def load(self):
+        import ndonnx
+
+        self.xp = ndonnx
+
+    def to_numpy(self, array):
+        return np.array(array.unwrap_numpy())
+
+
 BACKENDS: dict[str, type[Backend]] = {
-    backend.name: backend for backend in (NumPy, Torch, TorchCuda, CuPy, Jax, Dask, ArrayAPIStrict)
+    backend.name: backend for backend in (NumPy, Torch, TorchCuda, CuPy, Jax, Dask, ArrayAPIStrict, MLX, Dpnp, Ndonnx)
 }
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from crossent_conformance import texts
 
 IMMUTABLE = ("jax", "dask")
-MUTABLE = ("numpy", "torch", "torch-cuda", "cupy", "array-api-strict")
+MUTABLE = ("numpy", "torch", "torch-cuda", "cupy", "array-api-strict", "mlx", "dpnp", "ndonnx")
 
 LOGITS = np.linspace(-1.0, 1.0, 24).reshape(6, 4)
 TARGETS = np.array([0, 1, 2, 3, 0, 1])

@@ -19,6 +19,17 @@ class NoReasons(Reference):
             raise type(error)("invalid argument") from None
 
 
+class RawWords(Reference):
+    """A15: A word that is refused stands in the error as it was given."""
+
+    def validate(self, call):
+        try:
+            super().validate(call)
+        except ValueError as error:
+            given = repr(call.reduction) if isinstance(call.reduction, str) else ""
+            raise ValueError(str(error).replace(given, str(call.reduction)) if given else str(error)) from None
+
+
 class Assertions(Reference):
     """A5: What is refused fails an assertion: another type, and nothing at all under -O."""
 

@@ -82,7 +82,10 @@ def test_A9_a_failed_forward_leaves_nothing_to_go_back_from(place, subject):
 def test_A9_inputs_are_kept_alive_and_let_go(place, subject):
     loss_fn = subject.loss_object()
     x, t = place.pair(*cases.random((2, 3), 5))
-    logits, targets = weakref.ref(x), weakref.ref(t)
+    try:
+        logits, targets = weakref.ref(x), weakref.ref(t)
+    except TypeError:
+        pytest.skip(f"nothing tells when an array of {place.backend.name} goes")
     loss_fn.forward(x, t)
     del x, t
     gc.collect()

@@ -1,4 +1,4 @@
-"""Clauses A3, A5 and S6 of what is refused: by the same error on every backend, naming the argument and its value."""
+"""Clauses A3, A5, A15 and S6 of what is refused: by the same error everywhere, naming the argument and its value."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 from crossent_conformance import agree, backends, texts
 from crossent_conformance.backends import DIRECT, Mode
 from crossent_conformance.bad_calls import ARGUMENTS, MEMORY, mixed, of_clause
+from crossent_conformance.escaped import escaped
 from crossent_conformance.refused import LOGITS, TARGETS
 
 
@@ -74,6 +75,21 @@ def test_S6_no_classes(place, subject):
 def test_A5_unknown_options_are_refused_by_name(place, subject, option):
     x, t = place.pair(LOGITS, TARGETS)
     assert option in str(agree.refusal(lambda: subject.loss(x, t, **{option: 0.5}), TypeError))
+
+
+STEERING = "mean\x1b[31m\x9b2J\u202e\ud800"
+
+
+@pytest.mark.places(dtypes=("float32",), modes=DIRECT)
+@pytest.mark.parametrize(
+    "argument",
+    ["reduction", "smoothing", "algorithm", "denominator", "label_smoothing", pytest.param(STEERING, id="option")],
+)
+def test_A15_what_was_given_is_escaped(place, subject, argument):
+    x, t = place.pair(LOGITS, TARGETS)
+    text = str(agree.refusal(lambda: subject.loss(x, t, **{argument: STEERING}), TypeError, ValueError))
+    assert text == escaped(text)
+    assert r"mean\x1b[31m" in text or "mean" not in text
 
 
 def _check_named(subject, call, argument, words):

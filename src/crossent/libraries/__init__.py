@@ -15,31 +15,18 @@ from typing import Final
 import array_api_compat
 import numpy as np
 
-from crossent.libraries.base import Inputs, Library
+from crossent.libraries.base import AsGraph, Inputs, Library
 from crossent.libraries.numpy import NUMPY
 from crossent.types import Namespace
 
 __all__ = ["NUMPY", "SERVED", "Inputs", "Library", "is_array", "of"]
 
-SERVED: Final = "NumPy, CuPy, PyTorch, JAX, Dask, or a library that has what the array API standard has"
+SERVED: Final = "NumPy, CuPy, PyTorch, JAX, Dask, MLX, or a library that has what the array API standard has"
 # What the mathematics takes of a namespace: one that claims the standard and lacks some is not served.
 _TAKEN: Final = (
-    *(
-        "abs",
-        "any",
-        "arange",
-        "argmax",
-        "astype",
-        "broadcast_to",
-        "concat",
-        "empty",
-        "exp",
-        "expm1",
-        "float32",
-        "float64",
-    ),
-    *("full", "full_like", "inf", "int64", "isnan", "log", "log1p", "max", "maximum", "moveaxis", "multiply", "nan"),
-    *("ones", "ones_like", "reshape", "subtract", "sum", "take", "uint8", "where", "zeros_like"),
+    *("abs", "any", "arange", "argmax", "astype", "broadcast_to", "concat", "empty", "exp", "expm1", "float32"),
+    *("float64", "full", "full_like", "inf", "int64", "isnan", "log", "log1p", "max", "maximum", "moveaxis"),
+    *("multiply", "nan", "ones", "ones_like", "reshape", "subtract", "sum", "take", "uint8", "where", "zeros_like"),
 )
 
 # The module that has the type of a library's arrays, the type's name, and the file here that has the library's object.
@@ -48,6 +35,8 @@ _FILES = (
     ("cupy", "ndarray", "cupy"),
     ("dask.array", "Array", "dask"),
     ("array_api_strict", "_array_object.Array", "strict"),
+    ("mlx.core", "array", "mlx"),
+    ("ndonnx", "Array", "ndonnx"),
 )
 _by_type: dict[type, Library] = {np.ndarray: NUMPY}
 
@@ -85,7 +74,17 @@ def _found(x: object) -> Library | None:
 
 @functools.cache
 def _of_namespace(xp: Namespace) -> Library:
-    return Library(xp)
+    return (Library if _has_views(xp) else AsGraph)(xp)
+
+
+def _has_views(xp: Namespace) -> bool:
+    """Whether what is written into a part of an array is written into the array, which the standard leaves open."""
+    whole = xp.full((2,), 0.0)
+    try:
+        whole[:1][:1] = 1.0
+        return bool(whole[0] == 1.0)
+    except Exception:  # of what cannot be written, or has no values: each library raises its own
+        return False
 
 
 def _is_of(x: object, module: str, name: str) -> bool:

@@ -7,6 +7,7 @@ that a call's arrays are in (torch: seen by NumPy, on a graph, traced). From the
 from __future__ import annotations
 
 import contextlib
+import math
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +15,8 @@ import numpy as np
 
 from crossent import views
 from crossent.engines import select
-from crossent.math.operations import Operations
+from crossent.math import formula
+from crossent.math.operations import RUN, Operations
 from crossent.math.rows import Rows
 from crossent.types import Array, Namespace
 
@@ -202,6 +204,38 @@ class Library(Operations):
         if 0 in ending.token_shape and not self.keep_graph:
             return ending.of_nothing()
         return ending.finish(self.losses(rows))
+
+
+class AsGraph(Library):
+    """Arrays that are computed later, or of which no part is a view: one graph of all rows."""
+
+    def losses(self, rows: Rows) -> Array:
+        """As a graph."""
+        return formula.whole(self, views.flat(self, rows))
+
+    def losses_and_gradient(self, rows: Rows, scale: Array | float, out: Array | None) -> tuple[Array, Array]:
+        """As a graph."""
+        losses, d = formula.whole_with_gradient(self, views.flat(self, rows), scale)
+        return losses, self.xp.reshape(d, rows.logits.shape)
+
+
+class InRuns:
+    """A namespace of a library that adds one number after the other: its long sums go in short runs."""
+
+    def __init__(self, xp: Namespace) -> None:
+        """Of the library's own."""
+        self._xp, self._ops = xp, Operations()
+        self.__name__, self._ops.xp = xp.__name__, self
+
+    def __getattr__(self, name: str) -> Any:
+        """What else there is."""
+        return getattr(self._xp, name)
+
+    def sum(self, x: Array, *, axis: int | None = None, dtype: Any = None) -> Array:
+        """As the standard has it, along one axis or all."""
+        x = x if dtype is None else self.astype(x, dtype)
+        is_long = (math.prod(x.shape) if axis is None else x.shape[axis]) > RUN
+        return self._ops.sum_in_runs(x, axis) if is_long else self._xp.sum(x, axis=axis)
 
 
 NO_CONTEXT = contextlib.nullcontext()

@@ -7,14 +7,11 @@ from typing import Any
 
 import array_api_compat.dask.array
 
-from crossent import views
-from crossent.libraries.base import Library
-from crossent.math import formula
-from crossent.math.rows import Rows
+from crossent.libraries.base import AsGraph
 from crossent.types import Array
 
 
-class Dask(Library):
+class Dask(AsGraph):
     """Dask's arrays."""
 
     state = "lazy"
@@ -32,15 +29,6 @@ class Dask(Library):
         """Dask does not index by two arrays."""
         xp = self.xp
         return xp.sum(xp.where(self.one_hot_mask(x.shape, t), x, xp.zeros_like(x)), axis=1)
-
-    def losses(self, rows: Rows) -> Array:
-        """As a graph."""
-        return formula.whole(self, views.flat(self, rows))
-
-    def losses_and_gradient(self, rows: Rows, scale: Array | float, out: Array | None) -> tuple[Array, Array]:
-        """As a graph."""
-        losses, d = formula.whole_with_gradient(self, views.flat(self, rows), scale)
-        return losses, self.xp.reshape(d, rows.logits.shape)
 
 
 LIBRARY: Any = Dask(array_api_compat.dask.array)

@@ -15,7 +15,7 @@ from crossent.types import Array, Namespace
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 _LARGEST = {name: float(np.finfo(name).max) for name in ("float32", "float64")}
 # Terms of a sum in parts: runs of this length keep its rounding to a few eps.
-_RUN = 8
+RUN = 8
 
 
 class Operations:
@@ -152,9 +152,9 @@ class Operations:
         """Pairwise summation over one axis, or all, out of reshapes and short sums."""
         xp = self.xp
         x = self.flat(x) if axis is None else xp.moveaxis(x, axis, -1)
-        while (length := x.shape[-1]) > _RUN:
-            whole = length - length % _RUN
-            runs = xp.sum(xp.reshape(x[..., :whole], (*x.shape[:-1], whole // _RUN, _RUN)), axis=-1)
+        while (length := x.shape[-1]) > RUN:
+            whole = length - length % RUN
+            runs = xp.sum(xp.reshape(x[..., :whole], (*x.shape[:-1], whole // RUN, RUN)), axis=-1)
             x = runs if whole == length else xp.concat([runs, xp.sum(x[..., whole:], axis=-1)[..., None]], axis=-1)
         return xp.sum(x, axis=-1)
 
