@@ -91,10 +91,11 @@ def test_targets_out_of_range(targets, options, text):
             function(x, targets, **options)
 
 
-@pytest.mark.parametrize("option", ["label_smooth", "weight", "ieee", "coefficients"])
+@pytest.mark.parametrize("option", ["label_smooth", "weight", "ieee", "coefficients", "re\x1b[2J\ud800d"])
 @pytest.mark.parametrize("function", BOTH)
 def test_unknown_options(function, option):
-    with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'; accepted: "):
+    shown = re.escape(repr(option))
+    with pytest.raises(TypeError, match=f"unexpected keyword argument {shown}; accepted: "):
         function(LOGITS, TARGETS, **{option: None})
 
 
