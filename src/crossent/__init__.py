@@ -1,6 +1,14 @@
 """Cross-entropy, once: one loss, one gradient, one set of errors for NumPy, CuPy, PyTorch, JAX and Dask arrays."""
 
-from crossent.api import cross_entropy, cross_entropy_and_grad, explain, perplexity, shift_for_next_token
+from crossent.api import (
+    cross_entropy,
+    cross_entropy_and_grad,
+    explain,
+    linear_cross_entropy,
+    linear_cross_entropy_and_grad,
+    perplexity,
+    shift_for_next_token,
+)
 from crossent.engines.threads import get_num_threads, set_num_threads
 from crossent.loss import CrossEntropyLoss
 
@@ -13,6 +21,8 @@ __all__ = [
     "cross_entropy_and_grad",
     "explain",
     "get_num_threads",
+    "linear_cross_entropy",
+    "linear_cross_entropy_and_grad",
     "perplexity",
     "set_num_threads",
     "shift_for_next_token",

@@ -7,7 +7,9 @@ Nothing here looks at the values of logits or weights; the only values read are 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+import operator
+from itertools import combinations
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -23,12 +25,16 @@ _USUALLY_IGNORED = -100
 
 
 class Form(NamedTuple):
-    """What the logits of a call are, without their values: their shape, that of the tokens, and the dtype's name."""
+    """What the logits of a call are, without their values: their shape, that of the tokens, and the dtype's name.
+
+    given: the name of the argument that they are, or are made of.
+    """
 
     shape: tuple[int, ...]
     tokens: tuple[int, ...]
     dtype: str
     soft: bool
+    given: str = "logits"
 
 
 def _shape(library: Library, name: str, x: Array) -> tuple[int, ...]:
@@ -58,14 +64,17 @@ def library_of(name: str, x: object, accepted: str) -> Library:
     return library
 
 
-def beside(name: str, x: Array, logits: Array, library: Library, accepted: str) -> None:
-    """TypeError unless `x` is an array of the library of `logits`, ValueError unless it is on the same device."""
+def beside(name: str, x: Array, logits: Array, library: Library, accepted: str, given: str = "logits") -> None:
+    """TypeError unless `x` is an array of the library of `logits`, ValueError unless it is on the same device.
+
+    given: the name of the argument `logits`.
+    """
     theirs = library_of(name, x, accepted)
     if theirs is not library.family:
-        raise TypeError(f"{name} is a {theirs.name} array and logits is a {library.name} array; accepted: one library")
+        raise TypeError(f"{name} is a {theirs.name} array and {given} is a {library.name} array; accepted: one library")
     if not theirs.on_one_device(x, logits):
         here, there = theirs.device_name(x), theirs.device_name(logits)
-        raise ValueError(f"{name} is on device {here} and logits is on device {there}; accepted: one device")
+        raise ValueError(f"{name} is on device {here} and {given} is on device {there}; accepted: one device")
 
 
 def logits_alone(library: Library, logits: Array) -> tuple[tuple[int, ...], str]:
@@ -82,9 +91,16 @@ def logits_alone(library: Library, logits: Array) -> tuple[tuple[int, ...], str]
 def logits_and_targets(library: Library, logits: Array, targets: Array) -> Form:
     """What the logits are, and whether the targets are soft."""
     shape, dtype = logits_alone(library, logits)
-    if type(targets) is not np.ndarray or type(logits) is not np.ndarray:
+    return _form(library, shape, dtype, targets, logits, "logits")
+
+
+def _form(
+    library: Library, shape: tuple[int, ...], dtype: str, targets: Array, like: Array, name: str
+) -> Form:
+    """Of logits of that shape; like, name: an array of the call, and what it is called."""
+    if type(targets) is not np.ndarray or type(like) is not np.ndarray:
         accepted = "an integer array of shape (...), or a floating one of shape (..., V)"
-        beside("targets", targets, logits, library, accepted)
+        beside("targets", targets, like, library, accepted, name)
     t_shape = tuple(targets.shape) if library.state == "eager" else _shape(library, "targets", targets)
     t_dtype = library.dtype_name(targets)
     tokens = shape[:-1]
@@ -97,23 +113,84 @@ def logits_and_targets(library: Library, logits: Array, targets: Array) -> Form:
         raise kind(f"targets has dtype {t_dtype} and shape {t_shape} for logits of shape {shape}; accepted: {accepted}")
     if shape[-1] == 0 and 0 not in tokens:
         raise ValueError(f"logits has shape {shape}, a vocabulary of 0 classes; accepted: V of at least 1")
-    return Form(shape, tokens, dtype, soft)
+    return Form(shape, tokens, dtype, soft, name)
+
+
+def hidden_and_targets(library: Library, inputs: Inputs, classes: Any, memory: Any) -> Form:
+    """What the logits of hidden states are: those of the first `classes` rows of the head, or of all."""
+    hidden, weight, bias = inputs.logits, inputs.head, inputs.bias
+    dtype = library.dtype_name(hidden)
+    if dtype not in FLOATS:
+        raise TypeError(f"hidden has dtype {dtype}; accepted: {', '.join(FLOATS)}")
+    shape = _shape(library, "hidden", hidden)
+    if not shape:
+        raise ValueError("hidden has shape (); accepted: (..., D)")
+    accepted = f"a floating array of shape (V, {shape[-1]})"
+    beside("weight", weight, hidden, library, accepted, "hidden")
+    of_weight = _shape(library, "weight", weight)
+    _floating(library, "weight", weight, accepted)
+    if len(of_weight) != 2 or of_weight[1] != shape[-1]:
+        raise ValueError(f"weight has shape {of_weight} for hidden of shape {shape}; accepted: {accepted}")
+    if bias is not None:
+        accepted = f"None, or a floating array of shape ({of_weight[0]},)"
+        beside("bias", bias, hidden, library, accepted, "hidden")
+        _floating(library, "bias", bias, accepted)
+        if _shape(library, "bias", bias) != of_weight[:1]:
+            raise ValueError(f"bias has shape {tuple(bias.shape)}; accepted: {accepted}")
+    v = of_weight[0] if classes is None else whole_number("classes", classes, of_weight[0])
+    if memory is not None:
+        whole_number("memory", memory, None)
+    return _form(library, (*shape[:-1], v), "float64" if dtype == "float64" else "float32", inputs.targets, hidden, "hidden")
+
+
+def _floating(library: Library, name: str, x: Array, accepted: str) -> None:
+    if (dtype := library.dtype_name(x)) not in FLOATS:
+        raise TypeError(f"{name} has dtype {dtype}; accepted: {accepted}")
+
+
+def whole_number(name: str, value: Any, most: int | None) -> int:
+    """A whole number from 1 on, or to `most`; TypeError or ValueError for anything else."""
+    accepted = "None, or a whole number of at least 1" + ("" if most is None else f" and at most {most}")
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {shown(value)}; accepted: {accepted}") from None
+    if number < 1 or (most is not None and number > most):
+        raise ValueError(f"{name} is {number}; accepted: {accepted}")
+    return number
+
+
+LINEAR: Final = ("hidden", "weight", "bias")
+
+
+def needs(names: Any, has_bias: bool) -> tuple[bool, ...]:
+    """Which gradients are asked for; that of a bias where there is one."""
+    accepted = "a tuple of some of " + ", ".join(map(repr, LINEAR))
+    if isinstance(names, str) or not isinstance(names, (tuple, list, set, frozenset)):
+        raise TypeError(f"needs is {shown(names)}; accepted: {accepted}")
+    for name in names:
+        if name not in LINEAR:
+            raise ValueError(f"needs has {shown(name)}; accepted: {accepted}")
+    return "hidden" in names, "weight" in names, has_bias and "bias" in names
 
 
 def weights_and_denominator(library: Library, like: Array, inputs: Inputs, form: Form, reduction: str) -> None:
     """What else a call may be given: token weights, class weights, a denominator, beside an array of the call."""
     if inputs.weights is not None:
-        _token_weights(library, inputs.weights, like, form.tokens)
+        _token_weights(library, inputs.weights, like, form)
     if inputs.class_weights is not None:
-        _class_weights(library, inputs.class_weights, like, form.shape[-1])
+        _class_weights(library, inputs.class_weights, like, form)
     if inputs.denominator is not None:
-        _denominator(library, inputs.denominator, reduction, like)
+        _denominator(library, inputs.denominator, reduction, like, form)
 
 
-def _token_weights(library: Library, weights: Any, logits: Array, tokens: tuple[int, ...]) -> None:
+def _token_weights(library: Library, weights: Any, logits: Array, form: Form) -> None:
     """Weights that are numbers or arrays broadcastable to the shape of the tokens."""
+    tokens = form.tokens
     accepted = f"a bool, integer or floating array broadcastable to {tokens}"
-    beside("weights", weights, logits, library, accepted)
+    beside("weights", weights, logits, library, accepted, form.given)
     shape, dtype = _shape(library, "weights", weights), library.dtype_name(weights)
     if dtype not in FLOATS and dtype != "bool" and not dtype.startswith(_INTEGERS):
         raise TypeError(f"weights has dtype {dtype}; accepted: {accepted}")
@@ -125,10 +202,11 @@ def _token_weights(library: Library, weights: Any, logits: Array, tokens: tuple[
         raise ValueError(f"weights has shape {shape}; accepted: {accepted}")
 
 
-def _class_weights(library: Library, weights: Any, logits: Array, vocabulary: int) -> None:
+def _class_weights(library: Library, weights: Any, logits: Array, form: Form) -> None:
     """Class weights of shape (V,)."""
+    vocabulary = form.shape[-1]
     accepted = f"an integer or floating array of shape ({vocabulary},)"
-    beside("class_weights", weights, logits, library, accepted)
+    beside("class_weights", weights, logits, library, accepted, form.given)
     shape, dtype = _shape(library, "class_weights", weights), library.dtype_name(weights)
     if dtype not in FLOATS and not dtype.startswith(_INTEGERS):
         raise TypeError(f"class_weights has dtype {dtype}; accepted: {accepted}")
@@ -136,7 +214,7 @@ def _class_weights(library: Library, weights: Any, logits: Array, vocabulary: in
         raise ValueError(f"class_weights has shape {shape}; accepted: {accepted}")
 
 
-def _denominator(library: Library, value: Any, reduction: str, logits: Array) -> None:
+def _denominator(library: Library, value: Any, reduction: str, logits: Array, form: Form) -> None:
     """A denominator: "tokens", a number, or an array of no dimensions."""
     accepted = '"tokens", a number that is not negative, or an array of shape ()'
     if reduction not in ("mean", "sequence"):
@@ -145,7 +223,7 @@ def _denominator(library: Library, value: Any, reduction: str, logits: Array) ->
         if value != "tokens":
             raise ValueError(f"denominator is {value!r}; accepted: {accepted}")
     elif libraries.is_array(value) and not isinstance(value, np.generic):
-        beside("denominator", value, logits, library, accepted)
+        beside("denominator", value, logits, library, accepted, form.given)
         dtype = library.dtype_name(value)
         if dtype not in FLOATS and not dtype.startswith(_INTEGERS):
             raise TypeError(f"denominator has dtype {dtype}; accepted: {accepted}")
@@ -155,7 +233,9 @@ def _denominator(library: Library, value: Any, reduction: str, logits: Array) ->
         raise ValueError(f"denominator is {value!r}; accepted: {accepted}")
 
 
-def gradient_of_loss(library: Library, grad_output: Any, logits: Array, shape: tuple[int, ...]) -> None:
+def gradient_of_loss(
+    library: Library, grad_output: Any, logits: Array, shape: tuple[int, ...], given: str = "logits"
+) -> None:
     """A gradient of the loss's shape; for a loss of no dimensions a number will do."""
     if grad_output is None:
         return
@@ -163,7 +243,7 @@ def gradient_of_loss(library: Library, grad_output: Any, logits: Array, shape: t
     if not shape and not libraries.is_array(grad_output):
         number("grad_output", grad_output, accepted)
         return
-    beside("grad_output", grad_output, logits, library, accepted)
+    beside("grad_output", grad_output, logits, library, accepted, given)
     dtype = library.dtype_name(grad_output)
     if dtype not in FLOATS:
         raise TypeError(f"grad_output has dtype {dtype}; accepted: {accepted}")
@@ -171,26 +251,45 @@ def gradient_of_loss(library: Library, grad_output: Any, logits: Array, shape: t
         raise ValueError(f"grad_output has shape {tuple(grad_output.shape)}; accepted: {accepted}")
 
 
-def output(library: Library, out: Any, logits: Array) -> None:
-    """An array that can take the gradient: of the library, device, shape and dtype of logits, and writeable."""
+def output(library: Library, out: Any, logits: Array, name: str = "out", given: str = "logits") -> None:
+    """An array that can take the gradient: of the library, device, shape and dtype of `logits`, and writeable.
+
+    name, given: the names of the arguments.
+    """
     if out is None:
         return
     shape, dtype = tuple(logits.shape), library.dtype_name(logits)
     accepted = f"None, or a writeable array of dtype {dtype} and shape {shape}"
-    beside("out", out, logits, library, accepted)
+    beside(name, out, logits, library, accepted, given)
     if library.immutable:
-        raise ValueError("out is an array of a library whose arrays are immutable; accepted: None")
+        raise ValueError(f"{name} is an array of a library whose arrays are immutable; accepted: None")
     if library.dtype_name(out) != dtype:
-        raise TypeError(f"out has dtype {library.dtype_name(out)}; accepted: {accepted}")
+        raise TypeError(f"{name} has dtype {library.dtype_name(out)}; accepted: {accepted}")
     if tuple(out.shape) != shape:
-        raise ValueError(f"out has shape {tuple(out.shape)}; accepted: {accepted}")
+        raise ValueError(f"{name} has shape {tuple(out.shape)}; accepted: {accepted}")
     if isinstance(out, np.ndarray) and not out.flags.writeable:
-        raise ValueError(f"out is read-only; accepted: {accepted}")
+        raise ValueError(f"{name} is read-only; accepted: {accepted}")
     memory = library.family.memory(out)
     if memory is not None and views.overlaps_itself(memory):
-        raise ValueError(f"out has elements that share memory, as a broadcast view has; accepted: {accepted}")
+        raise ValueError(f"{name} has elements that share memory, as a broadcast view has; accepted: {accepted}")
     if getattr(out, "requires_grad", False):
-        raise ValueError(f"out requires a gradient of its own; accepted: {accepted}")
+        raise ValueError(f"{name} requires a gradient of its own; accepted: {accepted}")
+
+
+def outputs(library: Library, out: Any, inputs: Inputs) -> None:
+    """A tuple of arrays that can take the gradients of hidden, weight and bias, or None for what is not to be kept."""
+    if out is None:
+        return
+    accepted = "None, or a tuple of three: for hidden, weight and bias an array or None each"
+    if not isinstance(out, (tuple, list)) or len(out) != len(LINEAR):
+        raise TypeError(f"out is {shown(out)}; accepted: {accepted}")
+    for i, (name, like, x) in enumerate(zip(LINEAR, (inputs.logits, inputs.head, inputs.bias), out, strict=True)):
+        if x is not None and like is None:
+            raise ValueError(f"out[{i}] is {shown(x)} without {name}; accepted: None")
+        output(library, x, like, f"out[{i}]", name)
+    memories = [library.family.memory(x) for x in out if x is not None]
+    if any(a is not None and b is not None and views.overlap(a, b) for a, b in combinations(memories, 2)):
+        raise ValueError("out has arrays that share memory; accepted: arrays apart from one another")
 
 
 def outside_of_vocabulary(

@@ -10,7 +10,9 @@ The only room that sees options and arrays together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +22,14 @@ from crossent.engines.select import ENGINE_CHECKS_RANGE
 from crossent.libraries import NUMPY, Inputs, Library
 from crossent.math import reduction as reductions
 from crossent.math import tokens
-from crossent.math.rows import Rows
+from crossent.linear import Gradients
+from crossent.math.rows import Head, Rows
 from crossent.options import DEFAULT, Options, options_once
 from crossent.types import Array
+
+
+# Bytes of the blocks of a call that makes its logits. A device's products need more rows to be at their best.
+MEMORY, MEMORY_OF_DEVICE = 128 * 1024 * 1024, 1024 * 1024 * 1024
 
 
 class Ending(NamedTuple):
@@ -78,7 +85,7 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
         raise ValueError("reduction is 'sequence' with targets of shape (); accepted: targets of shape (..., sequence)")
     if soft and ignore_index is not None:
         raise ValueError(f"ignore_index is {ignore_index} with soft targets; accepted: integer targets, or weights=")
-    weights, class_weights, denominator = inputs[2:]
+    _, _, weights, class_weights, denominator, head, _ = inputs
     if not weights is class_weights is denominator is None:
         checks.weights_and_denominator(library, like, inputs, form, reduction)
         weights, class_weights, denominator = map(library.enter, (weights, class_weights, denominator))
@@ -116,7 +123,7 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
         )
     divisor = reductions.denominator_of(library, wide, device, counted, token_shape, reduction, denominator, ieee)
     rows = Rows(
-        None if inputs.logits is None else library.enter_matrix(inputs.logits),
+        None if inputs.logits is None or head is not None else library.enter_matrix(inputs.logits),
         counted.classes,
         library.enter_matrix(inputs.targets) if soft else None,
         counted.weight,
@@ -197,3 +204,91 @@ def loss_and_gradient(
             out[...] = library.leave_matrix(d, logits)
         library.written(out)
         return value, out
+
+
+def linear_loss(inputs: Inputs, options: Mapping[str, Any], classes: int | None, memory: int | None) -> Array:
+    """The loss of a call that makes its logits."""
+    library = checks.library_of("hidden", inputs.logits, "an array of shape (..., D)").of_call(inputs)
+    form = checks.hidden_and_targets(library, inputs, classes, memory)
+    with library.computing(inputs.logits):
+        rows, ending = _prepare_linear(library, inputs, form, options_once(options, library.keep_graph), memory)
+        return library.linear_loss(inputs, rows, ending)
+
+
+def linear_loss_and_gradients(
+    inputs: Inputs,
+    options: Mapping[str, Any],
+    classes: int | None,
+    memory: int | None,
+    grad_output: Array | float | None,
+    needs: Collection[str],
+    out: tuple[Array | None, ...] | None,
+) -> tuple[Array, tuple[Array | None, ...]]:
+    """The loss of a call that makes its logits, and the gradients that are needed, outside any framework's graph."""
+    family = checks.library_of("hidden", inputs.logits, "an array of shape (..., D)")
+    library, inputs = family.off_graph(inputs)
+    form = checks.hidden_and_targets(library, inputs, classes, memory)
+    wanted = checks.needs(needs, inputs.bias is not None)
+    hidden = inputs.logits
+    with library.computing(hidden):
+        rows, ending = _prepare_linear(library, inputs, form, options_once(options, library.keep_graph), memory)
+        shape = reductions.result_shape(ending.reduction, ending.token_shape)
+        checks.gradient_of_loss(library, grad_output, hidden, shape, form.given)
+        checks.outputs(library, out, inputs)
+        scale = ending.scale(1.0 if grad_output is None else library.above(grad_output))
+        losses, found = library.linear_losses_and_gradients(rows, scale, wanted)
+        value = ending.of_nothing() if 0 in ending.token_shape else ending.finish(losses)
+        gradients = linear_gradients(library, inputs, found)
+        return value, gradients if out is None else tuple(map(partial(_put, library), out, gradients))
+
+
+def _put(library: Library, out: Array | None, d: Array | None) -> Array | None:
+    """A gradient, in `out` where both are there."""
+    if out is None or d is None:
+        return d
+    out[...] = d
+    library.written(out)
+    return out
+
+
+def _prepare_linear(
+    library: Library, inputs: Inputs, form: checks.Form, options: Options, memory: int | None
+) -> tuple[Rows, Ending]:
+    rows, ending = prepare(library, inputs.logits, inputs, form, options)
+    counted = ending.counted
+    if counted is None and rows.weight is not None and not ending.ieee:
+        counted = rows.weight != 0
+    on_device = library.memory_of(ending.device)[0] == "cuda"
+    places = None
+    # On a device, finding them waits as the check of targets does.
+    if counted is not None and library.leaves_out and not (on_device and not options.check_targets):
+        places = library.true_places(library.flat(counted))
+        if places.shape[0] == math.prod(form.tokens):
+            places = None
+    if memory is None:
+        memory = MEMORY_OF_DEVICE if on_device else MEMORY
+    v = form.shape[-1]
+    weight, bias = library.enter_matrix(inputs.head), None
+    if inputs.bias is not None:
+        bias = library.enter_matrix(inputs.bias)
+    if weight.shape[0] != v:
+        weight, bias = weight[:v, :], None if bias is None else bias[:v]
+    return rows._replace(logits=Head(library.enter_matrix(inputs.logits), weight, bias, places, memory)), ending
+
+
+def linear_gradients(library: Library, inputs: Inputs, found: Gradients) -> tuple[Array | None, ...]:
+    """The gradients of a call's own arrays: of their shapes, rounded once to their dtypes."""
+    xp, made = library.xp, []
+    for like, d in zip((inputs.logits, inputs.head, inputs.bias), found, strict=True):
+        if like is None or d is None:
+            made.append(None)
+            continue
+        matrix = library.enter_matrix(like)
+        if d.dtype != matrix.dtype:
+            d = xp.reshape(library.narrowed(d if d.ndim == 2 else d[None, :], matrix), d.shape)
+        if like is not inputs.logits and d.shape[0] != like.shape[0]:
+            # Rows past the classes.
+            rest = xp.zeros((like.shape[0] - d.shape[0], *d.shape[1:]), dtype=d.dtype, device=library.device(d))
+            d = xp.concat([d, rest])
+        made.append(library.leave_matrix(xp.reshape(d, tuple(like.shape)), like))
+    return tuple(made)

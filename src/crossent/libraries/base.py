@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from crossent import views
+from crossent import linear, views
 from crossent.engines import select
 from crossent.math import formula
 from crossent.math.operations import RUN, Operations
@@ -25,13 +25,18 @@ if TYPE_CHECKING:
 
 
 class Inputs(NamedTuple):
-    """The arrays of a call; None where there is none. A denominator may be a number or a word."""
+    """The arrays of a call; None where there is none. A denominator may be a number or a word.
+
+    Where the call makes its logits, `logits` are the hidden states, and head and bias what they are multiplied with.
+    """
 
     logits: Array
     targets: Array
     weights: Array | None = None
     class_weights: Array | None = None
     denominator: Array | float | str | None = None
+    head: Array | None = None
+    bias: Array | None = None
 
 
 class Library(Operations):
@@ -52,6 +57,8 @@ class Library(Operations):
     """Whether targets are checked as NumPy has them, since what is computed of readable ones may not be."""
     keep_graph = False
     """Whether every array has to stay on the graph of the library."""
+    leaves_out = True
+    """Whether tokens that do not count may be left out, so that the shapes of what is computed depend on values."""
 
     def __init__(self, xp: Namespace, name: str | None = None, family: Library | None = None) -> None:
         """Of a namespace of the standard."""
@@ -205,9 +212,27 @@ class Library(Operations):
             return ending.of_nothing()
         return ending.finish(self.losses(rows))
 
+    def linear_losses(self, rows: Rows) -> Array:
+        """The token losses (N,) of rows whose logits are a `Head`."""
+        return linear.walk(self, rows)[0]
+
+    def linear_losses_and_gradients(
+        self, rows: Rows, scale: Array | float, needs: tuple[bool, ...]
+    ) -> tuple[Array, linear.Gradients]:
+        """The same, and the gradients of hidden (N, D), weight and bias that are needed, times `scale`."""
+        return linear.walk(self, rows, scale, needs)
+
+    def linear_loss(self, inputs: Inputs, rows: Rows, ending: Ending) -> Array:
+        """The loss of a call that makes its logits."""
+        if 0 in ending.token_shape and not self.keep_graph:
+            return ending.of_nothing()
+        return ending.finish(self.linear_losses(rows))
+
 
 class AsGraph(Library):
     """Arrays that are computed later, or of which no part is a view: one graph of all rows."""
+
+    leaves_out = False
 
     def losses(self, rows: Rows) -> Array:
         """As a graph."""
@@ -217,6 +242,16 @@ class AsGraph(Library):
         """As a graph."""
         losses, d = formula.whole_with_gradient(self, views.flat(self, rows), scale)
         return losses, self.xp.reshape(d, rows.logits.shape)
+
+    def linear_losses(self, rows: Rows) -> Array:
+        """As a graph."""
+        return linear.whole(self, rows)[0]
+
+    def linear_losses_and_gradients(
+        self, rows: Rows, scale: Array | float, needs: tuple[bool, ...]
+    ) -> tuple[Array, linear.Gradients]:
+        """As a graph."""
+        return linear.whole(self, rows, scale, needs)
 
 
 class InRuns:

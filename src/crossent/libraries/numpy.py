@@ -151,6 +151,25 @@ class NumPy(Library):
         """Scalars of NumPy's are arrays to it, too."""
         return (a / b).astype(dtype)
 
+    def add_product(self, total: Array | None, a: Array, b: Array, tile: int) -> Array:
+        """A few rows at a time, so that what is added is in the cache."""
+        if total is None:
+            return self.product(a, b, None)
+        step = max(1, tile // (total.itemsize * max(b.shape[1], 1)))
+        memory = np.empty((min(step, len(total)), b.shape[1]), total.dtype)
+        for i in range(0, len(total), step):
+            part = total[i : i + step]
+            part += self.product(a[i : i + step], b, memory[: len(part)])
+        return total
+
+    def put_rows(self, x: Array, places: Array | slice, rows: Array) -> None:
+        """By assignment."""
+        x[places] = rows
+
+    def true_places(self, mask: Array) -> Array:
+        """NumPy's own."""
+        return np.flatnonzero(mask)
+
     def any_outside(self, x: Array, stop: int) -> bool:
         """In one pass: a negative number is a large one without its sign."""
         return bool(x.size) and bool(np.maximum.reduce(x.view(np.uint64), axis=None) >= stop)

@@ -162,6 +162,31 @@ class Operations:
         """How many are true along one axis, or in all, in the dtype `wide`."""
         return self.sum_in(wide, self.cast(mask, wide), axis)
 
+    def product(self, a: Array, b: Array, out: Array | None) -> Array:
+        """The matrix product of two arrays of the compute dtype, in `out` where it is given."""
+        return self.xp.matmul(a, b) if out is None else self.xp.matmul(a, b, out=out)
+
+    def add_product(self, total: Array | None, a: Array, b: Array, tile: int) -> Array:
+        """total + a·b, over `total`, of which None is 0. tile: the bytes that the product may take beside it."""
+        product = self.product(a, b, None)
+        if total is None:
+            return product
+        total += product
+        return total
+
+    def put_rows(self, x: Array, places: Array | slice, rows: Array) -> None:
+        """Write rows to where they belong in `x`: one after the other, where the standard has no more."""
+        if isinstance(places, slice):
+            x[places, ...] = rows
+            return
+        for i in range(places.shape[0]):
+            x[int(places[i]), ...] = rows[i, ...]
+
+    def true_places(self, mask: Array) -> Array:
+        """The numbers of what is true, in order. It waits for the device of `mask`."""
+        order = self.xp.argsort(self.cast(mask, self.xp.uint8), descending=True, stable=True)
+        return order[: int(self.xp.count_nonzero(mask))]
+
     def any_outside(self, x: Array, stop: int) -> bool:
         """Whether one of the integers `x` is outside [0, stop). It waits for the device of `x`, once."""
         return bool(self.xp.any((x < 0) | (x >= stop)))

@@ -27,10 +27,24 @@ class Coefficients(NamedTuple):
     ieee: bool = False
 
 
+class Head(NamedTuple):
+    """What makes the logits of rows, in place of them: hidden·weightᵀ + bias, in the compute dtype.
+
+    hidden: (..., D). weight: (V, D). bias: (V,) or None. places: the numbers of the tokens that count, or None where
+    none is left out. memory: the bytes that the blocks of tokens may take.
+    """
+
+    hidden: Array
+    weight: Array
+    bias: Array | None
+    places: Array | None
+    memory: int
+
+
 class Rows(NamedTuple):
     """N rows, or a piece of each: the classes from number `first_class` on, of a vocabulary of so many.
 
-    logits: (N, W), or with the axes of the tokens in place of N. targets: integers (N,), or soft: (N, W). weight: (N,)
+    logits: (N, W), or with the axes of the tokens in place of N; or a `Head`. targets: integers (N,), or soft: (N, W). weight: (N,)
     or None for 1. class_weights: those of the piece, (W,), or None for 1. All floating arrays but the logits and the
     soft targets have the compute dtype. A target elsewhere in the vocabulary is not held by the piece; the row of one
     outside of the vocabulary is NaN. dtype: the compute dtype, as the library has it. engine: the name of the
