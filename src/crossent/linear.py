@@ -32,91 +32,128 @@ class Gradients(NamedTuple):
     bias: Array | None = None
 
 
+class Block(NamedTuple):
+    """Consecutive ones of the tokens that count: where they are, their hidden states in the compute dtype, their rows.
+
+    rows: with their logits, in memory that is used again for the next block where the library computes in place.
+    """
+
+    places: Array | slice
+    hidden: Array
+    rows: Rows
+
+
 def walk(
     library: Library, rows: Rows, scale: Array | float | None = None, needs: tuple[bool, ...] = (False, False, False)
 ) -> tuple[Array, Gradients]:
     """The token losses (N,) of rows whose logits are a `Head`, and with `scale` the gradients that are needed."""
     head: Head = rows.logits
-    hidden = _matrix(library, head.hidden)
-    n, width = hidden.shape
-    rows = _flat(library, rows)
-    device, xp = library.device(hidden), library.xp
+    n, width = math.prod(head.hidden.shape[:-1]), head.hidden.shape[-1]
+    device, xp = library.device(head.hidden), library.xp
     losses = xp.zeros((n,), dtype=rows.dtype, device=device)
     d_hidden = xp.zeros((n, width), dtype=rows.dtype, device=device) if needs[0] else None
     total = Gradients()
-    tile = min(TILE, head.memory // 4)
-    height = _height(library, rows, hidden.shape, tile)
-    buffer = xp.empty((height, rows.vocabulary), dtype=rows.dtype, device=device) if library.in_place else None
-    for i, j, places in _blocks(n, head.places, height):
-        part = _part(library, rows, places)
-        factor = scale if scale is None or isinstance(scale, float) or not scale.ndim else _taken(library, scale, places)
-        memory = None if buffer is None else buffer[: j - i, :]
-        found, total = _block(library, part, factor, needs, total, tile, memory)
-        library.put_rows(losses, places, found)
+    for block in blocks(library, rows):
+        factor = scale
+        if not (scale is None or isinstance(scale, float)) and scale.ndim:
+            factor = _taken(library, scale, block.places)
+        found, total = _of_block(library, head, block, factor, needs, total)
+        library.put_rows(losses, block.places, found)
         if d_hidden is not None:
-            library.put_rows(d_hidden, places, total.hidden)
-    return losses, _filled(library, rows, needs, total._replace(hidden=d_hidden))
+            library.put_rows(d_hidden, block.places, total.hidden)
+    weight, bias = total.weight, total.bias
+    if needs[1] and weight is None:
+        weight = xp.zeros((rows.vocabulary, width), dtype=rows.dtype, device=device)
+    if needs[2]:
+        bias = xp.zeros((rows.vocabulary,), dtype=rows.dtype, device=device) if bias is None else library.flat(bias)
+    return losses, Gradients(d_hidden, weight, bias)
 
 
 def whole(
     library: Library, rows: Rows, scale: Array | float | None = None, needs: tuple[bool, ...] = (False, False, False)
 ) -> tuple[Array, Gradients]:
-    """The same in one block, of traced or lazy arrays."""
-    n = math.prod(rows.logits.hidden.shape[:-1])
-    rows = _part(library, _flat(library, rows), slice(0, n))
-    return _block(library, rows, scale, needs, Gradients(), TILE, None)
+    """The same in one block, of traced or lazy arrays, or of some that a graph follows."""
+    head: Head = rows.logits
+    block = _block(library, _flat(library, rows), slice(0, math.prod(head.hidden.shape[:-1])), None)
+    losses, found = _of_block(library, head, block, scale, needs, Gradients())
+    return losses, found._replace(bias=None if found.bias is None else library.flat(found.bias))
 
 
-def _block(
-    library: Library,
-    rows: Rows,
-    scale: Array | float | None,
-    needs: tuple[bool, ...],
-    total: Gradients,
-    tile: int,
-    memory: Array | None,
+def blocks(library: Library, rows: Rows) -> Iterator[Block]:
+    """The tokens that count, in blocks that the workspace has room for."""
+    head: Head = rows.logits
+    rows = _flat(library, rows)
+    n, width = rows.logits.hidden.shape
+    if head.places is not None:
+        n = head.places.shape[0]
+    size = 8 if rows.dtype == library.xp.float64 else 4
+    # A block's logits, its hidden states and their gradient.
+    height = max(1, (head.memory - _tile(head)) // (size * (rows.vocabulary + 2 * width)))
+    # All of one size, or the last would take as long as it had less to do.
+    height = -(-n // max(1, -(-n // height)))
+    memory = None
+    if library.in_place:
+        memory = library.xp.empty((height, rows.vocabulary), dtype=rows.dtype, device=library.device(head.hidden))
+    for i in range(0, n, max(1, height)):
+        j = min(i + height, n)
+        places = slice(i, j) if head.places is None else head.places[i:j]
+        yield _block(library, rows, places, None if memory is None else memory[: j - i, :])
+
+
+def _of_block(
+    library: Library, head: Head, block: Block, scale: Array | float | None, needs: tuple[bool, ...], total: Gradients
 ) -> tuple[Array, Gradients]:
     """The losses of a block and the gradient of its hidden states; those of weight and bias are added to `total`."""
-    head: Head = rows.logits
-    logits = _logits(library, head, rows.dtype, tile, memory)
-    rows = rows._replace(logits=logits)
+    rows, tile = block.rows, _tile(head)
     if scale is None:
         return library.losses(rows), total
-    losses, d = library.losses_and_gradient(rows, scale, memory)
+    losses, d = library.losses_and_gradient(rows, scale, rows.logits if library.in_place else None)
     d_hidden, d_weight, d_bias = None, total.weight, total.bias
     if needs[0]:
         for part, weight in _tiles(library, head.weight, rows.dtype, tile):
             d_hidden = library.add_product(d_hidden, d[:, part], weight, tile)
     if needs[1]:
-        d_weight = library.add_product(d_weight, d.T, head.hidden, tile)
+        d_weight = library.add_product(d_weight, d.T, block.hidden, tile)
     if needs[2]:
         ones = library.xp.ones((1, d.shape[0]), dtype=rows.dtype, device=library.device(d))
         d_bias = library.add_product(d_bias, ones, d, tile)
     return losses, Gradients(d_hidden, d_weight, d_bias)
 
 
-def _part(library: Library, rows: Rows, places: Array | slice) -> Rows:
-    """The rows of a block, with its hidden states in the compute dtype."""
+def _block(library: Library, rows: Rows, places: Array | slice, memory: Array | None) -> Block:
     head: Head = rows.logits
     weight = _taken(library, rows.weight, places)
-    h = _in(library, _taken(library, _matrix(library, head.hidden), places), rows.dtype)
+    h = _in(library, _taken(library, head.hidden, places), rows.dtype)
     if head.places is None and weight is not None:
         # What does not count has no part in the gradient of the weight, whatever it is.
         h = library.clear_rows(h, weight == 0, None)
+    logits = _logits(library, head, h, rows.dtype, memory)
     targets, soft = _taken(library, rows.targets, places), _taken(library, rows.soft, places)
-    return rows._replace(logits=head._replace(hidden=h), targets=targets, weight=weight, soft=soft)
+    return Block(places, h, rows._replace(logits=logits, targets=targets, weight=weight, soft=soft))
 
 
-def _filled(library: Library, rows: Rows, needs: tuple[bool, ...], found: Gradients) -> Gradients:
-    """What is needed and nothing was added to is zero."""
-    head: Head = rows.logits
-    weight, bias = found.weight, found.bias
-    xp, device, v = library.xp, library.device(head.weight), rows.vocabulary
-    if needs[1] and weight is None:
-        weight = xp.zeros((v, head.weight.shape[1]), dtype=rows.dtype, device=device)
-    if needs[2]:
-        bias = xp.zeros((v,), dtype=rows.dtype, device=device) if bias is None else library.flat(bias)
-    return Gradients(found.hidden, weight, bias)
+def _tile(head: Head) -> int:
+    return min(TILE, head.memory // 4)
+
+
+def finished(
+    library: Library, likes: tuple[Array | None, ...], found: Gradients
+) -> tuple[Array | None, ...]:
+    """Gradients of the shapes of hidden, weight and bias as the call has them, rounded once to their dtypes."""
+    xp, made = library.xp, []
+    for i, (like, d) in enumerate(zip(likes, found, strict=True)):
+        if like is None or d is None:
+            made.append(None)
+            continue
+        matrix = library.enter_matrix(like)
+        if d.dtype != matrix.dtype:
+            d = xp.reshape(library.narrowed(d if d.ndim == 2 else d[None, :], matrix), d.shape)
+        if i and d.shape[0] != like.shape[0]:
+            # Rows past the classes.
+            rest = xp.zeros((like.shape[0] - d.shape[0], *d.shape[1:]), dtype=d.dtype, device=library.device(d))
+            d = xp.concat([d, rest])
+        made.append(library.leave_matrix(xp.reshape(d, tuple(like.shape)), like))
+    return tuple(made)
 
 
 def _matrix(library: Library, x: Array) -> Array:
@@ -124,31 +161,13 @@ def _matrix(library: Library, x: Array) -> Array:
 
 
 def _flat(library: Library, rows: Rows) -> Rows:
+    head: Head = rows.logits
     return rows._replace(
+        logits=head._replace(hidden=_matrix(library, head.hidden)),
         targets=None if rows.targets is None else library.flat(rows.targets),
         weight=None if rows.weight is None else library.flat(rows.weight),
         soft=None if rows.soft is None else _matrix(library, rows.soft),
     )
-
-
-def _height(library: Library, rows: Rows, shape: tuple[int, int], tile: int) -> int:
-    """How many tokens a block has: what the workspace has room for, in blocks of one size."""
-    head: Head = rows.logits
-    n, width = shape
-    if head.places is not None:
-        n = head.places.shape[0]
-    size = 8 if rows.dtype == library.xp.float64 else 4
-    # A block's logits, its hidden states and their gradient.
-    height = max(1, (head.memory - tile) // (size * (rows.vocabulary + 2 * width)))
-    return -(-n // max(1, -(-n // height)))
-
-
-def _blocks(n: int, places: Array | None, height: int) -> Iterator[tuple[int, int, Array | slice]]:
-    """The tokens that count, in blocks: from which to which of them, and where they are."""
-    count = n if places is None else places.shape[0]
-    for i in range(0, count, height):
-        j = min(i + height, count)
-        yield i, j, slice(i, j) if places is None else places[i:j]
 
 
 def _taken(library: Library, x: Array | None, places: Array | slice) -> Array | None:
@@ -170,10 +189,10 @@ def _tiles(library: Library, weight: Array, dtype: Array, tile: int) -> Iterator
         yield part, _in(library, weight[part, :], dtype)
 
 
-def _logits(library: Library, head: Head, dtype: Array, tile: int, out: Array | None) -> Array:
+def _logits(library: Library, head: Head, h: Array, dtype: Array, out: Array | None) -> Array:
     parts = []
-    for part, weight in _tiles(library, head.weight, dtype, tile):
-        z = library.product(head.hidden, weight.T, None if out is None else out[:, part])
+    for part, weight in _tiles(library, head.weight, dtype, _tile(head)):
+        z = library.product(h, weight.T, None if out is None else out[:, part])
         if head.bias is not None:
             z += _in(library, head.bias[None, part], dtype)
         parts.append(z)

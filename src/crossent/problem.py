@@ -17,12 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from crossent import checks, views
+from crossent import checks, linear, views
 from crossent.engines.select import ENGINE_CHECKS_RANGE
 from crossent.libraries import NUMPY, Inputs, Library
 from crossent.math import reduction as reductions
 from crossent.math import tokens
-from crossent.linear import Gradients
 from crossent.math.rows import Head, Rows
 from crossent.options import DEFAULT, Options, options_once
 from crossent.types import Array
@@ -238,7 +237,7 @@ def linear_loss_and_gradients(
         scale = ending.scale(1.0 if grad_output is None else library.above(grad_output))
         losses, found = library.linear_losses_and_gradients(rows, scale, wanted)
         value = ending.of_nothing() if 0 in ending.token_shape else ending.finish(losses)
-        gradients = linear_gradients(library, inputs, found)
+        gradients = linear.finished(library, (hidden, inputs.head, inputs.bias), found)
         return value, gradients if out is None else tuple(map(partial(_put, library), out, gradients))
 
 
@@ -274,21 +273,3 @@ def _prepare_linear(
     if weight.shape[0] != v:
         weight, bias = weight[:v, :], None if bias is None else bias[:v]
     return rows._replace(logits=Head(library.enter_matrix(inputs.logits), weight, bias, places, memory)), ending
-
-
-def linear_gradients(library: Library, inputs: Inputs, found: Gradients) -> tuple[Array | None, ...]:
-    """The gradients of a call's own arrays: of their shapes, rounded once to their dtypes."""
-    xp, made = library.xp, []
-    for like, d in zip((inputs.logits, inputs.head, inputs.bias), found, strict=True):
-        if like is None or d is None:
-            made.append(None)
-            continue
-        matrix = library.enter_matrix(like)
-        if d.dtype != matrix.dtype:
-            d = xp.reshape(library.narrowed(d if d.ndim == 2 else d[None, :], matrix), d.shape)
-        if like is not inputs.logits and d.shape[0] != like.shape[0]:
-            # Rows past the classes.
-            rest = xp.zeros((like.shape[0] - d.shape[0], *d.shape[1:]), dtype=d.dtype, device=library.device(d))
-            d = xp.concat([d, rest])
-        made.append(library.leave_matrix(xp.reshape(d, tuple(like.shape)), like))
-    return tuple(made)

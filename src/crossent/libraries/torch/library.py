@@ -21,6 +21,7 @@ from crossent import views
 from crossent.engines import select
 from crossent.libraries.base import NO_CONTEXT, Inputs, Library
 from crossent.libraries.numpy import NUMPY, NumPy
+from crossent.linear import Gradients, whole
 from crossent.math import formula
 from crossent.math.operations import FLOATS, Operations
 from crossent.math.rows import Rows
@@ -116,10 +117,10 @@ class Torch(_Tensors, Library):
         logits = inputs[0]
         in_host = self.memory_of(logits.device)[0] == "host" and logits.layout == torch.strided
         if torch.is_grad_enabled():
-            for x in inputs[1:]:
+            for x in inputs[1:5]:
                 if x is not None and getattr(x, "requires_grad", False):
                     return ON_GRAPH
-            if logits.requires_grad:
+            if logits.requires_grad or any(x is not None and x.requires_grad for x in inputs[5:]):
                 return FOLLOWED_AS_NUMPY if in_host else FOLLOWED
         return AS_NUMPY if in_host else self
 
@@ -213,6 +214,26 @@ class Torch(_Tensors, Library):
         """In one step."""
         return x.clamp_min(1.0)
 
+    def product(self, a: Array, b: Array, out: Array | None) -> Array:
+        """In the dtype of the two, whatever autocast says."""
+        with torch.autocast(a.device.type, enabled=False):
+            return torch.mm(a, b, out=out)
+
+    def add_product(self, total: Array | None, a: Array, b: Array, tile: int) -> Array:
+        """Added as it is made."""
+        if total is None:
+            return self.product(a, b, None)
+        with torch.autocast(a.device.type, enabled=False):
+            return total.addmm_(a, b)
+
+    def put_rows(self, x: Array, places: Array | slice, rows: Array) -> None:
+        """By assignment."""
+        x[places] = rows
+
+    def true_places(self, mask: Array) -> Array:
+        """Torch's own."""
+        return mask.nonzero()[:, 0]
+
     def clear_rows(self, x: Array, rows: Array, out: Array | None) -> Array:
         """Assignment by a boolean index would wait for the device to count the rows."""
         return super().clear_rows(x, rows, out) if out is None else out.masked_fill_(rows[:, None], 0.0)
@@ -271,6 +292,16 @@ class TorchAsNumPy(_Tensors, NumPy):
         array: Array = x.view(torch.int16).numpy().view(np.uint16) if x.dtype is torch.bfloat16 else x.numpy()
         return array
 
+    def product(self, a: Array, b: Array, out: Array | None) -> Array:
+        """Torch's own, with its threads."""
+        made = TORCH.product(torch.from_numpy(a), torch.from_numpy(b), None if out is None else torch.from_numpy(out))
+        return made.numpy()
+
+    def add_product(self, total: Array | None, a: Array, b: Array, tile: int) -> Array:
+        """Torch's own, with its threads."""
+        given = (None if x is None else torch.from_numpy(x) for x in (total, a, b))
+        return TORCH.add_product(*given, tile).numpy()
+
     def leave(self, result: Array) -> Array:
         """A tensor that shares its memory."""
         return torch.from_numpy(np.asarray(result))
@@ -292,6 +323,12 @@ class _Followed(Library):
     def loss(self, inputs: Inputs, rows: Rows, ending: Ending) -> Array:
         """One function on the graph."""
         from crossent.libraries.torch.graph import plain_loss
+
+        return plain_loss(self, inputs, rows, ending)
+
+    def linear_loss(self, inputs: Inputs, rows: Rows, ending: Ending) -> Array:
+        """One function on the graph."""
+        from crossent.libraries.torch.linear import plain_loss
 
         return plain_loss(self, inputs, rows, ending)
 
@@ -323,12 +360,31 @@ class TorchOnGraph(Torch):
 
         return graph.losses(rows, forward=True)
 
+    def product(self, a: Array, b: Array, out: Array | None) -> Array:
+        """As the graph can follow."""
+        with torch.autocast(a.device.type, enabled=False):
+            return a @ b
+
+    def add_product(self, total: Array | None, a: Array, b: Array, tile: int) -> Array:
+        """As the graph can follow."""
+        product = self.product(a, b, None)
+        return product if total is None else total + product
+
+    def linear_losses(self, rows: Rows) -> Array:
+        """In blocks; under forward differentiation, which has no function of its own here, whole."""
+        from crossent.libraries.torch import linear
+
+        if torch.autograd.forward_ad._current_level >= 0:
+            return whole(self, rows)[0]
+        return linear.losses(rows)
+
 
 class TorchTraced(TorchOnGraph):
     """What a transformation will supply values for."""
 
     state = "traced"
     in_place = False
+    leaves_out = False
 
     def readable(self, x: Array) -> bool:
         """Targets may be plain where logits are wrapped."""
@@ -366,6 +422,16 @@ class TorchTraced(TorchOnGraph):
             return operator.losses(rows), operator.gradient(rows, torch.as_tensor(scale, device=rows.logits.device))
         losses, d = formula.whole_with_gradient(self, views.flat(self, rows), scale)
         return losses, d.reshape(rows.logits.shape)
+
+    def linear_losses(self, rows: Rows) -> Array:
+        """Whole."""
+        return whole(self, rows)[0]
+
+    def linear_losses_and_gradients(
+        self, rows: Rows, scale: Array | float, needs: tuple[bool, ...]
+    ) -> tuple[Array, Gradients]:
+        """Whole."""
+        return whole(self, rows, scale, needs)
 
 
 def _compiled_engine_now(memory: str, asked: str) -> str | None:
