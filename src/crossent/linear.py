@@ -183,7 +183,8 @@ def _in(library: Library, x: Array, dtype: Array) -> Array:
 def _tiles(library: Library, weight: Array, dtype: Array, tile: int) -> Iterator[tuple[slice, Array]]:
     """The weight in the compute dtype: as it is, or a part at a time."""
     v, width = weight.shape
-    step = v if weight.dtype == dtype else max(1, tile // (8 * max(width, 1)))
+    # What is recorded has no need of parts.
+    step = v if weight.dtype == dtype or not library.in_place else max(1, tile // (8 * max(width, 1)))
     for a in range(0, v, step):
         part = slice(a, min(a + step, v))
         yield part, _in(library, weight[part, :], dtype)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,14 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from crossent import views
-from crossent.libraries.base import NO_CONTEXT, Library
+from crossent.libraries.base import NO_CONTEXT, Inputs, Library
+from crossent.linear import Gradients
 from crossent.math import formula
 from crossent.math.rows import Coefficients, Rows
 from crossent.types import Array
+
+if TYPE_CHECKING:
+    from crossent.problem import Ending
 
 _Others = tuple[Array | None, Array | None, Array | None]
 _PerRow = tuple[Array | None, ...]
@@ -36,6 +40,8 @@ class Jax(Library):
     immutable = True
     # A jitted function's closure is as readable as ever, but nothing that JAX computes from it there is.
     checks_copies = True
+    # The shapes of what is compiled would depend on it.
+    leaves_out = False
 
     def readable(self, x: Array) -> bool:
         """Of a transformation's, which stand for values that are supplied later, none."""
@@ -78,6 +84,25 @@ class Jax(Library):
         others = (matrix.soft, matrix.weight, matrix.class_weights)
         loss, d = _compiled_gradient(matrix.coefficients, matrix.logits, matrix.targets, others, scale)
         return loss, jnp.reshape(d, rows.logits.shape)
+
+
+    def product(self, a: Array, b: Array, out: Array | None) -> Array:
+        """Of float32, with all its digits on every device."""
+        return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+
+    def linear_loss(self, inputs: Inputs, rows: Rows, ending: Ending) -> Array:
+        """As one function with its own derivative, compiled once per shape."""
+        from crossent.libraries import jax_linear
+
+        return ending.of_nothing() if 0 in ending.token_shape else jax_linear.loss(rows, ending)
+
+    def linear_losses_and_gradients(
+        self, rows: Rows, scale: Array | float, needs: tuple[bool, ...]
+    ) -> tuple[Array, Gradients]:
+        """Compiled once per shape."""
+        from crossent.libraries import jax_linear
+
+        return jax_linear.losses_and_gradients(rows, scale, needs)
 
 
 LIBRARY = Jax(jnp, "jax")

@@ -1,0 +1,238 @@
+"""JAX: the loss of hidden states, in blocks of tokens inside one compiled function.
+
+A mean or a sum has a rule of forward differentiation that makes the gradients of hidden, weight and bias together with
+the loss, in one walk; the transpose of the rule only scales them. Tokens that do not count are sorted to the end, where
+the loop does not go. What is differentiated again, and losses that are not reduced, go through a scan that JAX
+differentiates, block by block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+
+from crossent import linear
+from crossent.libraries.jax import LIBRARY
+from crossent.linear import Gradients
+from crossent.math.rows import Coefficients, Head, Rows
+from crossent.types import Array
+
+if TYPE_CHECKING:
+    from crossent.problem import Ending
+
+_NO_NEEDS = (False, False, False)
+
+
+class _Static(NamedTuple):
+    """What a compiled function does not take as an array."""
+
+    coefficients: Coefficients
+    memory: int
+    reduction: str = "none"
+    token_shape: tuple[int, ...] = ()
+    denominator: float | None = None
+    needs: tuple[bool, ...] = _NO_NEEDS
+
+
+class _Others(NamedTuple):
+    """What else may be differentiated."""
+
+    soft: Array | None
+    weight: Array | None
+    class_weights: Array | None
+    denominator: Array | None
+
+
+_Head = tuple[Array, Array, Array | None]
+
+
+def loss(rows: Rows, ending: Ending) -> Array:
+    """The loss of a call."""
+    head, t, others = _arrays(rows)
+    if ending.reduction not in ("mean", "sum"):
+        return ending.finish(_losses(_Static(rows.coefficients, rows.logits.memory), head, t, others))
+    number = ending.denominator if isinstance(ending.denominator, float) else None
+    static = _Static(rows.coefficients, rows.logits.memory, ending.reduction, ending.token_shape, number)
+    return _reduced(static, head, t, others._replace(denominator=None if number is not None else ending.denominator))
+
+
+def losses_and_gradients(rows: Rows, scale: Array | float, needs: tuple[bool, ...]) -> tuple[Array, Gradients]:
+    """The token losses (N,), and the gradients that are needed, times `scale`."""
+    head, t, others = _arrays(rows)
+    static = _Static(rows.coefficients, rows.logits.memory, needs=needs)
+    return _walk(static, head, t, others, jnp.broadcast_to(jnp.asarray(scale, rows.dtype), _count(head)))
+
+
+def _arrays(rows: Rows) -> tuple[_Head, Array | None, _Others]:
+    head: Head = rows.logits
+    hidden = jnp.reshape(head.hidden, (-1, head.hidden.shape[-1]))
+    flat: list[Any] = [None if x is None else jnp.reshape(x, (-1,)) for x in (rows.targets, rows.weight)]
+    soft = None if rows.soft is None else jnp.reshape(rows.soft, (-1, rows.soft.shape[-1]))
+    return (hidden, head.weight, head.bias), flat[0], _Others(soft, flat[1], rows.class_weights, None)
+
+
+def _count(head: _Head) -> tuple[int]:
+    return (head[0].shape[0],)
+
+
+class _Blocks(NamedTuple):
+    """A call's arrays, to be taken a block of `height` tokens at a time."""
+
+    static: _Static
+    head: _Head
+    t: Array | None
+    others: _Others
+    scale: Array | None
+    height: int
+
+    def rows(self, places: Array, counted: Array) -> tuple[Rows, Array | None]:
+        """The rows of a block, and their scale; those that are not counted weigh nothing."""
+        hidden, weight, bias = self.head
+        dtype = LIBRARY.compute_dtype(hidden)
+
+        def taken(x: Array | None) -> Array | None:
+            return None if x is None else jnp.take(x, places, axis=0)
+
+        w = taken(self.others.weight)
+        w = jnp.where(counted, 1.0 if w is None else w, 0.0).astype(dtype)
+        head = Head(taken(hidden), weight, bias, None, self.static.memory)
+        coefficients, v = self.static.coefficients, weight.shape[0]
+        soft, u = taken(self.others.soft), self.others.class_weights
+        return Rows(head, taken(self.t), soft, w, u, coefficients, 0, v, dtype), taken(self.scale)
+
+
+def _blocks(static: _Static, head: _Head, t: Array | None, others: _Others, scale: Array | None) -> _Blocks:
+    n, width = head[0].shape
+    v = head[1].shape[0]
+    size = jnp.dtype(LIBRARY.compute_dtype(head[0])).itemsize
+    height = max(1, static.memory // (size * (v + 2 * width)))
+    return _Blocks(static, head, t, others, scale, -(-n // -(-n // height)))
+
+
+def _looped(
+    static: _Static, head: _Head, t: Array | None, others: _Others, scale: Array | None
+) -> tuple[Array, Gradients]:
+    """The losses, and with `scale` the gradients, of the tokens that count, in a loop that ends with the last of them."""
+    blocks = _blocks(static, head, t, others, scale)
+    n, needs, dtype = head[0].shape[0], static.needs, LIBRARY.compute_dtype(head[0])
+    numbers = jnp.arange(n)
+    count: Array | int = n
+    if others.weight is not None:
+        is_out = others.weight == 0
+        numbers, count = jnp.argsort(is_out, stable=True), n - jnp.sum(is_out)
+    shapes = head[0].shape, head[1].shape, head[1].shape[:1]
+    made = [jnp.zeros(shape, dtype) if need else None for shape, need in zip(shapes, needs, strict=True)]
+
+    def block(i: Array, state: tuple[Array, list[Array | None]]) -> tuple[Array, list[Array | None]]:
+        losses, (d_hidden, d_weight, d_bias) = state
+        which = i * blocks.height + jnp.arange(blocks.height)
+        places = jnp.take(numbers, jnp.minimum(which, n - 1))
+        rows, factor = blocks.rows(places, which < count)
+        found, d = linear.whole(LIBRARY, rows, factor, needs)
+        there = jnp.where(which < count, places, n)
+        return losses.at[there].set(found, mode="drop"), [
+            None if d_hidden is None else d_hidden.at[there].set(d.hidden, mode="drop"),
+            None if d_weight is None else d_weight + d.weight,
+            None if d_bias is None else d_bias + d.bias,
+        ]
+
+    losses, made = lax.fori_loop(0, -(-count // blocks.height), block, (jnp.zeros((n,), dtype), made))
+    return losses, Gradients(*made)
+
+
+def _scanned(
+    static: _Static, head: _Head, t: Array | None, others: _Others, scale: Array | None
+) -> tuple[Array, Gradients]:
+    """The same of all tokens, as JAX can differentiate it: a block's logits are made anew for each derivative."""
+    dtype = LIBRARY.compute_dtype(head[0])
+    # What a scan sums up has the dtype of what it is the derivative of.
+    head = head[0], head[1].astype(dtype), None if head[2] is None else head[2].astype(dtype)
+    n, v, needs = head[0].shape[0], head[1].shape[0], static.needs
+    height = _blocks(static, head, t, others, scale).height
+
+    @jax.checkpoint
+    def of_block(which: Array, head: _Head, others: _Others, scale: Array | None) -> tuple[Array, Gradients]:
+        blocks = _Blocks(static, head, t, others, scale, height)
+        rows, factor = blocks.rows(jnp.minimum(which, n - 1), which < n)
+        return linear.whole(LIBRARY, rows, factor, needs)
+
+    def step(total: list[Array | None], which: Array) -> tuple[list[Array | None], tuple[Array, Array | None]]:
+        losses, d = of_block(which, head, others, scale)
+        added = [None if a is None else a + b for a, b in zip(total, (d.weight, d.bias), strict=True)]
+        return added, (losses, d.hidden)
+
+    zero = [jnp.zeros(head[1].shape, dtype) if needs[1] else None, jnp.zeros((v,), dtype) if needs[2] else None]
+    which = jnp.arange(-(-n // height) * height).reshape(-1, height)
+    (d_weight, d_bias), (losses, d_hidden) = lax.scan(step, zero, which)
+    if d_hidden is not None:
+        d_hidden = d_hidden.reshape(-1, head[0].shape[1])[:n]
+    return losses.reshape(-1)[:n], Gradients(d_hidden, d_weight, d_bias)
+
+
+def _with_rule(function: Callable[..., Any], rule: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` of static and other arguments, differentiated as `rule` is; compiled once per shape."""
+    differentiable = jax.custom_jvp(function, nondiff_argnums=(0,))
+
+    def jvp(static: _Static, primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
+        return jax.jvp(partial(rule, static), primals, tangents)
+
+    differentiable.defjvp(jvp)
+    return jax.jit(differentiable, static_argnums=0)
+
+
+_walk = _with_rule(_looped, _scanned)
+_losses = _with_rule(
+    lambda static, head, t, others: _looped(static, head, t, others, None)[0],
+    lambda static, head, t, others: _scanned(static, head, t, others, None)[0],
+)
+
+
+def _ending(static: _Static, denominator: Array | None, head: _Head) -> Ending:
+    from crossent.problem import Ending
+
+    dtype = LIBRARY.compute_dtype(head[0])
+    divisor = denominator if static.denominator is None else static.denominator
+    wide = LIBRARY.widest(None)[0]
+    return Ending(LIBRARY, None, dtype, wide, static.reduction, divisor, static.token_shape, None, False)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _mean_or_sum(static: _Static, head: _Head, t: Array | None, others: _Others) -> Array:
+    """The mean or the sum."""
+    return _ending(static, others.denominator, head).finish(_losses(static, head, t, others))
+
+
+@partial(_mean_or_sum.defjvp, symbolic_zeros=True)
+def _jvp(static: _Static, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Array, Array]:
+    head, t, others = primals
+    d_head, _, d_others = tangents
+    needs = tuple(x is not None and not isinstance(x, SymbolicZero) for x in d_head)
+    ending = _ending(static, others.denominator, head)
+    dtype = ending.dtype
+    scale = jnp.broadcast_to(jnp.asarray(ending.scale(1.0), dtype), _count(head))
+    losses, gradients = _walk(static._replace(needs=needs), head, t, others, scale)
+    change = jnp.zeros((), dtype)
+    for d, x in zip(gradients, d_head, strict=True):
+        if d is not None:
+            change = change + jnp.sum(d * x.astype(dtype))
+    if any(not isinstance(x, SymbolicZero) for x in d_others if x is not None):
+        dense = jax.tree.map(
+            lambda a: jnp.zeros(a.shape, a.dtype) if isinstance(a, SymbolicZero) else a,
+            d_others,
+            is_leaf=lambda a: isinstance(a, SymbolicZero),
+        )
+
+        def of_others(others: _Others) -> Array:
+            return _ending(static, others.denominator, head).finish(_losses(static, head, t, others))
+
+        change = change + jax.jvp(of_others, (others,), (dense,))[1]
+    return ending.finish(losses), change
+
+
+_reduced = jax.jit(_mean_or_sum, static_argnums=0)
