@@ -10,12 +10,13 @@ from crossent.api import (
     shift_for_next_token,
 )
 from crossent.engines.threads import get_num_threads, set_num_threads
-from crossent.loss import CrossEntropyLoss
+from crossent.loss import CrossEntropyLoss, LinearCrossEntropyLoss
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CrossEntropyLoss",
+    "LinearCrossEntropyLoss",
     "__version__",
     "cross_entropy",
     "cross_entropy_and_grad",

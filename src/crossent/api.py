@@ -200,8 +200,8 @@ def linear_cross_entropy(
 ) -> A:
     """The cross-entropy of the logits hidden·weightᵀ + bias, which are made a block of tokens at a time.
 
-    Tokens that do not count are left out before the product. The parameters that are not named here, and the errors, are
-    those of `cross_entropy`.
+    Tokens that do not count are left out before the product. The parameters that are not named here, and the errors,
+    are those of `cross_entropy`.
 
     Parameters
     ----------
@@ -293,10 +293,8 @@ def linear_cross_entropy_and_grad(
     [[ 0.5 -0.5]] None
     """
     inputs = Inputs(hidden, targets, weights, class_weights, denominator, weight, bias)
-    found: tuple[A, tuple[A | None, A | None, A | None]] = problem.linear_loss_and_gradients(
-        inputs, options, classes, memory, grad_output, needs, out
-    )
-    return found
+    found: Any = problem.linear_loss_and_gradients(inputs, options, classes, memory, grad_output, needs, out)
+    return found  # type: ignore[no-any-return]
 
 
 @overload

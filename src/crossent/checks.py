@@ -94,9 +94,7 @@ def logits_and_targets(library: Library, logits: Array, targets: Array) -> Form:
     return _form(library, shape, dtype, targets, logits, "logits")
 
 
-def _form(
-    library: Library, shape: tuple[int, ...], dtype: str, targets: Array, like: Array, name: str
-) -> Form:
+def _form(library: Library, shape: tuple[int, ...], dtype: str, targets: Array, like: Array, name: str) -> Form:
     """Of logits of that shape; like, name: an array of the call, and what it is called."""
     if type(targets) is not np.ndarray or type(like) is not np.ndarray:
         accepted = "an integer array of shape (...), or a floating one of shape (..., V)"
@@ -140,7 +138,8 @@ def hidden_and_targets(library: Library, inputs: Inputs, classes: Any, memory: A
     v = of_weight[0] if classes is None else whole_number("classes", classes, of_weight[0])
     if memory is not None:
         whole_number("memory", memory, None)
-    return _form(library, (*shape[:-1], v), "float64" if dtype == "float64" else "float32", inputs.targets, hidden, "hidden")
+    computed = "float64" if dtype == "float64" else "float32"
+    return _form(library, (*shape[:-1], v), computed, inputs.targets, hidden, "hidden")
 
 
 def _floating(library: Library, name: str, x: Array, accepted: str) -> None:

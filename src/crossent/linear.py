@@ -136,24 +136,22 @@ def _tile(head: Head) -> int:
     return min(TILE, head.memory // 4)
 
 
-def finished(
-    library: Library, likes: tuple[Array | None, ...], found: Gradients
-) -> tuple[Array | None, ...]:
+def finished(library: Library, likes: tuple[Array | None, ...], found: Gradients) -> tuple[Array | None, ...]:
     """Gradients of the shapes of hidden, weight and bias as the call has them, rounded once to their dtypes."""
-    xp, made = library.xp, []
-    for i, (like, d) in enumerate(zip(likes, found, strict=True)):
-        if like is None or d is None:
-            made.append(None)
-            continue
-        matrix = library.enter_matrix(like)
-        if d.dtype != matrix.dtype:
-            d = xp.reshape(library.narrowed(d if d.ndim == 2 else d[None, :], matrix), d.shape)
-        if i and d.shape[0] != like.shape[0]:
-            # Rows past the classes.
-            rest = xp.zeros((like.shape[0] - d.shape[0], *d.shape[1:]), dtype=d.dtype, device=library.device(d))
-            d = xp.concat([d, rest])
-        made.append(library.leave_matrix(xp.reshape(d, tuple(like.shape)), like))
-    return tuple(made)
+    return tuple(
+        None if like is None or d is None else _finished(library, like, d) for like, d in zip(likes, found, strict=True)
+    )
+
+
+def _finished(library: Library, like: Array, d: Array) -> Array:
+    xp, matrix = library.xp, library.enter_matrix(like)
+    if d.dtype != matrix.dtype:
+        d = xp.reshape(library.narrowed(d if d.ndim == 2 else d[None, :], matrix), d.shape)
+    if math.prod(like.shape) != math.prod(d.shape):
+        # Rows past the classes.
+        rest = (like.shape[0] - d.shape[0], *d.shape[1:])
+        d = xp.concat([d, xp.zeros(rest, dtype=d.dtype, device=library.device(d))])
+    return library.leave_matrix(xp.reshape(d, tuple(like.shape)), like)
 
 
 def _matrix(library: Library, x: Array) -> Array:

@@ -51,6 +51,13 @@ class LossOptions(OptionNames, total=False):
     denominator: Denominator
 
 
+class LinearOptions(LossOptions, total=False):
+    """The options of a loss that makes its logits."""
+
+    classes: int | None
+    memory: int | None
+
+
 class CallOptions(LossOptions, total=False):
     """The options of one call: those of the loss, and the weights of its tokens."""
 

@@ -10,9 +10,9 @@ The only room that sees options and arrays together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from functools import partial
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +25,6 @@ from crossent.math import tokens
 from crossent.math.rows import Head, Rows
 from crossent.options import DEFAULT, Options, options_once
 from crossent.types import Array
-
 
 # Bytes of the blocks of a call that makes its logits. A device's products need more rows to be at their best.
 MEMORY, MEMORY_OF_DEVICE = 128 * 1024 * 1024, 1024 * 1024 * 1024

@@ -85,7 +85,6 @@ class Jax(Library):
         loss, d = _compiled_gradient(matrix.coefficients, matrix.logits, matrix.targets, others, scale)
         return loss, jnp.reshape(d, rows.logits.shape)
 
-
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
         """Of float32, with all its digits on every device."""
         return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)

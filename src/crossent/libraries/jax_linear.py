@@ -66,7 +66,9 @@ def losses_and_gradients(rows: Rows, scale: Array | float, needs: tuple[bool, ..
     """The token losses (N,), and the gradients that are needed, times `scale`."""
     head, t, others = _arrays(rows)
     static = _Static(rows.coefficients, rows.logits.memory, needs=needs)
-    return _walk(static, head, t, others, jnp.broadcast_to(jnp.asarray(scale, rows.dtype), _count(head)))
+    every = jnp.broadcast_to(jnp.asarray(scale, rows.dtype), _count(head))
+    found: tuple[Array, Gradients] = _walk(static, head, t, others, every)
+    return found
 
 
 def _arrays(rows: Rows) -> tuple[_Head, Array | None, _Others]:
@@ -118,7 +120,7 @@ def _blocks(static: _Static, head: _Head, t: Array | None, others: _Others, scal
 def _looped(
     static: _Static, head: _Head, t: Array | None, others: _Others, scale: Array | None
 ) -> tuple[Array, Gradients]:
-    """The losses, and with `scale` the gradients, of the tokens that count, in a loop that ends with the last of them."""
+    """The losses, and with `scale` the gradients, of the tokens that count: the loop ends with the last of them."""
     blocks = _blocks(static, head, t, others, scale)
     n, needs, dtype = head[0].shape[0], static.needs, LIBRARY.compute_dtype(head[0])
     numbers = jnp.arange(n)

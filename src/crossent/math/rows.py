@@ -44,11 +44,11 @@ class Head(NamedTuple):
 class Rows(NamedTuple):
     """N rows, or a piece of each: the classes from number `first_class` on, of a vocabulary of so many.
 
-    logits: (N, W), or with the axes of the tokens in place of N; or a `Head`. targets: integers (N,), or soft: (N, W). weight: (N,)
-    or None for 1. class_weights: those of the piece, (W,), or None for 1. All floating arrays but the logits and the
-    soft targets have the compute dtype. A target elsewhere in the vocabulary is not held by the piece; the row of one
-    outside of the vocabulary is NaN. dtype: the compute dtype, as the library has it. engine: the name of the
-    one that walks them.
+    logits: (N, W), or with the axes of the tokens in place of N; or a `Head`. targets: integers (N,), or soft: (N, W).
+    weight: (N,) or None for 1. class_weights: those of the piece, (W,), or None for 1. All floating arrays but the
+    logits and the soft targets have the compute dtype. A target elsewhere in the vocabulary is not held by the piece;
+    the row of one outside of the vocabulary is NaN. dtype: the compute dtype, as the library has it. engine: the name
+    of the one that walks them.
     """
 
     logits: Array

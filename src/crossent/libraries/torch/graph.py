@@ -72,7 +72,7 @@ class _PlainLoss(torch.autograd.Function):
         if torch.is_grad_enabled() or is_traced(grad):
             # Someone wants to differentiate the gradient: only the general function has one that can be.
             with torch.enable_grad():
-                loss = _on_graph(ctx.rows, ctx.ending, logits, targets if ctx.is_soft else None)
+                loss = on_graph(ctx.rows, ctx.ending, logits, targets if ctx.is_soft else None)
             return *torch.autograd.grad(loss, logits, grad, create_graph=torch.is_grad_enabled()), *rest
         if 0 in ctx.ending.token_shape:
             return torch.zeros_like(logits), *rest
@@ -92,7 +92,7 @@ def _is_small(logits: Tensor) -> bool:
     return logits.numel() <= SMALL
 
 
-def _on_graph(rows: Rows, ending: Ending, logits: Tensor, soft: Tensor | None) -> Tensor:
+def on_graph(rows: Rows, ending: Ending, logits: Tensor, soft: Tensor | None) -> Tensor:
     """The loss of a call that is prepared, once more, as a function that torch differentiates any number of times."""
 
     def tensor(x: Any) -> Any:

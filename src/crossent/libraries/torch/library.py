@@ -299,8 +299,8 @@ class TorchAsNumPy(_Tensors, NumPy):
 
     def add_product(self, total: Array | None, a: Array, b: Array, tile: int) -> Array:
         """Torch's own, with its threads."""
-        given = (None if x is None else torch.from_numpy(x) for x in (total, a, b))
-        return TORCH.add_product(*given, tile).numpy()
+        known = None if total is None else torch.from_numpy(total)
+        return TORCH.add_product(known, torch.from_numpy(a), torch.from_numpy(b), tile).numpy()
 
     def leave(self, result: Array) -> Array:
         """A tensor that shares its memory."""
@@ -424,14 +424,25 @@ class TorchTraced(TorchOnGraph):
         return losses, d.reshape(rows.logits.shape)
 
     def linear_losses(self, rows: Rows) -> Array:
-        """Whole."""
-        return whole(self, rows)[0]
+        """As an operator, which has no derivatives but those of hidden, weight and bias; or whole."""
+        others = (rows.soft, rows.weight, rows.class_weights)
+        if rows.engine == "array_api" or any(x is not None and x.requires_grad for x in others):
+            return whole(self, rows)[0]
+        from crossent.libraries.torch import linear_operator
+
+        return linear_operator.losses(rows)
 
     def linear_losses_and_gradients(
         self, rows: Rows, scale: Array | float, needs: tuple[bool, ...]
     ) -> tuple[Array, Gradients]:
-        """Whole."""
-        return whole(self, rows, scale, needs)
+        """As operators, or whole."""
+        if rows.engine == "array_api":
+            return whole(self, rows, scale, needs)
+        from crossent.libraries.torch import linear_operator
+
+        device = rows.logits.hidden.device
+        losses = linear_operator.losses(rows)
+        return losses, linear_operator.gradients(rows, torch.as_tensor(scale, device=device), needs)
 
 
 def _compiled_engine_now(memory: str, asked: str) -> str | None:

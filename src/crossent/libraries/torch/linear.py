@@ -1,12 +1,13 @@
 """Losses of hidden states on torch's autograd graph.
 
-A mean or a sum of plain tensors makes its gradients together with the loss, in one walk of the blocks, and keeps them in
-the compute dtype until they are scaled. Whatever else is asked walks the blocks once more.
+A mean or a sum of plain tensors makes its gradients together with the loss, in one walk of the blocks, and keeps them
+in the compute dtype until they are scaled. Whatever else is asked walks the blocks once more.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,7 @@ from crossent import linear
 from crossent.libraries.base import Inputs, Library
 from crossent.libraries.torch import formula, graph
 from crossent.libraries.torch.library import ON_GRAPH, TORCH, is_traced
-from crossent.math.rows import Head, Rows
+from crossent.math.rows import Rows
 
 if TYPE_CHECKING:
     from crossent.problem import Ending
@@ -69,18 +70,16 @@ class _PlainLoss(torch.autograd.Function):
         rest = (None,) * 5
         if torch.is_grad_enabled() or is_traced(grad):
             # The gradient is to be differentiated: only the general function has one that can be.
-            wanted = [x for x, need in zip(inputs, ctx.needs_input_grad, strict=False) if need]
             with torch.enable_grad():
                 loss = _on_graph(ctx.rows, ctx.ending, inputs, targets if ctx.is_soft else None)
-            found = iter(torch.autograd.grad(loss, wanted, grad, create_graph=torch.is_grad_enabled(), allow_unused=True))
-            return *(next(found) if need else None for need in ctx.needs_input_grad[:3]), *rest
+            return *_differentiated(loss, inputs, ctx.needs_input_grad, grad), *rest
         if 0 in ctx.ending.token_shape:
             return *(torch.zeros_like(x) if x is not None else None for x in inputs), *rest
         with library.computing(inputs[0]):
             return *linear.finished(library, inputs, _gradients(ctx, inputs, targets, grad)), *rest
 
 
-def _gradients(ctx: Any, inputs: list[Tensor | None], targets: Tensor, grad: Tensor) -> linear.Gradients:
+def _gradients(ctx: Any, inputs: list[Any], targets: Tensor, grad: Tensor) -> linear.Gradients:
     library: Library = ctx.library
     factor = library.above(grad)
     # Given away once, to one thread, which may write into it.
@@ -92,17 +91,15 @@ def _gradients(ctx: Any, inputs: list[Tensor | None], targets: Tensor, grad: Ten
                     x *= factor  # noqa: PLW2901
         return found
     soft = library.enter_matrix(targets.detach()) if ctx.is_soft else None
-    rows = ctx.rows._replace(logits=_head(library, ctx.rows, inputs), soft=soft)
+    entered: list[Any] = [None if x is None else library.enter_matrix(x) for x in inputs]
+    hidden, weight, bias = entered
+    rows, v = ctx.rows, ctx.rows.vocabulary
+    head = rows.logits._replace(hidden=hidden, weight=weight[:v], bias=None if bias is None else bias[:v])
+    rows = rows._replace(logits=head, soft=soft)
     return library.linear_losses_and_gradients(rows, ctx.ending.scale(factor), ctx.needs_input_grad[:3])[1]
 
 
-def _head(library: Library, rows: Rows, inputs: list[Tensor | None]) -> Head:
-    hidden, weight, bias = (None if x is None else library.enter_matrix(x) for x in inputs)
-    v = rows.vocabulary
-    return rows.logits._replace(hidden=hidden, weight=weight[:v], bias=None if bias is None else bias[:v])
-
-
-def _on_graph(rows: Rows, ending: Ending, inputs: list[Tensor | None], soft: Tensor | None) -> Tensor:
+def _on_graph(rows: Rows, ending: Ending, inputs: list[Any], soft: Tensor | None) -> Tensor:
     """The loss of a call that is prepared, as a function that torch differentiates any number of times."""
     hidden, weight, bias = inputs
     dtype = ON_GRAPH.compute_dtype(hidden)
@@ -113,7 +110,7 @@ def _on_graph(rows: Rows, ending: Ending, inputs: list[Tensor | None], soft: Ten
         logits = hidden @ weight[: rows.vocabulary].to(dtype).T
     if bias is not None:
         logits = logits + bias[: rows.vocabulary].to(dtype)
-    return graph._on_graph(rows, ending, logits, soft)
+    return graph.on_graph(rows, ending, logits, soft)
 
 
 def losses(rows: Rows) -> Tensor:
@@ -133,7 +130,7 @@ class _Losses(torch.autograd.Function):
         ctx.save_for_backward(*inputs[:7])
         ctx.set_materialize_grads(False)
         ctx.rest = inputs[7]
-        return _walk(ctx.rest, inputs[:7], None, (False,) * 3)[0]
+        return walk(ctx.rest, inputs[:7], None, (False,) * 3)[0]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Any, ...]:
@@ -141,23 +138,33 @@ class _Losses(torch.autograd.Function):
         if grad is None:
             return (None,) * 8
         if torch.is_grad_enabled() or is_traced(grad, *inputs):
-            wanted = [x for x, need in zip(inputs, needs, strict=False) if need]
             with torch.enable_grad():
-                found = iter(torch.autograd.grad(_whole(ctx.rest, inputs), wanted, grad, create_graph=True, allow_unused=True))
-            return *(next(found) if need else None for need in needs[:7]), None
-        gradients = (None,) * 3
-        if any(needs[:3]):
-            gradients = _walk(ctx.rest, inputs, grad, needs[:3])[1]
-        return *gradients, *_gradients_of_others(ctx.rest, inputs, grad, needs[3:6]), None, None
-
-
-def _rows(rest: Rows, inputs: tuple[Any, ...]) -> Rows:
-    return formula.with_tensors(rest, (rest.logits._replace(hidden=inputs[0], weight=inputs[1], bias=inputs[2]), *inputs[3:]))
+                found = _whole(ctx.rest, inputs)
+            return *_differentiated(found, inputs, needs, grad), None
+        return *gradients(ctx.rest, inputs, grad, needs), None
 
 
 def _whole(rest: Rows, inputs: tuple[Any, ...]) -> Tensor:
-    rows = _rows(rest, inputs)
-    return linear.whole(ON_GRAPH, rows._replace(logits=rows.logits._replace(places=None)))[0]
+    hidden, weight, bias, *others = inputs
+    head = rest.logits._replace(hidden=hidden, weight=weight, bias=bias, places=None)
+    found: Tensor = linear.whole(ON_GRAPH, formula.with_tensors(rest, (head, *others)))[0]
+    return found
+
+
+def _differentiated(result: Tensor, inputs: Sequence[Any], needs: tuple[bool, ...], grad: Tensor) -> list[Any]:
+    """The gradients of those inputs that need one, on the graph where torch keeps one."""
+    wanted = [x for x, need in zip(inputs, needs, strict=False) if need]
+    keeps = torch.is_grad_enabled()
+    found = iter(torch.autograd.grad(result, wanted, grad, create_graph=keeps, allow_unused=True))
+    return [next(found) if need else None for _, need in zip(inputs, needs, strict=False)]
+
+
+def gradients(rest: Rows, inputs: tuple[Any, ...], grad: Tensor, needs: tuple[bool, ...]) -> list[Tensor | None]:
+    """Of hidden, weight, bias, soft targets, token weights and class weights, those that are needed; and one None."""
+    found: list[Tensor | None] = [None, None, None]
+    if any(needs[:3]):
+        found = list(walk(rest, inputs, grad, needs[:3])[1])
+    return [*found, *_gradients_of_others(rest, inputs, grad, needs[3:6]), None]
 
 
 def _entered(rest: Rows, inputs: tuple[Any, ...]) -> tuple[Library, Rows]:
@@ -174,7 +181,7 @@ def _entered(rest: Rows, inputs: tuple[Any, ...]) -> tuple[Library, Rows]:
     return library, rows._replace(logits=head)
 
 
-def _walk(
+def walk(
     rest: Rows, inputs: tuple[Any, ...], scale: Tensor | None, needs: tuple[bool, ...]
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """The losses of eager rows, and with `scale` the gradients of hidden, weight and bias."""
@@ -188,15 +195,16 @@ def _gradients_of_others(
     rest: Rows, inputs: tuple[Any, ...], grad: Tensor, needs: tuple[bool, ...]
 ) -> list[Tensor | None]:
     """Of soft targets, token weights and class weights."""
-    tensors = list(inputs[3:6])
-    found = [torch.zeros_like(x) if need else None for x, need in zip(tensors, needs, strict=True)]
-    if any(needs):
-        head = rest.logits._replace(hidden=inputs[0], weight=inputs[1], bias=inputs[2])
-        for block in linear.blocks(TORCH, formula.with_tensors(rest, (head, *inputs[3:]))):
-            parts = formula.gradients_of_others(block.rows, grad[block.places], needs)
-            for i, part in enumerate(parts):
-                if part is not None and i == 2:
-                    found[i] += part
-                elif part is not None:
-                    found[i].reshape(len(grad), *part.shape[1:])[block.places] = part
+    if not any(needs):
+        return [None, None, None]
+    found = [torch.zeros_like(x) if need else None for x, need in zip(inputs[3:6], needs, strict=True)]
+    head = rest.logits._replace(hidden=inputs[0], weight=inputs[1], bias=inputs[2])
+    for block in linear.blocks(TORCH, formula.with_tensors(rest, (head, *inputs[3:]))):
+        parts = formula.gradients_of_others(block.rows, grad[block.places], needs)
+        of_classes = parts.pop()
+        for total, part in zip(found, parts, strict=False):
+            if total is not None and part is not None:
+                total.view(len(grad), *part.shape[1:])[block.places] = part
+        if found[2] is not None and of_classes is not None:
+            found[2] += of_classes
     return found

@@ -19,12 +19,12 @@ from crossent.libraries.torch.library import TORCH
 from crossent.math.rows import Coefficients, Rows
 
 _TENSORS = "Tensor logits, Tensor? soft, Tensor? weight, Tensor? class_weights, Tensor? targets"
-_OTHERS = ", ".join([*(f"{type(x).__name__} {name}" for name, x in Coefficients()._asdict().items()), "str engine"])
+OTHERS = ", ".join([*(f"{type(x).__name__} {name}" for name, x in Coefficients()._asdict().items()), "str engine"])
 # The compiler may give logits padded rows, but not another order of the axes: the gradient's follows from it.
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order)
 
-torch.library.define("crossent::losses", f"({_TENSORS}, {_OTHERS}) -> Tensor", tags=_TAGS)
-torch.library.define("crossent::gradient", f"({_TENSORS}, Tensor scale, {_OTHERS}) -> Tensor", tags=_TAGS)
+torch.library.define("crossent::losses", f"({_TENSORS}, {OTHERS}) -> Tensor", tags=_TAGS)
+torch.library.define("crossent::gradient", f"({_TENSORS}, Tensor scale, {OTHERS}) -> Tensor", tags=_TAGS)
 
 
 def losses(rows: Rows) -> Tensor:
