@@ -93,7 +93,7 @@ def test_the_library_of_a_tracer():
 def test_what_a_namespace_has_to_have_is_what_is_taken_of_one():
     root, taken = Path(crossent.__file__).parent, set()
     shared = [*(root / "math").glob("*.py"), *map(root.joinpath, ("libraries/base.py", "engines/array_api.py"))]
-    for file in [*shared, *map(root.joinpath, ("api.py", "checks.py", "problem.py", "views.py"))]:
+    for file in [*shared, *map(root.joinpath, ("api.py", "checks.py", "linear.py", "problem.py", "views.py"))]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if (
                 isinstance(node, ast.Attribute)

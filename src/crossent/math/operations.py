@@ -184,8 +184,8 @@ class Operations:
 
     def true_places(self, mask: Array) -> Array:
         """The numbers of what is true, in order. It waits for the device of `mask`."""
-        order = self.xp.argsort(self.cast(mask, self.xp.uint8), descending=True, stable=True)
-        return order[: int(self.xp.count_nonzero(mask))]
+        numbers = self.cast(mask, self.xp.uint8)
+        return self.xp.argsort(numbers, descending=True, stable=True)[: int(self.xp.sum(numbers))]
 
     def any_outside(self, x: Array, stop: int) -> bool:
         """Whether one of the integers `x` is outside [0, stop). It waits for the device of `x`, once."""

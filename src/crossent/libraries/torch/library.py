@@ -78,6 +78,10 @@ class _Tensors(Operations):
         torch.autograd.graph.increment_version(out)
 
 
+def _needs_gradient(*given: Any) -> bool:
+    return any(getattr(x, "requires_grad", False) for x in given)
+
+
 def _is_recorded() -> bool:
     """Whether torch records what is done to ordinary tensors, or makes tensors without values."""
     modes = torch._C._TorchDispatchModeKey
@@ -120,7 +124,7 @@ class Torch(_Tensors, Library):
             for x in inputs[1:5]:
                 if x is not None and getattr(x, "requires_grad", False):
                     return ON_GRAPH
-            if logits.requires_grad or any(x is not None and x.requires_grad for x in inputs[5:]):
+            if logits.requires_grad or (inputs[5] is not None and _needs_gradient(*inputs[5:])):
                 return FOLLOWED_AS_NUMPY if in_host else FOLLOWED
         return AS_NUMPY if in_host else self
 
@@ -132,7 +136,7 @@ class Torch(_Tensors, Library):
         """Detached, but for what is traced."""
         if is_traced(*inputs):
             return TRACED, inputs
-        if torch.is_grad_enabled() and any(getattr(x, "requires_grad", False) for x in inputs):
+        if torch.is_grad_enabled() and _needs_gradient(*inputs):
             inputs = Inputs(*(x.detach() if isinstance(x, torch.Tensor) else x for x in inputs))
         return self.eager(inputs[0]), inputs
 
