@@ -204,7 +204,7 @@ def loss_and_gradient(
         return value, out
 
 
-def linear_loss(inputs: Inputs, options: Mapping[str, Any], classes: int | None, memory: int | None) -> Array:
+def linear_loss(inputs: Inputs, options: Options | Mapping[str, Any], classes: int | None, memory: int | None) -> Array:
     """The loss of a call that makes its logits."""
     library = checks.library_of("hidden", inputs.logits, "an array of shape (..., D)").of_call(inputs)
     form = checks.hidden_and_targets(library, inputs, classes, memory)

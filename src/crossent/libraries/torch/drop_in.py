@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -79,18 +79,126 @@ def cross_entropy(
 def _cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str, label_smoothing: float
 ) -> Tensor:
-    if not _is_served(input, target, weight, ignore_index, reduction, label_smoothing):
+    if not _is_tensor(input) or not _is_served(
+        input, input.shape, target, weight, ignore_index, reduction, label_smoothing
+    ):
         return F.cross_entropy(
             input, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
         )
-    place = input.device.type
-    widened = input.dtype.itemsize == 2 and torch.amp.is_autocast_available(place) and torch.is_autocast_enabled(place)
-    dtype = torch.float32 if widened else input.dtype
     soft = target.is_floating_point()
     classes_last = input.movedim(1, -1) if input.ndim > 2 else input
     targets = target.movedim(1, -1) if soft and target.ndim > 2 else target
-    options = Options(
-        ignore_index=None if soft else ignore_index,
+    options = _options(input, target, ignore_index, reduction, label_smoothing)
+    result: Tensor = problem.loss(Inputs(classes_last, targets, None, weight), options)
+    return result.to(_dtype(input))
+
+
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    options: Any = None,
+) -> Tensor:
+    """`torch.nn.functional.linear_cross_entropy` of PyTorch 2.13, more accurate and without the logits of all tokens.
+
+    Parameters
+    ----------
+    input
+        Floating tensor of hidden states (D,) or (N, D).
+    linear_weight
+        (C, D); with more dimensions, PyTorch computes the loss.
+    target
+        int64 classes of shape () or (N,), or probabilities (C,) or (N, C) of the dtype of `input`.
+    linear_bias
+        (C,).
+    weight, reduction, label_smoothing
+        As for `cross_entropy`.
+    ignore_index
+        The class that marks targets that do not count; None for -100, or for probabilities.
+    options
+        PyTorch's choice of chunks, which has no effect here: `crossent.linear_cross_entropy` has its own `memory`.
+
+    Returns
+    -------
+    Tensor
+        Of the dtype of `input`.
+
+    Raises
+    ------
+    RuntimeError, ValueError, IndexError, TypeError
+        What PyTorch raises.
+
+    References
+    ----------
+    https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.linear_cross_entropy.html
+
+    Examples
+    --------
+    >>> hidden, weight = torch.eye(2, 3, requires_grad=True), torch.ones(5, 3)
+    >>> print(f"{linear_cross_entropy(hidden, weight, torch.tensor([4, 0])).item():.6f}")
+    1.609438
+    """
+    index = -100 if ignore_index is None else ignore_index
+    tensors = (input, linear_weight) if linear_bias is None else (input, linear_weight, linear_bias)
+    if not all(map(_is_tensor, tensors)) or not _is_linear(*tensors):
+        served = False
+    else:
+        shape = torch.Size((*input.shape[:-1], linear_weight.shape[0]))
+        served = _is_served(input, shape, target, weight, index, reduction, label_smoothing)
+        served = served and (ignore_index is None or target.shape != shape)
+    if not served:
+        return _linear_by_torch(
+            input, linear_weight, target, linear_bias, weight, reduction, ignore_index, label_smoothing, options
+        )
+    inputs = Inputs(input, target, None, weight, None, linear_weight, linear_bias)
+    own = _options(input, target, index, reduction, label_smoothing)
+    result: Tensor = problem.linear_loss(inputs, own, None, None)
+    return result.to(_dtype(input))
+
+
+def _linear_by_torch(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    linear_bias: Tensor | None,
+    weight: Tensor | None,
+    reduction: str,
+    ignore_index: int | None,
+    label_smoothing: float,
+    options: Any,
+) -> Tensor:
+    given: dict[str, Any] = {"weight": weight, "reduction": reduction, "label_smoothing": label_smoothing}
+    function = getattr(F, "linear_cross_entropy", None)
+    if function is not None:
+        given |= {"linear_bias": linear_bias, "ignore_index": ignore_index, "options": options}
+        result: Tensor = function(input, linear_weight, target, **given)
+        return result
+    logits = F.linear(input, linear_weight, linear_bias)
+    return F.cross_entropy(logits, target, ignore_index=-100 if ignore_index is None else ignore_index, **given)
+
+
+def _is_linear(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None = None) -> bool:
+    """Whether those are of the shapes and dtypes of one linear layer, on one device."""
+    others = (linear_weight,) if linear_bias is None else (linear_weight, linear_bias)
+    if input.ndim not in (1, 2) or linear_weight.ndim != 2 or input.shape[-1] != linear_weight.shape[-1]:
+        return False
+    if linear_bias is not None and linear_bias.shape != linear_weight.shape[:1]:
+        return False
+    mixed = torch.amp.is_autocast_available(input.device.type) and torch.is_autocast_enabled(input.device.type)
+    return all(
+        x.device == input.device and TORCH.dtype_name(x) in FLOATS and (mixed or x.dtype == input.dtype) for x in others
+    )
+
+
+def _options(input: Tensor, target: Tensor, ignore_index: int, reduction: str, label_smoothing: float) -> Options:
+    return Options(
+        ignore_index=None if target.is_floating_point() else ignore_index,
         reduction=reduction,
         label_smoothing=label_smoothing,
         smoothing="uniform",
@@ -98,33 +206,44 @@ def _cross_entropy(
         check_targets=is_traced(input, target) or not TORCH.is_captured(target),
         ieee=True,
     )
-    result: Tensor = problem.loss(Inputs(classes_last, targets, None, weight), options)
-    return result.to(dtype)
+
+
+def _dtype(input: Tensor) -> torch.dtype:
+    """The dtype of PyTorch's loss."""
+    place = input.device.type
+    widened = input.dtype.itemsize == 2 and torch.amp.is_autocast_available(place) and torch.is_autocast_enabled(place)
+    return torch.float32 if widened else input.dtype
+
+
+def _is_tensor(x: object) -> bool:
+    return isinstance(x, Tensor) and _is_dense(x) and not _is_overridden(x)
 
 
 def _is_served(
     input: Tensor,
+    shape: torch.Size,
     target: Tensor,
     weight: Tensor | None,
     ignore_index: int,
     reduction: str,
     label_smoothing: float,
 ) -> bool:
-    """Whether the loss is computed here. Anything unusual, and whatever PyTorch refuses, is left to PyTorch."""
-    if not (isinstance(input, Tensor) and isinstance(target, Tensor)) or not (_is_dense(input) and _is_dense(target)):
+    """Whether the loss of logits of that shape, which `input` are or make, is computed here.
+
+    Anything unusual, and whatever PyTorch refuses, is left to PyTorch.
+    """
+    if not _is_tensor(target) or _is_overridden(weight) or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
-    if any(map(_is_overridden, (input, target, weight))) or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+    if TORCH.dtype_name(input) not in FLOATS or not shape or target.device != input.device:
         return False
-    if TORCH.dtype_name(input) not in FLOATS or input.ndim == 0 or target.device != input.device:
-        return False
-    if input.shape == target.shape:
+    if shape == target.shape:
         if target.dtype != input.dtype or ignore_index >= 0:
             return False
     else:
-        lead = input.shape[:1] + input.shape[2:] if input.ndim > 1 else input.shape[:0]
+        lead = shape[:1] + shape[2:] if len(shape) > 1 else shape[:0]
         if target.dtype != torch.int64 or target.shape != lead:
             return False
-    classes = input.shape[1 if input.ndim > 1 else 0]
+    classes = shape[1 if len(shape) > 1 else 0]
     if weight is not None:
         fits = isinstance(weight, Tensor) and weight.shape == (classes,) and weight.dtype == input.dtype
         if not fits or weight.device != input.device or weight.requires_grad or not _is_dense(weight):
@@ -176,3 +295,42 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
         )
+
+
+if hasattr(torch.nn, "LinearCrossEntropyLoss"):
+
+    class LinearCrossEntropyLoss(torch.nn.LinearCrossEntropyLoss):
+        """`torch.nn.LinearCrossEntropyLoss` of PyTorch 2.13 over this package's `linear_cross_entropy`.
+
+        The same arguments, parameters, buffers and repr.
+
+        Examples
+        --------
+        >>> criterion = LinearCrossEntropyLoss(3, 5, bias=True)
+        >>> criterion(torch.zeros(2, 3), torch.tensor([1, 0])).shape
+        torch.Size([])
+        """
+
+        if TYPE_CHECKING:
+
+            def __call__(self, input: Tensor, target: Tensor) -> Tensor:
+                """`forward`, whose type PyTorch's modules do not pass on."""
+
+        def forward(self, input: Tensor, target: Tensor) -> Tensor:
+            """The loss of hidden states `input` (D,) or (N, D) with `target`; see `linear_cross_entropy`."""
+            weight: Tensor = self.linear.weight
+            bias: Tensor | None = self.linear.bias
+            if self.out_features:
+                weight = weight.reshape(self.num_classes, *self.out_features, -1)
+                bias = None if bias is None else bias.reshape(self.num_classes, *self.out_features)
+            return linear_cross_entropy(
+                input,
+                weight,
+                target,
+                linear_bias=bias,
+                weight=self.weight,
+                reduction=self.reduction,
+                ignore_index=self.ignore_index,
+                label_smoothing=self.label_smoothing,
+                options=self.options,
+            )
