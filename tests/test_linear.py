@@ -107,9 +107,7 @@ def test_a_torch_graph_goes_back_as_often_as_it_is_asked(reduction):
     expected = _materialised(torch, hidden, weight, bias, targets, **options)
     above = torch.linspace(1, 2, expected.numel(), dtype=expected.dtype).reshape(expected.shape)
     once = torch.autograd.grad(expected, inputs, above)
-    loss = crossent.linear_cross_entropy(
-        hidden, weight, targets, bias=bias, ignore_index=-100, memory=SMALL, **options
-    )
+    loss = crossent.linear_cross_entropy(hidden, weight, targets, bias=bias, ignore_index=-100, memory=SMALL, **options)
     for _ in range(3):
         _close(torch.autograd.grad(loss, inputs, above, retain_graph=True), once)
     _close([x.detach() for x in torch.autograd.grad(loss, inputs, above, create_graph=True)], once)

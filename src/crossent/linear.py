@@ -48,10 +48,9 @@ def walk(
 ) -> tuple[Array, Gradients]:
     """The token losses (N,) of rows whose logits are a `Head`, and with `scale` the gradients that are needed."""
     head: Head = rows.logits
-    n, width = math.prod(head.hidden.shape[:-1]), head.hidden.shape[-1]
-    device, xp = library.device(head.hidden), library.xp
-    losses = xp.zeros((n,), dtype=rows.dtype, device=device)
-    d_hidden = xp.zeros((n, width), dtype=rows.dtype, device=device) if needs[0] else None
+    n = math.prod(head.hidden.shape[:-1])
+    losses = library.xp.zeros((n,), dtype=rows.dtype, device=library.device(head.hidden))
+    d_hidden = nothing(library, rows, (needs[0], False, False)).hidden
     total = Gradients()
     for block in blocks(library, rows):
         factor = scale
@@ -61,12 +60,21 @@ def walk(
         library.put_rows(losses, block.places, found)
         if d_hidden is not None:
             library.put_rows(d_hidden, block.places, total.hidden)
-    weight, bias = total.weight, total.bias
-    if needs[1] and weight is None:
-        weight = xp.zeros((rows.vocabulary, width), dtype=rows.dtype, device=device)
-    if needs[2]:
-        bias = xp.zeros((rows.vocabulary,), dtype=rows.dtype, device=device) if bias is None else library.flat(bias)
-    return losses, Gradients(d_hidden, weight, bias)
+    none = nothing(library, rows, (False, needs[1] and total.weight is None, needs[2] and total.bias is None))
+    bias = none.bias if total.bias is None else library.flat(total.bias)
+    return losses, Gradients(d_hidden, none.weight if total.weight is None else total.weight, bias)
+
+
+def nothing(library: Library, rows: Rows, needs: tuple[bool, ...]) -> Gradients:
+    """The gradients that are needed where no token counts."""
+    head: Head = rows.logits
+    width, v, device = head.hidden.shape[-1], rows.vocabulary, library.device(head.hidden)
+    shapes = (math.prod(head.hidden.shape[:-1]), width), (v, width), (v,)
+    zeros = (
+        library.xp.zeros(shape, dtype=rows.dtype, device=device) if need else None
+        for shape, need in zip(shapes, needs, strict=True)
+    )
+    return Gradients(*zeros)
 
 
 def whole(
@@ -74,7 +82,7 @@ def whole(
 ) -> tuple[Array, Gradients]:
     """The same in one block, of traced or lazy arrays, or of some that a graph follows."""
     head: Head = rows.logits
-    block = _block(library, _flat(library, rows), slice(0, math.prod(head.hidden.shape[:-1])), None)
+    block = _block(library, flat(library, rows), slice(0, math.prod(head.hidden.shape[:-1])), None)
     losses, found = _of_block(library, head, block, scale, needs, Gradients())
     return losses, found._replace(bias=None if found.bias is None else library.flat(found.bias))
 
@@ -82,7 +90,7 @@ def whole(
 def blocks(library: Library, rows: Rows) -> Iterator[Block]:
     """The tokens that count, in blocks that the workspace has room for."""
     head: Head = rows.logits
-    rows = _flat(library, rows)
+    rows = flat(library, rows)
     n, width = rows.logits.hidden.shape
     if head.places is not None:
         n = head.places.shape[0]
@@ -158,7 +166,8 @@ def _matrix(library: Library, x: Array) -> Array:
     return x if x.ndim == 2 else library.xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
 
 
-def _flat(library: Library, rows: Rows) -> Rows:
+def flat(library: Library, rows: Rows) -> Rows:
+    """Rows with one axis of tokens."""
     head: Head = rows.logits
     return rows._replace(
         logits=head._replace(hidden=_matrix(library, head.hidden)),

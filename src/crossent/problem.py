@@ -234,8 +234,11 @@ def linear_loss_and_gradients(
         checks.gradient_of_loss(library, grad_output, hidden, shape, form.given)
         checks.outputs(library, out, inputs)
         scale = ending.scale(1.0 if grad_output is None else library.above(grad_output))
-        losses, found = library.linear_losses_and_gradients(rows, scale, wanted)
-        value = ending.of_nothing() if 0 in ending.token_shape else ending.finish(losses)
+        if 0 in ending.token_shape:
+            value, found = ending.of_nothing(), linear.nothing(library, rows, wanted)
+        else:
+            losses, found = library.linear_losses_and_gradients(rows, scale, wanted)
+            value = ending.finish(losses)
         gradients = linear.finished(library, (hidden, inputs.head, inputs.bias), found)
         return value, gradients if out is None else tuple(map(partial(_put, library), out, gradients))
 

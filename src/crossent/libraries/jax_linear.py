@@ -73,10 +73,9 @@ def losses_and_gradients(rows: Rows, scale: Array | float, needs: tuple[bool, ..
 
 def _arrays(rows: Rows) -> tuple[_Head, Array | None, _Others]:
     head: Head = rows.logits
-    hidden = jnp.reshape(head.hidden, (-1, head.hidden.shape[-1]))
-    flat: list[Any] = [None if x is None else jnp.reshape(x, (-1,)) for x in (rows.targets, rows.weight)]
-    soft = None if rows.soft is None else jnp.reshape(rows.soft, (-1, rows.soft.shape[-1]))
-    return (hidden, head.weight, head.bias), flat[0], _Others(soft, flat[1], rows.class_weights, None)
+    rows = linear.flat(LIBRARY, rows)
+    others = _Others(rows.soft, rows.weight, rows.class_weights, None)
+    return (rows.logits.hidden, head.weight, head.bias), rows.targets, others
 
 
 def _count(head: _Head) -> tuple[int]:
