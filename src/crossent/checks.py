@@ -63,9 +63,9 @@ def beside(name: str, x: Array, logits: Array, library: Library, accepted: str) 
     theirs = library_of(name, x, accepted)
     if theirs is not library.family:
         raise TypeError(f"{name} is a {theirs.name} array and logits is a {library.name} array; accepted: one library")
-    if not theirs.on_one_device(x, logits):
-        here, there = theirs.device_name(x), theirs.device_name(logits)
-        raise ValueError(f"{name} is on device {here} and logits is on device {there}; accepted: one device")
+    if not library.on_one_device(x, logits):
+        here, there = library.device_name(x), library.device_name(logits)
+        raise ValueError(f"{name} is on device {here} and logits is on device {there}; accepted: the same for both")
 
 
 def logits_alone(library: Library, logits: Array) -> tuple[tuple[int, ...], str]:
