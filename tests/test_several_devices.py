@@ -33,3 +33,13 @@ def test_A13_four_devices_of_jax(tier):
     if not hasattr(jax.sharding, "use_abstract_mesh"):
         pytest.skip("JAX has explicit meshes as they are meant here since 0.8")
     _all_pass("jax_arrays.py", tier, {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"})
+
+
+@pytest.mark.clause("A13", "A4", "A5", "D1")
+@EVERY_TIER
+def test_A13_two_processes_of_torch(tier, tmp_path):
+    torch = pytest.importorskip("torch")
+    if not torch.distributed.is_available() or torch.__version__ < "2.13":
+        pytest.skip("older DTensors have no second derivatives, and gather a gradient that lies in uneven parts")
+    store = str(tmp_path / "store")
+    _all_pass("dtensors.py", tier, *({"RANK": rank, "STORE": store} for rank in "01"))
