@@ -1,12 +1,14 @@
-"""What `crossent` keeps where the contract leaves room: bits, not just digits; tensors without values."""
+"""What `crossent` keeps where the contract leaves room: bits, not just digits; arrays without values or sizes."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 import pytest
 
 import crossent
-from crossent_conformance import backends, cases
+from crossent_conformance import backends, cases, oracle, units
 from crossent_conformance.backends import Mode
 from crossent_conformance.places import Place
 
@@ -84,6 +86,50 @@ def test_tensors_without_values_will_do(dtype, options):
     loss, d_logits = crossent.cross_entropy_and_grad(x, torch.empty(2, 3, dtype=torch.int64, device="meta"), **options)
     assert (loss.device.type, d_logits.device.type) == ("meta", "meta")
     assert (loss.shape, d_logits.shape, d_logits.dtype) == ((), x.shape, x.dtype)
+
+
+PROGRAMS = {
+    "mean": {},
+    "sum": {"reduction": "sum", "label_smoothing": 0.125, "z_loss": 0.25},
+    "none": {"reduction": "none", "ignore_index": 3},
+    "sequence": {"reduction": "sequence"},
+    "tokens": {"denominator": "tokens", "ignore_index": 3},
+    "explicit": {"algorithm": "explicit"},
+}
+
+
+@pytest.mark.parametrize("options", PROGRAMS.values(), ids=PROGRAMS)
+@pytest.mark.parametrize("lengths", [pytest.param("b, 4, 6", marks=pytest.mark.extended), "b, s, v"])
+def test_D1_a_program_of_jax_for_any_size(options, lengths):
+    jax = pytest.importorskip("jax")
+    from jax import export
+
+    shape = export.symbolic_shape(lengths)
+    x, t = cases.random((3, 4), 6)
+    x, t = x.astype(np.float32), t.astype(np.int32)
+
+    def call(x, t):
+        of = partial(crossent.cross_entropy, targets=t, **options)
+        return of(x), jax.grad(lambda x: of(x).sum())(x), *crossent.cross_entropy_and_grad(x, t, **options)
+
+    sizes = jax.ShapeDtypeStruct(shape, x.dtype), jax.ShapeDtypeStruct(shape[:-1], t.dtype)
+    found = export.export(jax.jit(call))(*sizes).call(x, t)
+    for given, exact in zip(found, 2 * oracle.cross_entropy(x.astype(np.float64), t, **options), strict=True):
+        units.check(np.asarray(given), exact, "float32")
+
+
+@pytest.mark.clause("R4", "D1")
+def test_R4_a_program_of_jax_adds_a_million_losses():
+    jax = pytest.importorskip("jax")
+    from jax import export
+
+    (rows,) = export.symbolic_shape("b")
+    x, t = np.tile(np.float32([0, -1.375]), (1_000_003, 1)), np.zeros(1_000_003, np.int32)
+    sizes = jax.ShapeDtypeStruct((rows, 2), x.dtype), jax.ShapeDtypeStruct((rows,), t.dtype)
+    for reduction in ("sum", "mean"):
+        program = export.export(jax.jit(partial(crossent.cross_entropy, reduction=reduction)))(*sizes)
+        exact = crossent.cross_entropy(x.astype(np.float64), t, reduction=reduction)
+        assert abs(float(program.call(x, t)) - exact) <= units.allowance(2) * units.EPS["float32"] * exact
 
 
 def test_the_perplexity_of_an_array_is_an_array_and_of_a_number_a_number():

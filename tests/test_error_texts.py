@@ -51,7 +51,7 @@ def test_one_library_and_one_device_only(argument, of):
         "library": (TypeError, f"{name} is a numpy array and logits is a torch array; accepted: one library", values),
         "device": (
             ValueError,
-            f"{name} is on device meta and logits is on device cpu; accepted: one device",
+            f"{name} is on device meta and logits is on device cpu; accepted: the same for both",
             torch.tensor(values).to("meta", torch.float32 if values.dtype.kind == "f" else torch.int64),
         ),
     }[of]

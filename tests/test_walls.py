@@ -14,7 +14,7 @@ FILES = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py"))
 # Where a library may be imported, and where the suite, which the command line has commands of.
 HOMES = {
     "torch": ("libraries/torch/", "torch.py"),
-    "jax": ("libraries/jax.py", "libraries/jax_linear.py"),
+    "jax": ("libraries/jax.py", "libraries/jax_linear.py", "libraries/jax_mesh.py"),
     "cupy": ("libraries/cupy.py",),
     "dask": ("libraries/dask.py",),
     "array_api_strict": ("libraries/strict.py",),

@@ -1,8 +1,10 @@
-"""Faults that need a framework: `crossent` itself, broken where torch or array-api-strict takes it."""
+"""Faults that need a framework: `crossent` itself, broken where torch, JAX or array-api-strict takes it."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import numpy as np
 
 import crossent
 from crossent_conformance.subjects_crossent import Crossent
@@ -92,3 +94,16 @@ class SummedInFloat64(_Strict):
         loss = crossent.cross_entropy(logits, targets, **options)
         xp = logits.__array_namespace__()
         return xp.astype(xp.astype(loss, xp.float64), loss.dtype)
+
+
+class IndexedTargets(Crossent):
+    """A13: The logits of targets are looked up by an index, which arrays on a mesh of explicit axes do not take."""
+
+    backends = ("jax",)
+    dtypes = ("float32",)
+
+    def loss(self, logits: Any, targets: Any, **options: Any) -> Any:
+        loss = crossent.cross_entropy(logits, targets, **options)
+        if logits.ndim == 2:
+            loss = loss + 0 * logits[np.arange(len(logits)), targets].sum()
+        return loss

@@ -72,9 +72,9 @@ def beside(name: str, x: Array, logits: Array, library: Library, accepted: str, 
     theirs = library_of(name, x, accepted)
     if theirs is not library.family:
         raise TypeError(f"{name} is a {theirs.name} array and {given} is a {library.name} array; accepted: one library")
-    if not theirs.on_one_device(x, logits):
-        here, there = theirs.device_name(x), theirs.device_name(logits)
-        raise ValueError(f"{name} is on device {here} and {given} is on device {there}; accepted: one device")
+    if not library.on_one_device(x, logits):
+        here, there = library.device_name(x), library.device_name(logits)
+        raise ValueError(f"{name} is on device {here} and {given} is on device {there}; accepted: the same for both")
 
 
 def logits_alone(library: Library, logits: Array) -> tuple[tuple[int, ...], str]:
@@ -88,17 +88,18 @@ def logits_alone(library: Library, logits: Array) -> tuple[tuple[int, ...], str]
     return shape, dtype
 
 
-def logits_and_targets(library: Library, logits: Array, targets: Array) -> Form:
-    """What the logits are, and whether the targets are soft."""
-    shape, dtype = logits_alone(library, logits)
-    return _form(library, shape, dtype, targets, logits, "logits")
+def logits_and_targets(
+    library: Library, logits: Array, targets: Array, made: tuple[tuple[int, ...], str] | None = None
+) -> Form:
+    """What the logits are, and whether the targets are soft.
 
-
-def _form(library: Library, shape: tuple[int, ...], dtype: str, targets: Array, like: Array, name: str) -> Form:
-    """Of logits of that shape; like, name: an array of the call, and what it is called."""
-    if type(targets) is not np.ndarray or type(like) is not np.ndarray:
+    made: the shape and the dtype's name of the logits that will be made of the array `logits`, hidden states then.
+    """
+    shape, dtype = logits_alone(library, logits) if made is None else made
+    given = "logits" if made is None else "hidden"
+    if type(targets) is not np.ndarray or type(logits) is not np.ndarray:
         accepted = "an integer array of shape (...), or a floating one of shape (..., V)"
-        beside("targets", targets, like, library, accepted, name)
+        beside("targets", targets, logits, library, accepted, given)
     t_shape = tuple(targets.shape) if library.state == "eager" else _shape(library, "targets", targets)
     t_dtype = library.dtype_name(targets)
     tokens = shape[:-1]
@@ -111,7 +112,7 @@ def _form(library: Library, shape: tuple[int, ...], dtype: str, targets: Array, 
         raise kind(f"targets has dtype {t_dtype} and shape {t_shape} for logits of shape {shape}; accepted: {accepted}")
     if shape[-1] == 0 and 0 not in tokens:
         raise ValueError(f"logits has shape {shape}, a vocabulary of 0 classes; accepted: V of at least 1")
-    return Form(shape, tokens, dtype, soft, name)
+    return Form(shape, tokens, dtype, soft, given)
 
 
 def hidden_and_targets(library: Library, inputs: Inputs, classes: Any, memory: Any) -> Form:
@@ -139,7 +140,7 @@ def hidden_and_targets(library: Library, inputs: Inputs, classes: Any, memory: A
     if memory is not None:
         whole_number("memory", memory, None)
     computed = "float64" if dtype == "float64" else "float32"
-    return _form(library, (*shape[:-1], v), computed, inputs.targets, hidden, "hidden")
+    return logits_and_targets(library, hidden, inputs.targets, ((*shape[:-1], v), computed))
 
 
 def _floating(library: Library, name: str, x: Array, accepted: str) -> None:

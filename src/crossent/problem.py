@@ -113,6 +113,7 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
         if check and library.checks_copies:
             _check_copies(inputs, vocabulary, ignore_index)
         elif check and library.any_outside(t, vocabulary):
+            targets, t = library.whole(targets), library.whole(t)
             raise checks.outside_of_vocabulary(library, targets, t, vocabulary, ignore_index)
         # What torch differentiates may need the formula, which follows every target.
         is_guarded = engine in ENGINE_CHECKS_RANGE and not library.keep_graph and class_weights is None

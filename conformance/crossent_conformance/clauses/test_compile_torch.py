@@ -74,7 +74,7 @@ def test_D1_compiled_to_machine_code(place, subject, fresh_compiler):
     _check(place, subject, fresh_compiler, "inductor", *cases.gaps(10, (-20.0, 0.0, 5.0, 15.0, 20.0, 40.0)), {})
 
 
-@pytest.mark.places(backends=TORCH, modes=(Mode.EAGER,), dtypes=("float32",))
+@pytest.mark.places(backends=TORCH, modes=(Mode.EAGER,), dtypes=("float32", "float64"))
 def test_D1_compiled_loss_and_grad(place, subject, fresh_compiler):
     if not subject.gives_pairs:
         raise DoesNotApply("a function of its own for loss and gradient")

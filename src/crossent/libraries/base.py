@@ -84,6 +84,10 @@ class Library(Operations):
         """Whether Python may look at the values of `x` now."""
         return self.state == "eager"
 
+    def whole(self, x: Array) -> Array:
+        """`x` as something that Python may look at element by element."""
+        return x
+
     def is_followed(self, x: Array) -> bool:
         """Whether a graph or a transformation of the library holds on to `x`."""
         return False

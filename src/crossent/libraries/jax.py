@@ -6,6 +6,7 @@ As a rule of forward differentiation it serves ``grad``, ``jvp``, ``hessian``, `
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -13,18 +14,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
+from jax.sharding import AxisType, NamedSharding
 
-from crossent import views
 from crossent.libraries.base import NO_CONTEXT, Inputs, Library
 from crossent.linear import Gradients
 from crossent.math import formula
+from crossent.math.operations import RUN
 from crossent.math.rows import Coefficients, Rows
 from crossent.types import Array
 
 if TYPE_CHECKING:
     from crossent.problem import Ending
+
+P: Any = jax.sharding.PartitionSpec
 
 _Others = tuple[Array | None, Array | None, Array | None]
 _PerRow = tuple[Array | None, ...]
@@ -32,6 +37,9 @@ _Result = TypeVar("_Result")
 
 # Bytes of a block of float32 logits.
 BLOCK = 1024 * 1024
+# Runs of runs of a length that is not known, which two million terms fill.
+_RUNS = 7
+_HAS_CONTEXTS = hasattr(jax.sharding, "use_abstract_mesh")
 
 
 class Jax(Library):
@@ -43,17 +51,38 @@ class Jax(Library):
     # The shapes of what is compiled would depend on it.
     leaves_out = False
 
+    def of_call(self, inputs: Inputs) -> Library:
+        """Of arrays on a mesh whose axes are explicit, the library on that mesh; releases before 0.8 refuse them."""
+        for x in inputs:
+            if isinstance(x, jax.Array) and AxisType.Explicit in mesh_of(x).axis_types and _HAS_CONTEXTS:
+                from crossent.libraries.jax_mesh import OnMesh
+
+                return OnMesh(mesh_of(x), jax.typeof(inputs.logits).sharding.spec)
+        return self
+
     def readable(self, x: Array) -> bool:
-        """Of a transformation's, which stand for values that are supplied later, none."""
-        return not isinstance(x, jax.core.Tracer)
+        """Of a transformation's, which stand for values that are supplied later, none; nor what another process has."""
+        return not isinstance(x, jax.core.Tracer) and (x.is_fully_addressable or x.is_fully_replicated)
+
+    def device(self, x: Array) -> Any:
+        """What is made beside `x` is on all devices of an array that has its place, and else wherever it is used."""
+        if isinstance(x, jax.core.Tracer) or not x.committed:
+            return None
+        sharding = x.sharding
+        return NamedSharding(sharding.mesh, P()) if isinstance(sharding, NamedSharding) else x.device
 
     def is_followed(self, x: Array) -> bool:
         """A transformation's, which must not outlive it."""
-        return not self.readable(x)
+        return isinstance(x, jax.core.Tracer)
 
     def device_name(self, x: Array) -> str | None:
         """All that an array is spread over."""
-        return ", ".join(sorted(map(str, x.devices()))) if self.readable(x) else None
+        return None if isinstance(x, jax.core.Tracer) else ", ".join(sorted(map(str, x.devices())))
+
+    def on_one_device(self, a: Array, b: Array) -> bool:
+        """What is not committed to its devices goes wherever the rest is."""
+        placed = not any(isinstance(x, jax.core.Tracer) or not x.committed for x in (a, b))
+        return not placed or bool(a.devices() == b.devices())
 
     def computing(self, x: Array) -> AbstractContextManager[Any]:
         """JAX does not warn."""
@@ -72,18 +101,42 @@ class Jax(Library):
         """The order in which JAX adds, and so what a long sum loses in its own dtype, is another in each release."""
         return self.sum_in_runs(x, axis) if x.dtype == wide else super().sum_in(wide, x, axis)
 
+    def sum_in_runs(self, x: Array, axis: int | None) -> Array:
+        """In a program for any number of terms there are as many runs of runs as a large number has."""
+        if _is_known(*x.shape):
+            return super().sum_in_runs(x, axis)
+        x = self.flat(x) if axis is None else jnp.moveaxis(x, axis, -1)
+        run = (*(1 for _ in x.shape[1:]), RUN)
+        for _ in range(_RUNS):
+            x = lax.reduce_window(x, np.zeros((), x.dtype), lax.add, run, run, "SAME")
+        return jnp.sum(x, axis=-1)
+
+    def length(self, wide: Any, n: int) -> Array | float:
+        """In a program for any size, an array that knows it when the program runs."""
+        return super().length(wide, n) if _is_known(n) else jnp.asarray(n).astype(wide)
+
+    def take_target(self, x: Array, t: Array) -> Array:
+        """An index would gather rows that lie on several devices; of a sum each device has its own part."""
+        return super().take_target(x, t) if _is_in_one_place(x) else self.sum_of_target(x, t)
+
+    def weights_of(self, class_weights: Array, t: Array) -> Array:
+        """JAX takes indices of any shape; merged axes of several devices would be gathered."""
+        return jnp.take(class_weights, t, axis=0)
+
+    def per_token(self, x: Array, tokens: tuple[int, ...]) -> Array:
+        """Of the shape of the tokens."""
+        return jnp.broadcast_to(x, tokens)
+
     def losses(self, rows: Rows) -> Array:
-        """By the rule below."""
-        rows = views.flat(self, rows)
+        """By the rule below; of the shape of the tokens."""
         others = (rows.soft, rows.weight, rows.class_weights)
         return _compiled(rows.coefficients, rows.logits, rows.targets, others)
 
     def losses_and_gradient(self, rows: Rows, scale: Array | float, out: Array | None) -> tuple[Array, Array]:
-        """The losses (N,) and the gradient, times `scale`, in the dtype of the logits."""
-        matrix = views.flat(self, rows)
-        others = (matrix.soft, matrix.weight, matrix.class_weights)
-        loss, d = _compiled_gradient(matrix.coefficients, matrix.logits, matrix.targets, others, scale)
-        return loss, jnp.reshape(d, rows.logits.shape)
+        """The losses, of the shape of the tokens, and the gradient, times `scale`, in the dtype of the logits."""
+        others = (rows.soft, rows.weight, rows.class_weights)
+        found: tuple[Array, Array] = _compiled_gradient(rows.coefficients, rows.logits, rows.targets, others, scale)
+        return found
 
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
         """Of float32, with all its digits on every device."""
@@ -113,17 +166,47 @@ def _rows(coefficients: Coefficients, per_row: _PerRow, class_weights: Array | N
     return Rows(x, t, soft, weight, class_weights, coefficients, 0, x.shape[1], LIBRARY.compute_dtype(x))
 
 
-def _in_blocks(function: Callable[[_PerRow], _Result], per_row: _PerRow) -> _Result:
-    """`function` of arrays whose first axis is the rows, a block of rows at a time where they are many.
+def mesh_of(x: Array) -> Any:
+    """The mesh that the type of an array names, without axes where it names none."""
+    return jax.typeof(x).sharding.mesh
+
+
+def _is_known(*lengths: Any) -> bool:
+    """Whether none of the lengths of a program is a symbol."""
+    return all(isinstance(n, int) for n in lengths)
+
+
+def _is_in_one_place(x: Array) -> bool:
+    """Whether `x` has no part on another device: there is no other, or shard_map has given each its own."""
+    return jax.device_count() == 1 or set(mesh_of(x).axis_types) == {AxisType.Manual}
+
+
+def _by_rows(function: Callable[[_PerRow], _Result], per_row: _PerRow) -> _Result:
+    """`function` of matrices of rows and of what rows have, for arrays whose first axes are those of the tokens.
+
+    Axes that lie on several devices are not merged, which would gather them, and their rows not walked in turn.
+    """
+    x: Array = per_row[0]
+    *tokens, v = x.shape
+    if not _is_in_one_place(x) and len(tokens) > 1:
+        return jax.vmap(partial(_by_rows, function))(per_row)
+    n, k = math.prod(tokens), len(tokens)
+    rows = jax.tree.map(lambda a: jnp.reshape(a, (n, *a.shape[k:])), per_row)
+    height = max(1, BLOCK // (4 * max(v, 1))) if _is_known(v) else 1
+    is_whole = not _is_known(n, v) or n <= 2 * height or jax.default_backend() != "cpu" or not _is_in_one_place(x)
+    results = function(rows) if is_whole else _in_blocks(function, rows, height)
+    shaped: _Result = jax.tree.map(lambda a: jnp.reshape(a, (*tokens, *a.shape[1:])), results)
+    return shaped
+
+
+def _in_blocks(function: Callable[[_PerRow], _Result], per_row: _PerRow, height: int) -> _Result:
+    """`function` of arrays whose first axis is the rows, a block of rows at a time.
 
     XLA keeps no temporary in the cache by itself, and makes some of the size of the logits. The last block overlaps the
     one before it, so that all have one shape and a row's result does not depend on where it lies.
     """
     x: Array = per_row[0]
-    n, v = x.shape
-    height = max(1, BLOCK // (4 * max(v, 1)))
-    if n <= 2 * height or jax.default_backend() != "cpu":
-        return function(per_row)
+    n = x.shape[0]
 
     def block(i: Array, results: _Result) -> _Result:
         start = jnp.minimum(i * height, n - height)
@@ -131,7 +214,9 @@ def _in_blocks(function: Callable[[_PerRow], _Result], per_row: _PerRow) -> _Res
         merged: _Result = jax.tree.map(lambda a, b: lax.dynamic_update_slice_in_dim(a, b, start, 0), results, part)
         return merged
 
-    empty = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(function, per_row))
+    # Zeros with the type of results: inside shard_map that says along which axes they vary.
+    one = function(jax.tree.map(lambda a: a[:1], per_row))
+    empty = jax.tree.map(lambda a: jnp.broadcast_to(jnp.where(False, a, 0), (n, *a.shape[1:])), one)
     results: _Result = lax.fori_loop(0, -(-n // height), block, empty)
     return results
 
@@ -142,7 +227,7 @@ def _formula(coefficients: Coefficients, x: Array, t: Array | None, others: _Oth
     def losses_of(rows: _PerRow) -> Array:
         return formula.whole(LIBRARY, _rows(coefficients, rows, class_weights))
 
-    return _in_blocks(losses_of, (x, t, soft, weight))
+    return _by_rows(losses_of, (x, t, soft, weight))
 
 
 def _with_gradient(
@@ -154,7 +239,7 @@ def _with_gradient(
         *per_row, scale = rows
         return formula.whole_with_gradient(LIBRARY, _rows(coefficients, tuple(per_row), class_weights), scale)
 
-    return _in_blocks(pair_of, (x, t, soft, weight, jnp.broadcast_to(scale, x.shape[:1])))
+    return _by_rows(pair_of, (x, t, soft, weight, jnp.broadcast_to(scale, x.shape[:-1])))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -170,7 +255,7 @@ def _jvp(coefficients: Coefficients, primals: Sequence[Any], tangents: Sequence[
     loss, d = _with_gradient(coefficients, wide, t, others, jnp.ones((), wide.dtype))
     change = jnp.zeros_like(loss)
     if not isinstance(dx, SymbolicZero):
-        change = jnp.sum(d * dx.astype(d.dtype), axis=1)
+        change = jnp.sum(d * dx.astype(d.dtype), axis=-1)
     if any(not isinstance(a, SymbolicZero) for a in d_others if a is not None):
         # The loss is a plain function of target distribution and weights: its formula may be differentiated as it is.
         dense = jax.tree.map(

@@ -8,6 +8,7 @@ differentiates, block by block.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -66,8 +67,8 @@ def losses_and_gradients(rows: Rows, scale: Array | float, needs: tuple[bool, ..
     """The token losses (N,), and the gradients that are needed, times `scale`."""
     head, t, others = _arrays(rows)
     static = _Static(rows.coefficients, rows.logits.memory, needs=needs)
-    every = jnp.broadcast_to(jnp.asarray(scale, rows.dtype), _count(head))
-    found: tuple[Array, Gradients] = _walk(static, head, t, others, every)
+    tokens = rows.logits.hidden.shape[:-1]
+    found: tuple[Array, Gradients] = _walk(static, head, t, others, _per_token(scale, tokens, rows.dtype))
     return found
 
 
@@ -78,8 +79,8 @@ def _arrays(rows: Rows) -> tuple[_Head, Array | None, _Others]:
     return (rows.logits.hidden, head.weight, head.bias), rows.targets, others
 
 
-def _count(head: _Head) -> tuple[int]:
-    return (head[0].shape[0],)
+def _per_token(scale: Array | float, tokens: tuple[int, ...], dtype: Any) -> Array:
+    return jnp.reshape(jnp.broadcast_to(jnp.asarray(scale, dtype), tokens), (math.prod(tokens),))
 
 
 class _Blocks(NamedTuple):
@@ -216,7 +217,7 @@ def _jvp(static: _Static, primals: Sequence[Any], tangents: Sequence[Any]) -> tu
     needs = tuple(x is not None and not isinstance(x, SymbolicZero) for x in d_head)
     ending = _ending(static, others.denominator, head)
     dtype = ending.dtype
-    scale = jnp.broadcast_to(jnp.asarray(ending.scale(1.0), dtype), _count(head))
+    scale = _per_token(ending.scale(1.0), static.token_shape, dtype)
     losses, gradients = _walk(static._replace(needs=needs), head, t, others, scale)
     change = jnp.zeros((), dtype)
     for d, x in zip(gradients, d_head, strict=True):

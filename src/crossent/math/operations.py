@@ -40,6 +40,10 @@ class Operations:
         """Whether `x` is a number, and no array."""
         return isinstance(x, float)
 
+    def length(self, wide: Array, n: int) -> Array | float:
+        """A length to divide by: a number, or an array in the dtype `wide` where it is not known yet."""
+        return float(n)
+
     def widest(self, device: Array) -> tuple[Array, Array]:
         """The widest float and the widest signed integer of a device."""
         return self.xp.float64, self.xp.int64
@@ -111,6 +115,10 @@ class Operations:
         """The elements in a row."""
         return x if x.ndim == 1 else self.xp.reshape(x, (-1,))
 
+    def per_token(self, x: Array, tokens: tuple[int, ...]) -> Array:
+        """`x`, which broadcasts to the shape of the tokens, as a number for each row."""
+        return self.xp.reshape(self.xp.broadcast_to(x, tokens), (-1,))
+
     def row_numbers(self, t: Array) -> Array:
         """0, 1, 2 … for the rows whose targets are `t`."""
         return self.xp.arange(t.shape[0], dtype=t.dtype, device=self.device(t))
@@ -122,6 +130,14 @@ class Operations:
     def take_target(self, x: Array, t: Array) -> Array:
         """x[i, t_i] of every row i."""
         return x[self.row_numbers(t), t]
+
+    def sum_of_target(self, x: Array, t: Array) -> Array:
+        """The same as a sum over one class, for arrays that are not to be indexed by arrays."""
+        return self.xp.sum(self.xp.where(self.one_hot_mask(x.shape, t), x, self.xp.zeros_like(x)), axis=1)
+
+    def weights_of(self, class_weights: Array, t: Array) -> Array:
+        """The class weights of the classes `t`."""
+        return self.xp.reshape(self.xp.take(class_weights, self.flat(t), axis=0), t.shape)
 
     def set_target(self, x: Array, t: Array, value: Array | float, out: Array | None) -> Array:
         """`x` with x[i, t_i] replaced by `value` (one number, or one per row); in place where `out` is `x`."""
@@ -151,6 +167,8 @@ class Operations:
     def sum_in_runs(self, x: Array, axis: int | None) -> Array:
         """Pairwise summation over one axis, or all, out of reshapes and short sums."""
         xp = self.xp
+        while axis is None and x.ndim > 1:
+            x = self.sum_in_runs(x, -1)
         x = self.flat(x) if axis is None else xp.moveaxis(x, axis, -1)
         while (length := x.shape[-1]) > RUN:
             whole = length - length % RUN

@@ -41,7 +41,7 @@ def denominator_of(
         if terms is None:
             count = shape[-1] if axis else math.prod(shape)
             nothing = math.nan if ieee else 1.0
-            return float(count) if count else nothing
+            return ops.length(wide, count) if count else nothing
         if terms is counted:
             # Of nothing the sum is 0: divided by 1 it stays so, divided by 0 it is NaN.
             total = ops.count_in(wide, terms, axis)
@@ -93,7 +93,7 @@ def token_scale(
     grad: Array | float,
     kept: Array | None,
 ) -> Array | float:
-    """What multiplies a token's gradient: that of the loss over the denominator; a number, 0-d, or flat (N,).
+    """What multiplies a token's gradient: that of the loss over the denominator; a number, 0-d, or one per token.
 
     kept: the only tokens that have a part in the loss, even in one that is divided by nothing; None for all.
     """
@@ -106,7 +106,7 @@ def token_scale(
     if kept is not None:
         scale = xp.where(kept, scale, 0.0 if isinstance(scale, float) else xp.zeros_like(scale))
     if kept is not None or (reduction in ("none", "sequence") and not isinstance(scale, float)):
-        scale = xp.reshape(xp.broadcast_to(scale, shape), (-1,))
+        scale = ops.per_token(scale, shape)
     return scale
 
 

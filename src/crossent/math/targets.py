@@ -11,7 +11,10 @@ from crossent.types import Array
 def class_masses(ops: Operations, x: Array, class_weights: Array | None, coefficients: Coefficients) -> Masses:
     """The even masses u_j that a hard target's smoothing is shared out by, for rows or a piece of rows `x` (N, W)."""
     xp = ops.xp
-    values = xp.ones_like(x[:1, :]) if class_weights is None else class_weights[None, :]
+    if class_weights is None:
+        values = xp.ones((1, x.shape[1]), dtype=x.dtype, device=ops.device(x))
+    else:
+        values = class_weights[None, :]
     if not coefficients.ieee:
         values = xp.where(x == -xp.inf, 0.0, values)
     return Masses(values, coefficients.ieee)

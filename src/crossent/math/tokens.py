@@ -107,12 +107,12 @@ def of_targets(
     """
     if is_safe and kept is class_weights is None:
         return Tokens(t, None, None, None)
-    xp, shape = ops.xp, t.shape
+    xp = ops.xp
     weight, counted, own, safe = weights, kept, None, t
     if class_weights is not None:
         # The weight of a class is looked up here, and one that is not there is NaN.
         safe = t if is_safe else ops.zero_where_not((t >= 0) & (t < vocabulary), t)
-        own = xp.reshape(xp.take(class_weights, ops.flat(safe), axis=0), shape)
+        own = ops.weights_of(class_weights, safe)
         if not ieee:
             counted = both(counted, own != 0)
     if counted is not None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from crossent import views
-from crossent.libraries.base import Library
-from crossent.libraries.torch.library import TORCH, TRACED
+from crossent.libraries.base import Inputs, Library
+from crossent.libraries.torch.library import TORCH, TRACED, TorchOnGraph, of_dtensors
 from crossent.math import formula
 from crossent.math.rows import Rows
 
@@ -52,14 +52,21 @@ def entered(library: Library, rows: Rows) -> Rows:
 
 def losses(rows: Rows) -> Tensor:
     """The token losses (N,)."""
-    found: Tensor = formula.whole(TRACED, views.flat(TRACED, rows))
+    library = _library(rows)
+    found: Tensor = formula.whole(library, views.flat(library, rows))
     return found
 
 
 def gradient(rows: Rows, scale: Tensor | float) -> tuple[Tensor, Tensor]:
     """The token losses (N,) and the gradient, of the shape of the logits."""
-    loss, d = formula.whole_with_gradient(TRACED, views.flat(TRACED, rows), scale)
+    library = _library(rows)
+    loss, d = formula.whole_with_gradient(library, views.flat(library, rows), scale)
     return loss, d.reshape(rows.logits.shape)
+
+
+def _library(rows: Rows) -> TorchOnGraph:
+    """Of tensors that the formula is computed of."""
+    return of_dtensors(Inputs(rows.logits, rows.targets)) or TRACED
 
 
 def of_others(rows: Rows, places: list[int]) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
@@ -79,7 +86,7 @@ def gradients_of_others(rows: Rows, grad: Tensor, needed: tuple[bool, ...]) -> l
     places = [i for i, need in enumerate(needed, 1) if need]
     if places:
         function, given = of_others(rows, places)
-        for i, value in zip(places, torch.func.vjp(function, *given)[1](grad), strict=True):
+        for i, value in zip(places, _library(rows).pulled(function, given, grad), strict=True):
             found[i - 1] = value
     return found
 

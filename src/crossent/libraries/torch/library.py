@@ -22,7 +22,6 @@ from crossent.engines import select
 from crossent.libraries.base import NO_CONTEXT, Inputs, Library
 from crossent.libraries.numpy import NUMPY, NumPy
 from crossent.linear import Gradients, whole
-from crossent.math import formula
 from crossent.math.operations import FLOATS, Operations
 from crossent.math.rows import Rows
 from crossent.types import Array
@@ -105,6 +104,17 @@ def is_traced(*given: Any) -> bool:
     return False
 
 
+def of_dtensors(inputs: Inputs) -> TorchOnGraph | None:
+    """The library of a call with a DTensor, which has values; None where there is none."""
+    for x in inputs:
+        # By what it alone has: its type would cost every import of torch that of its distributed part.
+        if isinstance(x, torch.Tensor) and hasattr(x, "device_mesh"):
+            from crossent.libraries.torch.distributed import Distributed
+
+            return Distributed(x.device_mesh, inputs.logits)
+    return None
+
+
 class Torch(_Tensors, Library):
     """Eager tensors in a device's memory; and the object that torch's type stands for."""
 
@@ -115,7 +125,7 @@ class Torch(_Tensors, Library):
     def of_call(self, inputs: Inputs) -> Library:
         """One of the states above."""
         if is_traced(*inputs):
-            return TRACED
+            return of_dtensors(inputs) or TRACED
         if torch.autograd.forward_ad._current_level >= 0:
             return ON_GRAPH
         logits = inputs[0]
@@ -134,11 +144,14 @@ class Torch(_Tensors, Library):
 
     def off_graph(self, inputs: Inputs) -> tuple[Library, Inputs]:
         """Detached, but for what is traced."""
+        library = self.eager(inputs[0])
         if is_traced(*inputs):
-            return TRACED, inputs
+            library = of_dtensors(inputs) or TRACED
+            if library is TRACED:
+                return TRACED, inputs
         if torch.is_grad_enabled() and _needs_gradient(*inputs):
             inputs = Inputs(*(x.detach() if isinstance(x, torch.Tensor) else x for x in inputs))
-        return self.eager(inputs[0]), inputs
+        return library, inputs
 
     def is_followed(self, x: Array) -> bool:
         """By autograd, or by a transformation."""
@@ -364,6 +377,11 @@ class TorchOnGraph(Torch):
 
         return graph.losses(rows, forward=True)
 
+    def pulled(self, function: Callable[..., Array], given: tuple[Array, ...], grad: Array) -> tuple[Array, ...]:
+        """What the gradient of a function's result is to what it was given."""
+        found: tuple[Array, ...] = torch.func.vjp(function, *given)[1](grad)
+        return found
+
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
         """As the graph can follow."""
         with torch.autocast(a.device.type, enabled=False):
@@ -423,9 +441,12 @@ class TorchTraced(TorchOnGraph):
         if rows.engine != "array_api":
             from crossent.libraries.torch import operator
 
-            return operator.losses(rows), operator.gradient(rows, torch.as_tensor(scale, device=rows.logits.device))
-        losses, d = formula.whole_with_gradient(self, views.flat(self, rows), scale)
-        return losses, d.reshape(rows.logits.shape)
+            device = rows.logits.device
+            scale = torch.as_tensor(scale, dtype=self.widest(device)[0], device=device)
+            return operator.losses(rows), operator.gradient(rows, scale)
+        from crossent.libraries.torch import formula
+
+        return formula.gradient(rows, scale)
 
     def linear_losses(self, rows: Rows) -> Array:
         """As an operator, which has no derivatives but those of hidden, weight and bias; or whole."""

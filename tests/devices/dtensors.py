@@ -1,0 +1,288 @@
+"""A13: DTensors give what the definition gives. `tests/test_several_devices.py` runs this file in two processes, and
+every test in both.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from datetime import timedelta
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.nn import functional as F  # noqa: N812
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import crossent
+import crossent.torch
+from crossent_conformance import oracle, units
+
+# No process has as many rows or classes as the other.
+N, S, V = 5, 4, 7
+WHOLE = Replicate()
+LAYOUTS = {"batch": Shard(0), "sequence": Shard(1), "vocabulary": Shard(2), "replicated": WHOLE}
+EVERY_LAYOUT = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+TOKEN_WEIGHTS, CLASS_WEIGHTS = np.linspace(0, 2, S, dtype=np.float32), np.linspace(0.5, 2, V, dtype=np.float32)
+OPTIONS = {
+    "plain": {},
+    "classes": {"class_weights": CLASS_WEIGHTS, "label_smoothing": 0.125, "ignore_index": 3},
+    "sequence": {"weights": TOKEN_WEIGHTS, "z_loss": 0.25, "reduction": "sequence", "denominator": "tokens"},
+    "none": {"reduction": "none", "ignore_index": 3, "label_smoothing": 0.25, "smoothing": "uniform"},
+    "explicit": {"algorithm": "explicit", "reduction": "sum"},
+    "soft": {"label_smoothing": 0.125, "weights": TOKEN_WEIGHTS, "denominator": 2.5, "class_weights": CLASS_WEIGHTS},
+}
+EVERY_OPTION = pytest.mark.parametrize("name", OPTIONS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def processes():
+    """The two, of which one that fails stops the other."""
+    torch.set_num_threads(1)
+    rank, store = int(os.environ["RANK"]), f"file://{os.environ['STORE']}"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def mesh(processes):
+    return init_device_mesh("cpu", (2,))
+
+
+def _tokens(place):
+    """Where that lies which belongs to tokens."""
+    return WHOLE if place == LAYOUTS["vocabulary"] else place
+
+
+def _inputs(soft=False, dtype=torch.float32):
+    rng = np.random.default_rng(0)
+    x, t = (3 * rng.standard_normal((N, S, V))).astype(np.float32), rng.integers(0, V, (N, S))
+    x[0, 0, 5], t[0, 0], t[1, 1] = -np.inf, 4, 3
+    targets = torch.from_numpy(rng.random((N, S, V)).astype(np.float32)).to(dtype) if soft else torch.from_numpy(t)
+    return torch.from_numpy(x).to(dtype), targets
+
+
+def _check(found, exact, what="loss"):
+    units.check(found.full_tensor().numpy(), exact, "float32", what=what)
+
+
+@EVERY_LAYOUT
+@EVERY_OPTION
+def test_A13_loss_and_gradient(mesh, layout, name):
+    soft = name == "soft"
+    x, t = _inputs(soft)
+    exact = oracle.cross_entropy(x.double().numpy(), t.double().numpy() if soft else t.numpy(), **OPTIONS[name])
+    beside = {key: torch.from_numpy(a) if isinstance(a, np.ndarray) else a for key, a in OPTIONS[name].items()}
+    on_mesh = {
+        key: distribute_tensor(a, mesh, [WHOLE]) if isinstance(a, torch.Tensor) else a for key, a in beside.items()
+    }
+    logits = distribute_tensor(x, mesh, [layout]).requires_grad_()
+    targets = distribute_tensor(t, mesh, [layout if soft else _tokens(layout)])
+    loss = crossent.cross_entropy(logits, targets, **on_mesh)
+    loss.backward(torch.ones_like(loss))
+    found = [(loss.detach(), logits.grad)]
+    found += [crossent.cross_entropy_and_grad(logits, targets, **on_mesh)]
+    # A tensor that is no DTensor is the same on both.
+    found += [crossent.cross_entropy_and_grad(logits, t, None, torch.ones_like(loss), **beside)]
+    for value, gradient in found:
+        _check(value, exact[0])
+        _check(gradient, exact[1], "d_logits")
+        assert gradient.placements == logits.placements
+        assert not any(place.is_partial() for place in value.placements)
+        assert not value.requires_grad
+
+
+SIGNATURE = {
+    "plain": {},
+    "ignored": {"ignore_index": 3},
+    "smoothed-sum": {"label_smoothing": 0.125, "reduction": "sum"},
+    "classes-none": {"weight": torch.from_numpy(CLASS_WEIGHTS), "reduction": "none"},
+    "classes": {"weight": torch.from_numpy(CLASS_WEIGHTS), "label_smoothing": 0.125, "ignore_index": 3},
+}
+
+
+@EVERY_LAYOUT
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("options", SIGNATURE.values(), ids=SIGNATURE)
+def test_A13_pytorchs_own_signature(mesh, layout, soft, options):
+    x, t = _inputs(soft)
+    x[0, 0, 5] = 0
+    options = {key: value for key, value in options.items() if not (soft and key == "ignore_index")}
+    x, t = x.movedim(-1, 1).contiguous().requires_grad_(), t.movedim(-1, 1).contiguous() if soft else t
+    theirs = F.cross_entropy(x, t, **options)
+    theirs.sum().backward()
+    on_mesh = {
+        key: distribute_tensor(a, mesh, [WHOLE]) if isinstance(a, torch.Tensor) else a for key, a in options.items()
+    }
+    place = {"S(1)": Shard(2), "S(2)": Shard(1)}.get(f"S({getattr(layout, 'dim', None)})", layout)
+    logits = distribute_tensor(x.detach(), mesh, [place]).requires_grad_()
+    targets = distribute_tensor(t, mesh, [place if soft else _tokens(layout)])
+    loss = crossent.torch.cross_entropy(logits, targets, **on_mesh)
+    loss.sum().backward()
+    torch.testing.assert_close(loss.detach().full_tensor(), theirs.detach())
+    torch.testing.assert_close(logits.grad.full_tensor(), x.grad)
+    assert logits.grad.placements == logits.placements
+
+
+class Moved(TorchDispatchMode):
+    """How many numbers each collective operation takes."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if DTensor in types:
+            return NotImplemented
+        if "c10d" in str(func) and not any(word in str(func) for word in ("wait", "wrap")):
+            self.sizes += [x.numel() for x in args if isinstance(x, torch.Tensor)]
+        return func(*args, **(kwargs or {}))
+
+
+@EVERY_LAYOUT
+@EVERY_OPTION
+def test_A13_no_logits_are_gathered(mesh, layout, name):
+    """What moves belongs to tokens, a number of each at a time."""
+    soft = name == "soft"
+    generator = torch.Generator().manual_seed(0)
+    x, q = torch.randn((2, 6, S, 64), generator=generator)
+    t = q if soft else torch.randint(64, (6, S), generator=generator)
+    options = {key: a if key != "class_weights" else np.ones(64, np.float32) for key, a in OPTIONS[name].items()}
+    options = {key: torch.from_numpy(a) if isinstance(a, np.ndarray) else a for key, a in options.items()}
+    logits = distribute_tensor(x, mesh, [layout]).requires_grad_()
+    targets = distribute_tensor(t, mesh, [layout if soft else _tokens(layout)])
+    with Moved() as moved:
+        loss = crossent.cross_entropy(logits, targets, **options)
+        loss.backward(torch.ones_like(loss))
+        crossent.cross_entropy_and_grad(logits, targets, **options)
+    assert max(moved.sizes, default=0) <= 6 * S
+    assert bool(moved.sizes) == (layout != WHOLE)
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (2, 1)])
+def test_A13_a_mesh_of_two_axes(shape):
+    """Rows on one, classes on the other."""
+    mesh = init_device_mesh("cpu", shape)
+    x, t = _inputs()
+    options = {"ignore_index": 3, "label_smoothing": 0.125}
+    exact = oracle.cross_entropy(x.double().numpy(), t.numpy(), **options)
+    for first in (Shard(0), Shard(1)):
+        logits = distribute_tensor(x, mesh, [first, Shard(2)]).requires_grad_()
+        targets = distribute_tensor(t, mesh, [first, WHOLE])
+        with Moved() as moved:
+            loss = crossent.cross_entropy(logits, targets, **options)
+            loss.backward()
+        assert 0 < max(moved.sizes) <= N * S
+        _check(loss.detach(), exact[0])
+        _check(logits.grad, exact[1], "d_logits")
+        assert logits.grad.placements == logits.placements
+
+
+@EVERY_LAYOUT
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_A13_derivatives_of_the_others_and_second_ones(mesh, layout, soft):
+    x, t = _inputs(soft, torch.float64)
+    x[0, 0, 5] = 0
+    plain = [x, torch.linspace(0.25, 2, S).double(), torch.linspace(0.5, 2, V).double(), *([t] if soft else [])]
+    places = [layout, WHOLE, WHOLE, layout]
+    spread = [distribute_tensor(a, mesh, [place]) for a, place in zip(plain, places, strict=False)]
+    results = []
+    for leaves, targets in ((plain, t), (spread, distribute_tensor(t, mesh, [layout if soft else _tokens(layout)]))):
+        x, w, u, *q = (a.detach().requires_grad_() for a in leaves)
+        of = partial(crossent.cross_entropy, targets=q[0] if q else targets, label_smoothing=0.125)
+        first = torch.autograd.grad(of(x, weights=w, class_weights=u), (x, w, u, *q))
+        gradient = torch.autograd.grad(of(x), x, create_graph=True)[0]
+        second = torch.autograd.grad((gradient * gradient).sum(), x)[0]
+        results.append([*first, second, crossent.cross_entropy_and_grad(x, q[0] if q else targets)[1]])
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found.full_tensor(), expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.clause("A4")
+@EVERY_LAYOUT
+def test_A4_a_bad_target_is_named_on_every_process(mesh, layout):
+    x, t = _inputs()
+    t[3, 2], t[4, 1] = V, -2
+    logits, targets = distribute_tensor(x, mesh, [layout]), distribute_tensor(t, mesh, [_tokens(layout)])
+    with pytest.raises(IndexError, match=r"targets\[3, 2\] is 7; accepted: 0 to 6"):
+        crossent.cross_entropy(logits, targets)
+    with pytest.raises(IndexError):
+        crossent.torch.cross_entropy(logits.movedim(-1, 1), targets)
+    loss, gradient = crossent.cross_entropy_and_grad(logits, targets, check_targets=False, reduction="none")
+    assert loss.full_tensor().isnan().nonzero().tolist() == [[3, 2], [4, 1]]
+    assert gradient.full_tensor().isnan().sum(-1).nonzero().tolist() == [[3, 2], [4, 1]]
+
+
+UNUSUAL = {
+    "no-class-for-one": (lambda x, mesh: distribute_tensor(x[..., :1], mesh, [Shard(2)]), Shard(2)),
+    "no-row-for-one": (lambda x, mesh: distribute_tensor(x[:1], mesh, [Shard(0)]), Shard(0)),
+    "one-token": (lambda x, mesh: distribute_tensor(x[0, 1], mesh, [Shard(0)]), Shard(0)),
+    "no-tokens": (lambda x, mesh: distribute_tensor(x[:0], mesh, [WHOLE]), WHOLE),
+    "a-sum": (lambda x, mesh: DTensor.from_local(x.nan_to_num(neginf=-9) / 2, mesh, [Partial()]), WHOLE),
+    "no-dtensor": (lambda x, mesh: x, None),
+}
+
+
+@pytest.mark.parametrize(("make", "layout"), UNUSUAL.values(), ids=UNUSUAL)
+def test_A13_unusual_logits(mesh, make, layout):
+    x, t = _inputs()
+    logits = make(x, mesh).detach().requires_grad_()
+    whole = (logits.full_tensor() if layout else logits).detach()
+    t = t.reshape(-1)[: math.prod(logits.shape[:-1])].reshape(logits.shape[:-1]) % whole.shape[-1]
+    targets = distribute_tensor(t, mesh, [WHOLE])
+    loss = crossent.cross_entropy(logits, targets)
+    loss.backward()
+    exact = oracle.cross_entropy(whole.double().numpy(), t.numpy())
+    _check(loss.detach(), exact[0])
+    d = crossent.cross_entropy_and_grad(logits, targets)[1]
+    for gradient in (logits.grad, d):
+        full = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+        units.check(full.numpy(), exact[1], "float32", what="d_logits")
+    assert d.placements == ((layout,) if layout else (WHOLE,))
+
+
+def test_A13_out(mesh):
+    x, t = _inputs()
+    exact = oracle.cross_entropy(x.double().numpy(), t.numpy())
+    for layout in LAYOUTS.values():
+        logits, targets = distribute_tensor(x.clone(), mesh, [layout]), distribute_tensor(t, mesh, [_tokens(layout)])
+        for out in (torch.zeros_like(logits), logits):
+            assert crossent.cross_entropy_and_grad(logits, targets, out)[1] is out
+            _check(out, exact[1], "d_logits")
+
+
+def test_A5_what_cannot_be_served(mesh):
+    x, t = _inputs()
+    logits, other = distribute_tensor(x, mesh, [Shard(2)]), init_device_mesh("cpu", (1, 2))
+    with pytest.raises(ValueError, match=r"targets is on device cpu of DeviceMesh\(.*; accepted: the same for both"):
+        crossent.cross_entropy(logits, distribute_tensor(t, other, [WHOLE, WHOLE]))
+    with pytest.raises(ValueError, match=r"engine is 'numba'.*in parts of rows; accepted: 'auto', 'array_api'"):
+        crossent.cross_entropy(logits, t, engine="numba")
+    assert crossent.explain(logits).splitlines()[0].endswith("'array_api'")
+    whole = distribute_tensor(x, mesh, [Shard(0)])
+    assert crossent.explain(whole).splitlines()[0].endswith(crossent.explain(x).splitlines()[0].rpartition(" ")[2])
+
+
+@pytest.mark.extended
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("layout", ["batch", "vocabulary"])
+def test_D1_compiled(mesh, layout):
+    torch._dynamo.reset()
+    x, t = _inputs()
+    exact = oracle.cross_entropy(x.double().numpy(), t.numpy())
+    logits = distribute_tensor(x, mesh, [LAYOUTS[layout]]).requires_grad_()
+    targets = distribute_tensor(t, mesh, [_tokens(LAYOUTS[layout])])
+    compiled = partial(torch.compile, fullgraph=True, backend="aot_eager")
+    loss = compiled(crossent.cross_entropy)(logits, targets)
+    loss.backward()
+    for value, gradient in (
+        (loss.detach(), logits.grad),
+        compiled(crossent.cross_entropy_and_grad)(logits.detach(), targets),
+    ):
+        _check(value, exact[0])
+        _check(gradient, exact[1], "d_logits")

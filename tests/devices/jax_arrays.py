@@ -1,0 +1,213 @@
+"""A13: JAX's arrays on four devices give what the definition gives. `tests/test_several_devices.py` runs this file in a
+process of its own, which has four.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import crossent
+from crossent_conformance import oracle, units
+
+N, S, V = 8, 4, 16
+EVERY_KIND = pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+# Shapes of meshes, and how the axes of the logits are spread over them.
+LAYOUTS = {
+    "batch": ((4,), P("a")),
+    "batch-sequence": ((2, 2), P("a", "b")),
+    "vocabulary": ((4,), P(None, None, "a")),
+    "batch-vocabulary": ((2, 2), P("a", None, "b")),
+    "replicated": ((4,), P()),
+}
+QUICK = ("batch", "batch-sequence")
+EVERY_LAYOUT = pytest.mark.parametrize(
+    "layout", [pytest.param(name, marks=() if name in QUICK else pytest.mark.extended) for name in LAYOUTS]
+)
+TOKEN_WEIGHTS, CLASS_WEIGHTS = np.linspace(0, 2, S, dtype=np.float32), np.linspace(0.5, 2, V, dtype=np.float32)
+OPTIONS = {
+    "plain": {},
+    "classes": {"class_weights": CLASS_WEIGHTS, "label_smoothing": 0.125, "ignore_index": 3},
+    "sequence": {"weights": TOKEN_WEIGHTS, "z_loss": 0.25, "reduction": "sequence", "denominator": "tokens"},
+    "none": {"reduction": "none", "ignore_index": 3},
+    "soft": {"label_smoothing": 0.125, "weights": TOKEN_WEIGHTS, "denominator": 2.5, "class_weights": CLASS_WEIGHTS},
+}
+LESS = ("plain", "classes")
+EVERY_OPTION = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in LESS else pytest.mark.extended) for name in OPTIONS]
+)
+
+
+def _mesh(kind, shape):
+    return jax.make_mesh(shape, ("a", "b")[: len(shape)], axis_types=(kind,) * len(shape))
+
+
+def _put(x, mesh, spec):
+    return jax.device_put(x, NamedSharding(mesh, spec))
+
+
+def _inputs(soft=False):
+    rng = np.random.default_rng(0)
+    x, t = (3 * rng.standard_normal((N, S, V))).astype(np.float32), rng.integers(0, V, (N, S)).astype(np.int32)
+    x[0, 0, 5], t[0, 0], t[1, 1] = -np.inf, 4, 3
+    return (x, rng.random((N, S, V)).astype(np.float32)) if soft else (x, t)
+
+
+def _check(found, exact, what="loss"):
+    units.check(np.asarray(found), exact, "float32", what=what)
+
+
+def _arrays(options, put):
+    return {key: put(x) if isinstance(x, np.ndarray) else x for key, x in options.items()}
+
+
+@EVERY_KIND
+@EVERY_LAYOUT
+@EVERY_OPTION
+def test_A13_loss_and_gradient(kind, layout, name):
+    x, t = _inputs(soft=name == "soft")
+    exact = oracle.cross_entropy(x.astype(np.float64), t, **OPTIONS[name])
+    shape, spec = LAYOUTS[layout]
+    mesh = _mesh(kind, shape)
+    logits, targets = _put(x, mesh, spec), _put(t, mesh, P(*spec[: t.ndim]))
+    on_mesh = _arrays(OPTIONS[name], lambda a: _put(a, mesh, P()))
+    beside = _arrays(OPTIONS[name], jnp.asarray)
+    found = [
+        (crossent.cross_entropy(logits, targets, **on_mesh), None),
+        crossent.cross_entropy_and_grad(logits, jnp.asarray(t), **beside),
+        jax.jit(partial(crossent.cross_entropy_and_grad, **beside))(logits, targets),
+    ]
+    with jax.set_mesh(mesh):
+        of = partial(crossent.cross_entropy, **on_mesh)
+        grad = jax.jit(jax.grad(lambda x, t: of(x, t).sum()))
+        found += [(of(logits, targets), grad(logits, targets))]
+    for loss, gradient in found:
+        _check(loss, exact[0])
+        assert len(loss.devices()) == 4
+        if gradient is not None:
+            _check(gradient, exact[1], "d_logits")
+            assert gradient.sharding.is_equivalent_to(logits.sharding, 3)
+
+
+# More rows than a device would walk in one block.
+LARGE = {
+    "batch": ((4,), (4096, 1024), P("a")),
+    "batch-sequence": ((2, 2), (4, 1024, 1024), P("a", "b")),
+    "vocabulary": ((4,), (4096, 1024), P(None, "a")),
+}
+
+
+@EVERY_KIND
+@pytest.mark.parametrize(("devices", "shape", "spec"), LARGE.values(), ids=LARGE)
+def test_A13_no_logits_are_gathered(kind, devices, shape, spec):
+    mesh = _mesh(kind, devices)
+    x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, spec))
+    t = jax.ShapeDtypeStruct(shape[:-1], jnp.int32, sharding=NamedSharding(mesh, P(*spec[: len(shape) - 1])))
+    for call in (crossent.cross_entropy_and_grad, partial(crossent.cross_entropy, ignore_index=3, label_smoothing=0.1)):
+        text = jax.jit(call).lower(x, t).compile().as_text()
+        assert "all-reduce" in text
+        assert not any(word in text for word in ("all-gather", "all-to-all", "collective-permute"))
+
+
+@EVERY_KIND
+@pytest.mark.parametrize("rows", [8, 4096], ids=["small", "in-blocks"])
+def test_A13_inside_shard_map(kind, rows):
+    """With its checks: results vary along the axes that the logits or another input vary along."""
+    rng = np.random.default_rng(0)
+    x, t = rng.standard_normal((rows, 1024), dtype=np.float32), rng.integers(0, 1024, rows).astype(np.int32)
+    u = np.linspace(0.5, 2, 4096, dtype=np.float32).reshape(4, 1024)
+    mesh = _mesh(kind, (4,))
+
+    def of_part(x, t):
+        return jax.lax.pmean(crossent.cross_entropy(x, t), "a"), jax.grad(crossent.cross_entropy)(x, t) / 4
+
+    spread = jax.jit(jax.shard_map(of_part, mesh=mesh, in_specs=(P("a"), P("a")), out_specs=(P(), P("a"))))
+    loss, gradient = spread(_put(x, mesh, P("a")), _put(t, mesh, P("a")))
+    expected = crossent.cross_entropy_and_grad(x, t)
+    np.testing.assert_allclose(loss, expected[0], rtol=1e-6)
+    np.testing.assert_allclose(gradient, expected[1], rtol=4e-6, atol=1e-12)
+
+    def of_weights(x, t, u):
+        return crossent.cross_entropy(x, t, class_weights=u[0])[None]
+
+    spread = jax.jit(jax.shard_map(of_weights, mesh=mesh, in_specs=(P(), P(), P("a")), out_specs=P("a")))
+    losses = spread(_put(x, mesh, P()), _put(t, mesh, P()), _put(u, mesh, P("a")))
+    for loss, weights in zip(losses, u, strict=True):
+        np.testing.assert_allclose(loss, crossent.cross_entropy(x, t, class_weights=weights), rtol=1e-6)
+
+
+def test_A13_what_is_not_committed_goes_where_the_logits_are():
+    x, t = _inputs()
+    exact = oracle.cross_entropy(
+        x.astype(np.float64), t, weights=TOKEN_WEIGHTS, class_weights=CLASS_WEIGHTS, denominator=3
+    )
+    third = jax.devices()[2]
+    beside = {"weights": jnp.asarray(TOKEN_WEIGHTS), "class_weights": jnp.asarray(CLASS_WEIGHTS), "denominator": 3}
+    one = jnp.float32(1)
+    found = crossent.cross_entropy_and_grad(jax.device_put(x, third), jnp.asarray(t), grad_output=one, **beside)
+    # Logits that are not committed follow the targets that are.
+    found += crossent.cross_entropy_and_grad(jnp.asarray(x), jax.device_put(t, third), **beside)
+    assert all(result.devices() == {third} for result in found)
+    for loss, gradient in (found[:2], found[2:]):
+        _check(loss, exact[0])
+        _check(gradient, exact[1], "d_logits")
+
+
+@EVERY_KIND
+def test_A5_what_is_committed_elsewhere_is_refused(kind):
+    x, t = _inputs()
+    first, *_, last = sorted(map(str, jax.devices()))
+    logits, elsewhere = _put(x, _mesh(kind, (4,)), P("a")), jax.device_put(t, jax.devices()[3])
+    message = rf"targets is on device {last} and logits is on device {first}, .*{last}; accepted: the same for both"
+    with pytest.raises(ValueError, match=message):
+        crossent.cross_entropy(logits, elsewhere)
+    with pytest.raises(IndexError, match=r"targets\[7, 2\] is 16"):
+        crossent.cross_entropy(
+            logits, _put(np.where(np.arange(N * S).reshape(N, S) == 30, V, t), _mesh(kind, (4,)), P())
+        )
+
+
+@EVERY_KIND
+def test_A13_no_tokens(kind):
+    mesh = _mesh(kind, (4,))
+    logits, targets = _put(np.zeros((0, 5), np.float32), mesh, P()), _put(np.zeros(0, np.int32), mesh, P())
+    for loss, gradient in (
+        (crossent.cross_entropy(logits, targets), logits),
+        crossent.cross_entropy_and_grad(logits, targets),
+    ):
+        assert loss == 0
+        assert gradient.shape == (0, 5)
+        assert len(loss.devices()) == len(gradient.devices()) == 4
+
+
+def test_A13_a_gradient_begins_outside_of_set_mesh():
+    """And a loss there meets other numbers of the mesh."""
+    x, t = _inputs()
+    mesh = _mesh(AxisType.Explicit, (4,))
+    logits, targets, number = _put(x, mesh, P("a")), _put(t, mesh, P("a")), _put(np.float32(2), mesh, P())
+    exact = oracle.cross_entropy(x.astype(np.float64), t)
+    _check(jax.grad(crossent.cross_entropy)(logits, targets), exact[1], "d_logits")
+    for of in (crossent.cross_entropy, jax.jit(crossent.cross_entropy)):
+        np.testing.assert_allclose(of(logits, targets) + number, exact[0].high + 2, rtol=1e-6)
+
+
+@pytest.mark.extended
+@EVERY_KIND
+def test_A13_other_derivatives(kind):
+    x, t = _inputs()
+    mesh = _mesh(kind, (4,))
+    logits, targets, direction = _put(x[:, 1], mesh, P("a")), _put(t[:, 1], mesh, P("a")), _put(x[:, 2], mesh, P("a"))
+    with jax.set_mesh(mesh):
+        _, change = jax.jvp(lambda x: crossent.cross_entropy(x, targets), (logits,), (direction,))
+        hessian = jax.hessian(crossent.cross_entropy)(logits, targets)
+        each = jax.vmap(jax.grad(crossent.cross_entropy))(logits[:, None], targets[:, None])
+    gradient = crossent.cross_entropy_and_grad(x[:, 1], t[:, 1])[1]
+    np.testing.assert_allclose(change, (gradient * x[:, 2]).sum(), rtol=1e-5)
+    np.testing.assert_allclose(each[:, 0] / N, gradient, rtol=4e-6, atol=1e-9)
+    np.testing.assert_allclose(np.asarray(hessian).sum((2, 3)), 0, atol=1e-6)
