@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
+from jax.sharding import AxisType
 
 from crossent import linear
-from crossent.libraries.jax import LIBRARY
+from crossent.libraries.jax import LIBRARY, mesh_of
 from crossent.linear import Gradients
 from crossent.math.rows import Coefficients, Head, Rows
 from crossent.types import Array
@@ -60,7 +61,8 @@ def loss(rows: Rows, ending: Ending) -> Array:
         return ending.finish(_losses(_Static(rows.coefficients, rows.logits.memory), head, t, others))
     number = ending.denominator if isinstance(ending.denominator, float) else None
     static = _Static(rows.coefficients, rows.logits.memory, ending.reduction, ending.token_shape, number)
-    return _reduced(static, head, t, others._replace(denominator=None if number is not None else ending.denominator))
+    others = others._replace(denominator=None if number is not None else ending.denominator)
+    return ending.library.leave(_reduced(static, head, t, others))
 
 
 def losses_and_gradients(rows: Rows, scale: Array | float, needs: tuple[bool, ...]) -> tuple[Array, Gradients]:
@@ -144,8 +146,16 @@ def _looped(
             None if d_bias is None else d_bias + d.bias,
         ]
 
-    losses, made = lax.fori_loop(0, -(-count // blocks.height), block, (jnp.zeros((n,), dtype), made))
+    start = _varying(head, partial(block, 0), (jnp.zeros((n,), dtype), made))
+    losses, made = lax.fori_loop(0, -(-count // blocks.height), block, start)
     return losses, Gradients(*made)
+
+
+def _varying(head: _Head, step: Callable[[Any], Any], start: Any) -> Any:
+    """Zeros to begin a loop with, of the type of what a step makes of them: inside shard_map that says how they vary."""
+    if AxisType.Manual not in mesh_of(head[0]).axis_types:
+        return start
+    return jax.tree.map(lambda a, zero: jnp.where(False, a, zero), step(start), start)
 
 
 def _scanned(
@@ -171,6 +181,7 @@ def _scanned(
 
     zero = [jnp.zeros(head[1].shape, dtype) if needs[1] else None, jnp.zeros((v,), dtype) if needs[2] else None]
     which = jnp.arange(-(-n // height) * height).reshape(-1, height)
+    zero = _varying(head, lambda start: step(start, which[0])[0], zero)
     (d_weight, d_bias), (losses, d_hidden) = lax.scan(step, zero, which)
     if d_hidden is not None:
         d_hidden = d_hidden.reshape(-1, head[0].shape[1])[:n]

@@ -64,8 +64,9 @@ class OnMesh(Jax):
         return self._spread(result)
 
     def leave_matrix(self, d: Array, logits: Array) -> Array:
-        """Spread as the logits are."""
-        return self._spread(d)
+        """Spread as that is of which it is the gradient."""
+        spread = jax.typeof(logits).sharding
+        return _reshard(d, NamedSharding(self.mesh, spread.spec if spread.mesh == self.mesh else P()))
 
     def _spread(self, x: Array) -> Array:
         return _reshard(x, NamedSharding(self.mesh, P(*self.spec[: x.ndim])))
