@@ -23,6 +23,8 @@ class Crossent(Adapter):
     loss_object: Any = staticmethod(crossent.CrossEntropyLoss)
     perplexity = staticmethod(crossent.perplexity)
     shift = staticmethod(crossent.shift_for_next_token)
+    linear = staticmethod(crossent.linear_cross_entropy)
+    linear_and_grad = staticmethod(crossent.linear_cross_entropy_and_grad)
 
     @property
     def drop_in(self) -> Any:
