@@ -120,7 +120,7 @@ class Torch(_Tensors, Library):
             for x in inputs[1:5]:
                 if x is not None and getattr(x, "requires_grad", False):
                     return ON_GRAPH
-            if logits.requires_grad or any(x is not None and x.requires_grad for x in inputs[5:]):
+            if logits.requires_grad or any(getattr(x, "requires_grad", False) for x in inputs[5:]):
                 return FOLLOWED_AS_NUMPY if in_host else FOLLOWED
         return AS_NUMPY if in_host else self
 
