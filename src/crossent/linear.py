@@ -88,7 +88,7 @@ def blocks(library: Library, rows: Rows) -> Iterator[Block]:
         n = head.places.shape[0]
     size = 8 if rows.dtype == library.xp.float64 else 4
     # A block's logits, its hidden states and their gradient.
-    height = max(1, (head.memory - _tile(head)) // (size * (rows.vocabulary + 2 * width)))
+    height = max(1, (head.memory - _tile(head)) // max(1, size * (rows.vocabulary + 2 * width)))
     # All of one size, or the last would take as long as it had less to do.
     height = -(-n // max(1, -(-n // height)))
     memory = None
