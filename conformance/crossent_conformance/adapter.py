@@ -102,7 +102,7 @@ class UnderTest:
         """Who is told of every call before it is made."""
         self.calls = 0
         self._rows = True
-        self._help = True
+        self.helps = True
 
     @property
     def version(self) -> str | None:
@@ -132,11 +132,11 @@ class UnderTest:
     @contextlib.contextmanager
     def unassisted(self) -> Iterator[None]:
         """What the implementation does not take itself does not apply; integers are handed over as they are."""
-        before, self._help = self._help, False
+        before, self.helps = self.helps, False
         try:
             yield
         finally:
-            self._help = before
+            self.helps = before
 
     # ---- what a test asks for
 
@@ -162,7 +162,7 @@ class UnderTest:
         """The linear loss as a loss of logits: they are the hidden states, and the weight changes nothing."""
         found = UnderTest(linear.ThroughIdentity(self), self.spec)
         found.begin(self.traits, "")
-        found._rows, found._help = self._rows, self._help
+        found._rows, found._help = self._rows, self.helps
         return found
 
     def portable(self) -> contextlib.AbstractContextManager[None]:
@@ -269,7 +269,7 @@ class UnderTest:
         if options.pop("out", None) is not None:
             raise DoesNotApply("out")
         upstream = options.pop("grad_output", None)
-        if upstream is not None and not self._help:
+        if upstream is not None and not self.helps:
             raise DoesNotApply("grad_output: its gradients are autograd's")
         passed = self.passed(function, options)
         if not self.traits.gradient:
@@ -310,7 +310,7 @@ class UnderTest:
             return ask(logits, targets, options)
         if SOFT in self.traits.refuses and is_soft(logits, targets):
             raise DoesNotApply(SOFT)
-        if self.traits.int64_only and self._help and _is_integer(targets):
+        if self.traits.int64_only and self.helps and _is_integer(targets):
             targets = _as_int64(targets)
         if self.is_flat and logits.ndim != 2:
             return self._flattened(ask, logits, targets, options)
@@ -319,7 +319,7 @@ class UnderTest:
     def _flattened(self, ask: Callable[..., Any], logits: Any, targets: Any, options: dict[str, Any]) -> Any:
         lacks = DoesNotApply("logits of other shapes than (N, V)")
         reduction = options.get("reduction", "mean")
-        if not self._help or reduction == "sequence" or options.get("out") is not None or logits.ndim == 0:
+        if not self.helps or reduction == "sequence" or options.get("out") is not None or logits.ndim == 0:
             raise lacks
         tokens, V = tuple(logits.shape[:-1]), logits.shape[-1]
         shape = tuple(targets.shape)
@@ -359,7 +359,7 @@ class UnderTest:
         if fixed == "mean":
             alone = (*alone, "class_weights", "ignore_index")  # in the mean of one token a weight cancels
         tokens = tuple(logits.shape[:-1])
-        if not (self._rows and self._help) or any(options.get(name) is not None for name in alone) or len(tokens) != 1:
+        if not (self._rows and self.helps) or any(options.get(name) is not None for name in alone) or len(tokens) != 1:
             raise DoesNotApply("reduction='none'")
         if not 0 < tokens[0] <= MOST_ROWS or tuple(targets.shape[:1]) != tokens:
             raise DoesNotApply("reduction='none'")

@@ -7,6 +7,7 @@ targets as they do logits and targets, and the weight among the options.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from crossent_conformance.evidence import WrongTypeError
@@ -28,35 +29,40 @@ def loss(under: UnderTest, hidden: Any, targets: Any, options: dict[str, Any]) -
 
 def loss_and_grads(under: UnderTest, hidden: Any, targets: Any, options: dict[str, Any]) -> tuple[Any, ...]:
     """The loss and the gradients that are needed; that of a bias where there is one."""
+    function = _found(under, "linear_and_grad")
+    if function is None:
+        return _by_autograd(under, hidden, targets, dict(options))
+    value, gradients = _asked(under, function, hidden, targets, options)
+    given = [name for name, gradient in zip(NEEDS, gradients, strict=True) if gradient is not None]
+    if given != (wanted := _wanted(options)):
+        raise WrongTypeError(f"gradients of {', '.join(given) or 'nothing'} came back; asked for {', '.join(wanted)}")
+    return value, *(gradient for gradient in gradients if gradient is not None)
+
+
+def _wanted(options: dict[str, Any]) -> list[str]:
+    """The gradients that are asked for; that of a bias where there is one."""
+    needs = options.get("needs", NEEDS)
+    return [name for name in NEEDS if name in needs and (name != "bias" or options.get("bias") is not None)]
+
+
+def _by_autograd(under: UnderTest, hidden: Any, targets: Any, options: dict[str, Any]) -> tuple[Any, ...]:
     from crossent_conformance.adapter import differentiated, has_autograd, loss_or_pair
 
-    options = dict(options)
-    wanted = [name for name in NEEDS if name in options.get("needs", NEEDS)]
-    if options.get("bias") is None:
-        wanted = [name for name in wanted if name != "bias"]
-    function = _found(under, "linear_and_grad")
-    if function is not None:
-        value, gradients = _asked(under, function, hidden, targets, options)
-        given = [name for name, gradient in zip(NEEDS, gradients, strict=True) if gradient is not None]
-        if given != wanted:
-            raise WrongTypeError(
-                f"gradients of {', '.join(given) or 'nothing'} came back; asked for {', '.join(wanted)}"
-            )
-        return value, *(gradient for gradient in gradients if gradient is not None)
     if not has_autograd(hidden) or not under.traits.gradient:
         raise DoesNotApply("a gradient: there is no autograd for these arrays", gradient=True)
-    if "out" in options:
-        raise DoesNotApply("out")
+    for name in ("out", *(() if under.helps else ("grad_output", "needs"))):
+        if name in options:
+            raise DoesNotApply(f"{name}: its gradients are autograd's")
+    wanted = _wanted(options)
     upstream = options.pop("grad_output", None)
     options.pop("needs", None)
     if not wanted:
         return (loss(under, hidden, targets, options),)
-    leaves = {"hidden": hidden, "weight": options.pop("weight"), "bias": options.get("bias")}
+    leaves = {"hidden": hidden, "weight": options.pop("weight"), "bias": options.pop("bias", None)}
 
     def of(*arrays: Any) -> Any:
         given = {**leaves, **dict(zip(wanted, arrays, strict=True))}
-        of_hidden, head = given.pop("hidden"), {name: x for name, x in given.items() if x is not None}
-        return loss_or_pair(_asked(under, under.linear, of_hidden, targets, {**options, **head}))
+        return loss_or_pair(_asked(under, under.linear, given.pop("hidden"), targets, {**options, **given}))
 
     return differentiated(of, tuple(leaves[name] for name in wanted), upstream)
 
@@ -91,18 +97,24 @@ class ThroughIdentity(Adapter):
 
     names: Mapping[str, Any] = {"logits": "hidden"}
 
-    def __init__(self, under: UnderTest) -> None:
-        self._under = under
-        self.name, self.flat, self.fixed = under.name, under.is_flat, {}
+    def __init__(self, under: UnderTest, **always: Any) -> None:
+        """With these options of the linear loss in every call."""
+        self._under, self._always = under, always
+        self.name, self.backends, self.dtypes = f"{under.name}, linear", under.backends, under.dtypes
+        self.flat = under.is_flat
 
     def loss(self, logits: Any, targets: Any, **options: Any) -> Any:
-        return self._under.linear_loss(logits, targets, weight=_identity(logits), **options)
+        return self._under.linear_loss(logits, targets, weight=_identity(logits), **self._always, **options)
 
     def loss_and_grad(self, logits: Any, targets: Any, out: Any = None, **options: Any) -> tuple[Any, Any]:
-        memory = {} if out is None else {"out": (out, None, None)}
-        needs = {"weight": _identity(logits), "needs": ("hidden",)}
-        value, d_logits = self._under.linear_loss_and_grads(logits, targets, **needs, **memory, **options)
+        options |= {**self._always, "weight": _identity(logits), "needs": ("hidden",)}
+        if out is not None:
+            options["out"] = (out, None, None)
+        value, d_logits = self._under.linear_loss_and_grads(logits, targets, **options)
         return value, d_logits
+
+    def portable(self) -> AbstractContextManager[None]:
+        return self._under.portable()
 
 
 def _identity(logits: Any) -> Any:

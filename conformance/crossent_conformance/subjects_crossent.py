@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import crossent
+from crossent_conformance.adapter import UnderTest
 from crossent_conformance.backends import BACKENDS, FLOATS
 from crossent_conformance.implementation import Adapter
+from crossent_conformance.linear import ThroughIdentity
 
 
 class Crossent(Adapter):
@@ -64,3 +66,5 @@ class Crossent(Adapter):
 
 
 subject = Crossent()
+through_identity = ThroughIdentity(UnderTest(subject, ""), memory=256)
+"""`linear_cross_entropy` of logits as hidden states, in blocks of few of them: every clause can be asked of it."""
