@@ -195,7 +195,12 @@ def _logits(library: Library, head: Head, h: Array, dtype: Array, out: Array | N
     for part, weight in _tiles(library, head.weight, dtype, _tile(head)):
         z = library.product(h, weight.T, None if out is None else out[:, part])
         if head.bias is not None:
-            z += _in(library, head.bias[None, part], dtype)
+            bias = _in(library, head.bias[None, part], dtype)
+            # A transformation may map over the bias alone, and then the product has no room for the sum.
+            if out is None:
+                z = z + bias
+            else:
+                z += bias
         parts.append(z)
     if out is not None:
         return out
