@@ -234,10 +234,14 @@ def linear_loss_and_gradients(
         shape = reductions.result_shape(ending.reduction, ending.token_shape)
         checks.gradient_of_loss(library, grad_output, hidden, shape, form.given)
         checks.outputs(library, out, inputs)
-        scale = ending.scale(1.0 if grad_output is None else library.above(grad_output))
-        losses, found = library.linear_losses_and_gradients(rows, scale, wanted)
-        value = ending.of_nothing() if 0 in ending.token_shape else ending.finish(losses)
-        gradients = linear.finished(library, (hidden, inputs.head, inputs.bias), found)
+        likes = (hidden, inputs.head, inputs.bias)
+        if 0 in ending.token_shape:
+            value = ending.of_nothing()
+            gradients = tuple(family.xp.zeros_like(x) if need else None for x, need in zip(likes, wanted, strict=True))
+        else:
+            scale = ending.scale(1.0 if grad_output is None else library.above(grad_output))
+            losses, found = library.linear_losses_and_gradients(rows, scale, wanted)
+            value, gradients = ending.finish(losses), linear.finished(library, likes, found)
         return value, gradients if out is None else tuple(map(partial(_put, library), out, gradients))
 
 

@@ -8,6 +8,7 @@ differentiates, block by block.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -71,7 +72,8 @@ def losses_and_gradients(rows: Rows, scale: Array | float, needs: tuple[bool, ..
 
 def _arrays(rows: Rows) -> tuple[_Head, Array | None, _Others]:
     head: Head = rows.logits
-    hidden = jnp.reshape(head.hidden, (-1, head.hidden.shape[-1]))
+    *tokens, width = head.hidden.shape
+    hidden = jnp.reshape(head.hidden, (math.prod(tokens), width))
     flat: list[Any] = [None if x is None else jnp.reshape(x, (-1,)) for x in (rows.targets, rows.weight)]
     soft = None if rows.soft is None else jnp.reshape(rows.soft, (-1, rows.soft.shape[-1]))
     return (hidden, head.weight, head.bias), flat[0], _Others(soft, flat[1], rows.class_weights, None)
