@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from crossent_conformance import linear
 from crossent_conformance.evidence import WrongTypeError, kind_of
 from crossent_conformance.implementation import DoesNotApply
 
@@ -36,6 +37,10 @@ DEFAULTS: Mapping[str, Any] = {
     "engine": "auto",
     "out": None,
     "grad_output": None,
+    "bias": None,
+    "classes": None,
+    "memory": None,
+    "needs": linear.NEEDS,
 }
 """The contract's options and what they are when they are not given."""
 SPOKEN = ("reduction", "label_smoothing", "smoothing", "z_loss", "algorithm")
@@ -47,6 +52,8 @@ BESIDES = {
     "threads": "a number of threads",
     "drop_in": "PyTorch's own signature",
     "drop_in_module": "PyTorch's own signature",
+    "linear": linear.LACK,
+    "linear_and_grad": linear.LACK,
 }
 """What an adapter may have besides losses and gradients (`implementation.Adapter`), and what one without it lacks."""
 SOFT = "soft targets"
@@ -94,8 +101,9 @@ class UnderTest:
         self.witness: Witness | None = None
         """Who is told of every call before it is made."""
         self.calls = 0
+        self._through: UnderTest | None = None
         self._rows = True
-        self._help = True
+        self.helps = True
 
     @property
     def version(self) -> str | None:
@@ -125,11 +133,11 @@ class UnderTest:
     @contextlib.contextmanager
     def unassisted(self) -> Iterator[None]:
         """What the implementation does not take itself does not apply; integers are handed over as they are."""
-        before, self._help = self._help, False
+        before, self.helps = self.helps, False
         try:
             yield
         finally:
-            self._help = before
+            self.helps = before
 
     # ---- what a test asks for
 
@@ -142,6 +150,21 @@ class UnderTest:
         """The loss and its gradient with respect to the logits, off every graph."""
         self.calls += 1
         return self._assisted(self._loss_and_grad, logits, targets, options)
+
+    def linear_loss(self, hidden: Any, targets: Any, **options: Any) -> Any:
+        """The loss of hidden·weightᵀ + bias; the weight is among the options."""
+        return linear.loss(self, hidden, targets, options)
+
+    def linear_loss_and_grads(self, hidden: Any, targets: Any, **options: Any) -> tuple[Any, ...]:
+        """The same, and the gradients of hidden, weight and bias that are needed, off every graph."""
+        return linear.loss_and_grads(self, hidden, targets, options)
+
+    def through_identity(self) -> UnderTest:
+        """The linear loss as a loss of logits: they are the hidden states, and the weight changes nothing."""
+        if self._through is None:
+            self._through = UnderTest(linear.ThroughIdentity(self), self.spec)
+        self._through.begin(self.traits, "")
+        return self._through
 
     def portable(self) -> contextlib.AbstractContextManager[None]:
         """Calls within are answered by the code that serves every backend, where there is faster code besides."""
@@ -173,7 +196,7 @@ class UnderTest:
 
     def small_call(self, logits: Any, targets: Any, **options: Any) -> Any:
         """What it returns plainly, outside of any test."""
-        self._tell(self._function if self._function is not None else self._pair, logits, targets, options)
+        self.tell(self._function if self._function is not None else self._pair, logits, targets, options)
         return self.plainly(logits, targets, **options)
 
     def handed_over(self, options: dict[str, Any]) -> dict[str, Any]:
@@ -190,7 +213,7 @@ class UnderTest:
             if name not in DEFAULTS or any(everything or name in names for names, everything, _ in known)
         }
 
-    def _tell(self, function: Any, logits: Any, targets: Any, options: dict[str, Any]) -> None:
+    def tell(self, function: Any, logits: Any, targets: Any, options: dict[str, Any]) -> None:
         """Leave word of a call that is about to be made; what a compiler traces is no call."""
         if self.witness is not None and not _is_compiling():
             name = getattr(function, "__qualname__", None) or type(function).__qualname__
@@ -238,7 +261,7 @@ class UnderTest:
             return result
         function = self._function
         # What it returns tells, and no signature: a wrapper takes any name.
-        if self.traits.pairs or not (_is_tensor(logits) or _is_jax(logits)):
+        if self.traits.pairs or not has_autograd(logits):
             result = self._ask(function, logits, targets, options)
             if _is_pair(result):
                 return result
@@ -247,23 +270,22 @@ class UnderTest:
         if options.pop("out", None) is not None:
             raise DoesNotApply("out")
         upstream = options.pop("grad_output", None)
-        if upstream is not None and not self._help:
+        if upstream is not None and not self.helps:
             raise DoesNotApply("grad_output: its gradients are autograd's")
-        passed = self._passed(function, options)
+        passed = self.passed(function, options)
         if not self.traits.gradient:
             raise DoesNotApply("a gradient", gradient=True)
-        self._tell(function, logits, targets, passed)
-        differentiate = _by_autograd if _is_tensor(logits) else _by_vjp
-        return differentiate(lambda x: _loss_or_pair(function(x, targets, **passed)), logits, upstream)
+        self.tell(function, logits, targets, passed)
+        return differentiated(lambda x: loss_or_pair(function(x, targets, **passed)), (logits,), upstream)
 
     def _ask(self, function: Any, logits: Any, targets: Any, options: dict[str, Any]) -> Any:
-        passed = self._passed(function, options)
-        self._tell(function, logits, targets, passed)
-        return _loss_or_pair(function(logits, targets, **passed))
+        passed = self.passed(function, options)
+        self.tell(function, logits, targets, passed)
+        return loss_or_pair(function(logits, targets, **passed))
 
-    def _passed(self, function: Any, options: dict[str, Any]) -> dict[str, Any]:
-        """The options that the function is called with."""
-        names, everything, defaults = _parameters(function)
+    def passed(self, function: Any, options: dict[str, Any], arrays: int = 2) -> dict[str, Any]:
+        """The options that the function is called with; its first arguments are so many arrays."""
+        names, everything, defaults = _parameters(function, arrays)
         fixed = {**self.traits.fixed, **self.fixed}
         passed = {}
         for name, value in options.items():
@@ -289,7 +311,7 @@ class UnderTest:
             return ask(logits, targets, options)
         if SOFT in self.traits.refuses and is_soft(logits, targets):
             raise DoesNotApply(SOFT)
-        if self.traits.int64_only and self._help and _is_integer(targets):
+        if self.traits.int64_only and self.helps and _is_integer(targets):
             targets = _as_int64(targets)
         if self.is_flat and logits.ndim != 2:
             return self._flattened(ask, logits, targets, options)
@@ -298,7 +320,7 @@ class UnderTest:
     def _flattened(self, ask: Callable[..., Any], logits: Any, targets: Any, options: dict[str, Any]) -> Any:
         lacks = DoesNotApply("logits of other shapes than (N, V)")
         reduction = options.get("reduction", "mean")
-        if not self._help or reduction == "sequence" or options.get("out") is not None or logits.ndim == 0:
+        if not self.helps or reduction == "sequence" or options.get("out") is not None or logits.ndim == 0:
             raise lacks
         tokens, V = tuple(logits.shape[:-1]), logits.shape[-1]
         shape = tuple(targets.shape)
@@ -338,7 +360,7 @@ class UnderTest:
         if fixed == "mean":
             alone = (*alone, "class_weights", "ignore_index")  # in the mean of one token a weight cancels
         tokens = tuple(logits.shape[:-1])
-        if not (self._rows and self._help) or any(options.get(name) is not None for name in alone) or len(tokens) != 1:
+        if not (self._rows and self.helps) or any(options.get(name) is not None for name in alone) or len(tokens) != 1:
             raise DoesNotApply("reduction='none'")
         if not 0 < tokens[0] <= MOST_ROWS or tuple(targets.shape[:1]) != tokens:
             raise DoesNotApply("reduction='none'")
@@ -359,7 +381,7 @@ def _spoken(names: set[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _parameters(function: Any) -> tuple[set[str], bool, dict[str, Any]]:
+def _parameters(function: Any, arrays: int = 2) -> tuple[set[str], bool, dict[str, Any]]:
     """The names of a function's options, whether it takes any other, and the defaults that it states."""
     parameters = _signature(function)
     everything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
@@ -368,7 +390,7 @@ def _parameters(function: Any) -> tuple[set[str], bool, dict[str, Any]]:
         parameter
         for parameter in parameters
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        and parameter not in positional[:2]
+        and parameter not in positional[:arrays]
     ]
     defaults = {parameter.name: parameter.default for parameter in named if parameter.default is not parameter.empty}
     return {parameter.name for parameter in named}, everything, defaults
@@ -420,7 +442,7 @@ def _is_pair(result: Any) -> bool:
 _CONTAINERS = (tuple, list, dict)
 
 
-def _loss_or_pair(result: Any) -> Any:
+def loss_or_pair(result: Any) -> Any:
     """The result, if it may be a loss or a pair; whose arrays they are is for the place to say."""
     if _is_pair(result):
         parts = result
@@ -457,6 +479,11 @@ def _is_tensor(array: Any) -> bool:
     return torch is not None and isinstance(array, torch.Tensor)
 
 
+def has_autograd(array: Any) -> bool:
+    """Whether its library differentiates functions."""
+    return _is_tensor(array) or _is_jax(array)
+
+
 def _is_compiling() -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and torch.compiler.is_compiling()
@@ -491,12 +518,17 @@ def _as_int64(array: Any) -> Any:
     return xp.astype(array, xp.int64)
 
 
-def _by_autograd(function: Callable[[Any], Any], logits: Any, upstream: Any) -> tuple[Any, Any]:
+def differentiated(function: Callable[..., Any], leaves: tuple[Any, ...], upstream: Any) -> tuple[Any, ...]:
+    """The loss, and its gradients by the framework whose arrays the leaves are; or the pair that the function gives."""
+    return (_by_autograd if _is_tensor(leaves[0]) else _by_vjp)(function, leaves, upstream)
+
+
+def _by_autograd(function: Callable[..., Any], leaves: tuple[Any, ...], upstream: Any) -> tuple[Any, ...]:
     import torch
 
     with torch.enable_grad():
-        leaf = logits.detach().requires_grad_()
-        loss = function(leaf)
+        leaves = tuple(leaf.detach().requires_grad_() for leaf in leaves)
+        loss = function(*leaves)
     if _is_pair(loss):
         if upstream is not None:
             raise DoesNotApply("grad_output")
@@ -504,24 +536,25 @@ def _by_autograd(function: Callable[[Any], Any], logits: Any, upstream: Any) -> 
     if not _is_tensor(loss) or not loss.requires_grad:
         raise DoesNotApply("a gradient", gradient=True)
     scale = torch.ones_like(loss) if upstream is None else torch.as_tensor(upstream, dtype=loss.dtype)
-    (gradient,) = torch.autograd.grad(loss, leaf, scale.to(loss.device), allow_unused=True)
-    return loss.detach(), torch.zeros_like(leaf) if gradient is None else gradient
+    found = torch.autograd.grad(loss, leaves, scale.to(loss.device), allow_unused=True)
+    zeros = (torch.zeros_like(leaf) if d is None else d for leaf, d in zip(leaves, found, strict=True))
+    return loss.detach(), *zeros
 
 
-def _by_vjp(function: Callable[[Any], Any], logits: Any, upstream: Any) -> tuple[Any, Any]:
+def _by_vjp(function: Callable[..., Any], leaves: tuple[Any, ...], upstream: Any) -> tuple[Any, ...]:
     import jax
 
     pair: list[Any] = []
 
-    def loss_of(x: Any) -> Any:
-        result = function(x)
+    def loss_of(*x: Any) -> Any:
+        result = function(*x)
         pair[:] = [result] if _is_pair(result) else []
         return result[0] if _is_pair(result) else result
 
-    loss, pull = jax.vjp(loss_of, logits)
+    loss, pull = jax.vjp(loss_of, *leaves)
     if pair:
         if upstream is not None:
             raise DoesNotApply("grad_output")
-        return function(logits)
+        return function(*leaves)
     scale = jax.numpy.ones_like(loss) if upstream is None else jax.numpy.asarray(upstream, loss.dtype)
-    return loss, pull(scale)[0]
+    return loss, *pull(scale)

@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from crossent_conformance import evidence, oracle, units
+from crossent_conformance import evidence, linear, oracle, oracle_linear, units
 from crossent_conformance.adapter import UnderTest
 from crossent_conformance.backends import HALF
 from crossent_conformance.evidence import Disagreement, NotRefusedError, Unlike
 from crossent_conformance.implementation import DoesNotApply
-from crossent_conformance.places import Place
+from crossent_conformance.places import OF_A_HEAD, Place
 
 OF_THE_GRADIENT = ("grad_output", "out")
 """Options that the loss alone does not have."""
@@ -108,6 +108,32 @@ def with_oracle(
     loss(place, given, exact_loss, precise=precise)
     gradient(place, d_logits, exact_gradient, precise=precise)
     return given, d_logits
+
+
+def linear_with_oracle(
+    place: Place, subject: UnderTest, hidden: np.ndarray, targets: np.ndarray, **options: Any
+) -> dict[str, np.ndarray]:
+    """Check the linear loss and those of its gradients that are needed; give them back by their names."""
+    hidden = place.round(hidden)
+    targets = place.round(targets) if targets.dtype.kind == "f" else targets
+    options |= {name: place.round(options[name]) for name in OF_A_HEAD if name in options}
+    needs = options.pop("needs", linear.NEEDS)
+    try:
+        parts = place.evaluate(subject.linear_loss_and_grads, hidden, targets, needs=needs, **options)
+    except DoesNotApply as missing:
+        if not missing.gradient:
+            raise
+        forward = {name: value for name, value in options.items() if name not in OF_THE_GRADIENT}
+        parts = (place.evaluate(subject.linear_loss, hidden, targets, **forward),)
+    for name in ("memory", "check_targets"):
+        options.pop(name, None)
+    exact = oracle_linear.cross_entropy(hidden, targets, **options)
+    names = [f"d_{name}" for name in linear.NEEDS if name in needs and (name != "bias" or "bias" in options)]
+    found = dict(zip(("loss", *names), parts, strict=False))
+    for what, given in found.items():
+        stored = None if what == "loss" else place.dtype
+        units.check(given, getattr(exact, what), place.compute_dtype, stored=stored, what=what)
+    return found
 
 
 def to_begin_with(place: Place, subject: UnderTest, logits: np.ndarray, targets: np.ndarray, **options: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from crossent_conformance.refused import (
+    BIAS,
     IDS,
     IMMUTABLE,
     LOGITS,
@@ -19,9 +20,11 @@ from crossent_conformance.refused import (
     SEQUENCES,
     SOFT,
     TARGETS,
+    WEIGHT,
     Bad,
     backward,
     bad,
+    linear,
     object_,
     perplexity,
     plain,
@@ -179,7 +182,48 @@ _OTHERS = [
     perplexity("perplexity-bool", TypeError, True, "True", "bool"),
 ]
 
-BAD_CALLS = [*_LOGITS_AND_TARGETS, *_WEIGHTS, *_WORDS, *_NUMBERS, *_COMBINATIONS, *_GRADIENTS, *_OTHERS]
+_LINEAR = [
+    linear("hidden-list", TypeError, "list", "make an array", hidden=plain([[0.0, 1.0]])),
+    linear("hidden-integer-dtype", TypeError, "int64", "float32", hidden=typed(LOGITS * 10, "int64")),
+    linear("hidden-0d", ValueError, (), "(..., D)", targets=np.asarray(0), hidden=np.asarray(1.0)),
+    linear("targets-of-another-length", ValueError, (5,), "(6,)", targets=TARGETS[:5]),
+    linear("soft-targets-of-the-hidden-shape", TypeError, (6, 4), "(6, 5)", targets=SOFT),
+    linear("weight-none", TypeError, "None", "(V, 4)", weight=None),
+    linear("weight-list", TypeError, "list", "make an array", weight=plain([[0.0] * 4])),
+    linear("weight-integer-dtype", TypeError, "int64", "(V, 4)", weight=typed(WEIGHT * 10, "int64")),
+    linear("weight-transposed", ValueError, (4, 5), "(V, 4)", bias=None, weight=WEIGHT.T),
+    linear("weight-1d", ValueError, (4,), "(V, 4)", bias=None, weight=WEIGHT[0]),
+    linear("weight-3d", ValueError, (1, 5, 4), "(V, 4)", bias=None, weight=WEIGHT[None]),
+    linear("weight-no-classes", ValueError, (0, 4), "V of at least 1", bias=None, weight=WEIGHT[:0]),
+    linear("bias-list", TypeError, "list", "make an array", bias=plain([0.0] * 5)),
+    linear("bias-number", TypeError, ["float", "1.0"], "(5,)", bias=1.0),
+    linear("bias-integer-dtype", TypeError, "int64", "(5,)", bias=typed(BIAS * 10, "int64")),
+    linear("bias-short", ValueError, (4,), "(5,)", bias=BIAS[:4]),
+    linear("bias-of-one", ValueError, (1,), "(5,)", bias=BIAS[:1]),
+    linear("bias-2d", ValueError, (1, 5), "(5,)", bias=BIAS[None]),
+    linear("bias-of-the-classes-alone", ValueError, (4,), "(5,)", classes=4, bias=BIAS[:4]),
+    linear("class-weights-of-all-rows", ValueError, (5,), "(4,)", classes=4, class_weights=np.ones(5)),
+    linear("classes-none-at-all", ValueError, "0", "at most 5", classes=0),
+    linear("classes-past-the-weight", ValueError, "6", "at most 5", classes=6),
+    linear("classes-float", TypeError, ["4.0", "float"], "whole number", classes=4.0),
+    linear("classes-bool", TypeError, ["True", "bool"], "whole number", classes=True),
+    linear("memory-none-at-all", ValueError, "0", "at least 1", memory=0),
+    linear("memory-text", TypeError, ["'1 GiB'", "str"], "whole number", memory="1 GiB"),
+    linear("memory-float", TypeError, ["1000000.0", "float"], "whole number", memory=1e6),
+    linear("needs-word", ValueError, "logits", "'hidden'", needs=plain(("logits",))),
+    linear("needs-text", TypeError, ["'weight'", "str"], "'hidden'", needs="weight"),
+    linear("needs-none", TypeError, "None", "'hidden'", needs=None),
+    linear("grad-output-shape", ValueError, (6,), "()", grad_output=np.ones(6)),
+    linear("out-array", TypeError, ["array", "tensor"], "three", out=LOGITS),
+    linear("out-two", TypeError, "tuple", "three", out=(None, None)),
+    linear("out-hidden-shape", ValueError, (2, 3, 4), "(6, 4)", only=MUTABLE, out=(SEQUENCES, None, None)),
+    linear("out-weight-shape", ValueError, (6, 4), "(5, 4)", only=MUTABLE, out=(None, LOGITS, None)),
+    linear("out-weight-dtype", TypeError, "float64", only=MUTABLE, out=(None, typed(WEIGHT, "float64"), None)),
+    linear("out-of-no-bias", ValueError, (5,), "None", only=MUTABLE, bias=None, out=(None, None, BIAS)),
+    linear("out-immutable", ValueError, ["immutable", "read"], "None", only=IMMUTABLE, out=(LOGITS, None, None)),
+]
+
+BAD_CALLS = [*_LOGITS_AND_TARGETS, *_WEIGHTS, *_WORDS, *_NUMBERS, *_COMBINATIONS, *_GRADIENTS, *_OTHERS, *_LINEAR]
 
 ARGUMENTS = {
     "targets": TARGETS,
@@ -193,6 +237,10 @@ ARGUMENTS = {
 """What must be of the library and on the device of the logits; soft targets are targets, too."""
 
 
+ARGUMENTS_OF_LINEAR = {"weight": WEIGHT, "bias": BIAS, "targets": TARGETS, "weights": np.ones(6), "out": LOGITS}
+"""What must be of the library and on the device of the hidden states; `out` is its first part."""
+
+
 def mixed(subject: Any, make: Callable[..., Any], argument: str, value: Any) -> Any:
     """A call with one of these arguments from elsewhere."""
     x, t = make(LOGITS, "float32"), make(TARGETS)
@@ -200,6 +248,14 @@ def mixed(subject: Any, make: Callable[..., Any], argument: str, value: Any) -> 
         return subject.loss(x, value)
     function = subject.loss_and_grad if argument in ("grad_output", "out") else subject.loss
     return function(x, t, **{argument: value})
+
+
+def mixed_linear(subject: Any, make: Callable[..., Any], argument: str, value: Any) -> Any:
+    """A call of the linear loss with one of these arguments from elsewhere."""
+    arrays = {"targets": make(TARGETS), "weight": make(WEIGHT, "float32")}
+    arrays[argument] = (value, None, None) if argument == "out" else value
+    function = subject.linear_loss_and_grads if argument == "out" else subject.linear_loss
+    return function(make(LOGITS, "float32"), arrays.pop("targets"), **arrays)
 
 
 def _read_only(x: Any) -> Any:

@@ -93,6 +93,14 @@ def vocabulary(V: int, rows: int = 6, seed: int = 0, sure: bool = False) -> tupl
     return logits if sure else mild(logits, targets), targets
 
 
+@_remembered
+def head(tokens: tuple[int, ...], width: int, V: int, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Hidden states, targets, weight and bias of a linear loss, whose logits are of size 1."""
+    rng = generator(seed, V, width, *tokens)
+    hidden, weight = rng.standard_normal((*tokens, width)), rng.standard_normal((V, width)) / np.sqrt(width)
+    return hidden, np.asarray(rng.integers(0, V, tokens)), weight, rng.standard_normal(V) / 2
+
+
 def small(soft: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Logits of shape (2, 3, 5), and targets, in eighths."""
     logits, targets = random((2, 3), 5)

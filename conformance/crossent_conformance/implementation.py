@@ -35,7 +35,10 @@ class Adapter:
     A subclass defines `loss`, with the options that there are as keyword arguments; and, where the implementation has
     them, `loss_and_grad`, `loss_object`, `perplexity`, `shift`, `threads` (a context manager that limits the threads),
     `portable` (one within which the code that serves every backend answers, where there is faster code besides),
-    `drop_in` (a function with the signature of `torch.nn.functional.cross_entropy`) and `drop_in_module`.
+    `drop_in` (a function with the signature of `torch.nn.functional.cross_entropy`) and `drop_in_module`,
+    `linear` (`linear(hidden, weight, targets, **options)` of hidden states (..., D) and a weight (V, D); options may be
+    `bias`, `classes` and `memory` besides) and `linear_and_grad` (the same with `needs`, `out` and `grad_output`, which
+    gives `(loss, (d_hidden, d_weight, d_bias))`, None for what is not asked for).
     """
 
     name: str = ""

@@ -12,7 +12,8 @@ class weights:
 or +inf, or with nothing but -inf, is NaN; 0 * inf is 0; a clipped term of algorithm="explicit" is a constant.
 
 The error allowed to a value is V1's, added over the terms of its definition: a term of the sums above by its own size,
-lse by |max| + log Z, from which it is made. The plain hard-target gradient has a single term in every entry.
+lse by |max| + log Z, from which it is made. The plain hard-target gradient has a single term in every entry. Logits
+that may be off themselves (`off`, for each token, in eps of the compute dtype) add what clause L1 says.
 
 With `digits=40` both results are `Written`: the same, and the numbers in 40 significant digits besides.
 """
@@ -94,7 +95,7 @@ def _spread(own: list[Any], finite: list[Any], counts: list[Any], hard: bool, op
 
 
 @lru_cache(maxsize=50_000)
-def _row(logits: bytes, own: bytes | int, class_weights: bytes | None, options: Options) -> Row:
+def _row(logits: bytes, own: bytes | int, class_weights: bytes | None, options: Options, off: float) -> Row:
     x = np.frombuffer(logits)
     V = x.size
     hard = isinstance(own, int)
@@ -143,7 +144,7 @@ def _row(logits: bytes, own: bytes | int, class_weights: bytes | None, options: 
     )
     plain = hard and options.label_smoothing == 0 and not explicit
     is_target = groups[:, 1] == 1
-    gradient, gradient_allowed = [], []
+    gradient, gradient_allowed, moved = [], [], []
     for g, probability in enumerate(p):
         if plain and is_target[g]:
             rest = others[g] / total
@@ -153,6 +154,7 @@ def _row(logits: bytes, own: bytes | int, class_weights: bytes | None, options: 
                 (allowance(V, size) * size * size_of_slope if size else 0.0)
                 + base * 2 * float(z_loss) * size_of_lse * float(probability)
             )
+            moved.append(size * size_of_slope + float(z_loss) * float(probability))
             continue
         if 2 * probability > 1:
             gradient.append((slope - pull[g]) - slope * others[g] / total)
@@ -162,6 +164,10 @@ def _row(logits: bytes, own: bytes | int, class_weights: bytes | None, options: 
         gradient_allowed.append(
             (allowance(V, size) * size * size_of_slope if size else 0.0) + base * abs(float(pull[g]))
         )
+        moved.append((size_of_slope + float(z_loss)) * size)
+    if off:
+        gradient_allowed = [entry + 2 * off * size for entry, size in zip(gradient_allowed, moved, strict=True)]
+        allowed += off * float(mp.fsum(abs(entry) * c for entry, c in zip(gradient, counts, strict=True)))
     return Row(loss, allowed, gradient, gradient_allowed, group_of_class)
 
 
@@ -199,6 +205,7 @@ def cross_entropy(
     z_loss: float = 0.0,
     algorithm: str = "stable",
     digits: int = 0,
+    off: np.ndarray | None = None,
 ) -> tuple[Exact, Exact]:
     """The loss and its gradient with respect to the logits."""
     logits = np.ascontiguousarray(logits, dtype=np.float64)
@@ -214,7 +221,8 @@ def cross_entropy(
     u = None if class_weights is None else np.ascontiguousarray(class_weights, dtype=np.float64)
 
     counted, divisors, found = [], [], []
-    for x, own, w in zip(rows, given, token_weights, strict=True):
+    are_off = np.broadcast_to(np.asarray(0.0 if off is None else off), tokens).reshape(-1).tolist()
+    for x, own, w, is_off in zip(rows, given, token_weights, are_off, strict=True):
         is_counted = w != 0
         divisor = mpf(w)
         if hard:
@@ -225,7 +233,7 @@ def cross_entropy(
         counted.append(bool(is_counted))
         divisors.append(divisor)
         key = None if u is None else u.tobytes()
-        found.append(_row(x.tobytes(), own if hard else own.tobytes(), key, options) if is_counted else None)
+        found.append(_row(x.tobytes(), own if hard else own.tobytes(), key, options, is_off) if is_counted else None)
 
     groups, shape = _groups(reduction, tokens)
     divisor_of = [_divisor(reduction, denominator, group, counted, divisors) for group in groups]

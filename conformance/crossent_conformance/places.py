@@ -7,7 +7,8 @@
     place.pair(logits, targets), place.options(options)   the backend's arrays, for a call that a test makes itself
     place.to_numpy(array), place.dtype, place.compute_dtype, place.mode, place.backend
 
-`call` gives logits and soft targets the place's dtype, other floats the compute dtype; integers keep their own.
+`call` gives logits and soft targets the place's dtype, other floats the compute dtype; integers keep their own. The
+`weight` and `bias` of a linear loss are of the place's dtype, too.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import numpy as np
 from crossent_conformance import depth, evidence
 from crossent_conformance.backends import BACKENDS, FLOATS, HALF, Backend, Mode
 
+OF_A_HEAD = ("weight", "bias")
+"""Arrays of a linear loss that are of no token, and of the dtype of its hidden states."""
 _compiled: dict[Any, Any] = {}
 """What `Place.call` has compiled in the test that runs."""
 
@@ -53,8 +56,9 @@ class Place:
 
     def options(self, options: dict[str, Any]) -> dict[str, Any]:
         """The options; NumPy arrays among them are the backend's, floating ones of the compute dtype."""
+        floats = {**dict.fromkeys(options, self.compute_dtype), **dict.fromkeys(OF_A_HEAD, self.dtype)}
         return {
-            name: self.put(value, self.compute_dtype if value.dtype.kind == "f" else None)
+            name: self.put(value, floats[name] if value.dtype.kind == "f" else None)
             if isinstance(value, np.ndarray)
             else value
             for name, value in options.items()

@@ -1,4 +1,4 @@
-"""What a refused call is (clauses A3, A5 and S6), and short ways to write one down; `bad_calls` has them.
+"""What a refused call is (clauses A3, A5, S6 and L6), and short ways to write one down; `bad_calls` has them.
 
 A `Bad` is called with the subject and a function `make(values, dtype=None)` that gives the backend's array of NumPy
 values. The call must fail with an error of the type, whose text has the argument's name and what was given for it: a
@@ -24,6 +24,8 @@ TARGETS = np.array([0, 1, 2, 3, 0, 1])
 SOFT = np.full((6, 4), 0.25)
 SEQUENCES = LOGITS.reshape(2, 3, 4)
 IDS = TARGETS.reshape(2, 3)
+WEIGHT = np.linspace(1.0, -1.0, 20).reshape(5, 4)
+BIAS = np.linspace(0.0, 1.0, 5)
 Given = tuple[int, ...] | str | list[str]
 
 
@@ -75,6 +77,25 @@ def bad(
         return function(made.pop("logits"), made.pop("targets"), **made)
 
     return Bad(name, error, call, next(reversed(changes)), given, words, only, clause)
+
+
+def linear(
+    name: str, error: type[Exception], given: Given, *words: str, only: tuple[str, ...] | None = None, **changes: Any
+) -> Bad:
+    """A call of the linear loss, likewise; a tuple of arrays is `out`, words are `needs`."""
+
+    def call(subject: Any, make: Callable) -> Any:
+        arguments = {"hidden": LOGITS, "targets": TARGETS, "weight": WEIGHT, "bias": BIAS, **changes}
+        made = {
+            key: tuple(_made(part, make) for part in value) if isinstance(value, tuple) else _made(value, make)
+            for key, value in arguments.items()
+        }
+        of_gradients = made.keys() & {"out", "grad_output", "needs"}
+        function = subject.linear_loss_and_grads if of_gradients else subject.linear_loss
+        return function(made.pop("hidden"), made.pop("targets"), **made)
+
+    argument = next(reversed(changes))
+    return Bad(name, error, call, argument, given, words, only, "L6")
 
 
 def _made(value: Any, make: Callable) -> Any:

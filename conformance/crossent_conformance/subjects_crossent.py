@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import crossent
+from crossent_conformance.adapter import UnderTest
 from crossent_conformance.backends import BACKENDS, FLOATS
 from crossent_conformance.implementation import Adapter
+from crossent_conformance.linear import ThroughIdentity
 
 
 class Crossent(Adapter):
@@ -23,6 +25,8 @@ class Crossent(Adapter):
     loss_object: Any = staticmethod(crossent.CrossEntropyLoss)
     perplexity = staticmethod(crossent.perplexity)
     shift = staticmethod(crossent.shift_for_next_token)
+    linear = staticmethod(crossent.linear_cross_entropy)
+    linear_and_grad = staticmethod(crossent.linear_cross_entropy_and_grad)
 
     @property
     def drop_in(self) -> Any:
@@ -62,3 +66,5 @@ class Crossent(Adapter):
 
 
 subject = Crossent()
+through_identity = ThroughIdentity(UnderTest(subject, ""), memory=256)
+"""`linear_cross_entropy` of logits as hidden states, in blocks of few of them: every clause can be asked of it."""

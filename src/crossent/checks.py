@@ -137,6 +137,8 @@ def hidden_and_targets(library: Library, inputs: Inputs, classes: Any, memory: A
         if _shape(library, "bias", bias) != of_weight[:1]:
             raise ValueError(f"bias has shape {tuple(bias.shape)}; accepted: {accepted}")
     v = of_weight[0] if classes is None else whole_number("classes", classes, of_weight[0])
+    if v == 0 and 0 not in shape[:-1]:
+        raise ValueError(f"weight has shape {of_weight}, a vocabulary of 0 classes; accepted: V of at least 1")
     if memory is not None:
         whole_number("memory", memory, None)
     computed = "float64" if dtype == "float64" else "float32"

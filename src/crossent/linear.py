@@ -96,7 +96,7 @@ def blocks(library: Library, rows: Rows) -> Iterator[Block]:
         n = head.places.shape[0]
     size = 8 if rows.dtype == library.xp.float64 else 4
     # A block's logits, its hidden states and their gradient.
-    height = max(1, (head.memory - _tile(head)) // (size * (rows.vocabulary + 2 * width)))
+    height = max(1, (head.memory - _tile(head)) // max(1, size * (rows.vocabulary + 2 * width)))
     # All of one size, or the last would take as long as it had less to do.
     height = -(-n // max(1, -(-n // height)))
     memory = None
@@ -202,7 +202,12 @@ def _logits(library: Library, head: Head, h: Array, dtype: Array, out: Array | N
     for part, weight in _tiles(library, head.weight, dtype, _tile(head)):
         z = library.product(h, weight.T, None if out is None else out[:, part])
         if head.bias is not None:
-            z += _in(library, head.bias[None, part], dtype)
+            bias = _in(library, head.bias[None, part], dtype)
+            # A transformation may map over the bias alone, and then the product has no room for the sum.
+            if out is None:
+                z = z + bias
+            else:
+                z += bias
         parts.append(z)
     if out is not None:
         return out

@@ -260,15 +260,15 @@ def _prepare_linear(
     counted = ending.counted
     if counted is None and rows.weight is not None and not ending.ieee:
         counted = rows.weight != 0
-    on_device = library.memory_of(ending.device)[0] == "cuda"
+    memory_kind = library.memory_of(ending.device)[0]
     places = None
-    # On a device, finding them waits as the check of targets does.
-    if counted is not None and library.leaves_out and not (on_device and not options.check_targets):
+    # But in host memory, finding them waits as the check of targets does.
+    if counted is not None and library.leaves_out and (memory_kind == "host" or options.check_targets):
         places = library.true_places(library.flat(counted))
         if places.shape[0] == math.prod(form.tokens):
             places = None
     if memory is None:
-        memory = MEMORY_OF_DEVICE if on_device else MEMORY
+        memory = MEMORY_OF_DEVICE if memory_kind == "cuda" else MEMORY
     v = form.shape[-1]
     weight, bias = library.enter_matrix(inputs.head), None
     if inputs.bias is not None:

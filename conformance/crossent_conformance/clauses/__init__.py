@@ -26,6 +26,8 @@ and what it denies is no case. `@pytest.mark.elsewhere` is for a test that asks 
     subject.loss(logits, targets, **options)              the loss, on the graph of a torch tensor that requires grad
     subject.loss_and_grad(logits, targets, **options)     the loss and d_logits, on no graph; also `grad_output`, `out`
     subject.loss_object(**options)                        forward, backward and a call, like `crossent.CrossEntropyLoss`
+    subject.linear_loss(hidden, targets, weight=w, **options), subject.linear_loss_and_grads(...)
+    subject.through_identity()                            the linear loss of logits as hidden states, asked as a loss
     subject.perplexity(loss), subject.shift(logits, token_ids)
     subject.threads(n)                                    a context in which it uses so many threads at most
     subject.drop_in, subject.drop_in_module               what stands for PyTorch's own (D2)

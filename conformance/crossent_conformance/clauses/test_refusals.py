@@ -7,9 +7,9 @@ import pytest
 
 from crossent_conformance import agree, backends, texts
 from crossent_conformance.backends import DIRECT, Mode
-from crossent_conformance.bad_calls import ARGUMENTS, MEMORY, mixed, of_clause
+from crossent_conformance.bad_calls import ARGUMENTS, ARGUMENTS_OF_LINEAR, MEMORY, mixed, mixed_linear, of_clause
 from crossent_conformance.escaped import escaped
-from crossent_conformance.refused import LOGITS, TARGETS
+from crossent_conformance.refused import LOGITS, TARGETS, WEIGHT
 
 
 def maker(backend):
@@ -60,6 +60,13 @@ def test_A3_dtypes_that_are_no_targets(place, subject, bad):
 @pytest.mark.places(dtypes=("float32",), modes=DIRECT)
 @pytest.mark.parametrize("bad", of_clause("S6"), ids=str)
 def test_S6_no_classes_is_refused_by_name(place, subject, bad):
+    _check_refused(place, subject, bad)
+
+
+@pytest.mark.clause("L6", "A5")
+@pytest.mark.places(dtypes=("float32",), modes=DIRECT, when=_can_be_made)
+@pytest.mark.parametrize("bad", of_clause("L6"), ids=str)
+def test_L6_refused_by_the_same_type_and_text_everywhere(place, subject, bad):
     _check_refused(place, subject, bad)
 
 
@@ -118,6 +125,25 @@ def test_A5_one_library_and_one_device_only(place, subject, argument, of):
     with subject.unassisted(), place.backend.during_call():
         name = "targets" if argument == "soft" else argument
         _check_named(subject, lambda: mixed(subject, maker(place.backend), argument, value), name, words)
+
+
+@pytest.mark.clause("L6", "A5")
+@pytest.mark.places(dtypes=("float32",), modes=(Mode.EAGER, Mode.LAZY), when=_has_two)
+@pytest.mark.parametrize("of", ["library", "device"])
+@pytest.mark.parametrize("argument", ARGUMENTS_OF_LINEAR)
+def test_L6_one_library_and_one_device_only(place, subject, argument, of):
+    value, words = _elsewhere(place, ARGUMENTS_OF_LINEAR[argument], of)
+    with subject.unassisted(), place.backend.during_call():
+        _check_named(subject, lambda: mixed_linear(subject, maker(place.backend), argument, value), argument, words)
+
+
+@pytest.mark.places(dtypes=("float64",), backends=("numpy", "torch", "torch-cuda"), modes=(Mode.EAGER,))
+def test_L6_gradients_that_share_memory(place, subject):
+    x, t = place.pair(LOGITS, TARGETS)
+    w = place.put(WEIGHT, place.dtype)
+    memory = place.put(np.zeros((8, 4)), place.dtype)
+    out = (memory[:6], memory[3:], None)
+    _check_named(subject, lambda: subject.linear_loss_and_grads(x, t, weight=w, out=out), "out", ("memory", "overlap"))
 
 
 @pytest.mark.clause("A5", "A2")
