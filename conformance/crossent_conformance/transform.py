@@ -2,9 +2,9 @@
 
     y = c tanh(x / (cT)), or x / T where there is no softcap        dy/dx = (1 - (y/c)**2) / T
 
-Every y may be off by a few eps of its size, and every dy/dx likewise, with the angle x / (cT) that it is found at: it
-falls by twice as many eps as the angle is large. What comes of the former follows from the definitions: -log p_j may be
-off by the sum over the other classes of p_i (|y_i| + |y_j|), and lse by the sum of p_i |y_i|.
+Every y may be off by a few eps of its size; from the definitions follows that -log p_j may be off by the sum over the
+other classes of p_i (|y_i| + |y_j|), and lse by the sum of p_i |y_i|. So may dy/dx, and by three eps for each 1 of the
+angle x / (cT) besides: the angle is rounded, and the exponent that is made of it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Transform:
     def slope_off(self, x: float) -> float:
         """By how many eps of its size dy/dx may be off; no number's size is 0."""
         angle = self._angle(x)
-        return self.off + 2 * float(abs(angle)) if mp.isfinite(angle) else 0.0
+        return self.off + 3 * float(abs(angle)) if mp.isfinite(angle) else 0.0
 
     def _angle(self, x: float) -> Any:
         """What the hyperbolic tangent is taken of; 0 where none is."""

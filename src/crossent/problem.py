@@ -84,8 +84,7 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
         weights, class_weights, denominator = map(library.enter, (weights, class_weights, denominator))
         if not isinstance(denominator, (str, type(None))):
             denominator = library.number(denominator)
-    clips = coefficients.clip > 0 or coefficients.softcap > 0 or coefficients.inverse_temperature != 1.0
-    engine = library.engine(options.engine, like, form.dtype, vocabulary, clips)
+    engine = library.engine(options.engine, like, form.dtype, vocabulary, coefficients.clip > 0)
     device = library.device(like)
     dtype, (wide, integer) = library.compute_dtype(like), library.widest(device)
     mean = reduction if denominator is None and reduction in ("mean", "sequence") and not ieee else None

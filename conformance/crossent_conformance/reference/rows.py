@@ -6,8 +6,8 @@ With m a row's largest logit, at class a, and O the sum of exp(x_j - m) over eve
 
 Both terms of a surprise, -log p_j, are at least 0, so nothing cancels. A loss is the sum of the surprises, each times
 what the target distribution pulls at its class; hard targets are a distribution, too. `x` is always rows of logits as
-they came, `w` some of their classes in float64, over the temperature and bounded (`seen`), which all of the above is of; what
-there is one of for each row is a column.
+they came, `w` some of their classes in float64, over the temperature and bounded (`seen`), which all of the above is
+of; what there is one of for each row is a column.
 """
 
 from __future__ import annotations
