@@ -67,6 +67,7 @@ OPTIONS = {
     "smoothed": {"coefficients": SMOOTHED},
     "classes": {"coefficients": SMOOTHED, "class_weights": "classes"},
     "soft": {"soft": "soft", "targets": None},
+    "capped": {"coefficients": Coefficients(softcap=8.0, inverse_temperature=0.75)},
 }
 
 

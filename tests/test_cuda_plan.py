@@ -241,7 +241,8 @@ def test_the_kernel_has_the_same_numbers(tmp_path):
             claims.append(f"2 * sizeof(Message) == {plan._entry(chosen)}")
         else:
             claims += [
-                f"Tile<{format}, {chosen.layout}, {chosen.lanes}, {str(smoothed).lower()}>::WIDTH == {chosen.width}",
+                f"Tile<{format}, {chosen.layout}, {chosen.lanes}, {str(smoothed).lower()}, {chosen.transform}>::WIDTH"
+                f" == {chosen.width}",
                 f"2 * sizeof(Part<{format}::Real>) == {plan._entry(chosen)}",
             ]
     some = Variant("float32", "STRIDED", "HARD", "losses", 32)

@@ -103,7 +103,7 @@ def _of_cuda(kind, lines, weight, scale, c):
         "FORMAT": lines.dtype.name.capitalize(),
         "TARGETS": {"hard": "HARD", "soft": "SOFT"}.get(kind, "SMOOTHED"),
     }
-    macros |= {"LAYOUT": "STRIDED", "PASS": "WALK", "LANES": 32, "THREADS": 256}
+    macros |= {"LAYOUT": "STRIDED", "PASS": "WALK", "TRANSFORM": "PLAIN", "LANES": 32, "THREADS": 256}
     library = emulator.built(tuple((f"CROSSENT_{name}", value) for name, value in macros.items()), source="formula.cpp")
     results = np.empty((4, lines.shape[1]), lines.dtype)
     numbers = c._asdict()

@@ -31,6 +31,8 @@ DEFAULTS: Mapping[str, Any] = {
     "label_smoothing": 0.0,
     "smoothing": "others",
     "z_loss": 0.0,
+    "temperature": 1.0,
+    "logit_softcap": None,
     "denominator": None,
     "algorithm": "stable",
     "check_targets": True,
@@ -43,7 +45,7 @@ DEFAULTS: Mapping[str, Any] = {
     "needs": linear.NEEDS,
 }
 """The contract's options and what they are when they are not given."""
-SPOKEN = ("reduction", "label_smoothing", "smoothing", "z_loss", "algorithm")
+SPOKEN = ("reduction", "label_smoothing", "smoothing", "z_loss", "temperature", "logit_softcap", "algorithm")
 """Options that are given even when they have the contract's default, to a function whose own default is another."""
 BESIDES = {
     "loss_object": "a loss object",

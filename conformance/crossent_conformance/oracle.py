@@ -8,6 +8,7 @@ class weights:
 
     loss = sum_j q_j (-log p_j) + z_loss * lse**2          d_j = (sum_j q_j + 2 z_loss lse) p_j - q_j
 
+with a temperature or a softcap all of it of the logits that `transform` gives, and d_j times their slopes.
 `-log p_j` is log1p(others / own): the same number as lse - x_j, at 60 digits however near p_j is to 1. A row with NaN
 or +inf, or with nothing but -inf, is NaN; 0 * inf is 0; a clipped term of algorithm="explicit" is a constant.
 
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 from mpmath import mp, mpf
 
+from crossent_conformance.transform import PLAIN, Transform, moved
 from crossent_conformance.units import Exact, allowance
 
 mp.dps = 60
@@ -54,6 +56,7 @@ class Options:
     smoothing: str = "others"
     z_loss: float = 0.0
     algorithm: str = "stable"
+    transform: Transform = PLAIN
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Row:
 
 
 @lru_cache(maxsize=200_000)
-def _exp(x: float) -> Any:
+def _exp(x: Any) -> Any:
     return mp.exp(mpf(x))
 
 
@@ -95,19 +98,21 @@ def _spread(own: list[Any], finite: list[Any], counts: list[Any], hard: bool, op
 
 
 @lru_cache(maxsize=50_000)
-def _row(logits: bytes, own: bytes | int, class_weights: bytes | None, options: Options, off: float) -> Row:
+def _row(logits: bytes, own: bytes | int, class_weights: bytes | None, options: Options, logits_off: float) -> Row:
     x = np.frombuffer(logits)
     V = x.size
     hard = isinstance(own, int)
     given = (np.arange(V) == own).astype(np.float64) if isinstance(own, int) else np.frombuffer(own)
     u = np.ones(V) if class_weights is None else np.frombuffer(class_weights)
-    if np.isnan(x).any() or np.isposinf(x).any() or np.isneginf(x).all():
+    bounded = options.transform.softcap is not None
+    if np.isnan(x).any() or (not bounded and (np.isposinf(x).any() or np.isneginf(x).all())):
         return Row(NAN, 0.0, [NAN], [0.0], np.zeros(V, dtype=np.intp))
     groups, group_of_class, counts = np.unique(
         np.stack([x, given, u], axis=1), axis=0, return_inverse=True, return_counts=True
     )
     counts = counts.tolist()
-    values = groups[:, 0].tolist()
+    given_values = groups[:, 0].tolist()
+    values = [options.transform.of(value) for value in given_values]
     finite = [value > -math.inf for value in values]
     q = _spread([mpf(value) for value in groups[:, 1].tolist()], finite, counts, hard, options)
     q = [mpf(weight) * value for weight, value in zip(groups[:, 2].tolist(), q, strict=True)]
@@ -119,14 +124,17 @@ def _row(logits: bytes, own: bytes | int, class_weights: bytes | None, options: 
     if counts[top] == 1:  # the one class that may have nearly everything: its difference from the total would cancel
         others[top] = mp.fsum(e * c for g, (e, c) in enumerate(zip(weight, counts, strict=True)) if g != top)
     lse = mp.log(total)
-    size_of_lse = abs(values[top]) + float(lse - values[top])
+    size_of_lse = float(abs(values[top])) + float(lse - values[top])
     p = [e / total for e in weight]
+    off = moved(options.transform, values, p, counts)
     explicit = options.algorithm == "explicit"
     clipped = [explicit and probability < CLIP for probability in p]
 
     z_loss = mpf(options.z_loss)
     base = allowance(V)
     loss, allowed = z_loss * lse**2, base * float(z_loss * abs(lse)) * size_of_lse
+    if off.lse:
+        allowed += 2 * float(z_loss * abs(lse)) * off.lse
     for g, c in enumerate(counts):
         if q[g] == 0:
             continue
@@ -134,7 +142,7 @@ def _row(logits: bytes, own: bytes | int, class_weights: bytes | None, options: 
         loss += c * q[g] * surprise
         if surprise < INFINITY:
             size = 1 + float(surprise) if explicit else float(surprise)
-            allowed += c * abs(float(q[g])) * (allowance(V, size) * size if size else base)
+            allowed += c * abs(float(q[g])) * ((allowance(V, size) * size if size else base) + off.surprises[g])
 
     pull = [mpf(0) if is_clipped else value for value, is_clipped in zip(q, clipped, strict=True)]
     mass = mp.fsum(value * c for value, c in zip(pull, counts, strict=True))
@@ -144,8 +152,12 @@ def _row(logits: bytes, own: bytes | int, class_weights: bytes | None, options: 
     )
     plain = hard and options.label_smoothing == 0 and not explicit
     is_target = groups[:, 1] == 1
-    gradient, gradient_allowed, moved = [], [], []
+    gradient, gradient_allowed, sizes = [], [], []
     for g, probability in enumerate(p):
+        also = 0.0
+        if not options.transform.is_plain:
+            # The entry moves with its probability, and with lse in the slope that multiplies that.
+            also = float(probability) * (off.surprises[g] * size_of_slope + 2 * float(z_loss) * off.lse)
         if plain and is_target[g]:
             rest = others[g] / total
             gradient.append(2 * z_loss * lse * probability - q[g] * rest)
@@ -153,8 +165,9 @@ def _row(logits: bytes, own: bytes | int, class_weights: bytes | None, options: 
             gradient_allowed.append(
                 (allowance(V, size) * size * size_of_slope if size else 0.0)
                 + base * 2 * float(z_loss) * size_of_lse * float(probability)
+                + also
             )
-            moved.append(size * size_of_slope + float(z_loss) * float(probability))
+            sizes.append(size * size_of_slope + float(z_loss) * float(probability))
             continue
         if 2 * probability > 1:
             gradient.append((slope - pull[g]) - slope * others[g] / total)
@@ -162,12 +175,20 @@ def _row(logits: bytes, own: bytes | int, class_weights: bytes | None, options: 
             gradient.append(slope * probability - pull[g])
         size = float(probability)
         gradient_allowed.append(
-            (allowance(V, size) * size * size_of_slope if size else 0.0) + base * abs(float(pull[g]))
+            (allowance(V, size) * size * size_of_slope if size else 0.0) + base * abs(float(pull[g])) + also
         )
-        moved.append((size_of_slope + float(z_loss)) * size)
-    if off:
-        gradient_allowed = [entry + 2 * off * size for entry, size in zip(gradient_allowed, moved, strict=True)]
-        allowed += off * float(mp.fsum(abs(entry) * c for entry, c in zip(gradient, counts, strict=True)))
+        sizes.append((size_of_slope + float(z_loss)) * size)
+    if logits_off:
+        # The transform's slope is at most that of the temperature.
+        off_of_y = logits_off / float(options.transform.temperature)
+        gradient_allowed = [entry + 2 * off_of_y * size for entry, size in zip(gradient_allowed, sizes, strict=True)]
+    if not options.transform.is_plain:
+        for g, x_of_group in enumerate(given_values):
+            steep, steep_off = options.transform.slope(x_of_group), options.transform.slope_off(x_of_group)
+            gradient_allowed[g] = float(steep) * (gradient_allowed[g] + steep_off * float(abs(gradient[g])))
+            gradient[g] *= steep
+    if logits_off:
+        allowed += logits_off * float(mp.fsum(abs(entry) * c for entry, c in zip(gradient, counts, strict=True)))
     return Row(loss, allowed, gradient, gradient_allowed, group_of_class)
 
 
@@ -203,6 +224,8 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     smoothing: str = "others",
     z_loss: float = 0.0,
+    temperature: float = 1.0,
+    logit_softcap: float | None = None,
     algorithm: str = "stable",
     digits: int = 0,
     off: np.ndarray | None = None,
@@ -213,7 +236,7 @@ def cross_entropy(
     V = logits.shape[-1]
     tokens = logits.shape[:-1]
     hard = targets.dtype.kind in "iu"
-    options = Options(label_smoothing, smoothing, z_loss, algorithm)
+    options = Options(label_smoothing, smoothing, z_loss, algorithm, Transform(temperature, logit_softcap))
     rows = logits.reshape(-1, V)
     given = targets.reshape(-1).tolist() if hard else list(np.asarray(targets, dtype=np.float64).reshape(-1, V))
     spread = np.broadcast_to(np.asarray(1.0 if weights is None else weights, dtype=np.float64), tokens)

@@ -75,6 +75,10 @@ def cross_entropy(
     denominator
         What "mean" and "sequence" divide by: None for the sum of the weights of the tokens that count, "tokens" for
         their number, or a number or 0-d array.
+    temperature
+        T: the loss is that of the logits over T, from 1e-18 to 1e18; its gradient is with respect to the logits.
+    logit_softcap
+        c of a bound: the loss is that of c·tanh(logits/(c·T)), c from 1e-18 to 1e18; None for none.
     algorithm
         "stable", or "explicit": softmax, clip at 1e-10, logarithm; for comparison, inexact for losses past 23.
     check_targets

@@ -27,6 +27,9 @@ REDUCTIONS = ("mean", "sum", "none", "sequence")
 ALGORITHMS = ("stable", "explicit")
 # The least probability whose logarithm the explicit algorithm takes.
 _CLIP = 1e-10
+# Temperatures and softcaps: products of two, and their inverses, are normal numbers in float32.
+_SMALLEST, _LARGEST = 1e-18, 1e18
+_SIZES = "a number from 1e-18 to 1e18"
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -39,6 +42,8 @@ class OptionNames(TypedDict, total=False):
     label_smoothing: float
     smoothing: Smoothing
     z_loss: float
+    temperature: float
+    logit_softcap: float | None
     algorithm: Algorithm
     check_targets: bool
     engine: str
@@ -73,6 +78,8 @@ class Options:
     label_smoothing: Any = 0.0
     smoothing: Any = "others"
     z_loss: Any = 0.0
+    temperature: Any = 1.0
+    logit_softcap: Any = None
     algorithm: Any = "stable"
     check_targets: Any = True
     engine: Any = "auto"
@@ -90,6 +97,9 @@ class Options:
         accepted = "a finite number that is not negative"
         if not 0.0 <= number("z_loss", self.z_loss, accepted) < math.inf:
             raise ValueError(f"z_loss is {self.z_loss!r}; accepted: {accepted}")
+        size("temperature", self.temperature, _SIZES)
+        if self.logit_softcap is not None:
+            size("logit_softcap", self.logit_softcap, f"None, or {_SIZES}")
         choice("algorithm", self.algorithm, ALGORITHMS)
         if not isinstance(self.check_targets, (bool, np.bool_)):
             raise TypeError(f"check_targets is {shown(self.check_targets)}; accepted: True or False")
@@ -105,6 +115,8 @@ class Options:
                 z_loss=float(self.z_loss),
                 clip=_CLIP if self.algorithm == "explicit" else 0.0,
                 ieee=self.ieee,
+                inverse_temperature=1.0 / float(self.temperature),
+                softcap=float(self.logit_softcap or 0.0),
             ),
         )
 
@@ -168,6 +180,12 @@ def number(name: str, value: Any, accepted: str) -> float:
         return float(value)
     except OverflowError:
         raise ValueError(f"{name} is a number past the range of float64; accepted: {accepted}") from None
+
+
+def size(name: str, value: Any, accepted: str) -> None:
+    """ValueError unless a number is positive, and neither too small nor too large to compute with."""
+    if not _SMALLEST <= number(name, value, accepted) <= _LARGEST:
+        raise ValueError(f"{name} is {value!r}; accepted: {accepted}")
 
 
 def choice(name: str, value: Any, accepted: tuple[str, ...]) -> None:

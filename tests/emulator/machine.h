@@ -302,7 +302,12 @@ DEVICE float power_of_two(float x) {
     return x == 0.0f || y != y || y > 3e38f ? y : y * (bits_of_float(x) & 1 ? 1.0f + 0x1p-22f : 1.0f - 0x1p-22f);
 }
 
+DEVICE float product(float a, float b) { return a * b; }
+DEVICE double product(double a, double b) { return a * b; }
+
 DEVICE float precise_exp(float x) { return std::exp(x); }
 DEVICE double precise_exp(double x) { return std::exp(x); }
+DEVICE float precise_tanh(float x) { return std::tanh(x); }
+DEVICE double precise_tanh(double x) { return std::tanh(x); }
 DEVICE float precise_log1p(float x) { return std::log1p(x); }
 DEVICE double precise_log1p(double x) { return std::log1p(x); }

@@ -4,7 +4,7 @@ A report knows a case by that number alone. A test therefore asks for its own cl
 where that can be avoided: it has no option that it does not need, targets of int64 unless it is about integers, and no
 target so far ahead that a formula cancels unless it is about V1 or V4 (`cases.mild`); or it compares with another call
 of the same subject (`agree.alike`) instead of with the oracle. Clauses build on each other in the order V1, V9, V8, V7,
-V10, R2, R6: a test that mixes options is of the last clause that it has an option of.
+V10, V12, R2, R6: a test that mixes options is of the last clause that it has an option of.
 
     @pytest.mark.clause("R2", "V9")  # where they are more than the one in the name
     @pytest.mark.places(modes=NOT_DOUBLED, sparse=True, when=lambda place, reduction: ...)
@@ -34,7 +34,8 @@ and what it denies is no case. `@pytest.mark.elsewhere` is for a test that asks 
     with subject.unassisted(): ...                        no help with ranks, shapes and integers that it does not take
 
 Soft targets arrive as `targets`, floating and of the shape of the logits. Options are weights, class_weights,
-ignore_index, reduction, label_smoothing, smoothing, z_loss, denominator, algorithm, check_targets.
+ignore_index, reduction, label_smoothing, smoothing, z_loss, temperature, logit_softcap, denominator, algorithm,
+check_targets.
 
 What may happen to a case
 -------------------------

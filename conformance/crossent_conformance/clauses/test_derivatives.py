@@ -26,6 +26,7 @@ OPTIONS = {
     "sequence-weights-z": {"reduction": "sequence", "weights": WEIGHTS, "z_loss": 0.0625},
     "tokens": {"denominator": "tokens", "weights": np.array([0.5, 2.0, 1.0]), "ignore_index": 0},
     "explicit": {"algorithm": "explicit", "reduction": "sum"},
+    "transformed": {"temperature": 0.75, "logit_softcap": 4.0, "label_smoothing": 0.1},
 }
 OTHER_OPTIONS = {
     "mean": {},
@@ -160,7 +161,7 @@ def _has_meaning(place, options, soft):
 
 def _is_short(place, options, soft):
     """What of the second derivatives, which take seconds to compile, there is time for."""
-    some = options in (OPTIONS["plain"], OPTIONS["explicit"])
+    some = options in (OPTIONS["plain"], OPTIONS["explicit"], OPTIONS["transformed"])
     return _has_meaning(place, options, soft) and (not depth.spares(place) or some)
 
 

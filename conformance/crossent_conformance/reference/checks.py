@@ -18,6 +18,8 @@ WORDS = {
     "engine": ("auto",),
 }
 LARGEST = sys.float_info.max
+SIZES = (1e-18, 1e18)
+"""Of temperatures and softcaps."""
 
 
 def _require(holds: bool, kind: type[Exception], name: str, value: Any, accepted: str) -> None:
@@ -79,6 +81,11 @@ def call(call: Any) -> None:
     _require(isinstance(call.check_targets, bool | np.bool_), TypeError, "check_targets", call.check_targets, "a bool")
     _number("label_smoothing", call.label_smoothing, "a number in [0, 1]", lambda number: 0 <= number <= 1)
     _number("z_loss", call.z_loss, "a finite number of at least 0", lambda number: 0 <= number <= LARGEST)
+    accepted = f"a number from {SIZES[0]} to {SIZES[1]}"
+    _number("temperature", call.temperature, accepted, lambda number: SIZES[0] <= number <= SIZES[1])
+    if call.logit_softcap is not None:
+        accepted = f"None, or {accepted}"
+        _number("logit_softcap", call.logit_softcap, accepted, lambda number: SIZES[0] <= number <= SIZES[1])
     if call.ignore_index is not None:
         _ignore_index(call.ignore_index, soft)
     if call.denominator is not None:

@@ -169,8 +169,9 @@ class Reference(RowLosses, Adapter):
                 continue
             factor = part.weights * np.atleast_1d(scale[index])[:, None]
             for columns in self.pieces(call.V):
-                half = self.row_gradients(call, self.wide(x[:, columns]), given, rows, mass, columns)
-                d = 2 * (factor * half)
+                some = x[:, columns]
+                half = self.row_gradients(call, self.seen(call, some), given, rows, mass, columns)
+                d = 2 * (factor * half) * self.steepness(call, some)
                 self.write(call, np.atleast_2d(d_logits[index])[:, columns], self.masked(d, self.spoilt(rows), part))
         return losses
 

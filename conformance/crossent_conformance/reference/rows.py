@@ -6,7 +6,8 @@ With m a row's largest logit, at class a, and O the sum of exp(x_j - m) over eve
 
 Both terms of a surprise, -log p_j, are at least 0, so nothing cancels. A loss is the sum of the surprises, each times
 what the target distribution pulls at its class; hard targets are a distribution, too. `x` is always rows of logits as
-they came, `w` some of their classes in float64; what there is one of for each row is a column.
+they came, `w` some of their classes in float64, over the temperature and bounded (`seen`), which all of the above is
+of; what there is one of for each row is a column.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Call:
     label_smoothing: Any = 0.0
     smoothing: Any = "others"
     z_loss: Any = 0.0
+    temperature: Any = 1.0
+    logit_softcap: Any = None
     denominator: Any = None
     algorithm: Any = "stable"
     check_targets: Any = True
@@ -88,6 +91,17 @@ class RowLosses:
         """A contiguous copy in float64: whatever the strides, a sum's order is that of the classes."""
         return np.array(x, dtype=np.float64, order="C")
 
+    def seen(self, call: Call, x: np.ndarray) -> np.ndarray:
+        """Logits as everything else has them."""
+        w, c = self.wide(x), call.logit_softcap
+        return w / call.temperature if c is None else c * np.tanh(w / (c * call.temperature))
+
+    def steepness(self, call: Call, x: np.ndarray) -> np.ndarray | float:
+        """By how much they change with the logits."""
+        if call.logit_softcap is None:
+            return 1 / call.temperature
+        return np.cosh(self.wide(x) / (call.logit_softcap * call.temperature)) ** -2.0 / call.temperature
+
     def over_classes(self, terms: np.ndarray) -> np.ndarray:
         return terms.sum(axis=-1, keepdims=True)
 
@@ -96,9 +110,9 @@ class RowLosses:
     def rows(self, call: Call, x: np.ndarray, given: np.ndarray) -> Rows:
         """The first look at the rows; `given` is the target of each, or its distribution."""
         top, largest = self.maximum(x)
-        rows = Rows(top, largest, *np.zeros((4, *largest.shape)))
+        rows = Rows(top, self.seen(call, largest), *np.zeros((4, *largest.shape)))
         for columns in self.pieces(call.V):
-            w = self.wide(x[:, columns])
+            w = self.seen(call, x[:, columns])
             rows.others += self.over_classes(self.without_top(self.exponentials(w, rows), rows, columns))
             if call.label_smoothing:
                 finite, q = w > -np.inf, self.given(call, given, columns)
@@ -175,10 +189,10 @@ class RowLosses:
         """The logits that are pulled at, and how much each is: of hard targets as they are, the target's alone."""
         if call.hard and not call.label_smoothing:
             own = np.ones(given.shape) if call.class_weights is None else self.wide(call.class_weights[given])
-            yield self.wide(np.take_along_axis(x, given, axis=-1)), own
+            yield self.seen(call, np.take_along_axis(x, given, axis=-1)), own
             return
         for columns in self.pieces(call.V):
-            w = self.wide(x[:, columns])
+            w = self.seen(call, x[:, columns])
             yield w, self.pull(call, w, given, rows, columns)
 
     def row_losses(self, call: Call, x: np.ndarray, given: np.ndarray, rows: Rows) -> tuple[np.ndarray, np.ndarray]:

@@ -152,7 +152,7 @@ def _looped(
 
 
 def _varying(head: _Head, step: Callable[[Any], Any], start: Any) -> Any:
-    """Zeros to begin a loop with, of the type of what a step makes of them: inside shard_map that says how they vary."""
+    """Zeros to begin a loop with, of the type of what a step makes: inside shard_map that says how they vary."""
     if AxisType.Manual not in mesh_of(head[0]).axis_types:
         return start
     return jax.tree.map(lambda a, zero: jnp.where(False, a, zero), step(start), start)

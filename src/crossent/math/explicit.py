@@ -13,8 +13,12 @@ from crossent.math.targets import soft_masses
 from crossent.types import Array
 
 
-def losses_and_gradient(ops: Operations, rows: Rows, scale: Array | float) -> tuple[Array, Array]:
-    """The losses (N,) and the gradient rows (N, V), times `scale`, of rows whose logits have the compute dtype."""
+def losses_and_gradient(
+    ops: Operations, rows: Rows, scale: Array | float, slope: Array | None = None
+) -> tuple[Array, Array]:
+    """The losses (N,) and the gradient rows (N, V), times `scale` and `slope` (N, V) or 1, of rows whose logits have
+    the compute dtype and are transformed.
+    """
     xp, x, soft, coefficients = ops.xp, rows.logits, rows.soft, rows.coefficients
     if soft is None:
         soft = xp.where(ops.one_hot_mask(x.shape, rows.targets), xp.ones_like(x), xp.zeros_like(x))
@@ -43,6 +47,10 @@ def losses_and_gradient(ops: Operations, rows: Rows, scale: Array | float) -> tu
     if z_loss:
         # It may be past the dtype, and yet is no more than 0 where a probability is 0: scaled first, then clipped.
         d = d + p * ops.clip_finite((2.0 * z_loss * scale) * lse[:, None])
+    if coefficients.inverse_temperature != 1.0:
+        d = d * coefficients.inverse_temperature
+    if slope is not None:
+        d = d * slope
     if weight is not None and not coefficients.ieee:
         d = ops.clear_rows(d, weight == 0, None)
     return loss, d

@@ -12,11 +12,13 @@ from crossent.math.outcome import Outcome, outcome
 from crossent.math.rows import Rows
 from crossent.math.statistics import Masses, RowStatistics
 from crossent.math.targets import class_masses, soft_masses
+from crossent.math.transform import slope, transformed
 from crossent.types import Array
 
 
 def losses(ops: Operations, rows: Rows, out: Array | None = None) -> Array:
     """The losses (N,) of rows whose logits have the compute dtype. out: scratch memory (N, V), or None."""
+    rows = _transformed(ops, rows, out)
     if rows.coefficients.clip:
         return explicit.losses_and_gradient(ops, rows, 1.0)[0]
     found, _, _, _ = _statistics(ops, rows, out)
@@ -27,15 +29,17 @@ def losses_and_gradient(
     ops: Operations, rows: Rows, scale: Array | float, out: Array | None = None
 ) -> tuple[Array, Array]:
     """The losses (N,) and the gradient rows (N, V), times `scale` (one number or one per row); in `out` where given."""
+    slopes = slope(ops, rows.logits, rows.coefficients)
+    rows = _transformed(ops, rows, out)
     if rows.coefficients.clip:
-        loss, d = explicit.losses_and_gradient(ops, rows, scale)
+        loss, d = explicit.losses_and_gradient(ops, rows, scale, slopes)
         if out is None:
             return loss, d
         out[...] = d
         return loss, out
     found, e, t, masses = _statistics(ops, rows, out)
     result = outcome_of(ops, found, rows, scale)
-    return result.loss, _gradient(ops, e, t, None, masses, result, rows, out)
+    return result.loss, _gradient(ops, e, t, None, masses, result, slopes, rows, out)
 
 
 def is_in_pieces(rows: Rows) -> bool:
@@ -45,7 +49,7 @@ def is_in_pieces(rows: Rows) -> bool:
 
 def temporaries(rows: Rows) -> int:
     """How many arrays of the size of the logits are made at a time, beside what the stable algorithm makes."""
-    return 4 if rows.coefficients.clip else 1
+    return (4 if rows.coefficients.clip else 1) + (2 if rows.coefficients.softcap else 0)
 
 
 def widened(ops: Operations, rows: Rows) -> Rows:
@@ -67,7 +71,7 @@ def whole_with_gradient(ops: Operations, rows: Rows, scale: Array | float) -> tu
 
 def statistics_of(ops: Operations, rows: Rows, out: Array | None = None) -> RowStatistics:
     """The statistics of rows, or of a piece of each, whose logits have the compute dtype. out: scratch memory."""
-    return _statistics(ops, rows, out)[0]
+    return _statistics(ops, _transformed(ops, rows, out), out)[0]
 
 
 def outcome_of(ops: Operations, found: RowStatistics, rows: Rows, scale: Array | float | None) -> Outcome:
@@ -83,6 +87,8 @@ def outcome_of(ops: Operations, found: RowStatistics, rows: Rows, scale: Array |
 
 def gradient_of(ops: Operations, rows: Rows, found: RowStatistics, result: Outcome, out: Array | None = None) -> Array:
     """The gradient of a piece of rows, from the statistics and the outcome of the whole rows."""
+    slopes = slope(ops, rows.logits, rows.coefficients)
+    rows = _transformed(ops, rows, out)
     x = rows.logits
     if found.apart is None:
         t, elsewhere, masses = _targets(ops, rows)
@@ -92,7 +98,12 @@ def gradient_of(ops: Operations, rows: Rows, found: RowStatistics, result: Outco
         elsewhere = ops.xp.where(held, ops.xp.zeros_like(found.maximum), -ops.xp.inf)
     centre = ops.finite_from_below(found.maximum)
     e = ops.exp(ops.subtract(x, centre[:, None], out), out)
-    return _gradient(ops, e, t, elsewhere, masses, result, rows, out)
+    return _gradient(ops, e, t, elsewhere, masses, result, slopes, rows, out)
+
+
+def _transformed(ops: Operations, rows: Rows, out: Array | None) -> Rows:
+    """The rows of transformed logits. out: scratch memory, which may be that of the logits, or None."""
+    return rows._replace(logits=transformed(ops, rows.logits, rows.coefficients, out))
 
 
 def _gradient(
@@ -102,6 +113,7 @@ def _gradient(
     elsewhere: Array | None,
     masses: Masses | None,
     result: Outcome,
+    slopes: Array | None,
     rows: Rows,
     out: Array | None,
 ) -> Array:
@@ -113,6 +125,8 @@ def _gradient(
     if elsewhere is not None:
         entry = ops.xp.where(elsewhere == 0, entry, ops.take_target(d, t))
     d = ops.set_target(d, t, entry, out)
+    if slopes is not None:
+        d = ops.multiply(d, slopes, out)
     if rows.weight is None or rows.coefficients.ieee:
         return d
     # Rows of weight 0 are zero, whatever their logits hold.

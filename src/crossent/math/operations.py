@@ -68,13 +68,17 @@ class Operations:
         """a − b, into `out` where it is given."""
         return self.xp.subtract(a, b) if out is None else self.xp.subtract(a, b, out=out)
 
-    def multiply(self, a: Array, b: Array, out: Array | None) -> Array:
+    def multiply(self, a: Array, b: Array | float, out: Array | None) -> Array:
         """a · b, into `out` where it is given."""
         return self.xp.multiply(a, b) if out is None else self.xp.multiply(a, b, out=out)
 
     def exp(self, a: Array, out: Array | None) -> Array:
         """exp(a), into `out` where it is given."""
         return self.xp.exp(a) if out is None else self.xp.exp(a, out=out)
+
+    def tanh(self, a: Array, out: Array | None) -> Array:
+        """tanh(a), into `out` where it is given."""
+        return self.xp.tanh(a) if out is None else self.xp.tanh(a, out=out)
 
     def divide(self, a: Array, b: Array | float, dtype: Array) -> Array:
         """a / b in the wider dtype of the two, rounded to `dtype`."""

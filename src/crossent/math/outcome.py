@@ -6,6 +6,8 @@ With the target distribution q, its total off the target M = Σ_{j≠t} q_j, Z =
     d_ij   = (w·q_t + r)·p_j − w·q_j                   for j ≠ t           r = w·(M + 2λ·lse)
     d_it   = r·p_t − w·q_t·S/Z
 
+and all of the gradient over T, the temperature: x is y here, of `math/transform.py`.
+
 No term is the small difference of two large ones: for a hard target r is 0 and the row of the gradient sums to zero to
 rounding. Numba's `engines/numba_cpu/outcome.py` and CUDA's `engines/cuda/outcome.cuh` keep this file's names and
 the order of its steps in the languages of their compilers; `tests/test_one_formula.py` holds the three together.
@@ -98,6 +100,8 @@ def outcome(
     if scale is None:
         return Outcome(loss, None, 0.0, None)
     scale = scale if weight is None else weight * scale
+    if coefficients.inverse_temperature != 1.0:
+        scale = scale * coefficients.inverse_temperature
     odds = xp.exp(tau)
     z = others + odds
     target_entry = -(scale * q_t) * (others / z)

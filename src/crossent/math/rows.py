@@ -17,6 +17,8 @@ class Coefficients(NamedTuple):
     clip: the least probability whose logarithm is taken; 0 for the exact loss.
     ieee: whether everything follows floating-point arithmetic; without it 0·∞ counts as 0, classes with logit −inf
         take no share, and rows of weight 0 are zero whatever they hold.
+    inverse_temperature: 1/T, which multiplies the logits, and so the gradient.
+    softcap: c, that logits are bounded by, see `math/transform.py`; 0 for none.
     """
 
     target_mass: float = 1.0
@@ -25,6 +27,8 @@ class Coefficients(NamedTuple):
     z_loss: float = 0.0
     clip: float = 0.0
     ieee: bool = False
+    inverse_temperature: float = 1.0
+    softcap: float = 0.0
 
 
 class Head(NamedTuple):

@@ -92,7 +92,7 @@ def _launch(library: Library, rows: Rows, verb: str, out: Array | None, **others
         out[...] = made
         return
     device, stream = library.stream(rows.logits)
-    chosen = plan.variant(logits, d, _targets(rows), verb)
+    chosen = plan.variant(logits, d, _targets(rows), verb, _transform(rows))
     loaded = _kernel(chosen, device)
     found = plan.plan(chosen, *logits.shape, loaded, launch.properties(device))
     argument = problem_of(library, rows, logits, soft=soft, gradient=d, **others)
@@ -117,6 +117,12 @@ def _targets(rows: Rows) -> str:
     if not rows.coefficients.smoothing:
         return "HARD"
     return "SMOOTHED" if rows.class_weights is None else "SPREAD"
+
+
+def _transform(rows: Rows) -> str:
+    if rows.coefficients.softcap:
+        return "CAPPED"
+    return "PLAIN" if rows.coefficients.inverse_temperature == 1.0 else "SCALED"
 
 
 @functools.cache

@@ -4,11 +4,12 @@
 // of a cluster of blocks; a warp that has several holds the last until the gradient, and reads the others again.
 #pragma once
 
-template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED, Pass PASS>
+template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED, Pass PASS, Transform TRANSFORM>
 DEVICE void walk_hard(const Problem &problem) {
     typedef typename Format::Real Real;
     typedef Team<LANES> team;
-    Tile<Format, LAYOUT, LANES, SMOOTHED> tile;
+    Tile<Format, LAYOUT, LANES, SMOOTHED, TRANSFORM> tile;
+    const Seen<Real, TRANSFORM> seen(problem);
     const bool together = LANES == 32 && problem.pieces > 1, ieee = problem.ieee;
     const int cluster = 1 << problem.cluster_log2, rank = static_cast<int>(block()) & (cluster - 1);
     const int warps = together ? warps_of_block() * cluster : 1;
@@ -36,14 +37,14 @@ DEVICE void walk_hard(const Problem &problem) {
             is_held = false;
             if (counts) result = load_outcome<Real>(problem, row, found.maximum);
         } else {
-            const Real logit = target >= 0 ? x.number(target)
+            const Real logit = target >= 0 ? seen(x.number(target))
                                : counts    ? logit_elsewhere<PASS, Real>(problem, row)
                                            : Limits<Real>::nan();
 #pragma unroll 1
             for (; piece < problem.pieces; piece += warps) {
                 const int first = piece * tile.WIDTH;
                 tile.load(x.from(first), counts ? problem.classes - first : 0);
-                found = tile.statistics(target < 0 ? -1 : target - first, ieee);
+                found = tile.statistics(target < 0 ? -1 : target - first, seen, ieee);
                 if (together && counts) exchange.send(piece, found);
             }
             if (together && counts) {
@@ -66,6 +67,7 @@ DEVICE void walk_hard(const Problem &problem) {
             if (PASS == LOSSES) continue;
         }
 
+        if (TRANSFORM == CAPPED && target >= 0) result.entry *= seen.slope(x.number(target));
         // All lanes have read the target's logit, which one of them is going to write.
         sync_warp();
         const Row<Format, LAYOUT == STRIDED> d(problem.gradient, row, problem.gradient_row, problem.gradient_column);
@@ -76,7 +78,7 @@ DEVICE void walk_hard(const Problem &problem) {
             if (!is_held) tile.load(x.from(first), counts ? problem.classes - first : 0);
             is_held = false;
             const int left = is_row ? problem.classes - first : 0, place = target < 0 ? -1 : target - first;
-            tile.store(d.from(first), left, place, centre, result, ieee);
+            tile.store(d.from(first), left, place, centre, result, seen, ieee);
         }
     }
 }

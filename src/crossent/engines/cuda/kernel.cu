@@ -4,12 +4,12 @@
 //     problem.cuh    the argument of a launch   tile.cuh       a part of a row in registers
 //     formats.cuh    dtypes, 16 bytes at a time  hard.cuh       rows with one target each
 //     rows.cuh       rows in memory              spread.cuh     targets that are more than one class
-//     outcome.cuh    the formulas
+//     outcome.cuh    the formulas                transform.cuh  temperature and softcap
 //     teams.cuh      lanes of a warp
 //
 // Macros choose the walk that is compiled: CROSSENT_FORMAT (Bfloat16, Float16, Float32, Float64), CROSSENT_LAYOUT (ALIGNED,
 // UNALIGNED, STRIDED), CROSSENT_TARGETS (HARD, SMOOTHED, SPREAD, SOFT), CROSSENT_PASS (LOSSES, WALK, STATISTICS,
-// GRADIENT), CROSSENT_LANES (of a team: 1, 8, 32), CROSSENT_THREADS (of a block, at most: it decides how many registers there are).
+// GRADIENT), CROSSENT_TRANSFORM (of logits: PLAIN, SCALED, CAPPED), CROSSENT_LANES (of a team: 1, 8, 32), CROSSENT_THREADS (of a block, at most: it decides how many registers there are).
 
 #ifndef CROSSENT_MACHINE
 #define CROSSENT_MACHINE "machine.cuh"
@@ -20,6 +20,7 @@
 #include "formats.cuh"
 #include "rows.cuh"
 #include "outcome.cuh"
+#include "transform.cuh"
 #include "teams.cuh"
 #include "exchange.cuh"
 #include "tile.cuh"
@@ -31,7 +32,8 @@ enum Targets { HARD, SMOOTHED, SPREAD, SOFT };
 // Two blocks on a multiprocessor: one computes while the other loads.
 KERNEL(CROSSENT_THREADS, 2) walk(PARAMETER Problem problem) {
     if constexpr (CROSSENT_TARGETS == HARD || CROSSENT_TARGETS == SMOOTHED)
-        walk_hard<CROSSENT_FORMAT, CROSSENT_LAYOUT, CROSSENT_LANES, CROSSENT_TARGETS == SMOOTHED, CROSSENT_PASS>(problem);
+        walk_hard<CROSSENT_FORMAT, CROSSENT_LAYOUT, CROSSENT_LANES, CROSSENT_TARGETS == SMOOTHED, CROSSENT_PASS,
+                  CROSSENT_TRANSFORM>(problem);
     else
-        walk_spread<CROSSENT_FORMAT, CROSSENT_TARGETS == SOFT, CROSSENT_PASS>(problem);
+        walk_spread<CROSSENT_FORMAT, CROSSENT_TARGETS == SOFT, CROSSENT_PASS, CROSSENT_TRANSFORM>(problem);
 }

@@ -136,6 +136,10 @@ DEVICE unsigned larger_float16_pair(unsigned a, unsigned b) {
 DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 DEVICE double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
 
+// A product that is rounded by itself, whatever is done with it: two takings of it are equal.
+DEVICE float product(float a, float b) { return __fmul_rn(a, b); }
+DEVICE double product(double a, double b) { return __dmul_rn(a, b); }
+
 // 2 to the power of x, to 2 ulp; what is below the normal numbers is 0.
 DEVICE float power_of_two(float x) {
     float y;
@@ -145,5 +149,7 @@ DEVICE float power_of_two(float x) {
 
 DEVICE float precise_exp(float x) { return expf(x); }
 DEVICE double precise_exp(double x) { return exp(x); }
+DEVICE float precise_tanh(float x) { return tanhf(x); }
+DEVICE double precise_tanh(double x) { return tanh(x); }
 DEVICE float precise_log1p(float x) { return log1pf(x); }
 DEVICE double precise_log1p(double x) { return log1p(x); }

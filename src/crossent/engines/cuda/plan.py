@@ -22,6 +22,7 @@ _FORMATS: Final = {
 LAYOUTS: Final = ("ALIGNED", "UNALIGNED", "STRIDED")
 TARGETS: Final = ("HARD", "SMOOTHED", "SPREAD", "SOFT")
 LANES: Final = (1, 8, 32)
+TRANSFORMS: Final = ("PLAIN", "SCALED", "CAPPED")
 VERBS: Final = ("losses", "walk", "statistics", "gradient")
 # What pieces of rows are for, which are long.
 _HALVES: Final = VERBS[2:]
@@ -43,6 +44,7 @@ class Variant(NamedTuple):
     targets: str
     verb: str
     lanes: int
+    transform: str = "PLAIN"
 
     @property
     def macros(self) -> tuple[tuple[str, str], ...]:
@@ -52,6 +54,7 @@ class Variant(NamedTuple):
             ("CROSSENT_LAYOUT", self.layout),
             ("CROSSENT_TARGETS", self.targets),
             ("CROSSENT_PASS", self.verb.upper()),
+            ("CROSSENT_TRANSFORM", self.transform),
             ("CROSSENT_LANES", str(self.lanes)),
             ("CROSSENT_THREADS", str(self.threads)),
         )
@@ -83,21 +86,21 @@ class Plan(NamedTuple):
     pieces: int
 
 
-def variant(logits: Matrix, out: Matrix | None, targets: str, verb: str) -> Variant:
+def variant(logits: Matrix, out: Matrix | None, targets: str, verb: str, transform: str = "PLAIN") -> Variant:
     """The walk for those matrices."""
     layout = "STRIDED" if targets in _SPREADS else _layout(logits, out)
-    return _variant(logits.format, logits.shape[1], layout, targets, verb)
+    return _variant(logits.format, logits.shape[1], layout, targets, verb, transform)
 
 
 @functools.lru_cache(maxsize=4096)
-def _variant(format: str, classes: int, layout: str, targets: str, verb: str) -> Variant:
+def _variant(format: str, classes: int, layout: str, targets: str, verb: str, transform: str) -> Variant:
     count = _FORMATS[format][1]
     granules = -(-classes // count)
     if targets in _SPREADS or verb in _HALVES or granules > 8 * _granules(targets, count):
-        return Variant(format, layout, targets, verb, 32)
+        return Variant(format, layout, targets, verb, 32, transform)
     # There is nothing to be gained by knowing that a short row is aligned.
     layout = "UNALIGNED" if layout == "ALIGNED" else layout
-    return Variant(format, layout, targets, verb, 1 if granules <= 4 else 8)
+    return Variant(format, layout, targets, verb, 1 if granules <= 4 else 8, transform)
 
 
 def all_variants() -> list[Variant]:
@@ -113,7 +116,7 @@ def all_variants() -> list[Variant]:
                     if lanes == 32 or layout != "ALIGNED"
                 ]
             found += [Variant(format, "STRIDED", targets, verb, 32) for targets in _SPREADS]
-    return found
+    return [chosen._replace(transform=transform) for transform in TRANSFORMS for chosen in found]
 
 
 def _granules(targets: str, count: int) -> int:

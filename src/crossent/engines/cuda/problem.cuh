@@ -23,6 +23,7 @@ struct Problem {
     long long rows;
     long long first_class, vocabulary;  // the number of the first class of the logits, and of how many
     double scale, target_mass, smoothing, z_loss;
+    double inverse_temperature, scale_of_logits, softcap;  // 1/T, what logits are multiplied by, and their bound
     int classes, includes_target, ieee;
     int soft_format, scales_format;  // see `single` in rows.cuh
     int pieces;                  // that a row is walked in; one: a row belongs to a team, more: to a whole cluster

@@ -57,7 +57,8 @@ template <class Real> DEVICE Real of_line(const void *line, long long i) {
 }
 
 DEVICE double scale_of(const Problem &problem, long long row) {
-    return problem.scales ? single<double>(problem.scales, problem.scales_format, row * problem.scales_row) : problem.scale;
+    return problem.inverse_temperature *
+           (problem.scales ? single<double>(problem.scales, problem.scales_format, row * problem.scales_row) : problem.scale);
 }
 
 // Whether a row is not to be looked at, whatever it holds.

@@ -83,11 +83,12 @@ struct Group {
 };
 
 // One row: its logits, soft targets and class weights, and what smoothing needs to know of it.
-template <class Format, bool SOFT> struct SpreadRow {
+template <class Format, bool SOFT, Transform TRANSFORM> struct SpreadRow {
     typedef typename Format::Real Real;
 
     const Problem &problem;
     const Row<Format, true> x;
+    const Seen<Real, TRANSFORM> seen;
     const long long row;
     // Of soft targets that are smoothed: the even share, that of the others, the mass on classes that cannot occur, the
     // largest mass, its place, and the sum of all others.
@@ -95,8 +96,9 @@ template <class Format, bool SOFT> struct SpreadRow {
     int place;
 
     METHOD SpreadRow(const Problem &problem, long long row)
-        : problem(problem), x(problem.logits, row, problem.logits_row, problem.logits_column), row(row) {}
+        : problem(problem), x(problem.logits, row, problem.logits_row, problem.logits_column), seen(problem), row(row) {}
 
+    METHOD Real logit(int j) const { return seen(x.number(j)); }
     METHOD Real soft(int j) const {
         return single<Real>(problem.soft, problem.soft_format, row * problem.soft_row + j * problem.soft_column);
     }
@@ -107,7 +109,7 @@ template <class Format, bool SOFT> struct SpreadRow {
         Real most = -Limits<Real>::infinity();
         int where = problem.classes;
         for (int j = group.member; j < problem.classes; j += group.size) {
-            const Real q = soft(j), here = occurs(x.number(j));
+            const Real q = soft(j), here = occurs(logit(j));
             count.add(here);
             missing.add(q * (1 - here));
             if (q * here > most || most != most) most = q * here, where = j;
@@ -116,7 +118,7 @@ template <class Format, bool SOFT> struct SpreadRow {
         place = static_cast<int>(top.number[1]);
         Sum<Real> remaining;
         for (int j = group.member; j < problem.classes; j += group.size)
-            if (j != place) remaining.add(soft(j) * occurs(x.number(j)));
+            if (j != place) remaining.add(soft(j) * occurs(logit(j)));
         const double possible = sums.number[0];
         const Real smoothing = static_cast<Real>(problem.smoothing), n = static_cast<Real>(possible);
         even = smoothing / (n > 1 ? n : Real(1));
@@ -143,14 +145,15 @@ template <class Format, bool SOFT> struct SpreadRow {
                              const Outcome<Real> &result) const {
         sync_warp();
         for (int j = group.member; j < problem.classes; j += group.size) {
-            const Real logit = x.number(j);
-            const Real value = result.factor * exponential(logit - centre) - result.uniform_term * mass(j, logit);
-            d.put(j, Format::narrow_one(j == target ? result.entry : value));
+            const Real y = logit(j);
+            Real value = result.factor * exponential(y - centre) - result.uniform_term * mass(j, y);
+            if (j == target) value = result.entry;
+            d.put(j, Format::narrow_one(TRANSFORM == CAPPED ? value * seen.slope(x.number(j)) : value));
         }
     }
 };
 
-template <class Format, bool SOFT, Pass PASS> DEVICE void walk_spread(const Problem &problem) {
+template <class Format, bool SOFT, Pass PASS, Transform TRANSFORM> DEVICE void walk_spread(const Problem &problem) {
     typedef typename Format::Real Real;
     const bool ieee = problem.ieee;
     const Real infinity = Limits<Real>::infinity(), unit = static_cast<Real>(UNIT);
@@ -159,7 +162,7 @@ template <class Format, bool SOFT, Pass PASS> DEVICE void walk_spread(const Prob
 
     long long row = group.together ? block() >> problem.cluster_log2 : block() * warps_of_block() + warp_of_block();
     for (; row < problem.rows; row += step) {
-        SpreadRow<Format, SOFT> line(problem, row);
+        SpreadRow<Format, SOFT, TRANSFORM> line(problem, row);
         const Row<Format, true> d(problem.gradient, row, problem.gradient_row, problem.gradient_column);
         Real *loss = static_cast<Real *>(problem.losses) + row;
         if (is_ignored<Real>(problem, row)) {
@@ -180,7 +183,7 @@ template <class Format, bool SOFT, Pass PASS> DEVICE void walk_spread(const Prob
         Real most = -infinity;
         int where = problem.classes;
         for (int j = group.member; j < problem.classes; j += group.size) {
-            const Real logit = line.x.number(j);
+            const Real logit = line.logit(j);
             if (logit > most || logit != logit || where == problem.classes) where = j;
             most = larger(most, logit);
         }
@@ -188,13 +191,13 @@ template <class Format, bool SOFT, Pass PASS> DEVICE void walk_spread(const Prob
         const Real maximum = static_cast<Real>(top.number[0]), centre = centre_of(maximum);
         // Any class of soft targets may be kept apart from the sum of exponentials; the likeliest leaves the smallest sum.
         const int target = SOFT ? static_cast<int>(top.number[1]) : place_of_target<PASS>(problem, row);
-        const Real logit = target >= 0 ? line.x.number(target) : SOFT ? Limits<Real>::nan() : logit_elsewhere<PASS, Real>(problem, row);
+        const Real logit = target >= 0 ? line.logit(target) : SOFT ? Limits<Real>::nan() : logit_elsewhere<PASS, Real>(problem, row);
         if (SOFT && problem.smoothing != 0) line.prepare(group);
 
         Sum<Real> others, count, mass, weighted_gap;
         for (int j = group.member; j < problem.classes; j += group.size) {
             if (j == target) continue;
-            const Real x = line.x.number(j), u = line.mass(j, x), gap = centre * unit - x * unit;
+            const Real x = line.logit(j), u = line.mass(j, x), gap = centre * unit - x * unit;
             others.add(exponential(x - centre));
             count.add(line.occurs(x));
             mass.add(u);

@@ -39,8 +39,9 @@ template <int LANES, class Real> DEVICE Part<Real> merged(const Part<Real> *part
     return all;
 }
 
-template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED> struct Tile {
+template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED, Transform TRANSFORM> struct Tile {
     typedef typename Format::Real Real;
+    typedef ::Seen<Real, TRANSFORM> Seen;
     typedef Row<Format, LAYOUT == STRIDED> Line;
     static constexpr int COUNT = Format::COUNT;
     // The sums of smoothed targets need registers too.
@@ -105,23 +106,23 @@ template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED> struct Tile {
         }
     }
 
-    // Write factor·exp(x − centre) − uniform term, the latter for the classes that can occur (without `ieee`), and the entry of
-    // the target, over the same classes of another row, where `left` are.
-    METHOD void store(const Line &d, int left, int target, Real centre, const Outcome<Real> &result, bool ieee) {
+    // Write factor·exp(y − centre) − uniform term, the latter for the classes that can occur (without `ieee`), times the slope,
+    // and the entry of the target, over the same classes of another row, where `left` are.
+    METHOD void store(const Line &d, int left, int target, Real centre, const Outcome<Real> &result, const Seen &seen, bool ieee) {
         room = left < WIDTH ? left : WIDTH;
         Real x[COUNT];
         const Line mine = d.from(place_of(0));
         if (LAYOUT == ALIGNED && room == WIDTH) {
 #pragma unroll
             for (int k = 0; k < GRANULES; ++k) {
-                gradient(held[k], centre, result, ieee, x);
+                gradient(held[k], centre, result, seen, ieee, x);
                 mine.put_whole(k * LANES * COUNT, Format::narrow(x));
             }
         } else {
 #pragma unroll
             for (int k = 0; k < GRANULES; ++k) {
                 if (is_empty(k)) continue;
-                gradient(held[k], centre, result, ieee, x);
+                gradient(held[k], centre, result, seen, ieee, x);
                 if (LAYOUT == STRIDED) {
                     d.put_some(place_of(k), x, room);
                 } else if (is_whole(place_of(k))) {
@@ -131,9 +132,9 @@ template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED> struct Tile {
         }
         if (LAYOUT != STRIDED) {
             if (starts_ahead()) {
-                gradient(held[0], centre, result, ieee, x);
+                gradient(held[0], centre, result, seen, ieee, x);
                 d.put_some(-ahead, x, room);
-                gradient(last, centre, result, ieee, x);
+                gradient(last, centre, result, seen, ieee, x);
                 d.put_some(WIDTH - ahead, x, room);
             }
             const int k = broken();
@@ -142,7 +143,7 @@ template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED> struct Tile {
 #pragma unroll
                 for (int i = 1; i < GRANULES; ++i)
                     if (i == k) g = held[i];
-                gradient(g, centre, result, ieee, x);
+                gradient(g, centre, result, seen, ieee, x);
                 d.put_some(place_of(k), x, room);
             }
         }
@@ -156,15 +157,15 @@ template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED> struct Tile {
     // --- statistics ---------------------------------------------------------------------------------------------------
 
     // Of the classes without the target, whose place in the tile is `target`, if it is there.
-    METHOD Part<Real> statistics(int target, bool ieee) const {
+    METHOD Part<Real> statistics(int target, const Seen &seen, bool ieee) const {
         Part<Real> found;
-        found.maximum = team::maximum(largest());
+        found.maximum = seen(team::maximum(largest()));
         const Real centre = centre_of(found.maximum);
         Sums sums = {};
         if (target >= 0 && target < room)
-            sums_of<true>(sums, centre, target, ieee);
+            sums_of<true>(sums, centre, target, seen, ieee);
         else
-            sums_of<false>(sums, centre, 0, ieee);
+            sums_of<false>(sums, centre, 0, seen, ieee);
         found.others = total(sums.others);
         found.weighted_gap = SMOOTHED ? total(sums.weighted_gap) : Real(0);
         found.count = SMOOTHED ? static_cast<Real>(team::sum(sums.count)) : Real(0);
@@ -192,19 +193,20 @@ template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED> struct Tile {
         return x[0];
     }
 
-    template <bool HAS_TARGET> METHOD void sums_of(Sums &sums, Real centre, int target, bool ieee) const {
+    template <bool HAS_TARGET> METHOD void sums_of(Sums &sums, Real centre, int target, const Seen &seen, bool ieee) const {
 #pragma unroll
         for (int k = 0; k < GRANULES; ++k)
-            if (!is_empty(k)) add<HAS_TARGET>(sums, held[k], place_of(k), room, centre, target, ieee);
+            if (!is_empty(k)) add<HAS_TARGET>(sums, held[k], place_of(k), room, centre, target, seen, ieee);
         if (LAYOUT == UNALIGNED && ahead) {
             // Only the first lane has any.
             const int place = WIDTH - ahead;
-            add<HAS_TARGET>(sums, last, place, starts_ahead() ? room : place, centre, starts_ahead() ? target : -1, ieee);
+            add<HAS_TARGET>(sums, last, place, starts_ahead() ? room : place, centre, starts_ahead() ? target : -1, seen, ieee);
         }
     }
 
     template <bool HAS_TARGET>
-    METHOD void add(Sums &sums, const Granule &g, int place, int end, Real centre, int target, bool ieee) const {
+    METHOD void add(Sums &sums, const Granule &g, int place, int end, Real centre, int target, const Seen &seen,
+                    bool ieee) const {
         Real x[COUNT];
         Format::widen(g, x);
         const Real unit = static_cast<Real>(UNIT);
@@ -212,25 +214,30 @@ template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED> struct Tile {
 #pragma unroll
         for (int i = 0; i < COUNT; ++i) {
             const bool is_target = HAS_TARGET && i == target - place;
-            const Real e = exponential(x[i] - centre);
+            const bool is_there = whole || (place + i >= 0 && place + i < end);
+            const Real y = seen(x[i]);
+            // A softcap would make a number of the −∞ that stands for a class that is not there.
+            const Real e = TRANSFORM == CAPPED && !is_there ? Real(0) : exponential(y - centre);
             sums.others[i] += is_target ? Real(0) : e;
             if (SMOOTHED) {
                 // Scaled before the subtraction, so that it cannot overflow. 0·∞ counts as 0, without `ieee`.
-                const bool is_there = whole || (place + i >= 0 && place + i < end);
-                const bool occurs = (ieee || x[i] != -Limits<Real>::infinity());
+                const bool occurs = (ieee || y != -Limits<Real>::infinity());
                 const bool counts = is_there && occurs && !is_target;
-                sums.weighted_gap[i] += counts ? centre * unit - x[i] * unit : Real(0);
+                sums.weighted_gap[i] += counts ? centre * unit - y * unit : Real(0);
                 sums.count += counts;
             }
         }
     }
 
-    METHOD void gradient(const Granule &g, Real centre, const Outcome<Real> &result, bool ieee, Real (&x)[COUNT]) const {
+    METHOD void gradient(const Granule &g, Real centre, const Outcome<Real> &result, const Seen &seen, bool ieee,
+                         Real (&x)[COUNT]) const {
         Format::widen(g, x);
 #pragma unroll
         for (int i = 0; i < COUNT; ++i) {
-            const Real share = SMOOTHED && (ieee || x[i] != -Limits<Real>::infinity()) ? result.uniform_term : Real(0);
-            x[i] = result.factor * exponential(x[i] - centre) - share;
+            const Real y = seen(x[i]);
+            const Real share = SMOOTHED && (ieee || y != -Limits<Real>::infinity()) ? result.uniform_term : Real(0);
+            const Real d = result.factor * exponential(y - centre) - share;
+            x[i] = TRANSFORM == CAPPED ? d * seen.slope(x[i]) : d;
         }
     }
 

@@ -57,6 +57,8 @@ def _function_of(verb: int) -> Callable[..., None]:
         includes_target: float,
         z_loss: float,
         ieee: bool,
+        scale_of_logits: Any,
+        cap: Any,
         first_class: int,
         vocabulary: int,
         start: int,
@@ -64,10 +66,10 @@ def _function_of(verb: int) -> Callable[..., None]:
     ) -> None:
         # Of the rows from `start` to `stop`. table: the losses; or the statistics, line after line; or the numbers that
         # make the gradient. out: empty for the losses alone. soft: None for hard targets. weight, class_weights,
-        # scales: empty where all are 1, 1 and `scale`.
+        # scales: empty where all are 1, 1 and `scale`. scale_of_logits, cap: see `transform.py`.
         x, x_step, n, v = logits.ctypes.data, logits.strides[0], logits.shape[0], logits.shape[1]
         d, d_step = out.ctypes.data if out.size else 0, out.strides[0]
-        formats = (format_of(logits), format_of(table))
+        formats = (format_of(logits), format_of(table), (scale_of_logits, cap))
         lines = (targets.ctypes.data, table.ctypes.data, _address(weight), _address(class_weights), _address(scales))
         numbers = (target_mass, smoothing, includes_target, z_loss, ieee, weight.size > 0)
         place = (first_class, vocabulary, n * table.itemsize)
@@ -116,8 +118,11 @@ _NOTHING = {dtype: np.empty(0, dtype) for dtype in (_SINGLE, _DOUBLE, _INTEGER)}
 
 
 @Once
-def kernel(name: str, soft: str | None = None, verb: int = WALK) -> Callable[..., None]:
-    """The verb compiled for logits and soft targets of the dtypes of those names, or read from the disk."""
+def kernel(name: str, soft: str | None = None, verb: int = WALK, transform: str | None = None) -> Callable[..., None]:
+    """The verb compiled for logits and soft targets of the dtypes of those names, or read from the disk.
+
+    transform: "scaled" or "capped" for logits that are.
+    """
     real = types.float64 if name == "float64" else types.float32
     matrix = types.Array(_FORMATS[name], 2, "A", readonly=True)
     second = types.none if soft is None else matrix.copy(dtype=_FORMATS[soft])
@@ -133,9 +138,11 @@ def kernel(name: str, soft: str | None = None, verb: int = WALK) -> Callable[...
         numbers,
         scales,
     )
-    kinds = types.void(*arrays, types.float64, *[real] * 4, types.boolean, *[types.intp] * 4)
+    scaled = types.none if transform is None else real
+    capped = real if transform == "capped" else types.none
+    kinds = types.void(*arrays, types.float64, *[real] * 4, types.boolean, scaled, capped, *[types.intp] * 4)
     compiled = numba.njit(nogil=True, error_model="numpy", boundscheck=False)(_function_of(verb))
-    path = _path("-".join(filter(None, (_VERBS[verb], name, soft))), compiled)
+    path = _path("-".join(filter(None, (_VERBS[verb], name, soft, transform))), compiled)
     if not _load(compiled, path):
         dtypes = name if soft is None else f"{name} logits and {soft} soft targets"
         with log_if_slow(f"crossent compiles its kernel for {dtypes}, which takes some seconds"):
@@ -229,7 +236,7 @@ def gradient(rows: Rows, targets: Array, numbers: Array, out: Array) -> Callable
 
 
 # Kernels that have been used, so that a small call need not ask for one.
-_used: dict[tuple[str, str | None, int], Callable[..., None]] = {}
+_used: dict[tuple[str, str | None, int, str | None], Callable[..., None]] = {}
 
 
 def _part(
@@ -249,9 +256,17 @@ def _part(
             scales = line(scale, _DOUBLE)
         else:
             factor = float(scale)
-    used = _used.get((name, soft_name, verb))
+    transform = scale_of_logits = cap = None
+    if c.softcap:
+        transform, scale_of_logits, cap = "capped", 2.0 * c.inverse_temperature / c.softcap, c.softcap
+    elif c.inverse_temperature != 1.0:
+        transform, scale_of_logits = "scaled", c.inverse_temperature
+    if c.inverse_temperature != 1.0:
+        factor, scales = factor * c.inverse_temperature, scales * c.inverse_temperature
+    kind = (name, soft_name, verb, transform)
+    used = _used.get(kind)
     if used is None:
-        used = _used[name, soft_name, verb] = kernel(name, soft_name, verb)
+        used = _used[kind] = kernel(*kind)
     return functools.partial(
         used,
         logits,
@@ -268,6 +283,8 @@ def _part(
         c.includes_target,
         c.z_loss,
         c.ieee,
+        scale_of_logits,
+        cap,
         rows.first_class,
         rows.vocabulary,
     )

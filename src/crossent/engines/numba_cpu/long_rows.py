@@ -30,6 +30,7 @@ from crossent.engines.numba_cpu.functions import added, exp, sum_of_lanes
 from crossent.engines.numba_cpu.lanes import first, first_of, itemsize, lane_is, lanes, largest, lowest, widened
 from crossent.engines.numba_cpu.outcome import centre_of, masses, outcome, plain, possible
 from crossent.engines.numba_cpu.tiles import TILE, maximum_of_tile, others_of_tile, place_in_tile, sums_of_tile
+from crossent.engines.numba_cpu.transform import seen_first, seen_one, seen_with_slope, steepened_one
 from crossent.engines.numba_cpu.vectors import filled, inline, larger, vector_like, where
 from crossent.math.statistics import UNIT
 
@@ -53,14 +54,15 @@ _PIECE_TABLE = _TARGET * _PIECE_LINE
 
 # --- a row ------------------------------------------------------------------------------------------------------------
 
-# What the functions below share: `formats` of logits and of losses; `row`, the addresses of a row's logits and soft
-# targets and of the class weights (0: every one is 1), and its length; `smooths`, what `masses` needs to know of a row
-# to smooth its soft targets and the place of the largest of them; `numbers`, the coefficients.
+# What the functions below share: `formats` of logits and of losses, and the transform of the logits; `row`, the
+# addresses of a row's logits and soft targets and of the class weights (0: every one is 1), and its length; `smooths`,
+# what `masses` needs to know of a row to smooth its soft targets and the place of the largest of them; `numbers`, the
+# coefficients.
 
 
 @inline
 def _smooths_of_row(formats: Any, soft: Any, row: Any, numbers: Any) -> tuple[Any, int]:
-    logits, _ = formats
+    logits, _, transform = formats
     x, q, _, v = row
     target_mass, smoothing, includes_target, _, ieee, _ = numbers
     n = lanes(logits)
@@ -69,7 +71,7 @@ def _smooths_of_row(formats: Any, soft: Any, row: Any, numbers: Any) -> tuple[An
     peak = vector_like(logits, -_INF)
     j = 0
     while j < v:
-        occurs = possible(load_first(logits, x + j * itemsize(logits), v - j, -_INF), ieee)
+        occurs = possible(seen_first(transform, logits, x + j * itemsize(logits), v - j, -_INF), ieee)
         occurs = where(first(occurs, v - j), occurs, 0.0)
         target = load_first(soft, q + j * itemsize(soft), v - j, 0.0)
         count = count + occurs
@@ -80,7 +82,7 @@ def _smooths_of_row(formats: Any, soft: Any, row: Any, numbers: Any) -> tuple[An
     place = -1
     j = 0
     while j < v:
-        occurs = possible(load_first(logits, x + j * itemsize(logits), v - j, -_INF), ieee)
+        occurs = possible(seen_first(transform, logits, x + j * itemsize(logits), v - j, -_INF), ieee)
         target = load_first(soft, q + j * itemsize(soft), v - j, 0.0) * occurs
         if place < 0:
             lane = first_of(where(first(target, v - j), target, _NAN) == filled(target, top))
@@ -110,7 +112,7 @@ def _statistics_of_row(formats: Any, soft: Any, row: Any, t: int, numbers: Any, 
 
     t: the target; of soft ones the likeliest class is kept apart, which leaves the smallest sum, whatever `t` is.
     """
-    logits, losses = formats
+    logits, losses, transform = formats
     x, q, u, v = row
     _, smoothing, _, _, ieee, _ = numbers
     uneven = smoothing != 0.0 if soft is None else True
@@ -128,14 +130,14 @@ def _statistics_of_row(formats: Any, soft: Any, row: Any, t: int, numbers: Any, 
     while start < v:
         width = min(tile, v - start)
         here = x + start * itemsize(logits)
-        m = maximum_of_tile(logits, here, width)
+        m = maximum_of_tile(logits, transform, here, width)
         centre = lowest(losses) if m == -_INF else m
         apart = t - start
         if soft is not None:
             # Each tile keeps its own; a merge takes all but one of them back. Nothing is likely in a tile of −inf.
-            apart = -1 if m == -_INF else place_in_tile(logits, here, width, m)
+            apart = -1 if m == -_INF else place_in_tile(logits, transform, here, width, m)
         store_one(losses, column + _MAXIMUM * _PIECE_LINE, m)
-        store_one(losses, column + _OTHERS * _PIECE_LINE, others_of_tile(logits, here, width, apart, centre))
+        store_one(losses, column + _OTHERS * _PIECE_LINE, others_of_tile(logits, transform, here, width, apart, centre))
         if uneven:
             targets = 0
             if soft is not None:
@@ -163,18 +165,19 @@ def _statistics_of_row(formats: Any, soft: Any, row: Any, t: int, numbers: Any, 
         start = best * tile
         width = min(tile, v - start)
         m = load_one(losses, place + _MAXIMUM * _ROW_LINE)
-        t = start + place_in_tile(logits, x + start * itemsize(logits), width, m)
+        t = start + place_in_tile(logits, transform, x + start * itemsize(logits), width, m)
     # A target outside the vocabulary, which is no target, is NaN.
-    store_one(losses, place + _TARGET * _ROW_LINE, load_one(logits, x + t * itemsize(logits)) if 0 <= t < v else _NAN)
+    target = seen_one(transform, logits, x + t * itemsize(logits)) if 0 <= t < v else _NAN
+    store_one(losses, place + _TARGET * _ROW_LINE, target)
     return t
 
 
 @inline
 def _mass_of_class(formats: Any, soft: Any, row: Any, t: int, smoother: Any, peak: int, ieee: bool) -> float:
     """The mass of class number `t` of a tile with soft targets."""
-    logits, losses = formats
+    logits, losses, transform = formats
     x, q, u, _ = row
-    logit = load_first(logits, x + t * itemsize(logits), 1, -_INF)
+    logit = seen_first(transform, logits, x + t * itemsize(logits), 1, -_INF)
     target = load_first(soft, q + t * itemsize(soft), 1, 0.0)
     zero = filled(logit, 0.0)
     weight = filled(zero, 1.0)
@@ -198,7 +201,7 @@ def _merge(losses: Any, soft: Any, pieces: int, count: int, uneven: bool, place:
     m = largest(maximum)
     best = 0
     if soft is not None:
-        best = max(0, place_in_tile(losses, pieces, count, m))
+        best = max(0, place_in_tile(losses, (None, None), pieces, count, m))
     centre = centre_of(filled(zero, m))
     others = others_low = counts = mass = mass_low = weighted_gap = weighted_gap_low = zero
     for k in range(0, count, n):
@@ -240,8 +243,8 @@ def _merge(losses: Any, soft: Any, pieces: int, count: int, uneven: bool, place:
 
 @inline
 def _gradient_of_row(formats: Any, row: Any, d: int, centre: Any, factor: Any) -> None:
-    """Write factor·exp(x − centre) of a row's logits to address `d`, which may be theirs."""
-    logits, losses = formats
+    """Write factor·exp(y − centre), times the slope, of a row's logits to address `d`, which may be theirs."""
+    logits, losses, transform = formats
     x, _, _, left = row
     n = lanes(logits)
     step = n * itemsize(logits)
@@ -250,12 +253,15 @@ def _gradient_of_row(formats: Any, row: Any, d: int, centre: Any, factor: Any) -
         x0, x1 = load_pair(logits, x)
         for line in range(0, 2 * step, 64):
             ask_to_write(d + _AHEAD + line)
-        store_pair(logits, d, exp(x0 - c) * k, exp(x1 - c) * k)
+        y0, slope0 = seen_with_slope(transform, x0)
+        y1, slope1 = seen_with_slope(transform, x1)
+        store_pair(logits, d, exp(y0 - c) * k * slope0, exp(y1 - c) * k * slope1)
         x += 2 * step
         d += 2 * step
         left -= 2 * n
     while left > 0:
-        store_first(logits, d, exp(load_first(logits, x, left, 0.0) - c) * k, left)
+        y0, slope0 = seen_with_slope(transform, load_first(logits, x, left, 0.0))
+        store_first(logits, d, exp(y0 - c) * k * slope0, left)
         x += step
         d += step
         left -= n
@@ -266,14 +272,14 @@ def _gradient_of_uneven_row(
     formats: Any, soft: Any, row: Any, d: int, numbers: Any, centre: Any, factor: Any, uniform_term: Any
 ) -> None:
     """Like `_gradient_of_row`, less the uniform term times the masses of the classes."""
-    logits, losses = formats
+    logits, losses, transform = formats
     smoother, peak = _smooths(formats, soft, row, numbers)
     _, _, _, _, ieee, _ = numbers
     x, q, u, left = row
     n = lanes(logits)
     c, k, s = vector_like(losses, centre), vector_like(losses, factor), vector_like(losses, uniform_term)
     while left > 0:
-        logit = load_first(logits, x, left, 0.0)
+        logit, slope = seen_with_slope(transform, load_first(logits, x, left, 0.0))
         target = filled(c, 0.0)
         if soft is not None:
             target = load_first(soft, q, left, 0.0)
@@ -283,7 +289,7 @@ def _gradient_of_uneven_row(
             weight = plain(load_first(losses, u, left, 0.0))
             u += n * itemsize(losses)
         value = masses(soft, logit, target, weight, lane_is(c, peak), smoother, ieee)
-        store_first(logits, d, exp(logit - c) * k - s * value, left)
+        store_first(logits, d, (exp(logit - c) * k - s * value) * slope, left)
         x += n * itemsize(logits)
         d += n * itemsize(logits)
         left -= n
@@ -297,21 +303,25 @@ def _put_gradient(
     """Write the gradient of a row at address `d` from its column of a table, whose lines are `line` bytes apart: the
     factor, the uniform term and the target's entry; its maximum is at the address `maximum`.
     """
-    logits, losses = formats
+    logits, losses, transform = formats
     top, factor = load_one(losses, maximum), load_one(losses, table)
     centre = lowest(losses) if top == -_INF else top
     _, smoothing, _, _, _, _ = numbers
+    entry, holds = load_one(losses, table + 2 * line), 0 <= t < row[3]
+    if holds:
+        # Before the gradient is written over the logit.
+        entry = steepened_one(transform, logits, row[0] + t * itemsize(logits), entry)
     if soft is None and smoothing == 0.0:
         _gradient_of_row(formats, row, d, centre, factor)
     else:
         _gradient_of_uneven_row(formats, soft, row, d, numbers, centre, factor, load_one(losses, table + line))
-    if 0 <= t < row[3]:
-        store_one(logits, d + t * itemsize(logits), load_one(losses, table + 2 * line))
+    if holds:
+        store_one(logits, d + t * itemsize(logits), entry)
 
 
 @inline
 def _zero_row(formats: Any, d: int, v: int) -> None:
-    logits, losses = formats
+    logits, losses, _ = formats
     n = lanes(logits)
     left = v
     while left > 0:
@@ -340,7 +350,7 @@ def walk(
     formats: Any, soft: Any, matrices: Any, lines: Any, v: int, scale: float, numbers: Any, start: int, stop: int
 ) -> None:
     """The walk of `numba_cpu`: some rows at a time, that stay in the cache until their gradient is written."""
-    logits, losses = formats
+    logits, losses, _ = formats
     x, x_step, q, q_step, d, d_step = matrices
     targets, loss, weight, u, scales = lines
     n = lanes(logits)

@@ -26,6 +26,7 @@ from crossent.engines.numba_cpu.functions import added, exp, finished
 from crossent.engines.numba_cpu.lanes import itemsize, lanes
 from crossent.engines.numba_cpu.long_rows import weight_and_scale
 from crossent.engines.numba_cpu.outcome import centre_of, masses, outcome, possible, terms
+from crossent.engines.numba_cpu.transform import format_seen, seen_with_slope
 from crossent.engines.numba_cpu.transposes import few_to_lanes, lanes_to_few, lanes_to_rows, rows_to_lanes
 from crossent.engines.numba_cpu.vectors import filled, inline, larger, vector_like, where
 
@@ -79,6 +80,32 @@ def _store_rows(like: Any, table: int, row: int, step: int, live: int, v: int) -
                 lanes_to_rows(like, table + j * n * size, row + j * size, step, live, v - j, 16)
 
 
+@inline
+def _seen_rows(scale: Any, cap: Any, formats: Any, v: int, x_table: int, y_table: int, slopes: int) -> int:
+    """The table of rows as everything else sees them, in the format `format_seen`.
+
+    It is `x_table` itself where nothing is to be done, else `y_table`; slopes, where there are some, are in `slopes`.
+    """
+    if scale is None:
+        return x_table
+    logits, losses, _ = formats
+    step = lanes(losses) * itemsize(losses)
+    for j in range(v):
+        y, slope = seen_with_slope((scale, cap), load(logits, x_table + j * lanes(logits) * itemsize(logits)))
+        store(losses, y_table + j * step, y)
+        if cap is not None:
+            store(losses, slopes + j * step, slope)
+    return y_table
+
+
+@inline
+def _steepened(cap: Any, losses: Any, place: int, d: Any) -> Any:
+    """A gradient times the slope in a table, if there is one."""
+    if cap is None:
+        return d
+    return d * load(losses, place)
+
+
 # --- statistics -------------------------------------------------------------------------------------------------------
 
 
@@ -102,19 +129,21 @@ def _likeliest(logits: Any, v: int, m: Any, x_table: int) -> Any:
 
 
 @inline
-def _sums(logits: Any, losses: Any, v: int, t: Any, m: Any, x_table: int, e_table: int, soon: int, result: int) -> Any:
+def _sums(
+    like: Any, losses: Any, v: int, t: Any, m: Any, x_table: int, e_table: int, raw: int, soon: int, result: int
+) -> Any:
     """S, exp(x_t − m) and x_t of the rows in the lanes of a table; the exponentials go into `e_table`.
 
-    soon, result: addresses of the rows that are read next and of the gradient that is written next. Columns are visited
-    in an order that no processor foresees, so their cache lines are asked for meanwhile, one with each column.
+    soon, result: addresses of the rows that are read next and of the gradient that is written next, whose vectors have
+    `raw` bytes. Columns are visited in an order that no processor foresees, so their cache lines are asked for
+    meanwhile, one with each column.
     """
-    raw = lanes(logits) * itemsize(logits)
     centre = centre_of(m)
     # A target outside the row, which is no target, is NaN.
     target = odds = filled(m, _NAN)
     others = others_low = number = filled(m, 0.0)
     for j in range(v):
-        x = load(logits, x_table + j * lanes(logits) * itemsize(logits))
+        x = load(like, x_table + j * lanes(like) * itemsize(like))
         e = exp(x - centre)
         store(losses, e_table + j * lanes(losses) * itemsize(losses), e)
         hit = t == number
@@ -198,7 +227,9 @@ def walk(
     formats: Any, soft: Any, matrices: Any, lines: Any, v: int, scale: float, numbers: Any, start: int, stop: int
 ) -> None:
     """The walk of `numba_cpu`, for as many rows at a time as there are lanes."""
-    logits, losses = formats
+    logits, losses, transform = formats
+    scale_of_logits, cap = transform
+    like = format_seen(scale_of_logits, logits, losses)
     x, x_step, q, q_step, d, d_step = matrices
     targets, loss, weight, u, scales = lines
     n = lanes(logits)
@@ -207,6 +238,7 @@ def walk(
     uneven = smoothing != 0.0 if soft is None else True
     skips = weight != 0 and not ieee
     x_table, e_table, line = scratch(_TABLE), scratch(_TABLE), scratch(_LINE)
+    y_table, slopes = scratch(_TABLE), scratch(_TABLE)
     q_table = 0
     if soft is not None:
         q_table = scratch(_TABLE)
@@ -217,7 +249,8 @@ def walk(
         live = min(n, stop - i)
         _load_rows(logits, x_table, x + i * x_step, x_step, live, v)
         w, s = weight_and_scale(losses, weight, scales, scale, i, live)
-        m = _maximum(logits, losses, v, x_table)
+        seen_table = _seen_rows(scale_of_logits, cap, formats, v, x_table, y_table, slopes)
+        m = _maximum(like, losses, v, seen_table)
         own, smooths = one, no_smooths
         if soft is None:
             t = load_integers(losses, targets + i * 8, live)
@@ -228,17 +261,17 @@ def walk(
                 own = load_first(losses, line, live, 1.0)
         else:
             _load_rows(soft, q_table, q + i * q_step, q_step, live, v)
-            t = _likeliest(logits, v, m, x_table)
+            t = _likeliest(like, v, m, seen_table)
             if smoothing != 0.0:
-                smooths = _smooths(logits, soft, v, numbers, m, x_table, q_table)
+                smooths = _smooths(like, soft, v, numbers, m, seen_table, q_table)
         result = d + i * d_step
         others, odds, target = _sums(
-            logits, losses, v, t, m, x_table, e_table, x + (i + n) * x_step, result if d != 0 else 0
+            like, losses, v, t, m, seen_table, e_table, raw, x + (i + n) * x_step, result if d != 0 else 0
         )
         count = mass = gap = zero
-        tables = (x_table, q_table)
+        tables = (seen_table, q_table)
         if uneven:
-            count, mass, gap, apart = _sums_of_others(formats, soft, u, v, t, m, smooths, ieee, tables)
+            count, mass, gap, apart = _sums_of_others((like, losses), soft, u, v, t, m, smooths, ieee, tables)
             if soft is not None:
                 own = apart
         value, entry, factor, c = outcome(soft, (m, others, odds, target, count, mass, gap), own, w, s, numbers)
@@ -248,8 +281,9 @@ def walk(
             for j in range(v):
                 entry_of_class = load(losses, e_table + j * n * wide) * factor
                 if uneven:
-                    entry_of_class = entry_of_class - c * _mass(formats, soft, u, j, smooths, ieee, m, tables)
+                    entry_of_class = entry_of_class - c * _mass((like, losses), soft, u, j, smooths, ieee, m, tables)
                 entry_of_class = where(t == number, entry, entry_of_class)
+                entry_of_class = _steepened(cap, losses, slopes + j * n * wide, entry_of_class)
                 if skips:
                     entry_of_class = where(w == 0.0, 0.0, entry_of_class)
                 store(logits, x_table + j * raw, entry_of_class)

@@ -10,6 +10,7 @@ from crossent.engines.numba_cpu.elements import ask_to_read, interleaved, load_f
 from crossent.engines.numba_cpu.functions import added, exp, sum_of_lanes
 from crossent.engines.numba_cpu.lanes import first, first_of, itemsize, lane_is, lanes, largest
 from crossent.engines.numba_cpu.outcome import masses, possible, terms
+from crossent.engines.numba_cpu.transform import seen, seen_first
 from crossent.engines.numba_cpu.vectors import filled, inline, larger, vector_like, where
 
 # Columns of a tile; a row of very many has longer ones. Part of the result's bits.
@@ -18,8 +19,8 @@ _INF, _NAN = np.inf, np.nan
 
 
 @inline
-def maximum_of_tile(logits: Any, x: int, width: int) -> Any:
-    """The largest of `width` logits from address `x` on, NaN aside: it shows in the sum of the exponentials."""
+def maximum_of_tile(logits: Any, transform: Any, x: int, width: int) -> Any:
+    """The largest y of `width` logits from address `x` on, NaN aside: it shows in the sum of the exponentials."""
     n = lanes(logits)
     step = n * itemsize(logits)
     m0 = m1 = m2 = m3 = vector_like(logits, -_INF)
@@ -34,16 +35,16 @@ def maximum_of_tile(logits: Any, x: int, width: int) -> Any:
         m0 = larger(load_first(logits, x, left, -_INF), m0)
         x += step
         left -= n
-    return largest(larger(larger(m0, m1), larger(m2, m3)))
+    return largest(seen(transform, larger(larger(m0, m1), larger(m2, m3))))
 
 
 @inline
-def place_in_tile(logits: Any, x: int, width: int, m: Any) -> int:
-    """The number of the first of `width` logits from address `x` on that is `m`; −1 where there is none."""
+def place_in_tile(logits: Any, transform: Any, x: int, width: int, m: Any) -> int:
+    """The number of the first of `width` logits from address `x` on whose y is `m`; −1 where there is none."""
     n = lanes(logits)
     place = 0
     while place < width:
-        lane = first_of(load_first(logits, x, width - place, _NAN) == vector_like(logits, m))
+        lane = first_of(seen_first(transform, logits, x, width - place, _NAN) == vector_like(logits, m))
         if lane < n:
             return place + lane
         place += n
@@ -62,8 +63,8 @@ def pair_without(logits: Any, a: Any, b: Any, t: int) -> Any:
 
 
 @inline
-def others_of_tile(logits: Any, x: int, width: int, t: int, centre: Any) -> float:
-    """The sum of exp(x − centre) over `width` logits from address `x` on, without number `t` of them, in float64."""
+def others_of_tile(logits: Any, transform: Any, x: int, width: int, t: int, centre: Any) -> float:
+    """The sum of exp(y − centre) over `width` logits from address `x` on, without number `t` of them, in float64."""
     n = lanes(logits)
     step = n * itemsize(logits)
     c = vector_like(logits, centre)
@@ -75,6 +76,7 @@ def others_of_tile(logits: Any, x: int, width: int, t: int, centre: Any) -> floa
         # The next tile comes into the cache while this one is computed on; there is no fault if it does not exist.
         for line in range(0, 4 * step, 64):
             ask_to_read(x + TILE * itemsize(logits) + line)
+        x0, x1, x2, x3 = seen(transform, x0), seen(transform, x1), seen(transform, x2), seen(transform, x3)
         e0, e1, e2, e3 = exp(x0 - c), exp(x1 - c), exp(x2 - c), exp(x3 - c)
         if 0 <= t < 4 * n:
             e0, e1 = pair_without(logits, e0, e1, t)
@@ -84,7 +86,7 @@ def others_of_tile(logits: Any, x: int, width: int, t: int, centre: Any) -> floa
         left -= 4 * n
         t -= 4 * n
     while left > 0:
-        e0 = exp(load_first(logits, x, left, -_INF) - c)
+        e0 = exp(seen_first(transform, logits, x, left, -_INF) - c)
         high, low = added(high, low, where(lane_is(e0, t), 0.0, e0))
         x += step
         left -= n
@@ -100,7 +102,7 @@ def sums_of_tile(
 
     row: addresses of the tile's logits, soft targets and class weights (0: every one is 1), and its width.
     """
-    logits, losses = formats
+    logits, losses, transform = formats
     x, q, u, left = row
     n = lanes(logits)
     c = vector_like(logits, centre)
@@ -108,7 +110,7 @@ def sums_of_tile(
     count = mass = mass_low = weighted_gap = weighted_gap_low = zero
     weighs = u != 0 if soft is None else True
     while left > 0:
-        logit = load_first(logits, x, left, -_INF)
+        logit = seen_first(transform, logits, x, left, -_INF)
         target = zero
         if soft is not None:
             target = load_first(soft, q, left, 0.0)

@@ -203,6 +203,19 @@ def larger(typingctx: Any, a: Any, b: Any) -> Any:
     return signature(kind, kind, kind), emit
 
 
+@intrinsic
+def smaller(typingctx: Any, a: Any, b: Any) -> Any:
+    """The smaller of `a` and `b`; `b` where either is NaN. One instruction on x86."""
+    kind = common((a, b))
+    if kind is None:
+        return None
+
+    def emit(context: Any, builder: Any, sig: Any, args: list[ir.Value]) -> ir.Value:
+        return builder.select(builder.fcmp_ordered("<", *args), *args)
+
+    return signature(kind, kind, kind), emit
+
+
 def emit_fma(builder: ir.IRBuilder, kind: Vector, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
     """LLVM's fused multiply-add, which no pass takes apart."""
     name = f"llvm.fma.v{kind.count}f{kind.element.bitwidth}"
