@@ -286,3 +286,37 @@ def test_D1_compiled(mesh, layout):
     ):
         _check(value, exact[0])
         _check(gradient, exact[1], "d_logits")
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("spread", [Shard(0), Shard(1), WHOLE], ids=["batch", "sequence", "replicated"])
+def test_A13_hidden_states(mesh, spread, reduction):
+    rng = np.random.default_rng(1)
+    given = [torch.from_numpy(rng.standard_normal(shape)).requires_grad_() for shape in ((N, S, 6), (V, 6), (V,))]
+    targets = torch.from_numpy(rng.integers(0, V, (N, S)))
+
+    def loss(hidden, weight, bias, targets):
+        return crossent.linear_cross_entropy(
+            hidden, weight, targets, bias=bias, ignore_index=3, reduction=reduction, memory=1000
+        )
+
+    expected = loss(*given, targets)
+    gradients = torch.autograd.grad(expected.sum(), given)
+    places = (spread, WHOLE, WHOLE)
+    parts = [distribute_tensor(x.detach(), mesh, [p]).requires_grad_() for x, p in zip(given, places, strict=True)]
+    found = loss(*parts, distribute_tensor(targets, mesh, [spread]))
+    torch.testing.assert_close(found.full_tensor(), expected)
+    for a, b in zip(torch.autograd.grad(found.sum(), parts), gradients, strict=True):
+        torch.testing.assert_close(a.full_tensor(), b)
+    value, made = crossent.linear_cross_entropy_and_grad(
+        *(x.detach() for x in parts[:2]),
+        distribute_tensor(targets, mesh, [spread]),
+        bias=parts[2].detach(),
+        ignore_index=3,
+    )
+    expected, gradients = crossent.linear_cross_entropy_and_grad(
+        *(x.detach() for x in given[:2]), targets, bias=given[2].detach(), ignore_index=3
+    )
+    torch.testing.assert_close(value.full_tensor(), expected)
+    for a, b in zip(made, gradients, strict=True):
+        torch.testing.assert_close(a.full_tensor(), b)

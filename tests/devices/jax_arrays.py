@@ -211,3 +211,56 @@ def test_A13_other_derivatives(kind):
     np.testing.assert_allclose(change, (gradient * x[:, 2]).sum(), rtol=1e-5)
     np.testing.assert_allclose(each[:, 0] / N, gradient, rtol=4e-6, atol=1e-9)
     np.testing.assert_allclose(np.asarray(hessian).sum((2, 3)), 0, atol=1e-6)
+
+
+# --- hidden states ----------------------------------------------------------------------------------------------------
+
+
+def _linear_inputs():
+    rng = np.random.default_rng(1)
+    hidden, weight = rng.standard_normal((N, S, 6)), rng.standard_normal((V, 6))
+    return hidden.astype(np.float32), weight.astype(np.float32), rng.integers(0, V, (N, S)).astype(np.int32)
+
+
+def _linear_loss(hidden, weight, targets, **options):
+    # Room for some of the tokens of a device.
+    return crossent.linear_cross_entropy(hidden, weight, targets, ignore_index=3, memory=700, **options)
+
+
+@EVERY_KIND
+@pytest.mark.parametrize("shape", [(N, S), (N * S,)], ids=["batch", "rows"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_A13_hidden_states(kind, shape, reduction):
+    hidden, weight, targets = _linear_inputs()
+    hidden, targets = hidden.reshape(*shape, 6), targets.reshape(shape)
+    targets = jnp.asarray(targets)
+    one = jax.value_and_grad(lambda *given: _linear_loss(*given, targets, reduction=reduction).sum(), (0, 1))
+    expected = one(jnp.asarray(hidden), jnp.asarray(weight))
+    mesh = _mesh(kind, (4,))
+    given = _put(hidden, mesh, P("a")), _put(weight, mesh, P())
+    beside = _put(targets, mesh, P("a"))
+
+    def loss(hidden, weight, targets):
+        return _linear_loss(hidden, weight, targets, reduction=reduction).sum()
+
+    with jax.set_mesh(mesh):
+        step = jax.jit(jax.value_and_grad(loss, (0, 1)))
+        found, text = step(*given, beside), step.lower(*given, beside).compile().as_text()
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-5)
+    assert not any(word in text for word in ("all-gather", "all-to-all", "collective-permute"))
+
+
+def test_A13_hidden_states_inside_shard_map():
+    hidden, weight, targets = map(jnp.asarray, _linear_inputs())
+    mesh = _mesh(AxisType.Auto, (4,))
+
+    def local(hidden, weight, targets):
+        return jax.lax.psum(_linear_loss(hidden, weight, targets, reduction="sum"), "a")
+
+    loss = jax.shard_map(local, mesh=mesh, in_specs=(P("a"), P(), P("a")), out_specs=P())
+    found = jax.value_and_grad(loss, (0, 1))(hidden, weight, targets)
+    one = jax.value_and_grad(lambda *given: _linear_loss(*given, targets, reduction="sum"), (0, 1))
+    expected = one(hidden, weight)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-5)

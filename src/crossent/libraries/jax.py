@@ -117,7 +117,7 @@ class Jax(Library):
 
     def take_target(self, x: Array, t: Array) -> Array:
         """An index would gather rows that lie on several devices; of a sum each device has its own part."""
-        return super().take_target(x, t) if _is_in_one_place(x) else self.sum_of_target(x, t)
+        return super().take_target(x, t) if is_in_one_place(x) else self.sum_of_target(x, t)
 
     def weights_of(self, class_weights: Array, t: Array) -> Array:
         """JAX takes indices of any shape; merged axes of several devices would be gathered."""
@@ -176,7 +176,7 @@ def _is_known(*lengths: Any) -> bool:
     return all(isinstance(n, int) for n in lengths)
 
 
-def _is_in_one_place(x: Array) -> bool:
+def is_in_one_place(x: Array) -> bool:
     """Whether `x` has no part on another device: there is no other, or shard_map has given each its own."""
     return jax.device_count() == 1 or set(mesh_of(x).axis_types) == {AxisType.Manual}
 
@@ -188,12 +188,12 @@ def _by_rows(function: Callable[[_PerRow], _Result], per_row: _PerRow) -> _Resul
     """
     x: Array = per_row[0]
     *tokens, v = x.shape
-    if not _is_in_one_place(x) and len(tokens) > 1:
+    if not is_in_one_place(x) and len(tokens) > 1:
         return jax.vmap(partial(_by_rows, function))(per_row)
     n, k = math.prod(tokens), len(tokens)
     rows = jax.tree.map(lambda a: jnp.reshape(a, (n, *a.shape[k:])), per_row)
     height = max(1, BLOCK // (4 * max(v, 1))) if _is_known(v) else 1
-    is_whole = not _is_known(n, v) or n <= 2 * height or jax.default_backend() != "cpu" or not _is_in_one_place(x)
+    is_whole = not _is_known(n, v) or n <= 2 * height or jax.default_backend() != "cpu" or not is_in_one_place(x)
     results = function(rows) if is_whole else _in_blocks(function, rows, height)
     shaped: _Result = jax.tree.map(lambda a: jnp.reshape(a, (*tokens, *a.shape[1:])), results)
     return shaped

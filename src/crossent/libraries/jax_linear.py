@@ -20,7 +20,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.sharding import AxisType
 
 from crossent import linear
-from crossent.libraries.jax import LIBRARY, mesh_of
+from crossent.libraries.jax import LIBRARY, is_in_one_place, mesh_of
 from crossent.linear import Gradients
 from crossent.math.rows import Coefficients, Head, Rows
 from crossent.types import Array
@@ -58,7 +58,8 @@ def loss(rows: Rows, ending: Ending) -> Array:
     """The loss of a call."""
     head, t, others = _arrays(rows)
     if ending.reduction not in ("mean", "sum"):
-        return ending.finish(_losses(_Static(rows.coefficients, rows.logits.memory), head, t, others))
+        losses = _losses(_Static(rows.coefficients, rows.logits.memory), head, t, others)
+        return ending.finish(jnp.reshape(losses, ending.token_shape))
     number = ending.denominator if isinstance(ending.denominator, float) else None
     static = _Static(rows.coefficients, rows.logits.memory, ending.reduction, ending.token_shape, number)
     others = others._replace(denominator=None if number is not None else ending.denominator)
@@ -66,27 +67,42 @@ def loss(rows: Rows, ending: Ending) -> Array:
 
 
 def losses_and_gradients(rows: Rows, scale: Array | float, needs: tuple[bool, ...]) -> tuple[Array, Gradients]:
-    """The token losses (N,), and the gradients that are needed, times `scale`."""
+    """The token losses, and the gradients that are needed, times `scale`."""
     head, t, others = _arrays(rows)
     static = _Static(rows.coefficients, rows.logits.memory, needs=needs)
-    tokens = rows.logits.hidden.shape[:-1]
-    found: tuple[Array, Gradients] = _walk(static, head, t, others, _per_token(scale, tokens, rows.dtype))
-    return found
+    losses, found = _walk(static, head, t, others, _per_token(scale, head, rows.dtype))
+    return jnp.reshape(losses, rows.logits.hidden.shape[:-1]), found
 
 
 def _arrays(rows: Rows) -> tuple[_Head, Array | None, _Others]:
+    """With one axis of tokens; where these may lie on several devices with more, so that blocks are not gathered."""
+    tokens, devices = rows.logits.hidden.shape[:-1], jax.device_count()
+    if is_in_one_place(rows.logits.hidden) or not tokens:
+        rows = linear.flat(LIBRARY, rows)
+    elif len(tokens) == 1 and tokens[0] % devices == 0:
+        rows = _shaped(rows, (devices, tokens[0] // devices))
     head: Head = rows.logits
-    rows = linear.flat(LIBRARY, rows)
     others = _Others(rows.soft, rows.weight, rows.class_weights, None)
-    return (rows.logits.hidden, head.weight, head.bias), rows.targets, others
+    return (head.hidden, head.weight, head.bias), rows.targets, others
 
 
-def _per_token(scale: Array | float, tokens: tuple[int, ...], dtype: Any) -> Array:
-    return jnp.reshape(jnp.broadcast_to(jnp.asarray(scale, dtype), tokens), (math.prod(tokens),))
+def _shaped(rows: Rows, tokens: tuple[int, ...]) -> Rows:
+    def shaped(x: Any) -> Any:
+        return None if x is None else jnp.reshape(x, (*tokens, *x.shape[1:]))
+
+    head = rows.logits._replace(hidden=shaped(rows.logits.hidden))
+    targets, soft, weight = map(shaped, (rows.targets, rows.soft, rows.weight))
+    return rows._replace(logits=head, targets=targets, soft=soft, weight=weight)
+
+
+def _per_token(scale: Array | float, head: _Head, dtype: Any) -> Array:
+    shape = head[0].shape[:-1]
+    scale = jnp.asarray(scale, dtype)
+    return jnp.broadcast_to(scale, shape) if scale.ndim in (0, len(shape)) else jnp.reshape(scale, shape)
 
 
 class _Blocks(NamedTuple):
-    """A call's arrays, to be taken a block of `height` tokens at a time."""
+    """A call's arrays, to be taken `height` at a time of the last axis of tokens."""
 
     static: _Static
     head: _Head
@@ -98,24 +114,28 @@ class _Blocks(NamedTuple):
     def rows(self, places: Array, counted: Array) -> tuple[Rows, Array | None]:
         """The rows of a block, and their scale; those that are not counted weigh nothing."""
         hidden, weight, bias = self.head
-        dtype = LIBRARY.compute_dtype(hidden)
+        dtype, axis = LIBRARY.compute_dtype(hidden), hidden.ndim - 2
 
-        def taken(x: Array | None) -> Array | None:
-            return None if x is None else jnp.take(x, places, axis=0)
+        def taken(x: Any) -> Any:
+            return None if x is None else jnp.take(x, places, axis=axis)
 
-        w = taken(self.others.weight)
-        w = jnp.where(counted, 1.0 if w is None else w, 0.0).astype(dtype)
-        head = Head(taken(hidden), weight, bias, None, self.static.memory)
+        h, w = taken(hidden), taken(self.others.weight)
+        w = jnp.broadcast_to(jnp.where(counted, 1.0 if w is None else w, 0.0).astype(dtype), h.shape[:-1])
+        head = Head(h, weight, bias, None, self.static.memory)
         coefficients, v = self.static.coefficients, weight.shape[0]
         soft, u = taken(self.others.soft), self.others.class_weights
-        return Rows(head, taken(self.t), soft, w, u, coefficients, 0, v, dtype), taken(self.scale)
+        rows = linear.flat(LIBRARY, Rows(head, taken(self.t), soft, w, u, coefficients, 0, v, dtype))
+        scale = taken(self.scale)
+        return rows, None if scale is None else LIBRARY.flat(scale)
 
 
 def _blocks(static: _Static, head: _Head, t: Array | None, others: _Others, scale: Array | None) -> _Blocks:
-    n, width = head[0].shape
+    *most, n, width = head[0].shape
     v = head[1].shape[0]
     size = jnp.dtype(LIBRARY.compute_dtype(head[0])).itemsize
-    height = max(1, static.memory // (size * (v + 2 * width)))
+    # Where the tokens of one place are many, they are on many devices.
+    devices = min(jax.device_count(), math.prod(most))
+    height = max(1, static.memory * devices // (size * (v + 2 * width) * math.prod(most)))
     return _Blocks(static, head, t, others, scale, -(-n // -(-n // height)))
 
 
@@ -124,10 +144,11 @@ def _looped(
 ) -> tuple[Array, Gradients]:
     """The losses, and with `scale` the gradients, of the tokens that count: the loop ends with the last of them."""
     blocks = _blocks(static, head, t, others, scale)
-    n, needs, dtype = head[0].shape[0], static.needs, LIBRARY.compute_dtype(head[0])
+    shape, needs, dtype = head[0].shape[:-1], static.needs, LIBRARY.compute_dtype(head[0])
+    n = shape[-1]
     numbers = jnp.arange(n)
     count: Array | int = n
-    if others.weight is not None:
+    if others.weight is not None and len(shape) == 1 and is_in_one_place(head[0]):
         is_out = others.weight == 0
         numbers, count = jnp.argsort(is_out, stable=True), n - jnp.sum(is_out)
     shapes = head[0].shape, head[1].shape, head[1].shape[:1]
@@ -140,13 +161,18 @@ def _looped(
         rows, factor = blocks.rows(places, which < count)
         found, d = linear.whole(LIBRARY, rows, factor, needs)
         there = jnp.where(which < count, places, n)
-        return losses.at[there].set(found, mode="drop"), [
-            None if d_hidden is None else d_hidden.at[there].set(d.hidden, mode="drop"),
+
+        def put(x: Array, part: Array) -> Array:
+            part = jnp.reshape(part, (*shape[:-1], blocks.height, *x.shape[len(shape) :]))
+            return x.at[(*(slice(None),) * (len(shape) - 1), there)].set(part, mode="drop")
+
+        return put(losses, found), [
+            None if d_hidden is None else put(d_hidden, d.hidden),
             None if d_weight is None else d_weight + d.weight,
             None if d_bias is None else d_bias + d.bias,
         ]
 
-    start = _varying(head, partial(block, 0), (jnp.zeros((n,), dtype), made))
+    start = _varying(head, partial(block, 0), (jnp.zeros(shape, dtype), made))
     losses, made = lax.fori_loop(0, -(-count // blocks.height), block, start)
     return losses, Gradients(*made)
 
@@ -165,7 +191,8 @@ def _scanned(
     dtype = LIBRARY.compute_dtype(head[0])
     # What a scan sums up has the dtype of what it is the derivative of.
     head = head[0], head[1].astype(dtype), None if head[2] is None else head[2].astype(dtype)
-    n, v, needs = head[0].shape[0], head[1].shape[0], static.needs
+    shape, needs = head[0].shape[:-1], static.needs
+    n, v = shape[-1], head[1].shape[0]
     height = _blocks(static, head, t, others, scale).height
 
     @jax.checkpoint
@@ -179,13 +206,17 @@ def _scanned(
         added = [None if a is None else a + b for a, b in zip(total, (d.weight, d.bias), strict=True)]
         return added, (losses, d.hidden)
 
+    def joined(x: Array) -> Array:
+        """Of blocks, the last axis of tokens."""
+        k = len(shape) - 1
+        x = jnp.moveaxis(jnp.reshape(x, (len(which), *shape[:-1], height, *x.shape[2:])), 0, k)
+        return jnp.reshape(x, (*shape[:-1], len(which) * height, *x.shape[k + 2 :]))[(*(slice(None),) * k, slice(n))]
+
     zero = [jnp.zeros(head[1].shape, dtype) if needs[1] else None, jnp.zeros((v,), dtype) if needs[2] else None]
     which = jnp.arange(-(-n // height) * height).reshape(-1, height)
     zero = _varying(head, lambda start: step(start, which[0])[0], zero)
     (d_weight, d_bias), (losses, d_hidden) = lax.scan(step, zero, which)
-    if d_hidden is not None:
-        d_hidden = d_hidden.reshape(-1, head[0].shape[1])[:n]
-    return losses.reshape(-1)[:n], Gradients(d_hidden, d_weight, d_bias)
+    return joined(losses), Gradients(None if d_hidden is None else joined(d_hidden), d_weight, d_bias)
 
 
 def _with_rule(function: Callable[..., Any], rule: Callable[..., Any]) -> Callable[..., Any]:
@@ -218,7 +249,9 @@ def _ending(static: _Static, denominator: Array | None, head: _Head) -> Ending:
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _mean_or_sum(static: _Static, head: _Head, t: Array | None, others: _Others) -> Array:
     """The mean or the sum."""
-    return _ending(static, others.denominator, head).finish(_losses(static, head, t, others))
+    return _ending(static, others.denominator, head).finish(
+        _losses(static, head, t, others).reshape(static.token_shape)
+    )
 
 
 @partial(_mean_or_sum.defjvp, symbolic_zeros=True)
@@ -228,7 +261,7 @@ def _jvp(static: _Static, primals: Sequence[Any], tangents: Sequence[Any]) -> tu
     needs = tuple(x is not None and not isinstance(x, SymbolicZero) for x in d_head)
     ending = _ending(static, others.denominator, head)
     dtype = ending.dtype
-    scale = _per_token(ending.scale(1.0), static.token_shape, dtype)
+    scale = _per_token(ending.scale(1.0), head, dtype)
     losses, gradients = _walk(static._replace(needs=needs), head, t, others, scale)
     change = jnp.zeros((), dtype)
     for d, x in zip(gradients, d_head, strict=True):
@@ -242,10 +275,11 @@ def _jvp(static: _Static, primals: Sequence[Any], tangents: Sequence[Any]) -> tu
         )
 
         def of_others(others: _Others) -> Array:
-            return _ending(static, others.denominator, head).finish(_losses(static, head, t, others))
+            result: Array = _mean_or_sum(static, head, t, others)
+            return result
 
         change = change + jax.jvp(of_others, (others,), (dense,))[1]
-    return ending.finish(losses), change
+    return ending.finish(losses.reshape(static.token_shape)), change
 
 
 _reduced = jax.jit(_mean_or_sum, static_argnums=0)

@@ -16,8 +16,9 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 from crossent import linear
 from crossent.libraries.torch import formula
+from crossent.libraries.torch import linear as of_head
 from crossent.libraries.torch.library import TORCH, TRACED, TorchOnGraph
-from crossent.math.rows import Rows
+from crossent.math.rows import Head, Rows
 from crossent.types import Array
 
 WHOLE = Replicate()
@@ -170,14 +171,22 @@ class Distributed(TorchOnGraph):
         return _spread(found[0], logits, 1), _spread(found[1], logits, 0)
 
     def linear_losses(self, rows: Rows) -> Array:
-        """Whole, of what each process has."""
-        return linear.whole(self, rows)[0]
+        """Of the shape of the tokens. Each process has the weight whole, and the tokens that it has."""
+        hidden, own = _own_head(rows)
+        found = of_head.losses(own) if self.state == "eager" else TRACED.linear_losses(own)
+        return _spread(found, hidden, 1)
 
     def linear_losses_and_gradients(
         self, rows: Rows, scale: Array | float, needs: tuple[bool, ...]
     ) -> tuple[Array, linear.Gradients]:
-        """Whole, of what each process has."""
-        return linear.whole(self, rows, scale, needs)
+        """The same, and the gradients: of weight and bias, the sums of what processes have."""
+        hidden, own = _own_head(rows)
+        if isinstance(scale, DTensor):
+            scale = _part(hidden, scale).flatten() if scale.ndim else scale.full_tensor()
+        found, (d, *of_weight) = of_head.walk_rows(own, scale, needs)
+        parts = [WHOLE if place == WHOLE else Partial() for place in hidden.placements]
+        sums = (None if x is None else _whole(DTensor.from_local(x, hidden.device_mesh, parts)) for x in of_weight)
+        return _spread(found, hidden, 1), linear.Gradients(None if d is None else _spread(d, hidden, 0), *sums)
 
 
 def _placements(x: Array) -> Sequence[Any]:
@@ -225,6 +234,25 @@ def _everywhere(class_weights: Array, x: Array) -> Array:
     """All class weights, to go with what of `x` this process has; what all say of them adds up to their gradient."""
     parts = [WHOLE if place == WHOLE else Partial() for place in x.placements]
     return class_weights.redistribute(placements=[WHOLE] * len(parts)).to_local(grad_placements=parts)
+
+
+def _own_head(rows: Rows) -> tuple[Array, Rows]:
+    """The hidden states, whose features no process has a part of, and the rows of this process."""
+    head: Head = rows.logits
+    hidden = head.hidden.redistribute(
+        placements=[p if p.is_shard() and not _is_of_classes(p, head.hidden) else WHOLE for p in head.hidden.placements]
+    )
+    given = (None if x is None else _part(hidden, x) for x in (rows.soft, rows.weight, rows.targets))
+    soft, weight, targets = given
+    u = rows.class_weights
+    own = head._replace(
+        hidden=_part(hidden, hidden),
+        weight=_everywhere(head.weight, hidden),
+        bias=None if head.bias is None else _everywhere(head.bias, hidden),
+    )
+    class_weights = None if u is None else _everywhere(u, hidden)
+    rows = formula.with_tensors(rows, (None, soft, weight, class_weights, targets))
+    return hidden, rows._replace(logits=own)
 
 
 def _own(rows: Rows) -> Rows:

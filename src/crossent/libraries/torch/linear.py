@@ -17,7 +17,8 @@ from crossent import linear
 from crossent.libraries.base import Inputs, Library
 from crossent.libraries.torch import formula, graph
 from crossent.libraries.torch.library import ON_GRAPH, TORCH, is_traced
-from crossent.math.rows import Rows
+from crossent.math.rows import Head, Rows
+from crossent.types import Array
 
 if TYPE_CHECKING:
     from crossent.problem import Ending
@@ -189,6 +190,13 @@ def walk(
     with library.computing(inputs[0]):
         found, gradients = linear.walk(library, rows, library.enter(scale), needs)
         return library.leave(found), linear.finished(library, inputs[:3], gradients)
+
+
+def walk_rows(rows: Rows, scale: Array | float, needs: tuple[bool, ...]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """The losses and the gradients of eager rows of tensors, in their dtypes."""
+    head: Head = rows.logits
+    factor = torch.as_tensor(scale, dtype=torch.float64 if head.hidden.dtype == torch.float64 else None)
+    return walk(rows, (head.hidden, head.weight, head.bias, *formula.tensors_of(rows)[1:]), factor, needs)
 
 
 def _gradients_of_others(
