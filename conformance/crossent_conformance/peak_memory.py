@@ -23,6 +23,11 @@ SHAPES = {"tokens": (260, 50257), "classes": (13, 1_000_000)}
 HALF = {"numpy": "float16", "torch": "bfloat16"}
 MAIN = ("loss", "smoothed", "weighted", "gradient", "in-place", "object")
 """The scenarios of every dtype and shape."""
+LINEAR = ("loss", "smoothed", "gradients", "weight-alone", "backward")
+"""Those of the shape "linear": (tokens, features, classes)."""
+TOKENS, FEATURES, CLASSES = 6000, 32, 12000
+MEMORY = 48 << 20
+"""What the blocks of a linear loss may take; all of its logits would take six times as much. No allocator keeps it."""
 SLOWER = ("soft", "explicit", "soft-in-place", "explicit-in-place", "transposed")
 """Those of float32 and many tokens."""
 
@@ -76,6 +81,32 @@ def _scenarios(of: UnderTest, x: Any, t: Any, small: Callable[[np.ndarray], Any]
     }
 
 
+def _linear(of: UnderTest, backend: backends.Backend, dtype: str) -> dict[str, tuple[Callable[[], Any], int]]:
+    """The calls, and the bytes of the gradients that each gives: as they are summed up, and as they are stored."""
+    rng = np.random.default_rng(3)
+    hidden, weight = (
+        backend.asarray(rng.standard_normal((rows, FEATURES)).astype(np.float32), dtype) for rows in (TOKENS, CLASSES)
+    )
+    t = backend.asarray(rng.integers(0, CLASSES, TOKENS), "int64")
+    options = {"weight": weight, "memory": MEMORY}
+    of_hidden, of_weight = (x.nbytes + 4 * x.shape[0] * FEATURES for x in (hidden, weight))
+
+    def backward() -> Any:
+        leaves = hidden.detach().requires_grad_(), weight.detach().requires_grad_()
+        of.linear_loss(leaves[0], t, weight=leaves[1], memory=MEMORY).backward()
+        return leaves
+
+    calls: dict[str, tuple[Callable[[], Any], int]] = {
+        "loss": (lambda: of.linear_loss(hidden, t, **options), 0),
+        "smoothed": (lambda: of.linear_loss(hidden, t, **options, label_smoothing=0.1), 0),
+        "gradients": (lambda: of.linear_loss_and_grads(hidden, t, **options), of_hidden + of_weight),
+        "weight-alone": (lambda: of.linear_loss_and_grads(hidden, t, **options, needs=("weight",)), of_weight),
+    }
+    if backend.name == "torch":
+        calls["backward"] = (backward, of_hidden + of_weight)
+    return calls
+
+
 def _measured(call: Callable[[], Any], returned: int) -> dict[str, Any]:
     try:
         return {"extra": _growth(call), "gradient": returned}
@@ -91,6 +122,13 @@ def main(name: str, dtype: str, shape: str, spec: str) -> None:
     of = subject.load(spec)
     of.begin(probe.examine(of, backend), "A10")
     kind = HALF[name] if dtype == "half" else dtype
+    if shape == "linear":
+        confined.limit()
+        calls = _linear(of, backend, kind)
+        # Above what the allocator keeps, all that is left of it is what matrix products pack their parts in.
+        _measured(calls["gradients"][0], 0)
+        print(json.dumps({what: _measured(call, returned) for what, (call, returned) in calls.items()}))
+        return
     N, V = SHAPES[shape]
     x = _logits(backend, kind, (N if dtype == "float32" else N // 2, V))  # NumPy's half precision is slow
     t = backend.asarray(np.random.default_rng(2).integers(0, x.shape[1], x.shape[0]), "int64")

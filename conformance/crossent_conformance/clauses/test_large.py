@@ -1,4 +1,4 @@
-"""Clauses A7 and A10: more logits than a 32-bit index can count, and no memory but what the contract allows.
+"""Clauses A7, A10 and L4: more logits than a 32-bit index can count, and no memory but what the contract allows.
 
 On a CPU both are asked in processes of their own (`confined`): see `many` and `peak_memory`.
 """
@@ -13,7 +13,7 @@ import pytest
 
 from crossent_conformance import agree, confined, many
 from crossent_conformance.backends import Mode
-from crossent_conformance.peak_memory import MAIN, SLOWER
+from crossent_conformance.peak_memory import LINEAR, MAIN, MEMORY, SLOWER
 from crossent_conformance.subject import DoesNotApply
 
 MIB = 1 << 20
@@ -72,5 +72,27 @@ def test_A10_extra_memory(place, subject, scenario):
     dtype, shape, what = scenario
     measured = _given(_peaks(place.backend.name, dtype, shape, subject.spec)[what])
     assert measured["extra"] <= measured["gradient"] + BLOCK, (
+        f"{measured['extra'] / MIB:.1f} MiB more than before the call"
+    )
+
+
+@cache
+def _peaks_of_linear(backend: str, dtype: str, spec: str) -> dict[str, dict[str, int]]:
+    return confined.run("crossent_conformance.peak_memory", backend, dtype, "linear", spec, seconds=SECONDS)
+
+
+@pytest.mark.elsewhere
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+@pytest.mark.places(
+    backends=("numpy", "torch"),
+    modes=(Mode.EAGER,),
+    dtypes=("float32",),
+    when=lambda place, what, dtype: what != "backward" or place.backend.name == "torch",
+)
+@pytest.mark.parametrize("dtype", ["float32", "half"])
+@pytest.mark.parametrize("what", LINEAR)
+def test_L4_extra_memory(place, subject, what, dtype):
+    measured = _given(_peaks_of_linear(place.backend.name, dtype, subject.spec)[what])
+    assert measured["extra"] <= measured["gradient"] + MEMORY + BLOCK, (
         f"{measured['extra'] / MIB:.1f} MiB more than before the call"
     )

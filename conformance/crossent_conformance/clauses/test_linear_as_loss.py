@@ -93,7 +93,8 @@ def _is_asked(place, asked):
 
 def _named(asked):
     function, parameters = asked
-    return "-".join([function.__name__.removeprefix("test_"), *map(str, parameters.values())]).replace(" ", "")
+    values = [getattr(value, "__name__", str(value)).replace(" ", "") for value in parameters.values()]
+    return "-".join([function.__name__.removeprefix("test_"), *values])
 
 
 @pytest.mark.places(when=_is_asked)

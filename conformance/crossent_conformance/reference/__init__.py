@@ -3,9 +3,10 @@
     crossent conform crossent_conformance.reference:subject
 
 It shares no line and no formula with `crossent`. Every number is a float64, rounded once at the end. `checks` is what
-it refuses, `rows` the mathematics of a row, `implementation` the rest of a call.
+it refuses, `rows` the mathematics of a row, `implementation` the rest of a call, `linear` the loss of hidden states.
 """
 
-from crossent_conformance.reference.implementation import LossObject, Reference, subject
+from crossent_conformance.reference.implementation import LossObject, Reference
+from crossent_conformance.reference.linear import LinearReference, subject
 
-__all__ = ["LossObject", "Reference", "subject"]
+__all__ = ["LinearReference", "LossObject", "Reference", "subject"]

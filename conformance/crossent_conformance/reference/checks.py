@@ -140,6 +140,43 @@ def output(out: Any, logits: np.ndarray) -> None:
         reach = reach + stride * (length - 1)
 
 
+def linear(hidden: Any, weight: Any, bias: Any, classes: Any, memory: Any, needs: Any) -> None:
+    """What the linear loss has besides."""
+    accepted = f"an array of shape (..., D), and dtype {', '.join(FLOATS)}"
+    _array("hidden", hidden, "f", accepted, lambda shape: len(shape) > 0)
+    width, none = hidden.shape[-1], 0 in hidden.shape[:-1]
+    accepted = f"an array of floats of shape (V, {width}), V of at least 1"
+    fits = lambda shape: len(shape) == 2 and shape[1] == width and (shape[0] > 0 or none)  # noqa: E731
+    _array("weight", weight, "f", accepted, fits)
+    V = len(weight)
+    if bias is not None:
+        _array("bias", bias, "f", f"None, or an array of floats of shape ({V},)", lambda shape: shape == (V,))
+    for name, value, most in (("classes", classes, V), ("memory", memory, sys.maxsize)):
+        if value is not None:
+            accepted = f"None, or a whole number of at least 1 and at most {most}"
+            is_whole = hasattr(value, "__index__") and not isinstance(value, bool | np.bool_)
+            _require(is_whole, TypeError, name, value, accepted)
+            _require(1 <= operator.index(value) <= most, ValueError, name, value, accepted)
+    accepted = "a tuple of some of 'hidden', 'weight', 'bias'"
+    _require(isinstance(needs, tuple), TypeError, "needs", needs, accepted)
+    _require(set(needs) <= {"hidden", "weight", "bias"}, ValueError, "needs", needs, accepted)
+
+
+def outputs(out: Any, likes: tuple[Any, ...]) -> None:
+    """Memory for the gradients of hidden states, weight and bias."""
+    if out is None:
+        return
+    accepted = "None, or a tuple of three arrays or None, which share no memory"
+    _require(isinstance(out, tuple) and len(out) == len(likes), TypeError, "out", out, accepted)
+    given: list[Any] = []
+    for there, like in zip(out, likes, strict=True):
+        _require(there is None or like is not None, ValueError, "out", there, "None without a bias")
+        output(there, like)
+        apart = not any(np.may_share_memory(there, other) for other in given)
+        _require(apart, ValueError, "out", there, accepted)
+        given += [] if there is None else [there]
+
+
 def targets(targets: np.ndarray, bad: np.ndarray, V: int, ignore_index: int | None) -> None:
     """IndexError for the first target that is neither a class nor ignored."""
     if not bad.any():

@@ -241,6 +241,3 @@ class LossObject:
             raise RuntimeError("backward() has no loss to go back from; accepted: a call of forward() before it")
         logits, targets, weights = self.last
         return self.reference.loss_and_grad(logits, targets, None, grad_output, weights=weights, **self.options)[1]
-
-
-subject = Reference()
