@@ -1,7 +1,7 @@
 """The benchmarks' switches, the one fixture that measures, and the tables at the end.
 
-A test with the fixtures `question`, `problem` and `contender` runs for every question whose table shows what the test
-measures, on each of its problems, for every contender that is here and takes it.
+A test with the fixtures `question` and `problem` runs for every question whose table shows what the test measures, on
+each of its problems; with `contender`, for every contender that is here and takes it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from benchmarks.contenders import read
 from benchmarks.device import device
 from benchmarks.measurement import ROUNDS, Measurement, Run, shortcomings
 from benchmarks.problem import Problem
-from benchmarks.questions import CALL, MEMORY, QUESTIONS
+from benchmarks.questions import CALL, LINEAR, MEMORY, QUESTIONS
 
 # Bytes that are touched before a measurement, in sizes of the logits: more than most contenders take.
 FRESH = 4
@@ -28,6 +28,8 @@ SHORT = 1e-3
 """Seconds; shorter calls are timed in loops, which a clock can tell apart."""
 SHORT_ROUNDS, SHORT_ITERATIONS = 25, 20
 WARM_UPS, GPU_ROUNDS = 3, 31
+FEW = 64
+"""Rows that are enough to check an answer and to warm up, where all of them take seconds."""
 
 _found = pytest.StashKey[list[Measurement]]()
 _host = pytest.StashKey[dict]()
@@ -67,25 +69,28 @@ def pytest_report_header(config):
 
 
 def pytest_generate_tests(metafunc):
-    of_memory = "memory" in metafunc.function.__name__
+    kind = metafunc.function.__name__.removeprefix("test_")
     sizes = metafunc.config.getoption("sizes")
     asked = [
-        (question, problem, one)
+        (question, problem)
         for question in QUESTIONS.values()
-        if (question.kind == MEMORY) is of_memory
+        if kind == (question.kind if question.kind in (MEMORY, LINEAR) else "time")
         for problem in question.problems(sizes)
-        for one in question.usable(problem)
     ]
+    if "contender" not in metafunc.fixturenames:
+        metafunc.parametrize(("question", "problem"), asked, ids=[f"{one.name}-{problem}" for one, problem in asked])
+        return
+    asked = [(question, problem, one) for question, problem in asked for one in question.usable(problem)]
     asked.sort(key=lambda one: one[2].gpu is not None and one[2].compiles)
     ids = [f"{question.name}-{problem}-{one.label.replace(' ', '-')}" for question, problem, one in asked]
     metafunc.parametrize(("question", "problem", "contender"), asked, ids=ids)
 
 
 @pytest.fixture
-def record(request, benchmark, question, contender, problem, record_property):
-    """Keep a measurement, for the tables and in the test's report."""
+def record(request, benchmark, question, problem, record_property):
+    """Keep a measurement of a contender, for the tables and in the test's report."""
 
-    def record(**what: float):
+    def record(contender, **what: float):
         benchmark.group = f"{question.title}, {problem.title}"
         found = Measurement(question.name, str(problem), contender.name, contender.threads, **what)
         request.config.stash[_found].append(found)
@@ -113,7 +118,8 @@ def measure(request, benchmark, question, contender, problem, record):
             gpu.times(call, WARM_UPS, put_back)
             times = benchmark.pedantic(gpu.times, (call, GPU_ROUNDS, put_back))
             low, _, high = statistics.quantiles(times, n=4)
-            record(seconds=statistics.median(times), rounds=GPU_ROUNDS, spread=(high - low) / statistics.median(times))
+            middle = statistics.median(times)
+            record(contender, seconds=middle, rounds=GPU_ROUNDS, spread=(high - low) / middle)
             return
         _touch(FRESH * problem.nbytes)
         began = time.perf_counter()
@@ -124,9 +130,37 @@ def measure(request, benchmark, question, contender, problem, record):
             benchmark.pedantic(call, rounds=request.config.getoption("rounds"))
         if benchmark.stats is not None:
             stats = benchmark.stats.stats
-            record(seconds=stats.median, rounds=stats.rounds)
+            record(contender, seconds=stats.median, rounds=stats.rounds)
 
     return measure
+
+
+@pytest.fixture
+def take_turns(benchmark, question, problem, record):
+    """Check the answers of a question's contenders on a few rows, then time their calls in turn."""
+
+    def take_turns():
+        contenders = question.usable(problem)
+        few = replace(problem, n=min(problem.n, FEW))
+        for one in contenders:
+            result = one.prepare(few)()
+            if result is not None:
+                few.check(*read(result))
+        calls = {one: one.prepare(problem) for one in contenders}
+        times = {one: [] for one in contenders}
+
+        def turn():
+            for one, call in calls.items():
+                began = time.perf_counter()
+                call()
+                times[one].append(time.perf_counter() - began)
+
+        benchmark.pedantic(turn, rounds=question.rounds)
+        if benchmark.stats is not None:
+            for one, seconds in times.items():
+                record(one, seconds=statistics.median(seconds), rounds=len(seconds))
+
+    return take_turns
 
 
 def _touch(nbytes: int) -> None:

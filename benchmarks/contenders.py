@@ -43,7 +43,7 @@ class Contender:
 
     name: str
     needs: tuple[str, ...]
-    """Names of backends, of peer packages, or NUMBA, or COMPILER."""
+    """Names of backends, of peer packages and modules, or NUMBA, or COMPILER."""
     prepare: Callable[[Problem], Call]
     dtypes: tuple[str, ...] = ("float32",)
     """The dtypes that it is asked about."""
@@ -102,8 +102,9 @@ def problem_with(name: str) -> str | None:
 
 
 def read(result: Any) -> tuple[float, np.ndarray | None]:
-    """The loss and the first gradient rows of a result, as NumPy has them."""
+    """The loss and the first gradient rows of a result, as NumPy has them; of several gradients, of the first."""
     loss, gradient = result if isinstance(result, tuple) else (result, None)
+    gradient = gradient[0] if isinstance(gradient, tuple) else gradient
     return float(loss), None if gradient is None else _to_numpy(gradient[:CHECKED_ROWS])
 
 

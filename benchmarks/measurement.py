@@ -13,7 +13,7 @@ from benchmarks.problem import Problem
 from benchmarks.questions import QUESTIONS
 
 ROUNDS = 7
-"""The least of which a median is worth printing."""
+"""The least of which a median is worth printing, where a question has no number of its own."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ def shortcomings(found: Iterable[Measurement]) -> list[str]:
     reasons = []
     if missing := wanted - {one.key for one in found}:
         reasons.append(f"{len(missing)} of {len(wanted)} measurements are missing")
-    if any(one.rounds < ROUNDS for one in found if one.seconds is not None):
-        reasons.append(f"there are medians of fewer than {ROUNDS} rounds")
+    least = {name: question.rounds or ROUNDS for name, question in QUESTIONS.items()}
+    if any(one.rounds < least[one.question] for one in found if one.seconds is not None):
+        reasons.append("there are medians of too few rounds")
     return reasons

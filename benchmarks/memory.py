@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     question, name, size = arguments
     contender = QUESTIONS[question].find(name)
     problem = Problem.parse(size)
-    contender.prepare(replace(problem, n=8, v=16))()
+    contender.prepare(replace(problem, n=8, v=16, width=problem.width and 4))()
     call = contender.prepare(problem)
     if _CLEAR.exists():
         _CLEAR.write_text(_RESET_PEAK, encoding="ascii")

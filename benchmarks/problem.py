@@ -28,32 +28,38 @@ _EXACT_AT_ONCE = 2**18
 
 @dataclass(frozen=True)
 class Problem:
-    """N rows of V logits."""
+    """N rows of V logits; with a width, N hidden states and a head that the logits are to be made of."""
 
     n: int
     v: int
     dtype: str = "float32"
     with_options: bool = False
+    width: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> Problem:
-        """From a size like ``2048x50257``, or ``2048x50257:bfloat16``."""
-        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)(?::(\w+))?", text.strip())
-        if match is None or (match[3] or "float32") not in ITEMSIZES:
+        """From a size like ``2048x50257``, ``2048x50257:bfloat16``, or ``2048x768x50257``."""
+        match = re.fullmatch(r"([1-9]\d*)x(?:([1-9]\d*)x)?([1-9]\d*)(?::(\w+))?", text.strip())
+        if match is None or (match[4] or "float32") not in ITEMSIZES or (match[2] and match[4]):
             raise ValueError(
-                f"{text!r} is not a size; accepted: rows x vocabulary, like 2048x50257, "
-                f"and perhaps a dtype, like 2048x50257:bfloat16 ({', '.join(ITEMSIZES)})"
+                f"{text!r} is not a size; accepted: rows x vocabulary, like 2048x50257, and perhaps a dtype, like "
+                f"2048x50257:bfloat16 ({', '.join(ITEMSIZES)}); or rows x width x vocabulary, like 2048x768x50257"
             )
-        return cls(int(match[1]), int(match[2]), match[3] or "float32")
+        return cls(int(match[1]), int(match[3]), match[4] or "float32", width=int(match[2]) if match[2] else None)
+
+    @property
+    def size(self) -> str:
+        """Without the dtype."""
+        return "x".join(map(str, (self.n, self.v) if self.width is None else (self.n, self.width, self.v)))
 
     def __str__(self) -> str:
         """As `parse` reads it."""
-        return f"{self.n}x{self.v}" + ("" if self.dtype == "float32" else f":{self.dtype}")
+        return self.size + ("" if self.dtype == "float32" else f":{self.dtype}")
 
     @property
     def title(self) -> str:
         """For people."""
-        return f"{self.n}x{self.v} {self.dtype}"
+        return f"{self.size} {self.dtype}"
 
     @property
     def nbytes(self) -> int:
@@ -67,8 +73,23 @@ class Problem:
 
     @property
     def logits(self) -> np.ndarray:
-        """Three times standard normal: neither flat nor settled; bfloat16 as its 16 bits. Nobody may write to it."""
+        """Three times standard normal: neither flat nor settled; bfloat16 as its 16 bits. Nobody may write to it.
+
+        With a width, those of the rows that are unlike each other.
+        """
+        if self.width is not None:
+            return self.hidden[: _rows(self.n, self.v)] @ self.head.T
         return _logits(self.n, self.v, self.dtype)
+
+    @property
+    def hidden(self) -> np.ndarray:
+        """Hidden states (N, width) in float32, standard normal."""
+        return _hidden_and_head(self.n, self.width, self.v)[0]
+
+    @property
+    def head(self) -> np.ndarray:
+        """The weight (V, width) of the output layer, of a size that makes the logits what they are otherwise."""
+        return _hidden_and_head(self.n, self.width, self.v)[1]
 
     @property
     def targets(self) -> np.ndarray:
@@ -77,7 +98,7 @@ class Problem:
 
     @property
     def exact(self) -> tuple[float, np.ndarray]:
-        """The mean loss, and the first rows of its gradient, in float64."""
+        """The mean loss, and the first rows of its gradient, in float64; with a width, of that of hidden states."""
         return _exact(self)
 
     def check(self, loss: float, gradient_head: np.ndarray | None) -> None:
@@ -114,6 +135,13 @@ def _logits(n: int, v: int, dtype: str) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
+def _hidden_and_head(n: int, width: int, v: int) -> tuple[np.ndarray, np.ndarray]:
+    normal = np.random.default_rng(4).standard_normal
+    hidden = np.resize(normal((_rows(n, v), width), dtype=np.float32), (n, width))
+    return hidden, normal((v, width), dtype=np.float32) * np.float32(3 * width**-0.5)
+
+
+@lru_cache(maxsize=1)
 def _targets(n: int, v: int, with_options: bool) -> np.ndarray:
     t = np.resize(np.random.default_rng(2).integers(0, v, _rows(n, v)), n)
     if with_options:
@@ -132,11 +160,11 @@ def _exact(problem: Problem) -> tuple[float, np.ndarray]:
     targets = problem.targets
     counted = targets >= 0
     distinct = _rows(problem.n, problem.v)
-    losses, head = np.empty(distinct), None
+    logits, losses, head = problem.logits, np.empty(distinct), None
     at_once = max(CHECKED_ROWS, _EXACT_AT_ONCE // problem.v)
     for start in range(0, distinct, at_once):
         rows = slice(start, min(start + at_once, distinct))
-        x, kept = _wide(problem.logits[rows]), counted[rows]
+        x, kept = _wide(logits[rows]), counted[rows]
         at = np.arange(len(x)), np.where(kept, targets[rows], 0)
         largest = x.max(axis=1)
         e = np.exp(x - largest[:, None])
@@ -149,4 +177,6 @@ def _exact(problem: Problem) -> tuple[float, np.ndarray]:
             head[~kept] = 0
             head = head[:CHECKED_ROWS] / counted.sum()
     assert head is not None
+    if problem.width is not None:
+        head = head @ problem.head
     return float(np.resize(losses, problem.n)[counted].mean()), head

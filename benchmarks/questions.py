@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from benchmarks import ours, peers
+from benchmarks import linear, ours, peers
 from benchmarks.contenders import Contender
 from benchmarks.problem import IGNORED_EVERY, ITEMSIZES, Problem
 from crossent.engines import threads
@@ -27,7 +27,12 @@ GPU_BYTES = 2**30
 GPU_SWEEP = (2**22, 2**24, 2**26, 2**28, 2**30, 2**32)
 """Bytes of logits where that is what varies."""
 
+LINEAR_BIG, LINEAR_WIDE, LINEAR_LONG = "2048x768x50257", "2048x512x32000", "8192x512x32000"
+"""Rows, width and vocabulary. A call takes seconds, and of the longest one memory is asked alone."""
+LINEAR_ROUNDS = 3
+
 SPEED, CALL, SCALING_V, SCALING_N, THREADS, MEMORY = "speed", "call", "V", "N", "threads", "memory"
+LINEAR = "linear"
 """What a question's table shows."""
 
 
@@ -43,15 +48,20 @@ class Question:
     sizes: tuple[str, ...] = (BIG, WIDE)
     kind: str = SPEED
     with_options: bool = False
+    rounds: int | None = None
+    """How often its contenders take turns; without, each is measured by itself."""
 
     def find(self, contender: str) -> Contender:
         """The contender of that label."""
         return next(one for one in self.contenders if one.label == contender)
 
     def problems(self, sizes: str | None = None) -> list[Problem]:
-        """What it is asked about: its own sizes, or, unless it is about small calls, those given."""
-        texts = self.sizes if sizes is None or self.kind == CALL else sizes.split(",")
-        return [replace(Problem.parse(text), with_options=self.with_options) for text in texts]
+        """What it is asked about: its own sizes, or, unless it is about small calls, those given of its kind."""
+        own = [replace(Problem.parse(text), with_options=self.with_options) for text in self.sizes]
+        if sizes is None or self.kind == CALL:
+            return own
+        given = [replace(Problem.parse(text), with_options=self.with_options) for text in sizes.split(",")]
+        return [one for one in given if (one.width is None) is (own[0].width is None)]
 
     def usable(self, problem: Problem) -> list[Contender]:
         """The contenders that take the problem's dtype and whose libraries are here."""
@@ -145,6 +155,19 @@ _ALL = (
         "memory-gradient", "memory of forward and gradient",
         [*ours.in_place(*ours.CPU), *_OUT, *_FRESH, *_NOT_COMPILED_BACKWARD, peers.TEXTBOOK_GRADIENT],
         sizes=(BIG, *HALVES), kind=MEMORY,
+    ),
+    Question(
+        "linear", "loss and gradients of hidden states and of the weight of the output layer",
+        [*linear.PRODUCTS[1:], linear.TORCH, *linear.PEERS], sizes=(LINEAR_BIG,), kind=LINEAR, rounds=LINEAR_ROUNDS,
+    ),
+    Question(
+        "linear-blocks", "the same, by the memory of the blocks and in other libraries",
+        [*linear.PRODUCTS, linear.TORCH, *linear.BLOCKS, linear.NUMPY, *linear.PEERS, linear.JAX_PRODUCTS, linear.JAX],
+        sizes=(LINEAR_WIDE,), kind=LINEAR, rounds=LINEAR_ROUNDS,
+    ),
+    Question(
+        "memory-linear", "memory of the loss and gradients of hidden states and of the weight",
+        [linear.TORCH, *linear.PEERS], sizes=(LINEAR_LONG,), kind=MEMORY,
     ),
     Question(
         "gpu-forward", "forward on a GPU",

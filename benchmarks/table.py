@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from benchmarks import host, questions
+from benchmarks import host, linear, questions
 from benchmarks.contenders import COPY, TORCH
 from benchmarks.measurement import Measurement, Run
 from benchmarks.problem import Problem
@@ -85,6 +85,21 @@ def _speed(found: list[Measurement]) -> list[Row]:
     return _by_size(("ms", "/ torch", "/ copy", "GB/s", "of copy's"), found, row)
 
 
+def _linear(found: list[Measurement]) -> list[Row]:
+    def row(one: Measurement, group: list[Measurement]) -> Row:
+        library = "jax" if "jax" in one.contender else "torch"
+        products = [it.seconds for it in group if it.contender.startswith(f"products by {library}")]
+        return (
+            one.contender,
+            _figure(1e3 * one.seconds),
+            _ratio(one.seconds, min(products, default=None)),
+            _ratio(one.seconds, _seconds_of(group, linear.TORCH_CHUNKED)),
+            _ratio(one.seconds, _seconds_of(group, TORCH)),
+        )
+
+    return _by_size(("ms", "/ products", "/ chunked", "/ torch"), found, row)
+
+
 def _call(found: list[Measurement]) -> list[Row]:
     def row(one: Measurement, group: list[Measurement]) -> Row:
         return one.contender, _figure(1e6 * one.seconds), _ratio(one.seconds, _seconds_of(group, TORCH))
@@ -131,6 +146,7 @@ _ROWS: dict[str, Callable[[list[Measurement]], list[Row]]] = {
     questions.SCALING_N: _scaling("N"),
     questions.THREADS: _threads,
     questions.MEMORY: _memory,
+    questions.LINEAR: _linear,
 }
 
 

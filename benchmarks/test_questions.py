@@ -19,5 +19,9 @@ def test_time(measure):
     measure()
 
 
+def test_linear(take_turns):
+    take_turns()
+
+
 def test_memory(benchmark, question, contender, problem, record):
-    record(peak_bytes=benchmark.pedantic(_peak, (question, contender, problem)))
+    record(contender, peak_bytes=benchmark.pedantic(_peak, (question, contender, problem)))

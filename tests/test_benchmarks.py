@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from benchmarks import compare, device, memory, one_revision, plots, report, table
 from benchmarks.contenders import COMPILER, COPY, NUMBA, TORCH, Contender, problem_with, read
+from benchmarks.linear import TORCH_CHUNKED
 from benchmarks.measurement import Measurement, Run, shortcomings
 from benchmarks.pairs import Comparison, by_chance, order
 from benchmarks.problem import OPTIONS, Problem
@@ -27,10 +28,15 @@ SAMPLE = Path(__file__).resolve().parent / "sample_benchmarks.json"
 SIZE = Problem(6, 40)
 
 
+def _small(question, dtype="float32"):
+    width = question.problems()[0].width and 12
+    return replace(SIZE, dtype=dtype, with_options=question.with_options, width=width)
+
+
 def quick():
     """Every contender that is here and quick to start, in each dtype that it is asked about."""
     return [
-        pytest.param(replace(SIZE, dtype=dtype, with_options=one.with_options), contender,
+        pytest.param(_small(one, dtype), contender,
                      id=f"{one.name}-{dtype}-{contender.label.replace(' ', '-')}")
         for one in QUESTIONS.values()
         if one.kind != "memory"
@@ -43,7 +49,7 @@ def quick():
 @pytest.mark.parametrize(("problem", "contender"), quick())
 def test_every_contender_is_right(problem, contender):
     result = contender.prepare(problem)()
-    assert (result is None) is contender.name.startswith("copy")
+    assert (result is None) is contender.name.startswith(("copy", "products"))
     if result is not None:
         problem.check(*read(result))
 
@@ -102,6 +108,8 @@ def test_given_sizes_replace_all_but_those_of_small_calls():
     assert QUESTIONS["threads"].problems("3x4,5x6:float16") == [Problem(3, 4), Problem(5, 6, "float16")]
     assert QUESTIONS["small-forward"].problems("3x4") == [Problem(8, 16), Problem(8, 100)]
     assert QUESTIONS["options"].problems("3x4")[0].options == OPTIONS
+    assert QUESTIONS["linear"].problems("3x4,3x2x4") == [Problem(3, 4, width=2)]
+    assert QUESTIONS["forward"].problems("3x4,3x2x4") == [Problem(3, 4)]
 
 
 def test_a_contender_with_threads_leaves_the_setting_as_it_was(monkeypatch):
@@ -118,11 +126,13 @@ def test_an_engine_that_is_not_here_is_named():
     assert "not installed" in problem_with.__wrapped__("no_such_package")
 
 
-@pytest.mark.parametrize("text", ["", "12", "3x", "0x4", "4x-1", "axb", "3x4:int8", "3x4:"])
+@pytest.mark.parametrize(
+    "text", ["", "12", "3x", "0x4", "4x-1", "axb", "3x4:int8", "3x4:", "3x0x4", "2x3x4x5", "3x2x4:float16"]
+)
 def test_a_size_must_be_two_numbers_and_a_dtype(text):
     with pytest.raises(ValueError, match="accepted: rows x vocabulary"):
         Problem.parse(text)
-    assert [str(Problem.parse(size)) for size in ("3x4", "3x4:bfloat16")] == ["3x4", "3x4:bfloat16"]
+    assert [str(Problem.parse(size)) for size in ("3x4", "3x4:bfloat16", "3x2x4")] == ["3x4", "3x4:bfloat16", "3x2x4"]
 
 
 def test_bfloat16_logits_are_half_of_a_float32():
@@ -143,12 +153,23 @@ def test_the_exact_answer_is_that_of_the_definition(monkeypatch, with_options, d
     problem.check(float(loss), gradient[:4])
 
 
-def test_a_wrong_loss_or_gradient_is_refused():
-    loss, head = SIZE.exact
+def test_the_exact_answer_of_hidden_states_is_that_of_the_definition(monkeypatch):
+    monkeypatch.setattr("benchmarks.problem.DISTINCT", 64)
+    problem = Problem(30, 5, width=3)
+    assert (len(np.unique(problem.hidden, axis=0)), problem.head.shape) == (16, (5, 3))
+    hidden, head = (x.astype(np.float64) for x in (problem.hidden, problem.head))
+    loss, gradients = crossent.linear_cross_entropy_and_grad(hidden, head, problem.targets)
+    problem.check(float(loss), gradients[0][:4])
+    np.testing.assert_array_equal(read((loss, gradients))[1], gradients[0][:4])
+
+
+@pytest.mark.parametrize("problem", [SIZE, replace(SIZE, width=12)], ids=str)
+def test_a_wrong_loss_or_gradient_is_refused(problem):
+    loss, head = problem.exact
     with pytest.raises(AssertionError, match="mean loss"):
-        SIZE.check(1.01 * loss, None)
+        problem.check(1.01 * loss, None)
     with pytest.raises(AssertionError, match="gradient"):
-        SIZE.check(loss, head + 0.01)
+        problem.check(loss, head + 0.01)
 
 
 # Tables and runs.
@@ -187,9 +208,16 @@ def test_table_has_ratios_to_torch_and_to_the_copy():
         ([of("threads", "a", threads=n, seconds=s) for n, s in ((1, 4e-3), (2, 2e-3))], 4,
          ["a", "2", "2", "2.00", "4.0"]),
         ([of("memory-forward", "a", "1024x1024", peak_bytes=2**21)], 3, ["a", "2.0", "0.50"]),
+        ([of("linear", name, "8x4x9", seconds=s) for name, s in (
+            ("products by torch, 1 rows", 3.0), ("products by torch, 2 rows", 2.0), ("crossent torch", 2.5),
+            (TORCH, 5.0), (TORCH_CHUNKED, 10.0))], 5, ["crossent", "torch", "2500.0", "1.25", "0.25", "0.50"]),
+        ([of("linear", name, "8x4x9", seconds=s) for name, s in (
+            ("products by torch, 1 rows", 3.0), ("products by jax", 2.0), ("crossent jax, jit", 3.0))], 5,
+         ["crossent", "jax,", "jit", "3000.0", "1.50"]),
         ([of("memory-forward", "a", peak_bytes=1), of("forward", "a", seconds=1e-3)], 0, ["forward"]),
     ],
-    ids=["no-ratio-without-torch", "microseconds", "a-column-a-size", "worst-over-best", "speed-up", "MiB", "order"],
+    ids=["no-ratio-without-torch", "microseconds", "a-column-a-size", "worst-over-best", "speed-up", "MiB",
+         "over-products", "over-its-own-products", "order"],
 )  # fmt: skip
 def test_a_line_of_a_table(found, line, cells):
     assert table.lines(found)[line].split() == cells
@@ -205,14 +233,16 @@ def test_a_run_survives_its_file(tmp_path):
 def test_what_is_missing_makes_a_run_partial():
     assert "measurements are missing" in shortcomings([])[0]
     whole = [
-        Measurement(question.name, str(problem), one.name, one.threads, rounds=7, seconds=1.0)
+        Measurement(question.name, str(problem), one.name, one.threads, rounds=question.rounds or 7, seconds=1.0)
         for question in QUESTIONS.values()
         for problem in question.problems()
         for one in question.usable(problem)
     ]
     assert shortcomings(whole) == []
     assert shortcomings(whole[1:])[0].startswith("1 of ")
-    assert shortcomings([*whole[1:], replace(whole[0], rounds=2)]) == ["there are medians of fewer than 7 rounds"]
+    assert shortcomings([*whole[1:], replace(whole[0], rounds=2)]) == ["there are medians of too few rounds"]
+    few = [replace(one, rounds=one.rounds - (one.question == "linear")) for one in whole]
+    assert shortcomings(few) == ["there are medians of too few rounds"]
 
 
 def test_peak_memory_of_a_process(capsys):
@@ -233,8 +263,8 @@ def run_benchmarks(*arguments):
 @pytest.mark.extended
 def test_a_run_from_the_command_line(tmp_path):
     file = tmp_path / "run.json"
-    chosen = "(crossent-numpy and array_api) or (copy and not torch)"
-    done = run_benchmarks("--sizes", "6x40", "--rounds", "1", "-k", chosen, "--json", str(file))
+    chosen = "(crossent-numpy and array_api) or (copy and not torch) or linear"
+    done = run_benchmarks("--sizes", "6x40,6x4x40", "--rounds", "1", "-k", chosen, "--json", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
     run = Run.load(file)
     on_cpu = {name for name in QUESTIONS if not name.startswith("gpu-")}

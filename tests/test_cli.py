@@ -146,11 +146,40 @@ def test_train_shows_a_table_and_writes_picture_and_json(capsys, tmp_path, text,
         assert set(run) == {
             "backend", "version", "device", "first_loss", "last_loss", "validation_perplexity", "tokens_per_second",
             "seconds", "largest_difference_first_100_steps", "largest_difference", "losses", "validation",
+            "linear", "peak_bytes", "largest_difference_from_logits",
         }  # fmt: skip
         assert len(run["losses"]) == 3
         assert [run["first_loss"], run["last_loss"]] == [run["losses"][0], run["losses"][-1]]
         assert run["first_loss"] == pytest.approx(written["log_V"], abs=0.1)
         assert run["largest_difference"] <= 1e-5
+        assert (run["linear"], run["peak_bytes"], run["largest_difference_from_logits"]) == (False, None, None)
+    assert "without logits" not in printed
+
+
+def test_both_ways_to_the_loss_are_compared(capsys, tmp_path, text, files, monkeypatch):
+    from crossent.train import command, picture
+
+    drawn, plot = [], picture.Axes.plot
+    monkeypatch.setattr(
+        picture.Axes, "plot", lambda axes, *what, **how: [drawn.append(how.get("label")), plot(axes, *what, **how)][1]
+    )
+    monkeypatch.setattr(command, "peak", lambda backend, *sizes: 2**20 * (5 if sizes[-1] else 20))
+    arguments = ["train", "--text", str(text), "--steps", "3", "--vocabulary", "300", *files, "--linear"]
+    assert cli.main([*arguments, "--backend", "numpy"]) == 0
+    table = capsys.readouterr().out.partition("without logits")[2].splitlines()
+    [row] = [line.split() for line in table if line.strip().startswith("numpy")]
+    written = json.loads((tmp_path / "loss.json").read_text(encoding="utf-8"))["backends"]
+    assert [(run["backend"], run["linear"], run["peak_bytes"]) for run in written] == [
+        ("numpy", False, 20 * 2**20), ("numpy", True, 5 * 2**20),
+    ]  # fmt: skip
+    difference = written[1]["largest_difference_from_logits"]
+    assert difference <= 1e-5
+    assert row[1:] == [
+        f"{written[1]['validation_perplexity']:.1f}", *(f"{run['tokens_per_second']:,.0f}" for run in written[::-1]),
+        f"{difference:.1e}" if difference else "0", "5.0", "20.0",
+    ]  # fmt: skip
+    for name in ("numpy", "numpy, linear"):
+        assert {f"{name}, training", f"{name}, validation"} <= set(drawn)
 
 
 def test_one_step_on_one_backend_is_a_run(capsys, tmp_path, text, files):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import crossent
+from crossent.train import output
 from crossent.train.model import Adam, LanguageModel, cosine
 
 RNG = np.random.default_rng(7)
@@ -17,20 +18,21 @@ def in_float64(xp=np, window=WINDOW):
 
 
 @pytest.mark.parametrize("xp", [np, array_api_strict], ids=["numpy", "array-api-strict"])
-@pytest.mark.parametrize("window", [1, 2, WINDOW, 7])
-def test_every_parameter_has_the_gradient_of_the_mean_loss(xp, window):
+@pytest.mark.parametrize(("window", "linear"), [(1, False), (2, True), (WINDOW, False), (WINDOW, True), (7, False)])
+def test_every_parameter_has_the_gradient_of_the_mean_loss(xp, window, linear):
     """Through the chain that the loss's backward starts; tokens occur twice, and a window may be longer than a row."""
     assert len(np.unique(IDS)) < IDS.size
     model = in_float64(xp, window)
-    loss_fn = crossent.CrossEntropyLoss(ignore_index=0)
+    loss_fn = output.loss(xp, linear, ignore_index=0)
     ids = xp.asarray(IDS)
 
     def value():
-        logits, targets = crossent.shift_for_next_token(model.forward(ids), ids)
-        return float(loss_fn.forward(logits, targets))
+        hidden, targets = crossent.shift_for_next_token(model.forward(ids), ids)
+        weight, bias = model.output
+        return float(loss_fn.forward(hidden, weight, targets, bias))
 
     value()
-    gradients = model.backward(loss_fn.backward())
+    gradients = model.backward(*loss_fn.backward())
     assert len(gradients) == len(model.parameters)
     for parameter, gradient in zip(model.parameters, gradients, strict=True):
         expected = np.empty(gradient.shape)
@@ -45,14 +47,14 @@ def test_every_parameter_has_the_gradient_of_the_mean_loss(xp, window):
 
 
 @pytest.mark.parametrize("changed", range(5))
-def test_a_token_changes_no_earlier_logits(changed):
+def test_a_token_changes_no_earlier_hidden_state(changed):
     model = in_float64()
     other = IDS.copy()
     other[:, changed] = (other[:, changed] + 1) % 11
-    logits, changed_logits = model.forward(IDS), model.forward(other)
+    hidden, changed_hidden = model.forward(IDS), model.forward(other)
     seen = np.zeros(5, dtype=bool)
     seen[changed : changed + WINDOW] = True
-    np.testing.assert_array_equal(np.any(changed_logits != logits, axis=-1), np.broadcast_to(seen, IDS.shape))
+    np.testing.assert_array_equal(np.any(changed_hidden != hidden, axis=-1), np.broadcast_to(seen, IDS.shape))
 
 
 def test_adam_follows_its_definition():

@@ -85,6 +85,10 @@ def _parser(installed: dict[str, Any]) -> argparse.ArgumentParser:
         "--picture", type=Path, default=Path("loss.png"), metavar="FILE", help="the loss curves (default: %(default)s)"
     )
     train.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    train.add_argument(
+        "--linear", action="store_true",
+        help="train without logits too (LinearCrossEntropyLoss), and compare curves and memory of the two ways",
+    )  # fmt: skip
 
     for name, module in installed.items():
         if isinstance(module, Exception):
@@ -124,7 +128,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             from crossent.train import command
 
             settings = Settings(steps=given.steps, seed=given.seed, vocabulary=given.vocabulary)
-            command.run(given.text, given.backend, settings, given.picture, given.json)
+            command.run(given.text, given.backend, settings, given.picture, given.json, given.linear)
         else:
             accepted = ", ".join([*OWN, *installed])
             parser.error(f"no command given; accepted: {accepted} (see crossent --help)")

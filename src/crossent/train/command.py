@@ -19,12 +19,21 @@ from crossent.info import Backend, UsageError, backends_for_training, printable
 from crossent.train import picture as pictures
 from crossent.train.corpus import Corpus, prepare, read
 from crossent.train.loop import COMPARED_STEPS, Results, Run, Settings, train
+from crossent.train.memory import peak
 
 
 def run(
-    text: Path | None, backends: list[str] | None, settings: Settings, picture: Path, json_file: Path | None
+    text: Path | None,
+    backends: list[str] | None,
+    settings: Settings,
+    picture: Path,
+    json_file: Path | None,
+    linear: bool = False,
 ) -> None:
-    """Train on every backend, show the table, write the picture and the JSON."""
+    """Train on every backend, show the table, write the picture and the JSON.
+
+    linear: with logits and without, and compare the two.
+    """
     files = [path for path in (picture, json_file) if path is not None]
     for path in files:
         if not path.absolute().parent.is_dir():
@@ -44,13 +53,19 @@ def run(
         f"{corpus.source}: {corpus.characters:,} characters, V = {corpus.V:,} byte-pair tokens,\n"
         f"{len(corpus.training):,} tokens for training and {len(corpus.validation_targets):,} for validation"
     )
-    results = Results(corpus, settings, list(_runs(console, chosen, corpus, settings)))
+    results = Results(corpus, settings, list(_runs(console, chosen, corpus, settings, linear)))
     console.print(_table(results), soft_wrap=False)
     console.print(
         f"log V = {results.initial_loss:.4f}: the loss before anything is learnt\n"
         f"unigram perplexity on the validation text: {corpus.unigram_perplexity():.1f}\n"
         f"Δ NumPy: the largest difference of the training loss from NumPy's, in {COMPARED_STEPS} steps and in all"
     )
+    if linear:
+        console.print(_table_of_ways(results), soft_wrap=False)
+        console.print(
+            "Δ: the largest difference of the training loss without logits from the same backend's with them\n"
+            "MiB: how far the output layer, its loss and their gradients raise the resident memory of a process"
+        )
     try:
         pictures.draw(results, picture)
         if json_file is not None:
@@ -61,18 +76,24 @@ def run(
         console.print(f"written: {printable(str(path))}")
 
 
-def _runs(console: Console, backends: list[Backend], corpus: Corpus, settings: Settings) -> Iterator[Run]:
-    """Train one backend after the other, each under its own bar."""
+def _runs(console: Console, backends: list[Backend], corpus: Corpus, settings: Settings, linear: bool) -> Iterator[Run]:
+    """Train one backend after the other, with logits and perhaps without, each under its own bar."""
+    ways = [(backend, way) for backend in backends for way in ((False, True) if linear else (False,))]
     name, loss = TextColumn("{task.description:<16}", markup=False), TextColumn("{task.fields[loss]:>13}")
     with Progress(name, BarColumn(), MofNCompleteColumn(), loss, TimeElapsedColumn(), console=console) as bars:
-        tasks = [bars.add_task(backend.name, total=settings.steps, loss="", start=False) for backend in backends]
-        for backend, task in zip(backends, tasks, strict=True):
+        names = (backend.name + (", linear" if way else "") for backend, way in ways)
+        tasks = [bars.add_task(name, total=settings.steps, loss="", start=False) for name in names]
+        for (backend, way), task in zip(ways, tasks, strict=True):
             bars.start_task(task)
 
             def show(done: int, loss: float, task: int = task) -> None:
                 bars.update(task, completed=done, loss=f"loss {loss:.4f}")  # type: ignore[arg-type]
 
-            yield train(backend, corpus, settings, show)
+            found = train(backend, corpus, settings, show, way)
+            if linear:
+                tokens = settings.batch * settings.seq
+                found.peak_bytes = peak(backend, corpus.V, settings.hidden, tokens, way)
+            yield found
 
 
 def _table(results: Results) -> Table:
@@ -84,6 +105,8 @@ def _table(results: Results) -> Table:
     for heading in ("first\nloss", "last\nloss", "validation\nperplexity", "tokens/s", *compared):
         table.add_column(heading, justify="right", no_wrap=True)
     for run in results.runs:
+        if run.linear:
+            continue
         differences = (results.difference(run, steps) for steps in (COMPARED_STEPS, None))
         table.add_row(
             run.backend,
@@ -91,7 +114,41 @@ def _table(results: Results) -> Table:
             f"{run.losses[0]:.4f}",
             f"{run.losses[-1]:.4f}",
             f"{run.validation_perplexity:.1f}",
-            "–" if run.tokens_per_second is None else f"{run.tokens_per_second:,.0f}",
-            *("–" if one is None else "0" if one == 0.0 else f"{one:.1e}" for one in differences),
+            _speed(run),
+            *map(_difference, differences),
         )
     return table
+
+
+def _table_of_ways(results: Results) -> Table:
+    """Each backend without logits, beside itself with them."""
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("without logits", no_wrap=True)
+    headings = ("validation\nperplexity", "tokens/s", "with\nlogits", "Δ", "MiB", "with\nlogits")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for run in results.runs:
+        other = results.with_logits(run.backend)
+        if run.linear and other is not None:
+            table.add_row(
+                run.backend,
+                f"{run.validation_perplexity:.1f}",
+                _speed(run),
+                _speed(other),
+                _difference(results.difference_of_ways(run)),
+                _mebibytes(run),
+                _mebibytes(other),
+            )
+    return table
+
+
+def _speed(run: Run) -> str:
+    return "–" if run.tokens_per_second is None else f"{run.tokens_per_second:,.0f}"
+
+
+def _difference(largest: float | None) -> str:
+    return "–" if largest is None else "0" if largest == 0.0 else f"{largest:.1e}"
+
+
+def _mebibytes(run: Run) -> str:
+    return "–" if run.peak_bytes is None else f"{run.peak_bytes / 2**20:.1f}"

@@ -1,6 +1,9 @@
-"""The language model and its optimiser, array API only: logits for the token that follows, from it and the few before.
+"""The language model and its optimiser, array API only: what is known of the next token from it and the few before it.
 
-    token ids (batch, seq) -> embedding -> causal window -> linear -> tanh -> linear -> logits (batch, seq, V)
+    token ids (batch, seq) -> embedding -> causal window -> linear -> tanh -> hidden states (batch, seq, hidden)
+
+The output layer's weight (V, hidden) and bias (V,) are the model's last parameters; what makes a loss of them and the
+hidden states, with logits or without, is `output`.
 
 Initial parameters are drawn by NumPy and then converted, so that every library starts from the same numbers. tanh is
 smooth, so that rounding cannot switch a unit on in one library only. The in-place operators save NumPy, CuPy and torch
@@ -19,7 +22,7 @@ from crossent.types import Array, Namespace
 
 
 class LanguageModel:
-    """`forward` keeps what `backward` needs, which takes the gradient that the loss hands over."""
+    """`forward` keeps what `backward` needs, which takes the gradients that the loss hands over."""
 
     def __init__(
         self, xp: Namespace, V: int, window: int, embedding: int, hidden: int, seed: int, to_array: Callable[[Any], Any]
@@ -34,14 +37,19 @@ class LanguageModel:
             seen**-0.5 * normal((seen, hidden)),
             np.zeros(hidden),
             # Small, so that at first every token is about as likely as any other: the loss starts at log V.
-            0.1 * hidden**-0.5 * normal((hidden, V)),
+            0.1 * hidden**-0.5 * normal((hidden, V)).T,
             np.zeros(V),
         )
-        self.parameters: list[Array] = [to_array(values.astype(np.float32)) for values in drawn]
+        self.parameters: list[Array] = [to_array(values.astype(np.float32, order="C")) for values in drawn]
+
+    @property
+    def output(self) -> list[Array]:
+        """Weight (V, hidden) and bias (V,) of the output layer."""
+        return self.parameters[3:]
 
     def forward(self, token_ids: Array) -> Array:
-        """Logits `(batch, seq, V)` for token ids `(batch, seq)`."""
-        xp, (table, weight, bias, weight_out, bias_out) = self.xp, self.parameters
+        """Hidden states `(batch, seq, hidden)` for token ids `(batch, seq)`."""
+        xp, (table, weight, bias) = self.xp, self.parameters[:3]
         batch, seq = token_ids.shape
         self._token_ids = xp.reshape(token_ids, (-1,))
         rows = xp.reshape(xp.take(table, self._token_ids, axis=0), (batch, seq, -1))
@@ -55,20 +63,18 @@ class LanguageModel:
         hidden = self._seen @ weight
         hidden += bias
         self._hidden = xp.tanh(hidden)
-        logits = self._hidden @ weight_out
-        logits += bias_out
-        return xp.reshape(logits, (batch, seq, -1))
+        return xp.reshape(self._hidden, (batch, seq, -1))
 
-    def backward(self, d_logits: Array) -> list[Array]:
-        """The gradient of every parameter.
+    def backward(self, d_hidden: Array, d_weight_out: Array, d_bias_out: Array) -> list[Array]:
+        """The gradient of every parameter, from those of the hidden states and of the output layer.
 
-        `d_logits` is shorter than the logits by the last position, which has no next token, hence no gradient.
+        `d_hidden` is shorter than the hidden states by the last position, which has no next token, hence no gradient.
         """
-        xp, (table, weight, _, weight_out, _) = self.xp, self.parameters
-        batch, before_last, V = d_logits.shape
-        seq, width = before_last + 1, table.shape[1]
-        d_rows = xp.reshape(xp.concat([d_logits, self._zeros(d_logits, 1)], axis=1), (-1, V))
-        d_hidden = (d_rows @ weight_out.T) * (1.0 - self._hidden * self._hidden)
+        xp, (table, weight) = self.xp, self.parameters[:2]
+        batch, before_last, _ = d_hidden.shape
+        (V, width), seq = table.shape, before_last + 1
+        d_hidden = xp.reshape(xp.concat([d_hidden, self._zeros(d_hidden, 1)], axis=1), self._hidden.shape)
+        d_hidden = d_hidden * (1.0 - self._hidden * self._hidden)
         d_seen = xp.reshape(d_hidden @ weight.T, (batch, seq, -1))
         # Each part of a window goes back to the position that it was read from.
         d_table_rows = d_seen[:, :, :width]
@@ -79,13 +85,13 @@ class LanguageModel:
         # The standard has no scatter-add. A product with the one-hot matrix is one, and adds in the same order
         # everywhere, at a small fraction of the cost of the output layer.
         classes = xp.arange(V, dtype=self._token_ids.dtype, device=self._token_ids.device)
-        one_hot = xp.astype(classes[:, None] == self._token_ids[None, :], d_rows.dtype)
+        one_hot = xp.astype(classes[:, None] == self._token_ids[None, :], d_hidden.dtype)
         return [
             one_hot @ xp.reshape(d_table_rows, (-1, width)),
             self._seen.T @ d_hidden,
             xp.sum(d_hidden, axis=0),
-            self._hidden.T @ d_rows,
-            xp.sum(d_rows, axis=0),
+            d_weight_out,
+            d_bias_out,
         ]
 
     def _zeros(self, like: Array, positions: int) -> Array:

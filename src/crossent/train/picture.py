@@ -9,10 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from crossent.train.loop import REFERENCE, Results
+from crossent.train.loop import Results
 
-# The curves coincide: each is narrower than the one before it and drawn over it, so that all of them show.
+# The curves coincide: each is narrower than the one before it and drawn over it, so that all of them show. Those
+# without logits are dashes over those with them, which take turns along the way.
 _WIDTHS = (6.0, 3.5, 1.6, 0.8)
+_DASH, _DASH_WIDTH = 1.5, 2.4
 _MARKERS = "os^DvP"
 
 
@@ -42,17 +44,25 @@ def _draw_curves(axes: Axes, results: Results) -> None:
             f"{name}: {level:.2f}", (1, level), xycoords=("axes fraction", "data"), xytext=(-4, 3),
             textcoords="offset points", ha="right", va="bottom", fontsize=9,
         )  # fmt: skip
+    linear = [run for run in results.runs if run.linear]
+    widths = iter((*_WIDTHS, *itertools.repeat(_WIDTHS[-1], len(results.runs))))
     for index, run in enumerate(results.runs):
-        width = _WIDTHS[min(index, len(_WIDTHS) - 1)]
-        axes.plot(run.losses, f"C{index}", linewidth=width, label=f"{run.backend}, training", zorder=2 + index)
+        dashes: tuple[float, tuple[float, ...]] = (0, ())
+        if run.linear:
+            dashes = (_DASH * linear.index(run), (_DASH, _DASH * len(linear)))
+        axes.plot(
+            run.losses, f"C{index}", linewidth=_DASH_WIDTH if run.linear else next(widths), linestyle=dashes,
+            label=f"{run.label}, training", zorder=(10 if run.linear else 2) + index,
+        )  # fmt: skip
     for index, (run, marker) in enumerate(zip(results.runs, itertools.cycle(_MARKERS), strict=False)):
         axes.plot(
             *zip(*run.validation, strict=True), f"C{index}{marker}", markeredgecolor="black", markeredgewidth=0.7,
-            markersize=max(4, 11 - 3 * index), label=f"{run.backend}, validation", clip_on=False, zorder=20 + index,
+            markersize=max(4, 11 - 3 * index), label=f"{run.label}, validation", clip_on=False, zorder=20 + index,
         )  # fmt: skip
     axes.set_ylabel("loss (nats per token)")
     axes.margins(y=0.08)
-    axes.legend(ncols=2, loc="lower left", fontsize=9)
+    # A curve falls from the left above to the right below: many lines have room at the side.
+    axes.legend(ncols=2, loc="center right" if linear else "lower left", fontsize=9)
 
 
 def _draw_differences(axes: Axes, results: Results) -> None:
@@ -60,11 +70,11 @@ def _draw_differences(axes: Axes, results: Results) -> None:
     assert results.reference is not None
     reference = np.asarray(results.reference.losses)
     for index, (run, marker) in enumerate(zip(results.runs, itertools.cycle(_MARKERS), strict=False)):
-        if run.backend != REFERENCE:
+        if run is not results.reference:
             difference = np.abs(np.asarray(run.losses) - reference)
-            axes.plot(difference, f"C{index}{marker}", markersize=3, label=run.backend, clip_on=False, zorder=3)
+            axes.plot(difference, f"C{index}{marker}", markersize=3, label=run.label, clip_on=False, zorder=3)
     axes.plot(np.spacing(reference.astype(np.float32)), "black", linewidth=1, label="float32 spacing at the loss")
     axes.set_yscale("symlog", linthresh=1e-7, linscale=0.3)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("|difference\nfrom NumPy|")
-    axes.legend(ncols=len(results.runs), loc="upper left", fontsize=9)
+    axes.legend(ncols=min(len(results.runs), 4), loc="upper left", fontsize=9)
