@@ -70,6 +70,13 @@ def test_the_workspace_changes_nothing_but_the_blocks(products, memory):
     _close((loss, *found), (expected, *gradients))
 
 
+@pytest.mark.parametrize("rows", [1, 3, 4096])
+def test_the_logits_of_a_block_begin_a_cache_line(rows):
+    memory = NUMPY.workspace((rows, 1000), np.float32, np.zeros(1))
+    assert memory.shape == (rows, 1000)
+    assert memory.ctypes.data % 64 == 0
+
+
 def test_no_logits_of_all_tokens():
     draw = np.random.default_rng(3)
     n, v = 4096, 5000

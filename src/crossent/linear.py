@@ -101,7 +101,7 @@ def blocks(library: Library, rows: Rows) -> Iterator[Block]:
     height = -(-n // max(1, -(-n // height)))
     memory = None
     if library.in_place:
-        memory = library.xp.empty((height, rows.vocabulary), dtype=rows.dtype, device=library.device(head.hidden))
+        memory = library.workspace((height, rows.vocabulary), rows.dtype, head.hidden)
     for i in range(0, n, max(1, height)):
         j = min(i + height, n)
         places = slice(i, j) if head.places is None else head.places[i:j]

@@ -184,6 +184,10 @@ class Operations:
         """How many are true along one axis, or in all, in the dtype `wide`."""
         return self.sum_in(wide, self.cast(mask, wide), axis)
 
+    def workspace(self, shape: tuple[int, int], dtype: Array, like: Array) -> Array:
+        """Uninitialised memory for a large matrix, on the device of `like`."""
+        return self.xp.empty(shape, dtype=dtype, device=self.device(like))
+
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
         """The matrix product of two arrays of the compute dtype, in `out` where it is given."""
         return self.xp.matmul(a, b) if out is None else self.xp.matmul(a, b, out=out)
