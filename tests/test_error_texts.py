@@ -99,6 +99,11 @@ def test_unknown_options(function, option):
         function(LOGITS, TARGETS, **{option: None})
 
 
+def test_unknown_options_of_hidden_states():
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'chunk'; accepted: .*temperature.*memory$"):
+        crossent.linear_cross_entropy(LOGITS, LOGITS, TARGETS, chunk=3)
+
+
 @pytest.mark.parametrize("argument", ["logits", "targets", "weights", "class_weights", "grad_output", "out"])
 def test_masked_arrays(argument):
     arguments = {"logits": LOGITS, "targets": TARGETS}

@@ -124,12 +124,15 @@ class Options:
 DEFAULTS = {each.name: each.default for each in fields(Options) if each.name in OptionNames.__annotations__}
 
 
-def options_of(given: Mapping[str, Any]) -> Options:
-    """The options of those names; TypeError for a name that there is not."""
+def options_of(given: Mapping[str, Any], more: tuple[str, ...] = ()) -> Options:
+    """The options of those names; TypeError for a name that there is not.
+
+    more: what else the caller's function accepts by its name.
+    """
     unknown = sorted(name for name in given if name not in OptionNames.__annotations__)
     if unknown:
         raise TypeError(
-            f"unexpected keyword argument {unknown[0]!r}; accepted: {', '.join(CallOptions.__annotations__)}"
+            f"unexpected keyword argument {unknown[0]!r}; accepted: {', '.join((*CallOptions.__annotations__, *more))}"
         )
     return Options(**given)
 
@@ -139,7 +142,7 @@ def _once(**given: Any) -> Options:
     return options_of(given)
 
 
-def options_once(given: Options | Mapping[str, Any], traced: bool) -> Options:
+def options_once(given: Options | Mapping[str, Any], traced: bool, more: tuple[str, ...] = ()) -> Options:
     """`options_of`, looked up: a small call would spend a tenth of its time on looking at the same few words.
 
     traced: whether torch may trace the call, which could not follow the look.
@@ -147,11 +150,11 @@ def options_once(given: Options | Mapping[str, Any], traced: bool) -> Options:
     if isinstance(given, Options):
         return given
     if traced:
-        return options_of(given)
+        return options_of(given, more)
     try:
         return _once(**given)
     except TypeError:  # a value of a wrong type, which may be one that cannot be hashed
-        return options_of(given)
+        return options_of(given, more)
 
 
 def takes_options(function: _Function) -> _Function:
