@@ -67,6 +67,9 @@ def options_for(draw, logits, targets):
         options["smoothing"] = draw(st.sampled_from(["others", "uniform"]))
     if draw(st.booleans()) and not ends:
         options["z_loss"] = draw(st.sampled_from([0.0, 0.0625, 1.0]))
+    if draw(st.booleans()) and not ends:
+        options["temperature"] = draw(st.sampled_from([0.5, 1.0, 3.0]))
+        options["logit_softcap"] = draw(st.sampled_from([None, 2.0, 30.0]))
     if reduction in ("mean", "sequence"):
         options["denominator"] = draw(st.sampled_from([None, "tokens", 2, 0.5]))
     options["grad_output"] = filled(draw, cases.loss_shape(reduction, tokens), st.sampled_from([0.5, 1.0, 1.5]))
