@@ -312,3 +312,33 @@ def test_no_subject(tmp_path, monkeypatch, spec, message):
     (tmp_path / "worse.py").write_text("1 / 0\n")
     with pytest.raises(SubjectError, match=message):
         subject.load(spec)
+
+
+W = np.array([[1.0, 0.5, -1.0], [0.0, 2.0, 0.25], [-0.5, 0.0, 1.0], [1.0, 1.0, 1.0]])
+
+
+def test_a_linear_loss_without_gradients_of_its_own_is_differentiated():
+    torch = pytest.importorskip("torch")
+    found = subject.load("crossent_conformance.peers.torch:linear")
+    found.begin(probe.examine(found, backends.load("torch")), "L3")
+    x, w, t = torch.tensor(X), torch.tensor(W), torch.tensor(T)
+    loss, d_weight = found.linear_loss_and_grads(x, t, weight=w, needs=("weight", "bias"))
+    expected, (_, exact, _) = crossent.linear_cross_entropy_and_grad(X, W, T)
+    np.testing.assert_allclose(loss, expected)
+    np.testing.assert_allclose(d_weight, exact)
+    with pytest.raises(DoesNotApply, match="classes"):
+        found.linear_loss(x, t, weight=w, classes=3)
+    with pytest.raises(DoesNotApply, match="other shapes"):
+        found.linear_loss(x[None], t[None], weight=w)
+    with found.unassisted(), pytest.raises(DoesNotApply, match="needs"):
+        found.linear_loss_and_grads(x, t, weight=w, needs=())
+    through = found.through_identity()
+    np.testing.assert_allclose(through.loss(x, t), crossent.cross_entropy(X, T))
+    np.testing.assert_allclose(through.loss_and_grad(x, t)[1], crossent.cross_entropy_and_grad(X, T)[1])
+
+
+def test_what_has_no_linear_loss_is_not_asked_for_one():
+    found, _ = load("textbook", clause="L1")
+    for ask in (found.linear_loss, found.linear_loss_and_grads, found.through_identity().loss):
+        with pytest.raises(DoesNotApply, match=r"a linear loss|a gradient"):
+            ask(X, T, **({} if ask.__self__ is not found else {"weight": W}))

@@ -11,8 +11,6 @@ from crossent_conformance.refused import MUTABLE
 
 FEW = 1000
 """Bytes that make several blocks of the inputs here, the last of them smaller."""
-
-
 GRAPHS = ("torch", "torch-cuda", "jax")
 
 
@@ -21,6 +19,7 @@ def _asked(tokens, width, V, seed=0):
     return {"hidden": hidden, "targets": targets, "weight": weight, "bias": bias}
 
 
+@pytest.mark.clause("L1", "L2")
 @pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
 @pytest.mark.parametrize("shape", [(9, 5, 11), (1, 1, 1), (41, 16, 300)], ids=str)
 @pytest.mark.parametrize("memory", [None, 40_000, FEW, 1])

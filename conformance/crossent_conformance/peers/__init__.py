@@ -77,3 +77,15 @@ def refuse_soft(logits: Any, targets: Any) -> None:
     """Soft targets do not apply to a peer that takes class numbers alone."""
     if is_soft(logits, targets):
         raise DoesNotApply(SOFT)
+
+
+def refuse_soft_of_classes(targets: Any) -> None:
+    """The same of a linear loss, whose logits nobody has."""
+    if targets.ndim > 1 and "float" in str(targets.dtype):
+        raise DoesNotApply(SOFT)
+
+
+def product(hidden: Any, weight: Any, bias: Any) -> Any:
+    """The logits of a linear layer, for peers that have none of their own."""
+    logits = hidden @ weight.T
+    return logits if bias is None else logits + bias

@@ -1,4 +1,6 @@
-"""`liger_kernel.transformers.functional.liger_cross_entropy`: on CUDA, or on a CPU under Triton's interpreter.
+"""`liger_cross_entropy` of `liger_kernel.transformers.functional`, and for the linear loss its fused one.
+
+On CUDA, or on a CPU under Triton's interpreter.
 
 Triton decides when a kernel is defined, so `TRITON_INTERPRET` is set before Liger is first imported, and only where
 there is no GPU; in a process that has imported Triton before it is too late. What is the interpreter's fault and not
@@ -15,7 +17,7 @@ from functools import cache
 from typing import Any
 
 from crossent_conformance.implementation import Adapter, DoesNotApply
-from crossent_conformance.peers import refuse_soft
+from crossent_conformance.peers import refuse_soft, refuse_soft_of_classes
 
 MOST_ROWS = 2000
 MOST_LOGITS = 2**24
@@ -70,6 +72,41 @@ class Liger(Adapter):
             logits,
             targets,
             weight=class_weights,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            lse_square_scale=z_loss,
+            **options,
+        )
+
+    def linear(
+        self,
+        hidden,
+        weight,
+        targets,
+        *,
+        bias=None,
+        class_weights=None,
+        ignore_index=None,
+        reduction="mean",
+        label_smoothing=0.0,
+        z_loss=0.0,
+    ):
+        """`liger_fused_linear_cross_entropy`."""
+        if reduction == "sequence":
+            raise DoesNotApply("reduction='sequence'")
+        refuse_soft_of_classes(targets)
+        if not hidden.is_cuda:
+            _spare_the_interpreter(hidden, class_weights)
+        _liger()  # Triton is told where it is before Liger is imported
+        from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+        options = {} if ignore_index is None else {"ignore_index": ignore_index}
+        return liger_fused_linear_cross_entropy(
+            hidden,
+            weight,
+            targets,
+            bias,
+            class_weights,
             reduction=reduction,
             label_smoothing=label_smoothing,
             lse_square_scale=z_loss,

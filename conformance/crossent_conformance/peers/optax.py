@@ -7,7 +7,7 @@ from typing import Any
 
 from crossent_conformance.adapter import is_soft
 from crossent_conformance.implementation import Adapter
-from crossent_conformance.peers import refuse_soft
+from crossent_conformance.peers import product, refuse_soft, refuse_soft_of_classes
 
 NAMES: Mapping[str, Any] = {"targets": "labels"}
 
@@ -25,6 +25,11 @@ class Integer(Adapter):
 
         refuse_soft(logits, targets)
         return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+
+    def linear(self, hidden, weight, targets, *, bias=None):
+        """Of a product before it."""
+        refuse_soft_of_classes(targets)
+        return self.loss(product(hidden, weight, bias), targets)
 
 
 class Dense(Adapter):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from crossent_conformance.implementation import Adapter
-from crossent_conformance.peers import refuse_soft
+from crossent_conformance.peers import product, refuse_soft, refuse_soft_of_classes
 
 
 class Textbook(Adapter):
@@ -26,6 +26,11 @@ class Textbook(Adapter):
         loss = -np.mean(np.log(probabilities[rows, targets] + 1e-10))
         probabilities[rows, targets] -= 1
         return loss, probabilities / len(targets)
+
+    def linear(self, hidden, weight, targets, *, bias=None):
+        """Of a product before it."""
+        refuse_soft_of_classes(targets)
+        return self.loss(product(hidden, weight, bias), targets)
 
     def loss(self, logits, targets):
         return self.loss_and_grad(logits, targets)[0]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from crossent_conformance.implementation import Adapter, DoesNotApply
-from crossent_conformance.peers import refuse_soft
+from crossent_conformance.peers import refuse_soft, refuse_soft_of_classes
 
 MOST_CLASSES = 4096
 """The identity has as many columns as rows."""
@@ -27,19 +27,24 @@ class Functional(Adapter):
     names: Mapping[str, Any] = {"logits": "input", "targets": "target", "class_weights": "weight"}
 
     def loss(self, logits, targets, *, class_weights=None, ignore_index=None, reduction="mean", label_smoothing=0.0):
-        if reduction == "sequence":
-            raise DoesNotApply("reduction='sequence'")
-        # The weights have to be of the dtype of the logits; what is no tensor is left to PyTorch to refuse.
-        weight = class_weights.to(logits.dtype) if hasattr(class_weights, "to") else class_weights
-        ignored = {} if ignore_index is None else {"ignore_index": ignore_index}
-        options = {"weight": weight, "reduction": reduction, "label_smoothing": label_smoothing, **ignored}
-        return self.function(logits, targets, **options)
+        return self.function(
+            logits, targets, **_options(logits, class_weights, ignore_index, reduction, label_smoothing)
+        )
 
     def function(self, logits, targets, **options):
         """What is asked."""
         from torch.nn import functional
 
         return functional.cross_entropy(logits, targets, **options)
+
+
+def _options(like, class_weights, ignore_index, reduction, label_smoothing=0.0):
+    if reduction == "sequence":
+        raise DoesNotApply("reduction='sequence'")
+    # The weights have to be of the dtype of the logits; what is no tensor is left to PyTorch to refuse.
+    weight = class_weights.to(like.dtype) if hasattr(class_weights, "to") else class_weights
+    ignored = {} if ignore_index is None else {"ignore_index": ignore_index}
+    return {"weight": weight, "reduction": reduction, "label_smoothing": label_smoothing, **ignored}
 
 
 class Linear(Functional):
@@ -49,6 +54,24 @@ class Linear(Functional):
 
     def function(self, logits, targets, **options):
         return _linear(logits, targets, **options)
+
+    def linear(
+        self,
+        hidden,
+        weight,
+        targets,
+        *,
+        bias=None,
+        class_weights=None,
+        ignore_index=None,
+        reduction="mean",
+        label_smoothing=0.0,
+    ):
+        """The function as it is."""
+        from torch.nn import functional
+
+        options = _options(hidden, class_weights, ignore_index, reduction, label_smoothing)
+        return functional.linear_cross_entropy(hidden, weight, targets, linear_bias=bias, **options)
 
 
 class Chunked(Functional):
@@ -66,6 +89,27 @@ class Chunked(Functional):
         from torch.nn import LinearCrossEntropyOptions
 
         return _linear(logits, targets, options=LinearCrossEntropyOptions(), **options)
+
+    def linear(
+        self,
+        hidden,
+        weight,
+        targets,
+        *,
+        bias=None,
+        memory=None,
+        class_weights=None,
+        ignore_index=None,
+        reduction="mean",
+    ):
+        """The function as it is; `memory` is what the logits of a chunk may take."""
+        from torch.nn import LinearCrossEntropyOptions, functional
+
+        refuse_soft_of_classes(targets)
+        rows = None if memory is None else max(1, memory // weight[:, :1].nbytes)
+        options = _options(hidden, class_weights, ignore_index, reduction)
+        chunks = LinearCrossEntropyOptions(batch_chunk_size=rows)
+        return functional.linear_cross_entropy(hidden, weight, targets, linear_bias=bias, options=chunks, **options)
 
 
 def _linear(logits, targets, **options):

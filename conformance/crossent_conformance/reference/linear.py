@@ -100,7 +100,7 @@ class LinearReference(Reference):
         return np.flatnonzero(tokens.counted | tokens.bad)
 
     def token_blocks(self, kept: np.ndarray, V: int, memory: int) -> Iterator[np.ndarray]:
-        step = max(1, memory // (32 * max(1, V)))
+        step = max(1, memory // (48 * max(1, V)))
         return (kept[i : i + step] for i in range(0, len(kept), step))
 
     def logits(self, h: np.ndarray, head: Head) -> np.ndarray:
