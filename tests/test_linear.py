@@ -9,6 +9,7 @@ import pytest
 
 import crossent
 from crossent import linear
+from crossent.engines import select
 from crossent.libraries import NUMPY
 
 D, V = 16, 50
@@ -179,7 +180,8 @@ def test_torch_compile_keeps_the_loss_whole(dtype, reduction):
 
     torch.compiler.reset()
     found = torch.compile(function, fullgraph=True, backend=backend)(*inputs)
-    assert any("linear_losses" in name for name in names) or crossent.explain(inputs[0]).startswith("array_api")
+    if select.numba_problem() is None:
+        assert any("linear_losses" in name for name in names)
     expected = function(*inputs)
     assert abs(found - expected) <= 1e-6 * abs(expected)
     size = 1e-5 if dtype == "float32" else 0.02

@@ -119,8 +119,7 @@ def hidden_and_targets(library: Library, inputs: Inputs, classes: Any, memory: A
     """What the logits of hidden states are: those of the first `classes` rows of the head, or of all."""
     hidden, weight, bias = inputs.logits, inputs.head, inputs.bias
     dtype = library.dtype_name(hidden)
-    if dtype not in FLOATS:
-        raise TypeError(f"hidden has dtype {dtype}; accepted: {', '.join(FLOATS)}")
+    _floating(library, "hidden", hidden, ", ".join(FLOATS))
     shape = _shape(library, "hidden", hidden)
     if not shape:
         raise ValueError("hidden has shape (); accepted: (..., D)")

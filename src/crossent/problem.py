@@ -31,7 +31,7 @@ MEMORY, MEMORY_OF_DEVICE = 128 * 1024 * 1024, 1024 * 1024 * 1024
 
 
 # What a call that makes its logits accepts besides, by name.
-LINEAR = ("bias", "classes", "memory")
+_BESIDES = ("bias", "classes", "memory")
 
 
 class Ending(NamedTuple):
@@ -214,7 +214,9 @@ def linear_loss(inputs: Inputs, options: Options | Mapping[str, Any], classes: i
     library = checks.library_of("hidden", inputs.logits, "an array of shape (..., D)").of_call(inputs)
     form = checks.hidden_and_targets(library, inputs, classes, memory)
     with library.computing(inputs.logits):
-        rows, ending = _prepare_linear(library, inputs, form, options_once(options, library.keep_graph, LINEAR), memory)
+        rows, ending = _prepare_linear(
+            library, inputs, form, options_once(options, library.keep_graph, _BESIDES), memory
+        )
         return library.linear_loss(inputs, rows, ending)
 
 
@@ -234,7 +236,9 @@ def linear_loss_and_gradients(
     wanted = checks.needs(needs, inputs.bias is not None)
     hidden = inputs.logits
     with library.computing(hidden):
-        rows, ending = _prepare_linear(library, inputs, form, options_once(options, library.keep_graph, LINEAR), memory)
+        rows, ending = _prepare_linear(
+            library, inputs, form, options_once(options, library.keep_graph, _BESIDES), memory
+        )
         shape = reductions.result_shape(ending.reduction, ending.token_shape)
         checks.gradient_of_loss(library, grad_output, hidden, shape, form.given)
         checks.outputs(library, out, inputs)

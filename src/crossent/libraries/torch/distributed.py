@@ -242,17 +242,13 @@ def _own_head(rows: Rows) -> tuple[Array, Rows]:
     hidden = head.hidden.redistribute(
         placements=[p if p.is_shard() and not _is_of_classes(p, head.hidden) else WHOLE for p in head.hidden.placements]
     )
-    given = (None if x is None else _part(hidden, x) for x in (rows.soft, rows.weight, rows.targets))
-    soft, weight, targets = given
-    u = rows.class_weights
-    own = head._replace(
-        hidden=_part(hidden, hidden),
+    own = _own(rows._replace(logits=hidden))
+    head = head._replace(
+        hidden=own.logits,
         weight=_everywhere(head.weight, hidden),
         bias=None if head.bias is None else _everywhere(head.bias, hidden),
     )
-    class_weights = None if u is None else _everywhere(u, hidden)
-    rows = formula.with_tensors(rows, (None, soft, weight, class_weights, targets))
-    return hidden, rows._replace(logits=own)
+    return hidden, own._replace(logits=head)
 
 
 def _own(rows: Rows) -> Rows:

@@ -57,12 +57,11 @@ def _rest(tensors: tuple[Any, ...], others: tuple[Any, ...]) -> Rows:
     """What is no tensor of rows that have values now, and which of them count."""
     hidden, head_weight, *_, weight, _, _ = tensors
     *coefficients, engine, memory = others
-    kind = TORCH.eager(hidden).kind(hidden, "float32", head_weight.shape[0], False)
+    dtype, v = TORCH.compute_dtype(hidden), head_weight.shape[0]
+    kind = TORCH.eager(hidden).kind(hidden, str(dtype).rpartition(".")[2], v, False)
     engine = engine if select.obstacle(engine, kind) is None else "array_api"
     places = None if weight is None else weight.reshape(-1).nonzero()[:, 0]
     head = Head(None, None, None, places, memory)
-    dtype = TORCH.compute_dtype(hidden)
-    v = head_weight.shape[0]
     return Rows(head, None, None, None, None, Coefficients(*coefficients), 0, v, dtype, engine)
 
 
