@@ -164,7 +164,7 @@ class NumPy(Library):
     def add_product(self, total: Array | None, a: Array, b: Array, tile: int) -> Array:
         """A few rows at a time, so that what is added is in the cache."""
         if total is None:
-            return self.product(a, b, None)
+            return self.product(a, b, self.workspace((a.shape[0], b.shape[1]), a.dtype, a))
         step = max(1, tile // (total.itemsize * max(b.shape[1], 1)))
         memory = np.empty((min(step, len(total)), b.shape[1]), total.dtype)
         for i in range(0, len(total), step):

@@ -315,9 +315,10 @@ class TorchAsNumPy(_Tensors, NumPy):
         return made.numpy()
 
     def add_product(self, total: Array | None, a: Array, b: Array, tile: int) -> Array:
-        """Torch's own, with its threads."""
-        known = None if total is None else torch.from_numpy(total)
-        return TORCH.add_product(known, torch.from_numpy(a), torch.from_numpy(b), tile).numpy()
+        """Torch's own, with its threads; the first in memory of NumPy's, whose large pages are touched sooner."""
+        if total is None:
+            return super().add_product(total, a, b, tile)
+        return TORCH.add_product(torch.from_numpy(total), torch.from_numpy(a), torch.from_numpy(b), tile).numpy()
 
     def leave(self, result: Array) -> Array:
         """A tensor that shares its memory."""
