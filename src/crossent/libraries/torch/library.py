@@ -451,8 +451,7 @@ class TorchTraced(TorchOnGraph):
 
     def linear_losses(self, rows: Rows) -> Array:
         """As an operator, which has no derivatives but those of hidden, weight and bias; or whole."""
-        others = (rows.soft, rows.weight, rows.class_weights)
-        if rows.engine == "array_api" or any(x is not None and x.requires_grad for x in others):
+        if rows.engine == "array_api" or _needs_gradient(rows.soft, rows.weight, rows.class_weights):
             return whole(self, rows)[0]
         from crossent.libraries.torch import linear_operator
 
@@ -461,14 +460,28 @@ class TorchTraced(TorchOnGraph):
     def linear_losses_and_gradients(
         self, rows: Rows, scale: Array | float, needs: tuple[bool, ...]
     ) -> tuple[Array, Gradients]:
-        """As operators, or whole."""
+        """As an operator, or whole."""
         if rows.engine == "array_api":
             return whole(self, rows, scale, needs)
         from crossent.libraries.torch import linear_operator
 
-        device = rows.logits.hidden.device
-        losses = linear_operator.losses(rows)
-        return losses, linear_operator.gradients(rows, torch.as_tensor(scale, device=device), needs)
+        return linear_operator.walk(rows, scale, needs)
+
+    def linear_loss(self, inputs: Inputs, rows: Rows, ending: Ending) -> Array:
+        """A mean or a sum of which nothing else is differentiated makes its gradients with the loss."""
+        likes = inputs.logits, inputs.head, inputs.bias
+        needs = tuple(x is not None and x.requires_grad for x in likes)
+        if (
+            rows.engine == "array_api"
+            or ending.reduction not in ("mean", "sum")
+            or not (torch.is_grad_enabled() and any(needs))
+            or _needs_gradient(*inputs[1:5])
+        ):
+            return super().linear_loss(inputs, rows, ending)
+        from crossent.libraries.torch import linear_operator
+
+        losses, found = linear_operator.walk(rows, ending.scale(1.0), needs)
+        return linear_operator.known(ending.finish(losses), likes, found)
 
 
 def _compiled_engine_now(memory: str, asked: str) -> str | None:

@@ -162,9 +162,9 @@ def _differentiated(result: Tensor, inputs: Sequence[Any], needs: tuple[bool, ..
 
 def gradients(rest: Rows, inputs: tuple[Any, ...], grad: Tensor, needs: tuple[bool, ...]) -> list[Tensor | None]:
     """Of hidden, weight, bias, soft targets, token weights and class weights, those that are needed; and one None."""
-    found: list[Tensor | None] = [None, None, None]
+    found: tuple[Tensor | None, ...] = (None,) * 3
     if any(needs[:3]):
-        found = list(walk(rest, inputs, grad, needs[:3])[1])
+        found = linear.finished(TORCH, inputs[:3], walk(rest, inputs, grad, needs[:3])[1])
     return [*found, *_gradients_of_others(rest, inputs, grad, needs[3:6]), None]
 
 
@@ -184,16 +184,16 @@ def _entered(rest: Rows, inputs: tuple[Any, ...]) -> tuple[Library, Rows]:
 
 def walk(
     rest: Rows, inputs: tuple[Any, ...], scale: Tensor | None, needs: tuple[bool, ...]
-) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """The losses of eager rows, and with `scale` the gradients of hidden, weight and bias."""
+) -> tuple[Tensor, linear.Gradients]:
+    """The losses of eager rows, and with `scale` the gradients of hidden, weight and bias, in the compute dtype."""
     library, rows = _entered(rest, inputs)
     with library.computing(inputs[0]):
         found, gradients = linear.walk(library, rows, library.enter(scale), needs)
-        return library.leave(found), linear.finished(library, inputs[:3], gradients)
+        return library.leave(found), linear.Gradients(*(None if x is None else library.leave(x) for x in gradients))
 
 
-def walk_rows(rows: Rows, scale: Array | float, needs: tuple[bool, ...]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """The losses and the gradients of eager rows of tensors, in their dtypes."""
+def walk_rows(rows: Rows, scale: Array | float, needs: tuple[bool, ...]) -> tuple[Tensor, linear.Gradients]:
+    """The losses and the gradients of eager rows of tensors."""
     head: Head = rows.logits
     factor = torch.as_tensor(scale, dtype=torch.float64 if head.hidden.dtype == torch.float64 else None)
     return walk(rows, (head.hidden, head.weight, head.bias, *formula.tensors_of(rows)[1:]), factor, needs)
