@@ -162,6 +162,21 @@ def test_autocast_changes_no_product():
     assert abs(mixed - expected) < 0.01
 
 
+def test_torch_products_are_whole_whatever_the_process_allows():
+    torch, (hidden, weight, bias), targets = _tensors("float32")
+    hidden, weight = hidden.detach().repeat(1, 20, 40), weight.detach().repeat(20, 40)
+    targets, bias = targets.clamp_min(0).repeat(1, 20), bias.detach().repeat(20)
+    expected = crossent.linear_cross_entropy_and_grad(hidden, weight, targets, bias=bias)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        found = crossent.linear_cross_entropy_and_grad(hidden, weight, targets, bias=bias)
+        kept = torch.get_float32_matmul_precision()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert kept == "medium"
+    assert all(a.equal(b) for a, b in zip((found[0], *found[1]), (expected[0], *expected[1]), strict=True))
+
+
 @pytest.mark.filterwarnings("ignore")  # the compiler's own, which differ from version to version
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -4,11 +4,10 @@ from crossent.api import (
     cross_entropy,
     cross_entropy_and_grad,
     explain,
-    linear_cross_entropy,
-    linear_cross_entropy_and_grad,
     perplexity,
     shift_for_next_token,
 )
+from crossent.api_linear import linear_cross_entropy, linear_cross_entropy_and_grad
 from crossent.engines.threads import get_num_threads, set_num_threads
 from crossent.loss import CrossEntropyLoss, LinearCrossEntropyLoss
 

@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from crossent import views
 from crossent.math.rows import Head, Rows
 from crossent.types import Array
 
@@ -162,19 +163,11 @@ def _finished(library: Library, like: Array, d: Array) -> Array:
     return library.leave_matrix(xp.reshape(d, tuple(like.shape)), like)
 
 
-def _matrix(library: Library, x: Array) -> Array:
-    return x if x.ndim == 2 else library.xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
-
-
 def flat(library: Library, rows: Rows) -> Rows:
     """Rows with one axis of tokens."""
     head: Head = rows.logits
-    return rows._replace(
-        logits=head._replace(hidden=_matrix(library, head.hidden)),
-        targets=None if rows.targets is None else library.flat(rows.targets),
-        weight=None if rows.weight is None else library.flat(rows.weight),
-        soft=None if rows.soft is None else _matrix(library, rows.soft),
-    )
+    merged = views.flat(library, rows._replace(logits=head.hidden))
+    return merged._replace(logits=head._replace(hidden=merged.logits))
 
 
 def _taken(library: Library, x: Array | None, places: Array | slice) -> Array | None:

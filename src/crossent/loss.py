@@ -13,9 +13,8 @@ from crossent import libraries
 from crossent.api import (
     cross_entropy,
     cross_entropy_and_grad,
-    linear_cross_entropy,
-    linear_cross_entropy_and_grad,
 )
+from crossent.api_linear import linear_cross_entropy, linear_cross_entropy_and_grad
 from crossent.options import DEFAULTS, LinearOptions, LossOptions, OptionNames, options_of
 from crossent.types import A, Array, Float, NoArray, T, TensorLike
 

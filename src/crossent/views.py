@@ -105,11 +105,11 @@ def walk(
 
 def flat(library: Library, rows: Rows) -> Rows:
     """The tokens as rows of one matrix; reshaping stays on the graph of a framework that follows the arrays."""
-    n, v, reshape = math.prod(rows.logits.shape[:-1]), rows.logits.shape[-1], library.xp.reshape
+    n, reshape = math.prod(rows.logits.shape[:-1]), library.xp.reshape
     return rows._replace(
-        logits=reshape(rows.logits, (n, v)),
+        logits=reshape(rows.logits, (n, rows.logits.shape[-1])),
         targets=None if rows.targets is None else reshape(rows.targets, (n,)),
-        soft=None if rows.soft is None else reshape(rows.soft, (n, v)),
+        soft=None if rows.soft is None else reshape(rows.soft, (n, rows.soft.shape[-1])),
         weight=None if rows.weight is None else reshape(rows.weight, (n,)),
     )
 

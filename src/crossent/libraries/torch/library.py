@@ -9,7 +9,8 @@ TorchTraced      what a transformation (compile, export, functorch, fake tensors
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 _NAMES: dict[Any, str] = {}
 # Types of devices that have no float64.
 _NO_FLOAT64 = ("mps",)
+# Where torch keeps the precision that float32 products of a type of device may have.
+_MATMUL: dict[str, Any] = {"cuda": torch.backends.cuda.matmul, "cpu": getattr(torch.backends.mkldnn, "matmul", None)}
 # Torch knows whether it exports since 2.7; before, it says no more than that it compiles.
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 
@@ -75,6 +78,21 @@ class _Tensors(Operations):
     def written(self, out: Array) -> None:
         """So that a graph that needs the old values knows."""
         torch.autograd.graph.increment_version(out)
+
+
+@contextlib.contextmanager
+def _whole_products(device: str) -> Iterator[None]:
+    """Products in the dtype of their factors, whatever autocast and the precision that the process allows say."""
+    matmul: Any = _MATMUL.get(device)
+    allowed = getattr(matmul, "fp32_precision", "none")  # since torch 2.9
+    try:
+        if allowed not in ("none", "ieee"):
+            matmul.fp32_precision = "ieee"
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        if allowed not in ("none", "ieee"):
+            matmul.fp32_precision = allowed
 
 
 def _needs_gradient(*given: Any) -> bool:
@@ -232,15 +250,15 @@ class Torch(_Tensors, Library):
         return x.clamp_min(1.0)
 
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
-        """In the dtype of the two, whatever autocast says."""
-        with torch.autocast(a.device.type, enabled=False):
+        """In the dtype of the two."""
+        with _whole_products(a.device.type):
             return torch.mm(a, b, out=out)
 
     def add_product(self, total: Array | None, a: Array, b: Array, tile: int) -> Array:
         """Added as it is made."""
         if total is None:
             return self.product(a, b, None)
-        with torch.autocast(a.device.type, enabled=False):
+        with _whole_products(a.device.type):
             return total.addmm_(a, b)
 
     def put_rows(self, x: Array, places: Array | slice, rows: Array) -> None:
