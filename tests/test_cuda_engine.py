@@ -27,7 +27,8 @@ torch = pytest.importorskip("torch")
 ml_dtypes = pytest.importorskip("ml_dtypes")
 from tests.torch_operations import Operations  # noqa: E402
 
-from crossent.libraries.torch.library import TORCH, Torch  # noqa: E402
+from crossent.libraries.torch.library import TORCH  # noqa: E402
+from crossent.libraries.torch.tensors import Torch  # noqa: E402
 
 PLAIN, SMOOTHED = Coefficients(), Coefficients(target_mass=0.9, smoothing=0.1)
 N, V = 5, 37
@@ -336,7 +337,7 @@ def test_cupys_answers_are_of_the_device_of_an_array(cupy):
 @pytest.mark.parametrize("raw", [True, False])
 def test_the_current_stream_of_a_tensors_device(monkeypatch, raw):
     """PyTorch may do without the function that costs least."""
-    module, name = "crossent.libraries.torch.library", "_cuda_getCurrentRawStream"
+    module, name = "crossent.libraries.torch.tensors", "_cuda_getCurrentRawStream"
     monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=0x200 + index))
     monkeypatch.setattr(torch._C, name, lambda index: 0x100 + index, raising=False)
     if not raw:
@@ -345,7 +346,7 @@ def test_the_current_stream_of_a_tensors_device(monkeypatch, raw):
     fresh = ModuleType(module)
     loader.exec_module(fresh)
     tensor = SimpleNamespace(device=SimpleNamespace(index=3))
-    assert fresh.TORCH.stream(tensor) == (3, 0x103 if raw else 0x203)
+    assert fresh.Torch(torch, "torch").stream(tensor) == (3, 0x103 if raw else 0x203)
 
 
 def test_a_kernel_for_every_walk_and_device(monkeypatch):

@@ -21,7 +21,8 @@ from tests.torch_operations import Operations  # noqa: E402
 from torch.utils._python_dispatch import _disable_current_modes  # noqa: E402
 
 from crossent.libraries.torch import formula  # noqa: E402
-from crossent.libraries.torch.library import AS_NUMPY, TORCH, Torch  # noqa: E402
+from crossent.libraries.torch.library import AS_NUMPY, TORCH  # noqa: E402
+from crossent.libraries.torch.tensors import Torch  # noqa: E402
 
 OPTIONS = {
     "plain": {},

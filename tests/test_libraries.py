@@ -266,7 +266,7 @@ def like_mps(monkeypatch):
     torch = _module("torch")
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    from crossent.libraries.torch import library
+    from crossent.libraries.torch import tensors
 
     class NoFloat64(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -276,8 +276,8 @@ def like_mps(monkeypatch):
                     raise TypeError(f"{func} makes float64, which the device does not have")
             return made
 
-    monkeypatch.setattr(library.Torch, "memory_of", lambda self, device: ("", 0))
-    monkeypatch.setattr(library, "_NO_FLOAT64", ("cpu",))
+    monkeypatch.setattr(tensors.Torch, "memory_of", lambda self, device: ("", 0))
+    monkeypatch.setattr(tensors, "_NO_FLOAT64", ("cpu",))
     select._best.cache_clear()
     with NoFloat64():
         yield torch

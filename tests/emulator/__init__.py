@@ -95,7 +95,7 @@ def install(monkeypatch, device=DEVICE, source=cuda.SOURCE):
         return kernels[chosen]
 
     if importlib.util.find_spec("torch") is not None:
-        from crossent.libraries.torch.library import Torch
+        from crossent.libraries.torch.tensors import Torch
 
         monkeypatch.setattr(Torch, "memory_of", lambda self, device: ("cuda", 0))
         monkeypatch.setattr(Torch, "stream", lambda self, x: (0, 0))

@@ -17,7 +17,8 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from crossent import linear
 from crossent.libraries.torch import formula
 from crossent.libraries.torch import linear as of_head
-from crossent.libraries.torch.library import TORCH, TRACED, TorchOnGraph
+from crossent.libraries.torch.library import TORCH, TRACED
+from crossent.libraries.torch.recorded import TorchOnGraph
 from crossent.math.rows import Head, Rows
 from crossent.types import Array
 

@@ -11,7 +11,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from crossent import problem
 from crossent.libraries import Inputs
-from crossent.libraries.torch.library import TORCH, is_traced
+from crossent.libraries.torch.library import TORCH
+from crossent.libraries.torch.tensors import is_traced
 from crossent.math.operations import FLOATS
 from crossent.options import Options
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from crossent import views
 from crossent.libraries.base import Inputs, Library
-from crossent.libraries.torch.library import TORCH, TRACED, TorchOnGraph, of_dtensors
+from crossent.libraries.torch.library import TORCH, TRACED, of_dtensors
+from crossent.libraries.torch.recorded import TorchOnGraph
 from crossent.math import formula
 from crossent.math.rows import Rows
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from crossent.libraries.base import Inputs, Library
 from crossent.libraries.torch import formula
-from crossent.libraries.torch.library import ON_GRAPH, is_traced
+from crossent.libraries.torch.library import ON_GRAPH
+from crossent.libraries.torch.tensors import is_traced
 from crossent.math import tokens
 from crossent.math.rows import Rows
 

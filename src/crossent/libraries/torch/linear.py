@@ -16,7 +16,8 @@ from torch import Tensor
 from crossent import linear
 from crossent.libraries.base import Inputs, Library
 from crossent.libraries.torch import formula, graph
-from crossent.libraries.torch.library import ON_GRAPH, TORCH, is_traced
+from crossent.libraries.torch.library import ON_GRAPH, TORCH
+from crossent.libraries.torch.tensors import is_traced
 from crossent.math.rows import Head, Rows
 from crossent.types import Array
 

@@ -1,0 +1,168 @@
+"""Tensors that are recorded: by autograd, which all of them stay on the graph of, or by what traces a program.
+
+TorchOnGraph   eager tensors that all stay on the graph
+TorchTraced    what a transformation (compile, export, functorch, fake tensors) will supply values for
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from crossent.engines import select
+from crossent.libraries.base import Inputs
+from crossent.libraries.torch.tensors import Torch, is_traced
+from crossent.linear import Gradients, whole
+from crossent.math.operations import FLOATS, Operations
+from crossent.math.rows import Rows
+from crossent.types import Array
+
+if TYPE_CHECKING:
+    from crossent.problem import Ending
+
+# Torch knows whether it exports since 2.7; before, it says no more than that it compiles.
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
+
+
+def needs_gradient(*given: Any) -> bool:
+    """Whether autograd follows one of the tensors among them."""
+    return any(getattr(x, "requires_grad", False) for x in given)
+
+
+def _compiled_engine_now(memory: str, asked: str) -> str | None:
+    if _is_exporting() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return None
+    return select.compiled(memory, asked)
+
+
+# Called while torch traces, which could not follow the search for an engine.
+_compiled_engine: Callable[[str, str], str | None] = torch.compiler.assume_constant_result(  # type: ignore[no-untyped-call]
+    _compiled_engine_now
+)
+
+
+class TorchOnGraph(Torch):
+    """Eager tensors that all stay on the graph; engines walk them inside functions with derivatives of their own."""
+
+    keep_graph = True
+
+    def divide(self, a: Array, b: Array | float, dtype: Any) -> Array:
+        """As the graph can follow."""
+        return Operations.divide(self, a, b, dtype)
+
+    def divide_in(self, wide: Any, a: Array, b: Array | float) -> Array:
+        """As the graph can follow."""
+        return Operations.divide_in(self, wide, a, b)
+
+    def losses(self, rows: Rows) -> Array:
+        """With all derivatives, forward ones too."""
+        from crossent.libraries.torch import graph
+
+        return graph.losses(rows, forward=True)
+
+    def pulled(self, function: Callable[..., Array], given: tuple[Array, ...], grad: Array) -> tuple[Array, ...]:
+        """What the gradient of a function's result is to what it was given."""
+        found: tuple[Array, ...] = torch.func.vjp(function, *given)[1](grad)
+        return found
+
+    def product(self, a: Array, b: Array, out: Array | None) -> Array:
+        """As the graph can follow."""
+        with torch.autocast(a.device.type, enabled=False):
+            return a @ b
+
+    def add_product(self, total: Array | None, a: Array, b: Array, tile: int) -> Array:
+        """As the graph can follow."""
+        product = self.product(a, b, None)
+        return product if total is None else total + product
+
+    def linear_losses(self, rows: Rows) -> Array:
+        """In blocks; under forward differentiation, which has no function of its own here, whole."""
+        from crossent.libraries.torch import linear
+
+        if torch.autograd.forward_ad._current_level >= 0:
+            return whole(self, rows)[0]
+        return linear.losses(rows)
+
+
+class TorchTraced(TorchOnGraph):
+    """What a transformation will supply values for."""
+
+    state = "traced"
+    in_place = False
+    leaves_out = False
+
+    def readable(self, x: Array) -> bool:
+        """Targets may be plain where logits are wrapped."""
+        return not is_traced(x)
+
+    def engine(self, asked: str, like: Array, dtype: str, classes: int, clips: bool) -> str:
+        """Where torch.compile traces, the engine that walks the logits when the compiled program runs.
+
+        It is none of an exported program, which is to run without this package, nor inside the transformations of
+        functorch, which ask for more derivatives than the operator has.
+        """
+        if torch.compiler.is_compiling() and not clips and dtype in FLOATS:
+            name = _compiled_engine(self.memory_of(like.device)[0], asked)
+            if name is not None:
+                return name
+        if asked in ("auto", "array_api"):
+            return "array_api"
+        return super().engine(asked, like, dtype, classes, clips)
+
+    def losses(self, rows: Rows) -> Array:
+        """As an operator, or by the formula; torch.compile cannot trace functions with forward derivatives."""
+        if rows.engine != "array_api":
+            from crossent.libraries.torch import operator
+
+            return operator.losses(rows)
+        from crossent.libraries.torch import graph
+
+        return graph.losses(rows, forward=not torch.compiler.is_compiling())
+
+    def losses_and_gradient(self, rows: Rows, scale: Array | float, out: Array | None) -> tuple[Array, Array]:
+        """As operators, or by the formula."""
+        if rows.engine != "array_api":
+            from crossent.libraries.torch import operator
+
+            device = rows.logits.device
+            scale = torch.as_tensor(scale, dtype=self.widest(device)[0], device=device)
+            return operator.losses(rows), operator.gradient(rows, scale)
+        from crossent.libraries.torch import formula
+
+        return formula.gradient(rows, scale)
+
+    def linear_losses(self, rows: Rows) -> Array:
+        """As an operator, which has no derivatives but those of hidden, weight and bias; or whole."""
+        if rows.engine == "array_api" or needs_gradient(rows.soft, rows.weight, rows.class_weights):
+            return whole(self, rows)[0]
+        from crossent.libraries.torch import linear_operator
+
+        return linear_operator.losses(rows)
+
+    def linear_losses_and_gradients(
+        self, rows: Rows, scale: Array | float, needs: tuple[bool, ...]
+    ) -> tuple[Array, Gradients]:
+        """As an operator, or whole."""
+        if rows.engine == "array_api":
+            return whole(self, rows, scale, needs)
+        from crossent.libraries.torch import linear_operator
+
+        return linear_operator.walk(rows, scale, needs)
+
+    def linear_loss(self, inputs: Inputs, rows: Rows, ending: Ending) -> Array:
+        """A mean or a sum of which nothing else is differentiated makes its gradients with the loss."""
+        likes = inputs.logits, inputs.head, inputs.bias
+        needs = tuple(x is not None and x.requires_grad for x in likes)
+        if (
+            rows.engine == "array_api"
+            or ending.reduction not in ("mean", "sum")
+            or not (torch.is_grad_enabled() and any(needs))
+            or needs_gradient(*inputs[1:5])
+        ):
+            return super().linear_loss(inputs, rows, ending)
+        from crossent.libraries.torch import linear_operator
+
+        losses, found = linear_operator.walk(rows, ending.scale(1.0), needs)
+        return linear_operator.known(ending.finish(losses), likes, found)
