@@ -58,6 +58,20 @@ def test_every_bfloat16_widens_as_in_torch_and_comes_back():
     assert np.isnan(_widened(back[IS_NAN][None])).all()
 
 
+def test_float64_is_rounded_to_bfloat16_once():
+    exact = PATTERNS[~IS_NAN].view(np.uint16).astype(np.uint32) << 16
+    numbers = np.unique(exact.view(np.float32)[np.isfinite(exact.view(np.float32))]).astype(np.float64)
+    middles = (numbers[1:] + numbers[:-1]) / 2
+    # Nearer to the middle than float32 can tell.
+    for side, expected in ((1 - 2.0**-50, numbers[:-1]), (1 + 2.0**-50, numbers[1:])):
+        for sign in (1.0, -1.0):
+            there = numbers[:-1] > 0
+            found = _widened(_rounded(sign * (middles[there] * side)[None]))
+            np.testing.assert_array_equal(found[0], sign * expected[there])
+    assert np.isnan(_widened(_rounded(np.array([[np.nan, -np.nan]])))).all()
+    np.testing.assert_array_equal(_widened(_rounded(np.array([[np.inf, -np.inf, 0.0]])))[0], [np.inf, -np.inf, 0.0])
+
+
 def test_float32_rounds_as_in_torch():
     """The neighbours of every tie, of every exponent: nearest, ties to even, past the largest to infinity."""
     torch = pytest.importorskip("torch")

@@ -162,6 +162,12 @@ def test_autocast_changes_no_product():
     assert abs(mixed - expected) < 0.01
 
 
+def test_torch_serves_tensors_without_memory():
+    _, (hidden, weight, bias), targets = _tensors("float32")
+    given = [x.detach().to("meta") for x in (hidden, weight, targets)]
+    assert crossent.linear_cross_entropy(*given, bias=bias.detach().to("meta")).shape == ()
+
+
 def test_torch_products_are_whole_whatever_the_process_allows():
     torch, (hidden, weight, bias), targets = _tensors("float32")
     hidden, weight = hidden.detach().repeat(1, 20, 40), weight.detach().repeat(20, 40)
@@ -227,6 +233,30 @@ def test_what_torch_compile_keeps_whole_refuses_a_second_derivative(reduction):
 def _jax():
     jax = pytest.importorskip("jax")
     return jax, *map(jax.numpy.asarray, _arrays(dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("reduction", "what"),
+    [(r, x) for r in ("mean", "sum", "none") for x in ("weights", "class_weights", "soft")] + [("mean", "denominator")],
+)
+def test_jax_differentiates_what_else_there_is(reduction, what):
+    jax, hidden, weight, bias, targets = _jax()
+    jnp = jax.numpy
+    shapes = {"weights": targets.shape, "class_weights": (V,), "denominator": (), "soft": (*targets.shape, V)}
+    x = jnp.asarray(np.random.default_rng(5).uniform(0.5, 2.0, shapes[what]), jnp.float32)
+
+    def loss(function, x, hidden):
+        given = {"reduction": reduction} if what == "soft" else {what: x, "reduction": reduction, "ignore_index": -100}
+        return jnp.sum(function(hidden, x if what == "soft" else targets, **given))
+
+    def of_logits(hidden, targets, **given):
+        return crossent.cross_entropy(hidden @ weight.T + bias, targets, **given)
+
+    def of_hidden(hidden, targets, **given):
+        return crossent.linear_cross_entropy(hidden, weight, targets, bias=bias, memory=SMALL, **given)
+
+    found, expected = (jax.grad(loss, (1, 2))(each, x, hidden) for each in (of_hidden, of_logits))
+    _close(found, expected, size=2e-5)
 
 
 @pytest.mark.parametrize(("counted", "blocks"), [(0, 0), (1, 1), (22, 2), (63, 3)])

@@ -172,7 +172,7 @@ def needs(names: Any, has_bias: bool) -> tuple[bool, ...]:
     if isinstance(names, str) or not isinstance(names, (tuple, list, set, frozenset)):
         raise TypeError(f"needs is {shown(names)}; accepted: {accepted}")
     for name in names:
-        if name not in LINEAR:
+        if not isinstance(name, str) or name not in LINEAR:
             raise ValueError(f"needs has {shown(name)}; accepted: {accepted}")
     return "hidden" in names, "weight" in names, has_bias and "bias" in names
 

@@ -121,6 +121,9 @@ def _of_block(
     if needs[0]:
         for part, weight in _tiles(library, head.weight, rows.dtype, tile):
             d_hidden = library.add_product(d_hidden, d[:, part], weight, tile)
+        if head.places is None and rows.weight is not None:
+            # 0·∞ is none of what does not count.
+            d_hidden = library.clear_rows(d_hidden, rows.weight == 0, None)
     if needs[1]:
         d_weight = library.add_product(d_weight, d.T, block.hidden, tile)
     if needs[2]:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Unpack, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from crossent import libraries
+from crossent import checks, libraries
 from crossent.api import (
     cross_entropy,
     cross_entropy_and_grad,
 )
 from crossent.api_linear import linear_cross_entropy, linear_cross_entropy_and_grad
-from crossent.options import DEFAULTS, LinearOptions, LossOptions, OptionNames, options_of
+from crossent.options import DEFAULTS, LinearOptions, LossOptions, OptionNames, options_of, shown
 from crossent.types import A, Array, Float, NoArray, T, TensorLike
 
 if TYPE_CHECKING:
@@ -36,13 +36,21 @@ class _Loss:
     __slots__ = ("__weakref__", "_last", "_options")
     _accepted: ClassVar[type] = LossOptions
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *values: Any, **options: Any) -> None:
         names = self._accepted.__annotations__
+        if values:
+            raise TypeError(
+                f"{type(self).__name__} was given {shown(values[0])} without a name; "
+                f"accepted, each by its name: {', '.join(names)}"
+            )
         unknown = sorted(set(options) - set(names))
         if unknown:
             text = ", ".join(map(repr, unknown))
             raise TypeError(f"{type(self).__name__} has no option {text}; accepted: {', '.join(names)}")
         options_of({name: value for name, value in options.items() if name in OptionNames.__annotations__})
+        for name in ("classes", "memory"):
+            if options.get(name) is not None:
+                checks.whole_number(name, options[name], None)
         self._options = options
         self._last: tuple[Callable[[], Any], ...] | None = None
 

@@ -30,8 +30,8 @@ from crossent.types import Array
 MEMORY, MEMORY_OF_DEVICE = 128 * 1024 * 1024, 1024 * 1024 * 1024
 
 
-# What a call that makes its logits accepts besides, by name.
-_BESIDES = ("bias", "classes", "memory")
+# What calls accept besides options, by name: those that make their logits, and those that give gradients.
+_OF_HEAD, _OF_GRADIENT = ("bias", "classes", "memory"), ("out", "grad_output")
 
 
 class Ending(NamedTuple):
@@ -186,7 +186,7 @@ def loss_and_gradient(
     logits = inputs.logits
     form = checks.logits_and_targets(library, logits, inputs.targets)
     with library.computing(logits):
-        parsed = options_once(options, library.keep_graph) if options else DEFAULT
+        parsed = options_once(options, library.keep_graph, _OF_GRADIENT) if options else DEFAULT
         rows, ending = prepare(library, logits, inputs, form, parsed)
         checks.gradient_of_loss(
             library, grad_output, logits, reductions.result_shape(ending.reduction, ending.token_shape)
@@ -215,7 +215,7 @@ def linear_loss(inputs: Inputs, options: Options | Mapping[str, Any], classes: i
     form = checks.hidden_and_targets(library, inputs, classes, memory)
     with library.computing(inputs.logits):
         rows, ending = _prepare_linear(
-            library, inputs, form, options_once(options, library.keep_graph, _BESIDES), memory
+            library, inputs, form, options_once(options, library.keep_graph, _OF_HEAD), memory
         )
         return library.linear_loss(inputs, rows, ending)
 
@@ -236,9 +236,8 @@ def linear_loss_and_gradients(
     wanted = checks.needs(needs, inputs.bias is not None)
     hidden = inputs.logits
     with library.computing(hidden):
-        rows, ending = _prepare_linear(
-            library, inputs, form, options_once(options, library.keep_graph, _BESIDES), memory
-        )
+        parsed = options_once(options, library.keep_graph, (*_OF_HEAD, "needs", *_OF_GRADIENT))
+        rows, ending = _prepare_linear(library, inputs, form, parsed, memory)
         shape = reductions.result_shape(ending.reduction, ending.token_shape)
         checks.gradient_of_loss(library, grad_output, hidden, shape, form.given)
         checks.outputs(library, out, inputs)

@@ -139,21 +139,22 @@ def test_L3_sums_over_tokens_are_rounded_once(place, subject, V):
     agree.linear_with_oracle(place, subject, **_asked((300,), 2, V), reduction="sum", memory=1)
 
 
-@pytest.mark.places(modes=DIRECT, dtypes=("float32",))
+@pytest.mark.places(modes=DIRECT, dtypes=("float32", "float64"))
 def test_L3_weight_and_bias_of_other_dtypes(place, subject):
     given = _asked((6,), 4, 5)
-    kind = "float16" if "float16" in place.backend.dtypes else "float64"
+    halves = [dtype for dtype in ("float16", "bfloat16") if dtype in place.backend.dtypes]
+    kind = "float64" if not halves else halves[0] if place.dtype == "float32" else halves[-1]
     if place.mode is Mode.NO_FLOAT64:
         kind = "float32"
     head = {name: place.put(given.pop(name), kind) for name in ("weight", "bias")}
     values = {name: place.to_numpy(x).astype(np.float64) for name, x in head.items()}
     with place.backend.during_call():
         parts = subject.linear_loss_and_grads(*place.pair(**_as_logits(given)), **head)
-    assert [place.backend.dtype_name(part) for part in parts] == ["float32", "float32", kind, kind]
+    assert [place.backend.dtype_name(part) for part in parts] == [place.dtype, place.dtype, kind, kind]
     exact = oracle_linear.cross_entropy(place.round(given["hidden"]), given["targets"], **values)
     for what, part in zip(("loss", "d_hidden", "d_weight", "d_bias"), parts, strict=True):
-        stored = kind if what in ("d_weight", "d_bias") and kind == "float16" else None
-        units.check(place.to_numpy(part), getattr(exact, what), "float32", stored=stored, what=what)
+        stored = kind if what in ("d_weight", "d_bias") and kind in halves else None
+        units.check(place.to_numpy(part), getattr(exact, what), place.dtype, stored=stored, what=what)
 
 
 def _as_logits(given):
@@ -205,6 +206,16 @@ def test_L5_nothing_counts(place, subject, reduction):
     given["targets"], given["hidden"] = np.full((2, 3), -100), np.full((2, 3, 4), np.nan)
     found = agree.linear_with_oracle(place, subject, **given, ignore_index=-100, reduction=reduction)
     agree.every(agree.is_zero, found.values())
+
+
+@pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
+@pytest.mark.parametrize("targets", [[1, -100], [-100, -100]], ids=["one counts", "none counts"])
+def test_L5_what_does_not_count_is_zero_whatever_the_weight(place, subject, targets):
+    x, t = place.pair(np.ones((2, 4)), np.array(targets))
+    head = place.options({"weight": np.where(np.arange(5)[:, None] == 2, np.nan, np.ones((5, 4)))})
+    with place.backend.during_call():
+        d_hidden = subject.linear_loss_and_grads(x, t, ignore_index=-100, **head)[1]
+    assert (place.to_numpy(d_hidden)[np.array(targets) < 0] == 0).all()
 
 
 @pytest.mark.places(modes=NOT_DOUBLED, sparse=True)

@@ -48,7 +48,7 @@ def store(data: Array, rows: slice, columns: slice, block: Array) -> None:
     if data.dtype != BFLOAT16:
         data[rows, columns] = block
         return
-    words = block.view(np.uint32)
+    words = (block if block.dtype == np.float32 else _to_odd(block)).view(np.uint32)
     # Half of the last place that stays, and the tie to the even neighbour; a quiet NaN stays a NaN.
     odd = np.right_shift(words, 16)
     np.bitwise_and(odd, 1, out=odd)
@@ -56,6 +56,15 @@ def store(data: Array, rows: slice, columns: slice, block: Array) -> None:
     odd += words
     np.right_shift(odd, 16, out=odd)
     data[rows, columns] = odd
+
+
+def _to_odd(block: Array) -> Array:
+    """float64 as float32, rounded to the odd neighbour, so that it can be rounded again as if it never had been."""
+    single = block.astype(np.float32)
+    words, back = single.view(np.uint32), single.astype(np.float64)
+    words -= np.abs(back) > np.abs(block)
+    words |= (back != block) & ~np.isnan(block)
+    return single
 
 
 def _half(block: Array) -> Array:

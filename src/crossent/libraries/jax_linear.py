@@ -246,12 +246,15 @@ def _ending(static: _Static, denominator: Array | None, head: _Head) -> Ending:
     return Ending(LIBRARY, None, dtype, wide, static.reduction, divisor, static.token_shape, None, False)
 
 
+def _finished(static: _Static, head: _Head, t: Array | None, others: _Others) -> Array:
+    losses = _losses(static, head, t, others).reshape(static.token_shape)
+    return _ending(static, others.denominator, head).finish(losses)
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _mean_or_sum(static: _Static, head: _Head, t: Array | None, others: _Others) -> Array:
     """The mean or the sum."""
-    return _ending(static, others.denominator, head).finish(
-        _losses(static, head, t, others).reshape(static.token_shape)
-    )
+    return _finished(static, head, t, others)
 
 
 @partial(_mean_or_sum.defjvp, symbolic_zeros=True)
@@ -273,12 +276,7 @@ def _jvp(static: _Static, primals: Sequence[Any], tangents: Sequence[Any]) -> tu
             d_others,
             is_leaf=lambda a: isinstance(a, SymbolicZero),
         )
-
-        def of_others(others: _Others) -> Array:
-            result: Array = _mean_or_sum(static, head, t, others)
-            return result
-
-        change = change + jax.jvp(of_others, (others,), (dense,))[1]
+        change = change + jax.jvp(partial(_finished, static, head, t), (others,), (dense,))[1]
     return ending.finish(losses.reshape(static.token_shape)), change
 
 

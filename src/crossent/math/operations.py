@@ -72,6 +72,10 @@ class Operations:
         """a · b, into `out` where it is given."""
         return self.xp.multiply(a, b) if out is None else self.xp.multiply(a, b, out=out)
 
+    def apart(self, a: Array) -> Array:
+        """A product that no compiler may join with what is subtracted from it: 0 would be its rounding."""
+        return a
+
     def exp(self, a: Array, out: Array | None) -> Array:
         """exp(a), into `out` where it is given."""
         return self.xp.exp(a) if out is None else self.xp.exp(a, out=out)

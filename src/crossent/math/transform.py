@@ -18,8 +18,8 @@ def transformed(ops: Operations, x: Array, coefficients: Coefficients, out: Arra
     """y of logits in the compute dtype. out: memory for it, which may be `x` itself."""
     inverse, c = coefficients.inverse_temperature, coefficients.softcap
     if c:
-        return ops.multiply(ops.tanh(ops.multiply(x, inverse / c, out), out), c, out)
-    return x if inverse == 1.0 else ops.multiply(x, inverse, out)
+        return ops.apart(ops.multiply(ops.tanh(ops.multiply(x, inverse / c, out), out), c, out))
+    return x if inverse == 1.0 else ops.apart(ops.multiply(x, inverse, out))
 
 
 def slope(ops: Operations, x: Array, coefficients: Coefficients) -> Array | None:

@@ -153,6 +153,7 @@ def linear_cross_entropy(
         shape = torch.Size((*input.shape[:-1], linear_weight.shape[0]))
         served = _is_served(input, shape, target, weight, index, reduction, label_smoothing)
         served = served and (ignore_index is None or target.shape != shape)
+        served = served and (options is None or isinstance(options, getattr(torch.nn, "LinearCrossEntropyOptions", ())))
     if not served:
         return _linear_by_torch(
             input, linear_weight, target, linear_bias, weight, reduction, ignore_index, label_smoothing, options

@@ -17,7 +17,7 @@ from crossent import linear
 from crossent.libraries.base import Inputs, Library
 from crossent.libraries.torch import formula, graph
 from crossent.libraries.torch.library import ON_GRAPH, TORCH
-from crossent.libraries.torch.tensors import is_traced
+from crossent.libraries.torch.tensors import is_traced, without_autocast
 from crossent.math.rows import Head, Rows
 from crossent.types import Array
 
@@ -108,7 +108,7 @@ def _on_graph(rows: Rows, ending: Ending, inputs: list[Any], soft: Tensor | None
     kept = None if rows.weight is None else torch.as_tensor(rows.weight).reshape(hidden.shape[:-1]) != 0
     hidden = hidden.to(dtype)
     hidden = hidden if kept is None else torch.where(kept[..., None], hidden, 0.0)
-    with torch.autocast(hidden.device.type, enabled=False):
+    with without_autocast(hidden.device.type):
         logits = hidden @ weight[: rows.vocabulary].to(dtype).T
     if bias is not None:
         logits = logits + bias[: rows.vocabulary].to(dtype)

@@ -13,7 +13,7 @@ import torch
 
 from crossent.engines import select
 from crossent.libraries.base import Inputs
-from crossent.libraries.torch.tensors import Torch, is_traced
+from crossent.libraries.torch.tensors import Torch, is_traced, without_autocast
 from crossent.linear import Gradients, whole
 from crossent.math.operations import FLOATS, Operations
 from crossent.math.rows import Rows
@@ -69,7 +69,7 @@ class TorchOnGraph(Torch):
 
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
         """As the graph can follow."""
-        with torch.autocast(a.device.type, enabled=False):
+        with without_autocast(a.device.type):
             return a @ b
 
     def add_product(self, total: Array | None, a: Array, b: Array, tile: int) -> Array:

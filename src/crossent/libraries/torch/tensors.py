@@ -54,6 +54,11 @@ def is_traced(*given: Any) -> bool:
     return False
 
 
+def without_autocast(device: str) -> AbstractContextManager[Any]:
+    """A context in which products keep the dtype of their factors; that of tensors without memory knows no other."""
+    return NO_CONTEXT if device == "meta" else torch.autocast(device, enabled=False)
+
+
 @contextlib.contextmanager
 def _whole_products(device: str) -> Iterator[None]:
     """Products in the dtype of their factors, whatever autocast and the precision that the process allows say."""
@@ -62,7 +67,7 @@ def _whole_products(device: str) -> Iterator[None]:
     try:
         if allowed not in ("none", "ieee"):
             matmul.fp32_precision = "ieee"
-        with torch.autocast(device, enabled=False):
+        with without_autocast(device):
             yield
     finally:
         if allowed not in ("none", "ieee"):
