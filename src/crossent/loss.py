@@ -35,6 +35,7 @@ class _Loss:
     # No other attribute can be set: a name that is not known would have no effect.
     __slots__ = ("__weakref__", "_last", "_options")
     _accepted: ClassVar[type] = LossOptions
+    _sizes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, *values: Any, **options: Any) -> None:
         names = self._accepted.__annotations__
@@ -48,7 +49,7 @@ class _Loss:
             text = ", ".join(map(repr, unknown))
             raise TypeError(f"{type(self).__name__} has no option {text}; accepted: {', '.join(names)}")
         options_of({name: value for name, value in options.items() if name in OptionNames.__annotations__})
-        for name in ("classes", "memory"):
+        for name in self._sizes:
             if options.get(name) is not None:
                 checks.whole_number(name, options[name], None)
         self._options = options
@@ -191,6 +192,7 @@ class LinearCrossEntropyLoss(_Loss):
 
     __slots__ = ()
     _accepted = LinearOptions
+    _sizes = ("classes", "memory")
 
     if TYPE_CHECKING:
 

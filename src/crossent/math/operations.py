@@ -73,7 +73,7 @@ class Operations:
         return self.xp.multiply(a, b) if out is None else self.xp.multiply(a, b, out=out)
 
     def apart(self, a: Array) -> Array:
-        """A product that no compiler may join with what is subtracted from it: 0 would be its rounding."""
+        """A product that no compiler joins with a subtraction: less itself it is 0, not what it was rounded by."""
         return a
 
     def exp(self, a: Array, out: Array | None) -> Array:

@@ -9,6 +9,7 @@ crossent::linear_scaled   those gradients, times the one from above; they have n
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ def walk(rows: Rows, scale: Array | float, needs: tuple[bool, ...]) -> tuple[Ten
     device = tensors[0].device
     factor = torch.as_tensor(scale, dtype=TORCH.widest(device)[0], device=device)
     found, *made = torch.ops.crossent.linear_walk(*tensors, factor, list(needs), *others)
-    return found, Gradients(*(x if need else None for x, need in zip(made, needs, strict=True)))
+    return found, Gradients(*_where(needs, made))
 
 
 def known(loss: Tensor, likes: tuple[Tensor | None, ...], found: Gradients) -> Tensor:
@@ -150,7 +151,7 @@ def _no_second(ctx: Any, *_grads: Tensor) -> tuple[Any, ...]:
     )
 
 
-def _where(needs: tuple[bool, ...], given: tuple[Any, ...]) -> tuple[Any, ...]:
+def _where(needs: Sequence[bool], given: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(x if need else None for x, need in zip(given, needs, strict=False))
 
 
