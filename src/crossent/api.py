@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crossent import checks, libraries, problem
+from crossent import checks, problem
 from crossent.engines import select
 from crossent.libraries import Inputs
-from crossent.math.operations import FLOATS
-from crossent.options import ALGORITHMS, CallOptions, OptionNames, choice, number, takes_options
+from crossent.math.rows import EXPLICIT, LOSS
+from crossent.options import ALGORITHMS, CallOptions, OptionNames, choice, takes_options
 from crossent.types import A, Array, B, Denominator, DType, Float, NoArray, Shape, T, TensorLike
-
-# exp of more is inf in every dtype; Python's integers know no limit.
-_LARGEST_EXPONENT = 1000
 
 
 # A loss of NumPy's has another shape than its logits, and may have another dtype.
@@ -188,53 +184,6 @@ def cross_entropy_and_grad(
 
 
 @overload
-def perplexity(loss: float) -> float: ...
-@overload
-def perplexity(loss: np.ndarray[Shape, DType]) -> np.ndarray[Shape, DType]: ...
-@overload
-def perplexity(loss: TensorLike[T]) -> T: ...  # type: ignore[overload-overlap]  # a Parameter's is a Tensor
-@overload
-def perplexity(loss: A) -> A: ...
-def perplexity(loss: Array | float) -> Array | float:
-    """exp(loss): how many equally likely classes would be as hard to tell. It overflows to inf and never raises.
-
-    Parameters
-    ----------
-    loss
-        A floating array of any shape, or a number.
-
-    Returns
-    -------
-    Array or float
-        Of the type, shape and dtype of `loss`.
-
-    Raises
-    ------
-    TypeError
-        Where `loss` is neither a number nor a floating array.
-
-    Examples
-    --------
-    >>> round(perplexity(np.log(50257.0)))
-    50257
-    >>> perplexity(1e4)
-    inf
-    """
-    library = None if isinstance(loss, np.integer) else libraries.of(loss)
-    if library is None:
-        if isinstance(loss, int) and loss > _LARGEST_EXPONENT:
-            return math.inf
-        with np.errstate(over="ignore"):
-            return float(np.exp(number("loss", loss, "a number or a floating array")))
-    dtype = library.dtype_name(loss)
-    if dtype not in FLOATS:
-        raise TypeError(f"loss has dtype {dtype}; accepted: a number, or an array of {', '.join(FLOATS)}")
-    with np.errstate(over="ignore"):
-        result = library.xp.exp(loss)
-    return result if isinstance(loss, np.generic) else library.leave(result)
-
-
-@overload
 def shift_for_next_token(logits: TensorLike[T], token_ids: B) -> tuple[T, B]: ...  # type: ignore[overload-overlap]
 @overload
 def shift_for_next_token(logits: A, token_ids: B) -> tuple[A, B]: ...
@@ -300,6 +249,6 @@ def explain(logits: Array, algorithm: str = "stable") -> str:
     family = checks.library_of("logits", logits, "an array of shape (..., V)")
     library = family.of_call(Inputs(logits, None))
     shape, dtype = checks.logits_alone(library, logits)
-    kind = library.kind(logits, dtype, shape[-1], algorithm == "explicit")
+    kind = library.kind(logits, dtype, shape[-1], EXPLICIT if algorithm == "explicit" else LOSS)
     what = f"{family.name} logits {shape} {dtype}, {family.where(logits)}"
     return select.explanation(what, kind, library.describe(logits))

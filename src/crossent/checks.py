@@ -110,9 +110,52 @@ def logits_and_targets(
             accepted += "; of one-hot rows their argmax, or the same in a floating dtype"
         kind = ValueError if t_dtype.startswith(_INTEGERS) else TypeError
         raise kind(f"targets has dtype {t_dtype} and shape {t_shape} for logits of shape {shape}; accepted: {accepted}")
-    if shape[-1] == 0 and 0 not in tokens:
-        raise ValueError(f"logits has shape {shape}, a vocabulary of 0 classes; accepted: V of at least 1")
+    _classes("logits", shape)
     return Form(shape, tokens, dtype, soft, given)
+
+
+def _classes(name: str, shape: tuple[int, ...]) -> None:
+    if shape[-1] == 0 and 0 not in shape[:-1]:
+        raise ValueError(f"{name} has shape {shape}, a vocabulary of 0 classes; accepted: V of at least 1")
+
+
+def are_classes(form: Form, targets: Array) -> None:
+    """TypeError for soft targets, of which there is no one class."""
+    if form.soft:
+        raise TypeError(
+            f"targets has a floating dtype and shape {form.shape}; accepted: any integer dtype of shape {form.tokens}"
+        )
+
+
+def logits_of_measure(library: Library, logits: Array, _targets: None = None) -> Form:
+    """What logits are that have no targets."""
+    shape, dtype = logits_alone(library, logits)
+    _classes("logits", shape)
+    return Form(shape, shape[:-1], dtype, soft=False)
+
+
+def logits_and_teacher(library: Library, logits: Array, teacher: Array) -> Form:
+    """What logits are, and those of a teacher, of the same shape."""
+    form = logits_of_measure(library, logits)
+    accepted = f"a floating array of shape {form.shape}"
+    beside("teacher_logits", teacher, logits, library, accepted)
+    _floating(library, "teacher_logits", teacher, accepted)
+    if _shape(library, "teacher_logits", teacher) != form.shape:
+        raise ValueError(f"teacher_logits has shape {tuple(teacher.shape)}; accepted: {accepted}")
+    return form._replace(soft=True)
+
+
+def logits_and_ids(library: Library, logits: Array, ids: Array) -> tuple[Form, bool]:
+    """What logits are, and whether one class is asked for of each token."""
+    form = logits_of_measure(library, logits)
+    accepted = f"any integer dtype of shape {form.tokens}, or of shape {(*form.tokens, 'K')} for several of each token"
+    beside("token_ids", ids, logits, library, accepted)
+    shape, dtype = _shape(library, "token_ids", ids), library.dtype_name(ids)
+    if not dtype.startswith(_INTEGERS):
+        raise TypeError(f"token_ids has dtype {dtype}; accepted: {accepted}")
+    if form.tokens not in (shape, shape[:-1]) or (shape != form.tokens and shape[-1:] == (0,)):
+        raise ValueError(f"token_ids has shape {shape} for logits of shape {form.shape}; accepted: {accepted}")
+    return form, shape == form.tokens
 
 
 def hidden_and_targets(library: Library, inputs: Inputs, classes: Any, memory: Any) -> Form:
@@ -294,16 +337,21 @@ def outputs(library: Library, out: Any, inputs: Inputs) -> None:
 
 
 def outside_of_vocabulary(
-    ops: Operations, targets: Array, classes: Array, vocabulary: int, ignore_index: int | None
+    ops: Operations,
+    targets: Array,
+    classes: Array,
+    vocabulary: int,
+    ignore_index: int | None,
+    given: str = "targets",
 ) -> IndexError:
     """The IndexError that names the first target whose class is none of the vocabulary.
 
-    classes: the targets as signed integers, with a class of the vocabulary for those that are ignored.
+    given: the name of the argument. classes: the targets as signed integers, with a class of the vocabulary for those that are ignored.
     """
     xp, shape = ops.xp, tuple(targets.shape)
     flat = xp.reshape(xp.astype((classes < 0) | (classes >= vocabulary), xp.uint8), (-1,))
     where = tuple(int(i) for i in np.unravel_index(int(xp.argmax(flat)), shape)) if shape else ()
-    name = f"targets[{', '.join(map(str, where))}]" if where else "targets"
+    name = f"{given}[{', '.join(map(str, where))}]" if where else given
     value, accepted = int(targets[where]), f"0 to {vocabulary - 1} (V = {vocabulary})"
     if ignore_index is not None:
         accepted += f", or ignore_index = {ignore_index}"

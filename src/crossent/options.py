@@ -20,7 +20,7 @@ import numpy as np
 
 from crossent.engines.select import ENGINES
 from crossent.libraries import is_array, of
-from crossent.math.rows import Coefficients
+from crossent.math.rows import LOSS, Coefficients
 from crossent.types import Algorithm, Array, Denominator, Reduction, Smoothing
 
 REDUCTIONS = ("mean", "sum", "none", "sequence")
@@ -85,6 +85,11 @@ class Options:
     engine: Any = "auto"
     ieee: bool = False
     """Whether everything follows floating-point arithmetic, as in PyTorch; no option of the public functions."""
+    measure: str = LOSS
+    """What is measured of rows, see `math/measures.py`, and of a Jensen-Shannon divergence the teacher's share; options
+    of no function.
+    """
+    mixture: Any = 0.5
     coefficients: Coefficients = field(init=False)
 
     def __post_init__(self) -> None:
@@ -104,6 +109,9 @@ class Options:
         if not isinstance(self.check_targets, (bool, np.bool_)):
             raise TypeError(f"check_targets is {shown(self.check_targets)}; accepted: True or False")
         choice("engine", self.engine, ("auto", *ENGINES))
+        accepted = "a number between 0 and 1"
+        if not 0.0 < number("mixture", self.mixture, accepted) < 1.0:
+            raise ValueError(f"mixture is {self.mixture!r}; accepted: {accepted}")
         object.__setattr__(self, "ignore_index", _index(self.ignore_index))
         object.__setattr__(
             self,
@@ -117,6 +125,8 @@ class Options:
                 ieee=self.ieee,
                 inverse_temperature=1.0 / float(self.temperature),
                 softcap=float(self.logit_softcap or 0.0),
+                measure=self.measure,
+                mixture=float(self.mixture),
             ),
         )
 

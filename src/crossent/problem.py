@@ -11,18 +11,21 @@ The only room that sees options and arrays together.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from crossent import checks, linear, views
+from crossent import checks, description, linear, views
+from crossent.description import TokenStatistics
 from crossent.engines.select import ENGINE_CHECKS_RANGE
 from crossent.libraries import NUMPY, Inputs, Library
 from crossent.math import reduction as reductions
 from crossent.math import tokens
-from crossent.math.rows import Head, Rows
+from crossent.math.measures import DIRECTIONS
+from crossent.math.rows import LOSS, Head, Rows
 from crossent.options import DEFAULT, Options, options_once
 from crossent.types import Array
 
@@ -93,7 +96,7 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
         weights, class_weights, denominator = map(library.enter, (weights, class_weights, denominator))
         if not isinstance(denominator, (str, type(None))):
             denominator = library.number(denominator)
-    engine = library.engine(options.engine, like, form.dtype, vocabulary, coefficients.clip > 0)
+    engine = library.engine(options.engine, like, form.dtype, vocabulary, coefficients.kind)
     device = library.device(like)
     dtype, (wide, integer) = library.compute_dtype(like), library.widest(device)
     mean = reduction if denominator is None and reduction in ("mean", "sequence") and not ieee else None
@@ -102,7 +105,7 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
         of_classes = None if soft or coefficients.z_loss else mean
         class_weights = tokens.weighed(library, class_weights, dtype, None, None, of_classes and "mean")
     t = kept = targets = None
-    if not soft:
+    if not soft and inputs.targets is not None:
         targets = library.enter(inputs.targets)
         t, kept = tokens.classes(library, integer, targets, vocabulary, ignore_index)
     if weights is not None:
@@ -164,13 +167,20 @@ def _check_copies(inputs: Inputs, vocabulary: int, ignore_index: int | None) -> 
         raise checks.outside_of_vocabulary(NUMPY, targets, t, vocabulary, ignore_index)
 
 
+def _form(options: Options | Mapping[str, Any]) -> Callable[[Library, Array, Any], checks.Form]:
+    """What says which axes of a call's arrays are what: a measure has no targets, or a teacher's logits for them."""
+    if not isinstance(options, Options) or options.measure == LOSS:
+        return checks.logits_and_targets
+    return checks.logits_and_teacher if options.measure in DIRECTIONS else checks.logits_of_measure
+
+
 def loss(inputs: Inputs, options: Options | Mapping[str, Any]) -> Array:
     """The loss of a call."""
     logits = inputs.logits
     library: Library = NUMPY
     if type(logits) is not np.ndarray:
         library = checks.library_of("logits", logits, "an array of shape (..., V)").of_call(inputs)
-    form = checks.logits_and_targets(library, logits, inputs.targets)
+    form = _form(options)(library, logits, inputs.targets)
     with library.computing(logits):
         parsed = options_once(options, library.keep_graph) if options else DEFAULT
         rows, ending = prepare(library, logits, inputs, form, parsed)
@@ -178,13 +188,17 @@ def loss(inputs: Inputs, options: Options | Mapping[str, Any]) -> Array:
 
 
 def loss_and_gradient(
-    inputs: Inputs, options: Options | Mapping[str, Any], grad_output: Array | float | None, out: Array | None
+    inputs: Inputs,
+    options: Options | Mapping[str, Any],
+    grad_output: Array | float | None,
+    out: Array | None,
+    sign: float = 1.0,
 ) -> tuple[Array, Array]:
-    """The loss of a call and its gradient, outside any framework's graph."""
+    """The loss of a call and its gradient, times `sign`, outside any framework's graph."""
     family = checks.library_of("logits", inputs.logits, "an array of shape (..., V)")
     library, inputs = family.off_graph(inputs)
     logits = inputs.logits
-    form = checks.logits_and_targets(library, logits, inputs.targets)
+    form = _form(options)(library, logits, inputs.targets)
     with library.computing(logits):
         parsed = options_once(options, library.keep_graph, _OF_GRADIENT) if options else DEFAULT
         rows, ending = prepare(library, logits, inputs, form, parsed)
@@ -194,7 +208,7 @@ def loss_and_gradient(
         checks.output(library, out, logits)
         if 0 in ending.token_shape:
             return ending.of_nothing(), family.empty_like(logits) if out is None else out
-        scale = ending.scale(1.0 if grad_output is None else library.above(grad_output))
+        scale = ending.scale(sign if grad_output is None else library.above(grad_output) * sign)
         into = None if out is None else library.shared(out)
         if into is not None and not views.is_safe(library, into, rows, (ending.denominator, scale)):
             into = None
@@ -207,6 +221,111 @@ def loss_and_gradient(
             out[...] = library.leave_matrix(d, logits)
         library.written(out)
         return value, out
+
+
+def token_statistics(inputs: Inputs, options: Options) -> TokenStatistics:
+    """What rows tell of their targets."""
+    logits = inputs.logits
+    library = checks.library_of("logits", logits, "an array of shape (..., V)").of_call(inputs)
+    form = checks.logits_and_targets(library, logits, inputs.targets)
+    checks.are_classes(form, inputs.targets)
+    with library.computing(logits):
+        rows, ending = prepare(library, logits, inputs, form, options)
+        return library.token_statistics(inputs, rows, ending)
+
+
+def token_log_probs(inputs: Inputs, options: Options) -> Array:
+    """log p of classes, of one a token or of several."""
+    logits, ids = inputs.logits, inputs.targets
+    library = checks.library_of("logits", logits, "an array of shape (..., V)").of_call(inputs)
+    form, is_one = checks.logits_and_ids(library, logits, ids)
+    if is_one:
+        # Not the negative, of which 0 would be −0.
+        return 0.0 - loss(inputs, options)
+    with library.computing(logits):
+        rows, ending, several = _several(library, inputs, form, options)
+        if library.composes is None:
+            return library.leave(several.finished(library, description.log_probs(library, rows, several.ids)))
+        inputs = inputs._replace(weights=None)
+        found = description.composed_log_probs(library, inputs, rows, ending, several.ids)
+        return several.finished(library.composes, found)
+
+
+def token_log_probs_and_gradient(
+    inputs: Inputs, options: Options, grad_output: Array | float | None, out: Array | None
+) -> tuple[Array, Array]:
+    """The same, and the gradient of the logits, outside any framework's graph."""
+    family = checks.library_of("logits", inputs.logits, "an array of shape (..., V)")
+    library, inputs = family.off_graph(inputs)
+    logits = inputs.logits
+    form, is_one = checks.logits_and_ids(library, logits, inputs.targets)
+    if is_one:
+        value, d = loss_and_gradient(inputs, options, grad_output, out, -1.0)
+        return 0.0 - value, d
+    with library.computing(logits):
+        rows, _, several = _several(library, inputs, form, options)
+        checks.gradient_of_loss(library, grad_output, logits, tuple(inputs.targets.shape))
+        checks.output(library, out, logits)
+        xp, ids = library.xp, several.ids
+        grads = xp.ones(ids.shape, dtype=rows.dtype, device=library.device(ids))
+        if grad_output is not None:
+            grads = library.cast(xp.broadcast_to(library.enter(grad_output), ids.shape), rows.dtype)
+        result, d = description.log_probs_and_gradient(library, rows, ids, several.finished(library, grads), None)
+        value = library.leave(several.finished(library, result))
+        d = library.leave_matrix(d, logits)
+        if out is None:
+            return value, d
+        return value, _put(library, out, d)
+
+
+class _Several(NamedTuple):
+    """Several classes a token, (..., K): safe to index with; which of them count, and where there is none such."""
+
+    ids: Array
+    kept: Array | None
+    bad: Array | None
+    weights: Array | None
+
+    def finished(self, library: Library, x: Array) -> Array:
+        """`x` (..., K) with the weights of tokens, 0 for what does not count and NaN for what is not there."""
+        xp = library.xp
+        if self.weights is not None:
+            weights = self.weights[..., None]
+            x = xp.where(weights == 0, xp.zeros_like(x), x * weights)
+        if self.bad is not None:
+            x = xp.where(self.bad, xp.nan, x)
+        return x if self.kept is None else xp.where(self.kept, x, xp.zeros_like(x))
+
+
+def _several(library: Library, inputs: Inputs, form: checks.Form, options: Options) -> tuple[Rows, Ending, _Several]:
+    """Rows without targets, whose weight is 1 where anything counts, and the classes that are asked for."""
+    logits, vocabulary = inputs.logits, form.shape[-1]
+    rows, ending = prepare(library, logits, inputs._replace(targets=None), form, replace(options, ignore_index=None))
+    ids, kept = tokens.classes(
+        library, library.widest(ending.device)[1], library.enter(inputs.targets), vocabulary, options.ignore_index
+    )
+    bad = None
+    if options.check_targets and (library.always_readable or _may_check(library, inputs)):
+        if library.any_outside(ids, vocabulary):
+            raise checks.outside_of_vocabulary(
+                library,
+                library.whole(inputs.targets),
+                library.whole(ids),
+                vocabulary,
+                options.ignore_index,
+                "token_ids",
+            )
+    else:
+        bad = (ids < 0) | (ids >= vocabulary)
+        ids = library.zero_where_not(~bad, ids)
+    counts = None if kept is None else library.xp.any(kept, axis=-1)
+    if rows.weight is not None:
+        counts = tokens.both(counts, rows.weight != 0)
+    weight = None if counts is None else library.cast(counts, rows.dtype)
+    several = _Several(ids, kept, bad, rows.weight)
+    if library.composes not in (None, library):
+        several = _Several(*(None if x is None else library.leave(x) for x in several))
+    return rows._replace(weight=weight), ending, several
 
 
 def linear_loss(inputs: Inputs, options: Options | Mapping[str, Any], classes: int | None, memory: int | None) -> Array:

@@ -12,6 +12,7 @@ Namespace: TypeAlias = Any
 Reduction: TypeAlias = Literal["mean", "sum", "none", "sequence"]
 Smoothing: TypeAlias = Literal["others", "uniform"]
 Algorithm: TypeAlias = Literal["stable", "explicit"]
+Direction: TypeAlias = Literal["forward", "reverse", "jensen-shannon"]
 Denominator: TypeAlias = str | float | Array | None
 
 

@@ -12,7 +12,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crossent.engines import select
+from crossent.math import statistics as row_statistics
 from crossent.math.rows import Rows, of_rows
+from crossent.math.statistics import RowStatistics
 from crossent.types import Array
 
 if TYPE_CHECKING:
@@ -101,6 +103,27 @@ def walk(
                 d[place] = reshape(matrix, d[place].shape)
         start = stop
     return losses, d
+
+
+def statistics(library: Library, rows: Rows) -> RowStatistics:
+    """The statistics (N,) of eager rows with hard targets, and their spread, with the classes above the target."""
+    logits, n = rows.logits, math.prod(rows.logits.shape[:-1])
+    targets = library.xp.reshape(rows.targets, (n,))
+    parts, start = [], 0
+    for place in _places(library, logits.shape[:-1], [logits]):
+        x = _matrix(library, logits, place)
+        stop = start + x.shape[0]
+        t = targets[start:stop]
+        part = rows._replace(logits=x, targets=t, weight=None)
+        parts.append(select.engine("array_api").statistics(library, part, target_logits(library, part)))
+        start = stop
+    return row_statistics.joined(library, parts)
+
+
+def target_logits(library: Library, rows: Rows) -> Array:
+    """The logits (N,) of targets in the compute dtype; that of class 0 where a target is none of the vocabulary."""
+    t = library.zero_where_not((rows.targets >= 0) & (rows.targets < rows.vocabulary), rows.targets)
+    return library.widened(library.take_target(rows.logits, t)[:, None], rows.dtype)[:, 0]
 
 
 def flat(library: Library, rows: Rows) -> Rows:

@@ -55,9 +55,26 @@ def walk(library: Library, rows: Rows, losses: Array, scale: Array | float | Non
         threads.split(work, n, 1 if n * v < SMALL else threads.get_num_threads())
 
 
-def statistics(library: Library, rows: Rows) -> RowStatistics:
+def statistics(library: Library, rows: Rows, threshold: Array | None = None) -> RowStatistics:
     """The statistics of rows, or of a piece of each."""
-    return formula.statistics_of(library, formula.widened(library, rows))
+    if threshold is None:
+        return formula.statistics_of(library, formula.widened(library, rows))
+    # All that is made of a row at once has its length several times over.
+    n, v = rows.logits.shape
+    in_host = isinstance(rows.logits, np.ndarray)
+    width = TILE if in_host and formula.is_in_pieces(rows) else max(v, 1)
+    height = max(1, (HOST_BLOCK if in_host else DEVICE_BLOCK) // (8 * 4 * min(width, max(v, 1))))
+    found = []
+    for i in range(0, n, height):
+        j = min(i + height, n)
+        pieces = []
+        for a in range(0, v, width):
+            b = min(a + width, v)
+            piece = rows.part(i, j, rows.logits[i:j, a:b], None).columns(a, b, rows.logits[i:j, a:b])
+            piece = formula.widened(library, piece._replace(vocabulary=v))
+            pieces.append(formula.statistics_of(library, piece, None, threshold[i:j]))
+        found.append(row_statistics.merge(library, pieces))
+    return row_statistics.joined(library, found)
 
 
 def gradient(library: Library, rows: Rows, found: RowStatistics, outcome: Outcome, out: Array) -> None:

@@ -32,9 +32,10 @@ class Engine(Protocol):
     def walk(self, library: Library, rows: Rows, losses: Array, scale: Array | float | None, out: Array | None) -> None:
         """Write the losses (N,) of whole rows into `losses`, and with `out` (N, V) their gradient, times `scale`."""
 
-    def statistics(self, library: Library, rows: Rows) -> RowStatistics:
+    def statistics(self, library: Library, rows: Rows, threshold: Array | None = None) -> RowStatistics:
         """The statistics of rows, or of a piece of each, in the compute dtype.
 
+        threshold: (N,), for a spread with how many logits are above it; the other statistics have the bits of the walk.
         Soft targets that are smoothed need sums over the whole row first, so theirs are of whole rows alone.
         """
 

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from crossent import linear, views
+from crossent import description, linear, views
+from crossent.description import TokenStatistics
 from crossent.engines import select
 from crossent.math import formula
 from crossent.math.operations import RUN, Operations
 from crossent.math.rows import Rows
+from crossent.math.statistics import RowStatistics
 from crossent.types import Array, Namespace
 
 if TYPE_CHECKING:
@@ -65,6 +67,11 @@ class Library(Operations):
         self.xp = xp
         self.name = name or xp.__name__.removeprefix("array_api_compat.").split(".")[0].replace("_", "-")
         self.family = family or self
+
+    @property
+    def composes(self) -> Library | None:
+        """Whose operations make results that can be differentiated, of losses that can be; None where none need be."""
+        return None
 
     # --- what the arrays of a call are --------------------------------------------------------------------------------
 
@@ -135,17 +142,17 @@ class Library(Operations):
         name = self.device_name(x)
         return "in host memory" if name is None or self.memory_of(self.device(x))[0] == "host" else f"on device {name}"
 
-    def kind(self, like: Array, dtype: str, classes: int, clips: bool) -> select.Kind:
+    def kind(self, like: Array, dtype: str, classes: int, measure: str) -> select.Kind:
         """What an engine knows of such logits on the device of the array `like`."""
         memory, number = self.memory_of(self.device(like))
-        return select.Kind(self.state, memory, number, dtype, classes, clips)
+        return select.Kind(self.state, memory, number, dtype, classes, measure)
 
-    def engine(self, asked: str, like: Array, dtype: str, classes: int, clips: bool) -> str:
+    def engine(self, asked: str, like: Array, dtype: str, classes: int, measure: str) -> str:
         """The name of the engine for logits of that dtype and vocabulary on the device of the array `like`."""
         if asked == "auto":
             memory, number = self.memory_of(self.device(like))
-            return select.best(self.state, memory, number, dtype, classes, clips)
-        return select.asked_for(asked, self.kind(like, dtype, classes, clips), self.describe(like))
+            return select.best(self.state, memory, number, dtype, classes, measure)
+        return select.asked_for(asked, self.kind(like, dtype, classes, measure), self.describe(like))
 
     # --- in and out ---------------------------------------------------------------------------------------------------
 
@@ -216,6 +223,16 @@ class Library(Operations):
             return ending.of_nothing()
         return ending.finish(self.losses(rows))
 
+    def described(self, rows: Rows) -> RowStatistics:
+        """The statistics (N,) of rows with hard targets, and their spread."""
+        return views.statistics(self, rows)
+
+    def token_statistics(self, inputs: Inputs, rows: Rows, ending: Ending) -> TokenStatistics:
+        """What rows tell of their tokens."""
+        if self.composes is not None:
+            return description.composed(self, inputs, rows, ending)
+        return description.finished(self, rows, self.described(rows), ending)
+
     def linear_losses(self, rows: Rows) -> Array:
         """The token losses (N,) of rows whose logits are a `Head`."""
         return linear.walk(self, rows)[0]
@@ -246,6 +263,11 @@ class AsGraph(Library):
         """As a graph."""
         losses, d = formula.whole_with_gradient(self, views.flat(self, rows), scale)
         return losses, self.xp.reshape(d, rows.logits.shape)
+
+    def described(self, rows: Rows) -> RowStatistics:
+        """As a graph."""
+        rows = formula.widened(self, views.flat(self, rows))
+        return formula.statistics_of(self, rows, None, views.target_logits(self, rows))
 
     def linear_losses(self, rows: Rows) -> Array:
         """As a graph."""

@@ -51,6 +51,11 @@ class Jax(Library):
     # The shapes of what is compiled would depend on it.
     leaves_out = False
 
+    @property
+    def composes(self) -> Library | None:
+        """Its own, which JAX can always differentiate."""
+        return self
+
     def of_call(self, inputs: Inputs) -> Library:
         """Of arrays on a mesh whose axes are explicit, the library on that mesh; releases before 0.8 refuse them."""
         for x in inputs:

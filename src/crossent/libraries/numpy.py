@@ -56,11 +56,11 @@ class NumPy(Library):
         """Its own."""
         return "host", 0
 
-    def engine(self, asked: str, like: Array, dtype: str, classes: int, clips: bool) -> str:
+    def engine(self, asked: str, like: Array, dtype: str, classes: int, measure: str) -> str:
         """That of host memory, where the dtype and the vocabulary make no difference."""
         if asked == "auto":
-            return select.best("eager", "host", 0, "", 0, clips)
-        return super().engine(asked, like, dtype, classes, clips)
+            return select.best("eager", "host", 0, "", 0, measure)
+        return super().engine(asked, like, dtype, classes, measure)
 
     # --- in and out ---------------------------------------------------------------------------------------------------
 
@@ -103,6 +103,11 @@ class NumPy(Library):
         return strides
 
     # --- operations ---------------------------------------------------------------------------------------------------
+
+    def put_classes(self, x: Array, ids: Array, values: Array) -> Array:
+        """In place."""
+        np.put_along_axis(x, ids, values, axis=-1)
+        return x
 
     def compute_dtype(self, logits: Array) -> Any:
         """Told by the size of an element, whatever the order of its bytes."""

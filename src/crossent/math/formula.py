@@ -6,10 +6,10 @@ engine does to each block. `statistics` and `gradient` are their two halves, for
 
 from __future__ import annotations
 
-from crossent.math import explicit, statistics
+from crossent.math import explicit, measures, statistics
 from crossent.math.operations import Operations
 from crossent.math.outcome import Outcome, outcome
-from crossent.math.rows import Rows
+from crossent.math.rows import LOSS, Rows
 from crossent.math.statistics import Masses, RowStatistics
 from crossent.math.targets import class_masses, soft_masses
 from crossent.math.transform import slope, transformed
@@ -19,6 +19,8 @@ from crossent.types import Array
 def losses(ops: Operations, rows: Rows, out: Array | None = None) -> Array:
     """The losses (N,) of rows whose logits have the compute dtype. out: scratch memory (N, V), or None."""
     rows = _transformed(ops, rows, out)
+    if rows.coefficients.measure != LOSS:
+        return measures.values_and_gradient(ops, rows, None)[0]
     if rows.coefficients.clip:
         return explicit.losses_and_gradient(ops, rows, 1.0)[0]
     found, _, _, _ = _statistics(ops, rows, out)
@@ -31,8 +33,9 @@ def losses_and_gradient(
     """The losses (N,) and the gradient rows (N, V), times `scale` (one number or one per row); in `out` where given."""
     slopes = slope(ops, rows.logits, rows.coefficients)
     rows = _transformed(ops, rows, out)
-    if rows.coefficients.clip:
-        loss, d = explicit.losses_and_gradient(ops, rows, scale, slopes)
+    if rows.coefficients.measure != LOSS or rows.coefficients.clip:
+        of_rows = explicit.losses_and_gradient if rows.coefficients.clip else measures.values_and_gradient
+        loss, d = of_rows(ops, rows, scale, slopes)
         if out is None:
             return loss, d
         out[...] = d
@@ -44,12 +47,13 @@ def losses_and_gradient(
 
 def is_in_pieces(rows: Rows) -> bool:
     """Whether the statistics of pieces of the rows merge into the rows' own."""
-    return rows.soft is None and not rows.coefficients.clip
+    return rows.soft is None and not rows.coefficients.clip and rows.coefficients.measure == LOSS
 
 
 def temporaries(rows: Rows) -> int:
     """How many arrays of the size of the logits are made at a time, beside what the stable algorithm makes."""
-    return (4 if rows.coefficients.clip else 1) + (2 if rows.coefficients.softcap else 0)
+    c = rows.coefficients
+    return (4 if c.clip else 8 if c.measure != LOSS else 1) + (2 if c.softcap else 0)
 
 
 def widened(ops: Operations, rows: Rows) -> Rows:
@@ -69,9 +73,17 @@ def whole_with_gradient(ops: Operations, rows: Rows, scale: Array | float) -> tu
     return loss, ops.narrowed(d, rows.logits)
 
 
-def statistics_of(ops: Operations, rows: Rows, out: Array | None = None) -> RowStatistics:
-    """The statistics of rows, or of a piece of each, whose logits have the compute dtype. out: scratch memory."""
-    return _statistics(ops, _transformed(ops, rows, out), out)[0]
+def statistics_of(
+    ops: Operations, rows: Rows, out: Array | None = None, threshold: Array | None = None
+) -> RowStatistics:
+    """The statistics of rows, or of a piece of each, whose logits have the compute dtype. out: scratch memory, None
+    where a spread is to be found beside them, with the logits above `threshold` (N,).
+    """
+    seen = _transformed(ops, rows, out)
+    found = _statistics(ops, seen, out)[0]
+    if threshold is None:
+        return found
+    return found._replace(spread=statistics.spread_of(ops, rows.logits, seen.logits, found.maximum, threshold))
 
 
 def outcome_of(ops: Operations, found: RowStatistics, rows: Rows, scale: Array | float | None) -> Outcome:
@@ -103,7 +115,10 @@ def gradient_of(ops: Operations, rows: Rows, found: RowStatistics, result: Outco
 
 def _transformed(ops: Operations, rows: Rows, out: Array | None) -> Rows:
     """The rows of transformed logits. out: scratch memory, which may be that of the logits, or None."""
-    return rows._replace(logits=transformed(ops, rows.logits, rows.coefficients, out))
+    soft = rows.soft
+    if soft is not None and rows.coefficients.measure != LOSS:
+        soft = transformed(ops, soft, rows.coefficients, None)
+    return rows._replace(logits=transformed(ops, rows.logits, rows.coefficients, out), soft=soft)
 
 
 def _gradient(

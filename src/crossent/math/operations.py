@@ -139,6 +139,17 @@ class Operations:
         """x[i, t_i] of every row i."""
         return x[self.row_numbers(t), t]
 
+    def take_classes(self, x: Array, ids: Array) -> Array:
+        """x[…, ids] of rows x (..., V) and classes (..., K)."""
+        return self.xp.take_along_axis(x, ids, axis=-1)
+
+    def put_classes(self, x: Array, ids: Array, values: Array) -> Array:
+        """`x` with x[…, ids] replaced by values (..., K); of a class that is there more than once they are the same."""
+        classes = self.xp.arange(x.shape[-1], dtype=ids.dtype, device=self.device(ids))
+        for k in range(ids.shape[-1]):
+            x = self.xp.where(classes == ids[..., k : k + 1], values[..., k : k + 1], x)
+        return x
+
     def sum_of_target(self, x: Array, t: Array) -> Array:
         """The same as a sum over one class, for arrays that are not to be indexed by arrays."""
         return self.xp.sum(self.xp.where(self.one_hot_mask(x.shape, t), x, self.xp.zeros_like(x)), axis=1)

@@ -6,6 +6,11 @@ from typing import NamedTuple
 
 from crossent.types import Array
 
+LOSS = "cross_entropy"
+"""The measure of rows that have targets."""
+EXPLICIT = "explicit"
+"""The same by the explicit algorithm, in the words of what chooses an engine."""
+
 
 class Coefficients(NamedTuple):
     """What every row of a call has in common, as numbers.
@@ -19,6 +24,8 @@ class Coefficients(NamedTuple):
         take no share, and rows of weight 0 are zero whatever they hold.
     inverse_temperature: 1/T, which multiplies the logits, and so the gradient.
     softcap: c, that logits are bounded by, see `math/transform.py`; 0 for none.
+    measure: what is measured of rows: LOSS, or one of `math/measures.py`.
+    mixture: of a Jensen-Shannon divergence, the share β of the teacher in the mixture.
     """
 
     target_mass: float = 1.0
@@ -29,6 +36,13 @@ class Coefficients(NamedTuple):
     ieee: bool = False
     inverse_temperature: float = 1.0
     softcap: float = 0.0
+    measure: str = LOSS
+    mixture: float = 0.5
+
+    @property
+    def kind(self) -> str:
+        """What an engine has to have a kernel of."""
+        return EXPLICIT if self.clip else self.measure
 
 
 class Head(NamedTuple):
@@ -48,7 +62,8 @@ class Head(NamedTuple):
 class Rows(NamedTuple):
     """N rows, or a piece of each: the classes from number `first_class` on, of a vocabulary of so many.
 
-    logits: (N, W), or with the axes of the tokens in place of N; or a `Head`. targets: integers (N,), or soft: (N, W).
+    logits: (N, W), or with the axes of the tokens in place of N; or a `Head`. targets: integers (N,), or soft: (N, W);
+    neither for a measure of one distribution, and for a divergence soft are the logits of the other.
     weight: (N,) or None for 1. class_weights: those of the piece, (W,), or None for 1. All floating arrays but the
     logits and the soft targets have the compute dtype. A target elsewhere in the vocabulary is not held by the piece;
     the row of one outside of the vocabulary is NaN. dtype: the compute dtype, as the library has it. engine: the name

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from crossent.math import measures
 from crossent.math.operations import Operations
 from crossent.types import Array
 
@@ -39,12 +40,25 @@ class KeptApart(NamedTuple):
     mass: Array
 
 
+class Spread(NamedTuple):
+    """What a row is like whatever its target, each (N,): see `math/measures.py`.
+
+    rest: Σ exp(x_j − m) over what is below the maximum; ties: how many classes are at it; moment: E = Σ exp(x_j − m)·
+    (m − x_j); above: how many classes are above a threshold.
+    """
+
+    rest: Array
+    ties: Array
+    moment: Array
+    above: Array
+
+
 class RowStatistics(NamedTuple):
     """The statistics of N rows, or of a piece of each; arrays of shape (N,).
 
     maximum: m = max_j x_j; others: S = Σ_{j≠t} exp(x_j − m); target: x_t, −inf where the piece does not hold it;
     sums: only where the target distribution has mass on other classes; apart: only for soft targets, whose t is the
-    likeliest class of the piece.
+    likeliest class of the piece; spread: only where a threshold is given.
     """
 
     maximum: Array
@@ -52,20 +66,24 @@ class RowStatistics(NamedTuple):
     target: Array
     sums: SmoothingSums | None
     apart: KeptApart | None
+    spread: Spread | None = None
 
 
 LINES = 7
-"""How many numbers a row's statistics are in the tables of compiled engines, see `of_table`."""
+"""How many numbers a row's statistics are in the tables of compiled engines, see `of_table`; with a spread, 4 more."""
 
 
 def of_table(table: Array, place: Array | None, spreads: bool) -> RowStatistics:
-    """The statistics out of a table (LINES, N) that a kernel has filled: the lines are those that are named here.
+    """The statistics out of a table (LINES, N) that a kernel has filled: the lines are those that are named here, and
+    where there are more those of a spread.
 
     place: of soft targets, the classes that are kept apart. spreads: whether other classes have mass.
     """
     maximum, others, count, mass, weighted_gap, own, target = (table[i, ...] for i in range(LINES))
     sums = SmoothingSums(count, mass, weighted_gap) if spreads else None
-    return RowStatistics(maximum, others, target, sums, None if place is None else KeptApart(place, own))
+    apart = None if place is None else KeptApart(place, own)
+    spread = None if table.shape[0] == LINES else Spread(*(table[i, ...] for i in range(LINES, table.shape[0])))
+    return RowStatistics(maximum, others, target, sums, apart, spread)
 
 
 class Masses(NamedTuple):
@@ -110,6 +128,19 @@ def of_rows(
     return RowStatistics(maximum, xp.sum(e, axis=1), target, sums, apart), e
 
 
+def spread_of(ops: Operations, x: Array, y: Array, maximum: Array, threshold: Array) -> Spread:
+    """The spread of rows y (N, W) with their maxima, and the logits `x` that are above `threshold` (N,).
+
+    The transform keeps the order of logits, but where it rounds: they are compared as they were.
+    """
+    xp = ops.xp
+    gap = ops.finite_from_below(maximum)[:, None] - y
+    e = xp.exp(-gap)
+    rest, ties = measures.below_and_at(ops, gap, e)
+    above = xp.sum(ops.cast(x > threshold[:, None], maximum.dtype), axis=1)
+    return Spread(rest, ties, xp.sum(measures.weighed_gap(ops, e, gap), axis=1), above)
+
+
 def merge(ops: Operations, pieces: list[RowStatistics]) -> RowStatistics:
     """The statistics of rows from those of their pieces; each piece is rescaled once, so no rounding piles up."""
     if len(pieces) == 1:
@@ -131,8 +162,9 @@ def merge(ops: Operations, pieces: list[RowStatistics]) -> RowStatistics:
         (piece.others if back is None else piece.others + xp.where(back, 1.0, xp.zeros_like(maximum))) * scale
         for piece, back, scale in zip(pieces, again, scales, strict=True)
     )
+    spread = _merged_spread(ops, pieces, scales, maximum)
     if pieces[0].sums is None:
-        return RowStatistics(maximum, others, target, None, None)
+        return RowStatistics(maximum, others, target, None, None, spread)
     count, mass, gap, zero = 0.0, 0.0, 0.0, xp.zeros_like(maximum)
     for piece, nothing, back in zip(pieces, empty, again, strict=True):
         assert piece.sums is not None
@@ -144,7 +176,34 @@ def merge(ops: Operations, pieces: list[RowStatistics]) -> RowStatistics:
         moved = maximum * UNIT - piece.maximum * UNIT
         # An empty piece has no mass, or a gap that is infinite already.
         gap = gap + (piece.sums.weighted_gap + xp.where(nothing | (moved == 0), zero, own * moved))
-    return RowStatistics(maximum, others, target, SmoothingSums(count, mass, gap), _apart(ops, pieces, again))
+    return RowStatistics(maximum, others, target, SmoothingSums(count, mass, gap), _apart(ops, pieces, again), spread)
+
+
+def _merged_spread(ops: Operations, pieces: list[RowStatistics], scales: list[Array], maximum: Array) -> Spread | None:
+    xp, zero = ops.xp, ops.xp.zeros_like(maximum)
+    rest, ties, moment, above = zero, zero, zero, zero
+    for piece, scale in zip(pieces, scales, strict=True):
+        if piece.spread is None:
+            return None
+        own, at = piece.spread, piece.maximum == maximum
+        total = own.rest + own.ties
+        rest = rest + xp.where(at, own.rest, total * scale)
+        ties = ties + xp.where(at, own.ties, zero)
+        # A piece whose exponentials are lost beside the others' may be infinitely far below them.
+        moved = xp.where(scale == 0, zero, maximum - piece.maximum)
+        moment = moment + scale * (own.moment + total * moved)
+        above = above + own.above
+    return Spread(rest, ties, moment, above)
+
+
+def joined(ops: Operations, parts: list[RowStatistics]) -> RowStatistics:
+    """The statistics of rows, without smoothing, from those of consecutive ones."""
+    if len(parts) == 1:
+        return parts[0]
+    concat = ops.xp.concat
+    maximum, others, target = (concat([part[i] for part in parts]) for i in range(3))
+    spreads = [part.spread for part in parts if part.spread is not None]
+    return RowStatistics(maximum, others, target, None, None, Spread(*map(concat, zip(*spreads, strict=True))))
 
 
 def _again(

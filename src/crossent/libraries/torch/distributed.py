@@ -82,13 +82,13 @@ class Distributed(TorchOnGraph):
         """By all processes together, unless torch.compile traces."""
         return not torch.compiler.is_compiling()
 
-    def engine(self, asked: str, like: Array, dtype: str, classes: int, clips: bool) -> str:
+    def engine(self, asked: str, like: Array, dtype: str, classes: int, measure: str) -> str:
         """Of whole rows that of the tensors of each process."""
         if self.state == "traced":
-            return TRACED.engine(asked, like, dtype, classes, clips)
+            return TRACED.engine(asked, like, dtype, classes, measure)
         if self.state != "eager" and asked == "auto":
             return "array_api"
-        return super().engine(asked, like, dtype, classes, clips)
+        return super().engine(asked, like, dtype, classes, measure)
 
     def any_outside(self, x: Array, stop: int) -> bool:
         """Of all processes, so that all raise or none."""

@@ -50,7 +50,7 @@ class _PlainLoss(torch.autograd.Function):
         ctx.rows = rows._replace(logits=None, soft=None)
         ctx.is_soft = rows.soft is not None
         ctx.gradients = []
-        if rows.targets is None:
+        if ctx.is_soft:
             rows = rows._replace(soft=library.enter_matrix(targets.detach()))
         rows = rows._replace(logits=library.enter_matrix(logits.detach()))
         result: Tensor

@@ -73,6 +73,11 @@ class _Family(Torch):
 class _Followed(Library):
     """Of whose tensors logits alone are differentiated."""
 
+    @property
+    def composes(self) -> Library | None:
+        """Eager tensors that all stay on the graph."""
+        return ON_GRAPH
+
     def loss(self, inputs: Inputs, rows: Rows, ending: Ending) -> Array:
         """One function on the graph."""
         from crossent.libraries.torch.graph import plain_loss

@@ -76,11 +76,12 @@ def _rest(tensors: tuple[Any, ...], others: tuple[Any, ...]) -> Rows:
     hidden, head_weight, *_, weight, _, _ = tensors
     *coefficients, engine, memory = others
     dtype, v = TORCH.compute_dtype(hidden), head_weight.shape[0]
-    kind = TORCH.eager(hidden).kind(hidden, str(dtype).rpartition(".")[2], v, False)
+    rest = Coefficients(*coefficients)
+    kind = TORCH.eager(hidden).kind(hidden, str(dtype).rpartition(".")[2], v, rest.kind)
     engine = engine if select.obstacle(engine, kind) is None else "array_api"
     places = None if weight is None else weight.reshape(-1).nonzero()[:, 0]
     head = Head(None, None, None, places, memory)
-    return Rows(head, None, None, None, None, Coefficients(*coefficients), 0, v, dtype, engine)
+    return Rows(head, None, None, None, None, rest, 0, v, dtype, engine)
 
 
 def _losses(*inputs: Any) -> Tensor:

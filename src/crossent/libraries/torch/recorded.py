@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from crossent.engines import select
-from crossent.libraries.base import Inputs
+from crossent.libraries.base import Inputs, Library
 from crossent.libraries.torch.tensors import Torch, is_traced, without_autocast
 from crossent.linear import Gradients, whole
 from crossent.math.operations import FLOATS, Operations
-from crossent.math.rows import Rows
+from crossent.math.rows import EXPLICIT, Rows
 from crossent.types import Array
 
 if TYPE_CHECKING:
@@ -47,6 +47,11 @@ class TorchOnGraph(Torch):
     """Eager tensors that all stay on the graph; engines walk them inside functions with derivatives of their own."""
 
     keep_graph = True
+
+    @property
+    def composes(self) -> Library | None:
+        """Its own."""
+        return self
 
     def divide(self, a: Array, b: Array | float, dtype: Any) -> Array:
         """As the graph can follow."""
@@ -97,19 +102,19 @@ class TorchTraced(TorchOnGraph):
         """Targets may be plain where logits are wrapped."""
         return not is_traced(x)
 
-    def engine(self, asked: str, like: Array, dtype: str, classes: int, clips: bool) -> str:
+    def engine(self, asked: str, like: Array, dtype: str, classes: int, measure: str) -> str:
         """Where torch.compile traces, the engine that walks the logits when the compiled program runs.
 
         It is none of an exported program, which is to run without this package, nor inside the transformations of
         functorch, which ask for more derivatives than the operator has.
         """
-        if torch.compiler.is_compiling() and not clips and dtype in FLOATS:
+        if torch.compiler.is_compiling() and measure != EXPLICIT and dtype in FLOATS:
             name = _compiled_engine(self.memory_of(like.device)[0], asked)
             if name is not None:
                 return name
         if asked in ("auto", "array_api"):
             return "array_api"
-        return super().engine(asked, like, dtype, classes, clips)
+        return super().engine(asked, like, dtype, classes, measure)
 
     def losses(self, rows: Rows) -> Array:
         """As an operator, or by the formula; torch.compile cannot trace functions with forward derivatives."""

@@ -222,6 +222,10 @@ class Torch(_Tensors, Library):
         """By assignment."""
         x[places] = rows
 
+    def put_classes(self, x: Array, ids: Array, values: Array) -> Array:
+        """In place."""
+        return x.scatter_(-1, ids, values) if self.in_place else super().put_classes(x, ids, values)
+
     def true_places(self, mask: Array) -> Array:
         """Torch's own."""
         return mask.nonzero()[:, 0]

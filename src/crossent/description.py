@@ -1,0 +1,162 @@
+"""What a row tells besides its loss: from row statistics to the numbers of tokens. It knows neither options nor engines.
+
+log Z = log1p(rest + (ties − 1))        of the row's spread, see `math/measures.py`
+log p_k = −((m − x_k) + log Z)          for any class k
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from crossent.math import formula, measures
+from crossent.math.rows import Rows
+from crossent.math.statistics import RowStatistics
+from crossent.math.transform import slope, transformed
+from crossent.types import Array
+
+if TYPE_CHECKING:
+    from crossent.libraries.base import Inputs, Library
+    from crossent.problem import Ending
+
+
+class TokenStatistics(NamedTuple):
+    """What rows of logits tell of their targets: arrays of the shape of the targets, 0 for tokens that are ignored.
+
+    All but `most_likely` have the dtype of the loss, and are NaN where the loss is.
+    """
+
+    loss: Array
+    """−log p of the target, in nats."""
+    log_prob: Array
+    """log p of the target: the negative of the loss, at most 0."""
+    log_sum_exp: Array
+    """log Σ_j exp x_j."""
+    entropy: Array
+    """−Σ_j p_j·log p_j, from 0 to log V."""
+    rank: Array
+    """How many classes have a larger logit than the target: 0 for the likeliest and those that tie with it; −1 for a
+    token that is ignored.
+    """
+    most_likely: Array
+    """bool: whether no class is likelier than the target."""
+
+
+def finished(library: Library, rows: Rows, found: RowStatistics, ending: Ending) -> TokenStatistics:
+    """The numbers of tokens from their statistics."""
+    xp, spread = library.xp, found.spread
+    assert spread is not None
+    n = found.maximum.shape[0]
+    weight = None if rows.weight is None else xp.reshape(rows.weight, (n,))
+    flat = rows._replace(targets=None, weight=weight)
+    loss = formula.outcome_of(library, found, flat, None).loss
+    log_z, z = log_z_of(library, found)
+    numbers = [found.maximum + log_z, log_z + spread.moment / z]
+    return _finished(library, ending, weight, loss, numbers, spread.above)
+
+
+def log_z_of(library: Library, found: RowStatistics) -> tuple[Array, Array]:
+    """log Z and Z of rows, relative to their maxima."""
+    spread = found.spread
+    assert spread is not None
+    return library.xp.log1p(spread.rest + (spread.ties - 1.0)), spread.rest + spread.ties
+
+
+def composed(library: Library, inputs: Inputs, rows: Rows, ending: Ending) -> TokenStatistics:
+    """The same out of three losses that the library differentiates, and a comparison that has no derivative."""
+    graph = library.composes
+    assert graph is not None
+    loss = library.loss(inputs, rows, ending)
+    alone, bare = inputs._replace(targets=None), rows._replace(targets=None)
+    numbers = []
+    for measure in (measures.LOG_SUM_EXP, measures.ENTROPY):
+        of_measure = bare._replace(coefficients=rows.coefficients._replace(measure=measure))
+        numbers.append(library.loss(alone, of_measure, ending))
+    t, weight = (x if x is None or graph is library else library.leave(x) for x in (rows.targets, rows.weight))
+    x = graph.stop_gradient(inputs.logits)
+    own = graph.xp.sum(graph.xp.where(_one_hot(graph, x, t), x, graph.xp.zeros_like(x)), axis=-1)
+    above = graph.xp.sum(graph.cast(x > own[..., None], loss.dtype), axis=-1)
+    return _named(graph, weight, loss, numbers, above)
+
+
+def log_probs(library: Library, rows: Rows, ids: Array) -> Array:
+    """log p (..., K) of the classes `ids` (..., K) of rows (..., V), whatever their targets are."""
+    xp, shape = library.xp, ids.shape
+    found = library.described(rows._replace(targets=ids[..., 0], weight=None))
+    log_z, maximum = (xp.reshape(x, (*shape[:-1], 1)) for x in (log_z_of(library, found)[0], found.maximum))
+    return (_taken(library, rows, ids) - maximum) - log_z
+
+
+def log_probs_and_gradient(
+    library: Library, rows: Rows, ids: Array, grads: Array, out: Array | None
+) -> tuple[Array, Array]:
+    """The same, and the gradient (..., V) of the logits, from those of the log-probabilities, (..., K).
+
+    The walk's is right but at the classes, whose entries are found from their probabilities.
+    """
+    xp, c = library.xp, rows.coefficients
+    result = log_probs(library, rows, ids)
+    # The same class may be asked for more than once.
+    own = xp.zeros_like(grads)
+    for k in range(ids.shape[-1]):
+        own = own + xp.where(ids == ids[..., k : k + 1], grads[..., k : k + 1], 0.0)
+    total = xp.sum(grads, axis=-1)
+    entries = -own * xp.expm1(result) - (total[..., None] - own) * xp.exp(result)
+    slopes = slope(library, _raw(library, rows, ids), c)
+    entries = entries * c.inverse_temperature if slopes is None else entries * c.inverse_temperature * slopes
+    if rows.weight is not None:
+        entries = xp.where(rows.weight[..., None] == 0, 0.0, entries)
+    scale = library.per_token(-total, total.shape)
+    _, d = library.losses_and_gradient(rows._replace(targets=ids[..., 0]), scale, out)
+    entries = xp.reshape(library.narrowed(_flat(library, entries), d), ids.shape)
+    return result, library.put_classes(d, ids, entries)
+
+
+def _flat(library: Library, x: Array) -> Array:
+    return library.xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
+
+
+def _raw(library: Library, rows: Rows, ids: Array) -> Array:
+    taken = _flat(library, library.take_classes(rows.logits, ids))
+    return library.xp.reshape(library.widened(taken, rows.dtype), ids.shape)
+
+
+def _taken(library: Library, rows: Rows, ids: Array) -> Array:
+    return transformed(library, _raw(library, rows, ids), rows.coefficients, None)
+
+
+def composed_log_probs(library: Library, inputs: Inputs, rows: Rows, ending: Ending, ids: Array) -> Array:
+    """log p (..., K) of classes as what the library differentiates: the loss of the likeliest, and its distance."""
+    graph = library.composes
+    assert graph is not None
+    xp, x = graph.xp, inputs.logits
+    top = xp.argmax(graph.stop_gradient(x), axis=-1)
+    loss = library.loss(inputs._replace(targets=top), rows._replace(targets=library.enter(top)), ending)
+    # Taken together, so that the likeliest class, where it is asked for, adds nothing to the gradient of its loss.
+    places = xp.concat([top[..., None], graph.cast(ids, top.dtype)], axis=-1)
+    y = transformed(graph, graph.cast(graph.take_classes(x, places), loss.dtype), rows.coefficients, None)
+    return 0.0 - ((y[..., :1] - y[..., 1:]) + loss[..., None])
+
+
+def _one_hot(library: Library, x: Array, t: Array) -> Array:
+    classes = library.xp.arange(x.shape[-1], dtype=t.dtype, device=library.device(t))
+    return classes == t[..., None]
+
+
+def _finished(
+    library: Library, ending: Ending, weight: Array | None, loss: Array, numbers: list[Array], above: Array
+) -> TokenStatistics:
+    found = _named(library, weight, loss, numbers, above)
+    return TokenStatistics(*(library.leave(library.xp.reshape(x, ending.token_shape)) for x in found))
+
+
+def _named(library: Library, weight: Array | None, loss: Array, numbers: list[Array], above: Array) -> TokenStatistics:
+    """A row that has no loss has no other number; and a token that does not count has none but 0."""
+    xp = library.xp
+    nothing = xp.isnan(loss)
+    log_sum_exp, entropy, rank = (xp.where(nothing, loss, x) for x in (*numbers, above))
+    if weight is not None:
+        ignored, zero = weight == 0, xp.zeros_like(loss)
+        log_sum_exp, entropy = xp.where(ignored, zero, log_sum_exp), xp.where(ignored, zero, entropy)
+        rank = xp.where(ignored, zero - 1.0, rank)
+    return TokenStatistics(loss, 0.0 - loss, log_sum_exp, entropy, rank, rank == 0)
