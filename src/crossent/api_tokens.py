@@ -341,8 +341,8 @@ def kl_divergence_and_grad(
     divergence : Array
         As `kl_divergence` returns it.
     d_logits : Array
-        Of the shape and dtype of `logits`; of a forward divergence p_j − q_j over the tokens. It is not finite where the
-        divergence is not, but for that.
+        Of the shape and dtype of `logits`; of a forward divergence p_j − q_j over the tokens. That of another is NaN
+        where the divergence is ∞.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a row tells besides its loss: from row statistics to the numbers of tokens. It knows neither options nor engines.
+"""What a row tells besides its loss: the numbers of tokens. Neither options nor engines are known here.
 
 log Z = log1p(rest + (ties − 1))        of the row's spread, see `math/measures.py`
 log p_k = −((m − x_k) + log Z)          for any class k
@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from crossent.math import formula, measures
+from crossent.math import measures
 from crossent.math.rows import Rows
-from crossent.math.statistics import RowStatistics
+from crossent.math.statistics import Described
 from crossent.math.transform import slope, transformed
 from crossent.types import Array
 
@@ -42,24 +42,14 @@ class TokenStatistics(NamedTuple):
     """bool: whether no class is likelier than the target."""
 
 
-def finished(library: Library, rows: Rows, found: RowStatistics, ending: Ending) -> TokenStatistics:
-    """The numbers of tokens from their statistics."""
+def finished(library: Library, rows: Rows, found: Described, ending: Ending) -> TokenStatistics:
+    """The numbers of tokens from what their rows tell."""
     xp, spread = library.xp, found.spread
-    assert spread is not None
-    n = found.maximum.shape[0]
-    weight = None if rows.weight is None else xp.reshape(rows.weight, (n,))
-    flat = rows._replace(targets=None, weight=weight)
-    loss = formula.outcome_of(library, found, flat, None).loss
-    log_z, z = log_z_of(library, found)
-    numbers = [found.maximum + log_z, log_z + spread.moment / z]
-    return _finished(library, ending, weight, loss, numbers, spread.above)
-
-
-def log_z_of(library: Library, found: RowStatistics) -> tuple[Array, Array]:
-    """log Z and Z of rows, relative to their maxima."""
-    spread = found.spread
-    assert spread is not None
-    return library.xp.log1p(spread.rest + (spread.ties - 1.0)), spread.rest + spread.ties
+    weight = None if rows.weight is None else xp.reshape(rows.weight, found.losses.shape)
+    log_z = xp.log1p(spread.rest)
+    numbers = [found.maximum + log_z, log_z + spread.moment / (1.0 + spread.rest)]
+    named = _named(library, weight, found.losses, numbers, spread.above)
+    return TokenStatistics(*(library.leave(xp.reshape(x, ending.token_shape)) for x in named))
 
 
 def composed(library: Library, inputs: Inputs, rows: Rows, ending: Ending) -> TokenStatistics:
@@ -83,7 +73,7 @@ def log_probs(library: Library, rows: Rows, ids: Array) -> Array:
     """log p (..., K) of the classes `ids` (..., K) of rows (..., V), whatever their targets are."""
     xp, shape = library.xp, ids.shape
     found = library.described(rows._replace(targets=ids[..., 0], weight=None))
-    log_z, maximum = (xp.reshape(x, (*shape[:-1], 1)) for x in (log_z_of(library, found)[0], found.maximum))
+    log_z, maximum = (xp.reshape(x, (*shape[:-1], 1)) for x in (xp.log1p(found.spread.rest), found.maximum))
     return (_taken(library, rows, ids) - maximum) - log_z
 
 
@@ -141,13 +131,6 @@ def composed_log_probs(library: Library, inputs: Inputs, rows: Rows, ending: End
 def _one_hot(library: Library, x: Array, t: Array) -> Array:
     classes = library.xp.arange(x.shape[-1], dtype=t.dtype, device=library.device(t))
     return classes == t[..., None]
-
-
-def _finished(
-    library: Library, ending: Ending, weight: Array | None, loss: Array, numbers: list[Array], above: Array
-) -> TokenStatistics:
-    found = _named(library, weight, loss, numbers, above)
-    return TokenStatistics(*(library.leave(library.xp.reshape(x, ending.token_shape)) for x in found))
 
 
 def _named(library: Library, weight: Array | None, loss: Array, numbers: list[Array], above: Array) -> TokenStatistics:

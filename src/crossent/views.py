@@ -12,9 +12,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crossent.engines import select
-from crossent.math import statistics as row_statistics
+from crossent.math import formula
 from crossent.math.rows import Rows, of_rows
-from crossent.math.statistics import RowStatistics
+from crossent.math.statistics import Described
 from crossent.types import Array
 
 if TYPE_CHECKING:
@@ -105,25 +105,20 @@ def walk(
     return losses, d
 
 
-def statistics(library: Library, rows: Rows) -> RowStatistics:
-    """The statistics (N,) of eager rows with hard targets, and their spread, with the classes above the target."""
+def describe(library: Library, rows: Rows) -> Described:
+    """What eager rows with hard targets tell besides their losses, each (N,)."""
     logits, n = rows.logits, math.prod(rows.logits.shape[:-1])
-    targets = library.xp.reshape(rows.targets, (n,))
+    rows = rows._replace(
+        targets=library.xp.reshape(rows.targets, (n,)),
+        weight=None if rows.weight is None else library.xp.reshape(rows.weight, (n,)),
+    )
     parts, start = [], 0
     for place in _places(library, logits.shape[:-1], [logits]):
         x = _matrix(library, logits, place)
         stop = start + x.shape[0]
-        t = targets[start:stop]
-        part = rows._replace(logits=x, targets=t, weight=None)
-        parts.append(select.engine("array_api").statistics(library, part, target_logits(library, part)))
+        parts.append(select.engine(rows.engine).describe(library, rows.part(start, stop, x, None)))
         start = stop
-    return row_statistics.joined(library, parts)
-
-
-def target_logits(library: Library, rows: Rows) -> Array:
-    """The logits (N,) of targets in the compute dtype; that of class 0 where a target is none of the vocabulary."""
-    t = library.zero_where_not((rows.targets >= 0) & (rows.targets < rows.vocabulary), rows.targets)
-    return library.widened(library.take_target(rows.logits, t)[:, None], rows.dtype)[:, 0]
+    return formula.joined(library, parts)
 
 
 def flat(library: Library, rows: Rows) -> Rows:

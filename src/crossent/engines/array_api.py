@@ -17,7 +17,7 @@ from crossent.math import formula
 from crossent.math import statistics as row_statistics
 from crossent.math.outcome import Outcome
 from crossent.math.rows import Rows, of_rows
-from crossent.math.statistics import RowStatistics
+from crossent.math.statistics import Described, RowStatistics
 from crossent.types import Array
 
 if TYPE_CHECKING:
@@ -55,26 +55,29 @@ def walk(library: Library, rows: Rows, losses: Array, scale: Array | float | Non
         threads.split(work, n, 1 if n * v < SMALL else threads.get_num_threads())
 
 
-def statistics(library: Library, rows: Rows, threshold: Array | None = None) -> RowStatistics:
-    """The statistics of rows, or of a piece of each."""
-    if threshold is None:
-        return formula.statistics_of(library, formula.widened(library, rows))
-    # All that is made of a row at once has its length several times over.
+def describe(library: Library, rows: Rows) -> Described:
+    """What whole rows with hard targets tell, a block at a time."""
     n, v = rows.logits.shape
     in_host = isinstance(rows.logits, np.ndarray)
-    width = TILE if in_host and formula.is_in_pieces(rows) else max(v, 1)
+    width = TILE if in_host else max(v, 1)
+    # Some arrays of the size of a block are made at a time.
     height = max(1, (HOST_BLOCK if in_host else DEVICE_BLOCK) // (8 * 4 * min(width, max(v, 1))))
-    found = []
-    for i in range(0, n, height):
+    parts = []
+    for i in range(0, max(n, 1), height):
         j = min(i + height, n)
+        block = rows.part(i, j, rows.logits[i:j, :], None)
+        threshold = formula.target_logits(library, block)
         pieces = []
         for a in range(0, v, width):
-            b = min(a + width, v)
-            piece = rows.part(i, j, rows.logits[i:j, a:b], None).columns(a, b, rows.logits[i:j, a:b])
-            piece = formula.widened(library, piece._replace(vocabulary=v))
-            pieces.append(formula.statistics_of(library, piece, None, threshold[i:j]))
-        found.append(row_statistics.merge(library, pieces))
-    return row_statistics.joined(library, found)
+            piece = formula.widened(library, block.columns(a, a + width, block.logits[:, a : a + width]))
+            pieces.append(formula.statistics_of(library, piece, None, threshold))
+        parts.append(formula.described(library, pieces, block))
+    return formula.joined(library, parts)
+
+
+def statistics(library: Library, rows: Rows) -> RowStatistics:
+    """The statistics of rows, or of a piece of each."""
+    return formula.statistics_of(library, formula.widened(library, rows))
 
 
 def gradient(library: Library, rows: Rows, found: RowStatistics, outcome: Outcome, out: Array) -> None:

@@ -1,4 +1,4 @@
-"""What an engine is: three verbs over rows in eager memory. It knows of no option, reduction or shape above a matrix.
+"""What an engine is: verbs over rows in eager memory. It knows of no option, reduction or shape above a matrix.
 
 Every engine is a module with these functions. `statistics`, a merge and `gradient` give what `walk` gives in one pass;
 pieces of a vocabulary that lie apart have no other way.
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from crossent.math.outcome import Outcome
 from crossent.math.rows import Rows
-from crossent.math.statistics import RowStatistics
+from crossent.math.statistics import Described, RowStatistics
 from crossent.types import Array
 
 if TYPE_CHECKING:
@@ -32,10 +32,12 @@ class Engine(Protocol):
     def walk(self, library: Library, rows: Rows, losses: Array, scale: Array | float | None, out: Array | None) -> None:
         """Write the losses (N,) of whole rows into `losses`, and with `out` (N, V) their gradient, times `scale`."""
 
-    def statistics(self, library: Library, rows: Rows, threshold: Array | None = None) -> RowStatistics:
+    def describe(self, library: Library, rows: Rows) -> Described:
+        """What whole rows with hard targets tell, without smoothing; their losses have the bits of `walk`."""
+
+    def statistics(self, library: Library, rows: Rows) -> RowStatistics:
         """The statistics of rows, or of a piece of each, in the compute dtype.
 
-        threshold: (N,), for a spread with how many logits are above it; the other statistics have the bits of the walk.
         Soft targets that are smoothed need sums over the whole row first, so theirs are of whole rows alone.
         """
 

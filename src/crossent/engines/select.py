@@ -53,7 +53,7 @@ def obstacle(name: str, kind: Kind, described: str = "") -> str | None:
         return f"it walks eager {walks}, and logits are {described or kind.state}"
     if kind.measure == EXPLICIT:
         return "it has no clipped probabilities, which algorithm='explicit' asks for"
-    if kind.measure != LOSS:
+    if name == "cuda" and kind.measure != LOSS:
         return f"it has no kernel of the measure {kind.measure!r}"
     if name == "numba" and (reason := numba_problem()) is not None:
         return reason

@@ -19,7 +19,7 @@ from crossent.engines import select
 from crossent.math import formula
 from crossent.math.operations import RUN, Operations
 from crossent.math.rows import Rows
-from crossent.math.statistics import RowStatistics
+from crossent.math.statistics import Described
 from crossent.types import Array, Namespace
 
 if TYPE_CHECKING:
@@ -223,9 +223,9 @@ class Library(Operations):
             return ending.of_nothing()
         return ending.finish(self.losses(rows))
 
-    def described(self, rows: Rows) -> RowStatistics:
-        """The statistics (N,) of rows with hard targets, and their spread."""
-        return views.statistics(self, rows)
+    def described(self, rows: Rows) -> Described:
+        """What rows with hard targets tell besides their losses, each (N,)."""
+        return views.describe(self, rows)
 
     def token_statistics(self, inputs: Inputs, rows: Rows, ending: Ending) -> TokenStatistics:
         """What rows tell of their tokens."""
@@ -264,10 +264,9 @@ class AsGraph(Library):
         losses, d = formula.whole_with_gradient(self, views.flat(self, rows), scale)
         return losses, self.xp.reshape(d, rows.logits.shape)
 
-    def described(self, rows: Rows) -> RowStatistics:
+    def described(self, rows: Rows) -> Described:
         """As a graph."""
-        rows = formula.widened(self, views.flat(self, rows))
-        return formula.statistics_of(self, rows, None, views.target_logits(self, rows))
+        return formula.describe(self, views.flat(self, rows))
 
     def linear_losses(self, rows: Rows) -> Array:
         """As a graph."""

@@ -10,7 +10,7 @@ from crossent.math import explicit, measures, statistics
 from crossent.math.operations import Operations
 from crossent.math.outcome import Outcome, outcome
 from crossent.math.rows import LOSS, Rows
-from crossent.math.statistics import Masses, RowStatistics
+from crossent.math.statistics import Described, Masses, RowStatistics, Spread
 from crossent.math.targets import class_masses, soft_masses
 from crossent.math.transform import slope, transformed
 from crossent.types import Array
@@ -84,6 +84,35 @@ def statistics_of(
     if threshold is None:
         return found
     return found._replace(spread=statistics.spread_of(ops, rows.logits, seen.logits, found.maximum, threshold))
+
+
+def describe(ops: Operations, rows: Rows) -> Described:
+    """What lazy or traced rows with hard targets tell, all at once."""
+    rows = widened(ops, rows)
+    return described(ops, [statistics_of(ops, rows, None, target_logits(ops, rows))], rows)
+
+
+def described(ops: Operations, pieces: list[RowStatistics], rows: Rows) -> Described:
+    """What whole rows tell, from the statistics of their pieces with spreads."""
+    found = statistics.merge(ops, pieces)
+    assert found.spread is not None
+    return Described(outcome_of(ops, found, rows, None).loss, found.maximum, found.spread)
+
+
+def joined(ops: Operations, parts: list[Described]) -> Described:
+    """What rows tell, from what consecutive ones do."""
+    if len(parts) == 1:
+        return parts[0]
+    losses, maximum, spreads = zip(*parts, strict=True)
+    concat = ops.xp.concat
+    spread = Spread(*(concat(list(each)) for each in zip(*spreads, strict=True)))
+    return Described(concat(list(losses)), concat(list(maximum)), spread)
+
+
+def target_logits(ops: Operations, rows: Rows) -> Array:
+    """The logits (N,) of targets in the compute dtype; that of class 0 where a target is none of the vocabulary."""
+    t = ops.zero_where_not((rows.targets >= 0) & (rows.targets < rows.vocabulary), rows.targets)
+    return ops.widened(ops.take_target(rows.logits, t)[:, None], rows.dtype)[:, 0]
 
 
 def outcome_of(ops: Operations, found: RowStatistics, rows: Rows, scale: Array | float | None) -> Outcome:

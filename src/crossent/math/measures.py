@@ -1,8 +1,8 @@
 """What is measured of distributions themselves, beside the loss of targets. Pure array API.
 
-For a row y of logits with maximum m let e_j = exp(y_j − m), and of what is below the maximum and what is not
+For a row y of logits with maximum m let e_j = exp(y_j − m) and
 
-    rest = Σ_{y_j<m} e_j      ties = Σ_{y_j=m} 1      E = Σ_j e_j·(m − y_j)      log Z = log1p(rest + (ties − 1))
+    rest = Z − 1 = Σ_{y_j<m} e_j + (#{y_j = m} − 1)      E = Σ_j e_j·(m − y_j)      log Z = log1p(rest)
 
     log Σ exp y   = m + log Z                                d_j = p_j
     entropy       = log Z + E/Z                              d_j = p_j·((m − y_j) − E/Z)
@@ -11,11 +11,12 @@ Nothing is added that has to be taken away again: a confident row's entropy keep
 teacher's q, with r_j = log q_j − log p_j, every term of a divergence is at least 0:
 
     forward         KL(q‖p) = Σ q·r − (q − p)                 d_j = p_j − q_j
-    reverse         KL(p‖q) = Σ (q − p) − p·r                 d_j = −p_j·(r_j + KL)
-    jensen-shannon  β·KL(q‖m) + (1 − β)·KL(p‖m)               d_j = −(1 − β)·p_j·(log(m_j/p_j) + KL(p‖m))
-                    m = β·q + (1 − β)·p
+    reverse         KL(p‖q) = Σ (q − p) − p·r                 d_j = p_j·(Σ_k p_k·u_k − u_j)          u_j = r_j − r_a
+    jensen-shannon  β·KL(q‖m) + (1 − β)·KL(p‖m)               d_j = (1 − β)·p_j·(Σ_k p_k·u_k − u_j)
+                    m = β·q + (1 − β)·p                       u_j = log(m_j/p_j) − log(m_a/p_a)
 
-where q − p is max(p, q)·expm1(−|r|) with its sign, which does not cancel either; 0·log 0 is 0.
+where q − p is max(p, q)·expm1(−|r|) with its sign, and a is the likeliest class of the student, so that nothing cancels
+here either; 0·log 0 is 0.
 """
 
 from __future__ import annotations
@@ -48,14 +49,15 @@ def distribution(ops: Operations, y: Array) -> Distribution:
     maximum = ops.stop_gradient(xp.max(y, axis=1))
     gap = ops.finite_from_below(maximum)[:, None] - y
     e = xp.exp(-gap)
-    rest, ties = below_and_at(ops, gap, e)
-    return Distribution(maximum, xp.log1p(rest + (ties - 1.0)), gap, e, e / (rest + ties)[:, None])
+    rest = rest_of(ops, gap, e)
+    return Distribution(maximum, xp.log1p(rest), gap, e, e / (1.0 + rest)[:, None])
 
 
-def below_and_at(ops: Operations, gap: Array, e: Array) -> tuple[Array, Array]:
-    """The sums of exponentials below a row's maximum, and of those at it, which are 1 each."""
-    at, zero = gap == 0, ops.xp.zeros_like(e)
-    return ops.xp.sum(ops.xp.where(at, zero, e), axis=1), ops.xp.sum(ops.xp.where(at, e, zero), axis=1)
+def rest_of(ops: Operations, gap: Array, e: Array) -> Array:
+    """Z − 1 of rows: the exponentials below the maximum, and those at it, which are 1 each, but for one."""
+    xp = ops.xp
+    at, zero = gap == 0, xp.zeros_like(e)
+    return xp.sum(xp.where(at, zero, e), axis=1) + (xp.sum(xp.where(at, e, zero), axis=1) - 1.0)
 
 
 def weighed_gap(ops: Operations, e: Array, gap: Array) -> Array:
@@ -108,15 +110,21 @@ def _divergence(
         return _sum_of_terms(ops, _times(ops, q, r) - difference), -difference
     if direction == REVERSE:
         values = _sum_of_terms(ops, difference - _times(ops, p, r))
-        return values, -_times(ops, p, r + values[:, None])
+        return values, _centred(ops, student, r)
     # log(m/p) and log(m/q), of which the one with the smaller argument is found first.
     up = r > 0
     small = xp.log1p(xp.where(up, (1.0 - mixture) * less, mixture * less))
     of_p, of_q = xp.where(up, small + r, small), xp.where(up, small, small - r)
     from_p = _sum_of_terms(ops, mixture * difference - _times(ops, p, of_p))
     from_q = _sum_of_terms(ops, (mixture - 1.0) * difference - _times(ops, q, of_q))
-    values = mixture * from_q + (1.0 - mixture) * from_p
-    return values, (mixture - 1.0) * _times(ops, p, of_p + from_p[:, None])
+    return mixture * from_q + (1.0 - mixture) * from_p, (1.0 - mixture) * _centred(ops, student, of_p)
+
+
+def _centred(ops: Operations, student: Distribution, x: Array) -> Array:
+    """p_j·(Σ_k p_k·u_k − u_j) with u = x − x_a; NaN where x_a is not finite."""
+    p, top = student.p, ops.xp.argmin(student.gap, axis=1)
+    u = x - ops.take_target(x, top)[:, None]
+    return _times(ops, p, ops.xp.sum(_times(ops, p, u), axis=1)[:, None] - u)
 
 
 def _times(ops: Operations, probability: Array, x: Array) -> Array:

@@ -43,14 +43,23 @@ class KeptApart(NamedTuple):
 class Spread(NamedTuple):
     """What a row is like whatever its target, each (N,): see `math/measures.py`.
 
-    rest: Σ exp(x_j − m) over what is below the maximum; ties: how many classes are at it; moment: E = Σ exp(x_j − m)·
-    (m − x_j); above: how many classes are above a threshold.
+    rest: Z − 1, the sum of the exponentials but for one at the maximum; moment: E = Σ exp(x_j − m)·(m − x_j); above:
+    how many classes are above a threshold.
     """
 
     rest: Array
-    ties: Array
     moment: Array
     above: Array
+
+
+class Described(NamedTuple):
+    """What whole rows with hard targets tell, each (N,): the losses, the maxima, and the spreads with the classes above
+    the target.
+    """
+
+    losses: Array
+    maximum: Array
+    spread: Spread
 
 
 class RowStatistics(NamedTuple):
@@ -70,20 +79,17 @@ class RowStatistics(NamedTuple):
 
 
 LINES = 7
-"""How many numbers a row's statistics are in the tables of compiled engines, see `of_table`; with a spread, 4 more."""
+"""How many numbers a row's statistics are in the tables of compiled engines, see `of_table`."""
 
 
 def of_table(table: Array, place: Array | None, spreads: bool) -> RowStatistics:
-    """The statistics out of a table (LINES, N) that a kernel has filled: the lines are those that are named here, and
-    where there are more those of a spread.
+    """The statistics out of a table (LINES, N) that a kernel has filled: the lines are those that are named here.
 
     place: of soft targets, the classes that are kept apart. spreads: whether other classes have mass.
     """
     maximum, others, count, mass, weighted_gap, own, target = (table[i, ...] for i in range(LINES))
     sums = SmoothingSums(count, mass, weighted_gap) if spreads else None
-    apart = None if place is None else KeptApart(place, own)
-    spread = None if table.shape[0] == LINES else Spread(*(table[i, ...] for i in range(LINES, table.shape[0])))
-    return RowStatistics(maximum, others, target, sums, apart, spread)
+    return RowStatistics(maximum, others, target, sums, None if place is None else KeptApart(place, own))
 
 
 class Masses(NamedTuple):
@@ -136,9 +142,8 @@ def spread_of(ops: Operations, x: Array, y: Array, maximum: Array, threshold: Ar
     xp = ops.xp
     gap = ops.finite_from_below(maximum)[:, None] - y
     e = xp.exp(-gap)
-    rest, ties = measures.below_and_at(ops, gap, e)
     above = xp.sum(ops.cast(x > threshold[:, None], maximum.dtype), axis=1)
-    return Spread(rest, ties, xp.sum(measures.weighed_gap(ops, e, gap), axis=1), above)
+    return Spread(measures.rest_of(ops, gap, e), xp.sum(measures.weighed_gap(ops, e, gap), axis=1), above)
 
 
 def merge(ops: Operations, pieces: list[RowStatistics]) -> RowStatistics:
@@ -181,29 +186,20 @@ def merge(ops: Operations, pieces: list[RowStatistics]) -> RowStatistics:
 
 def _merged_spread(ops: Operations, pieces: list[RowStatistics], scales: list[Array], maximum: Array) -> Spread | None:
     xp, zero = ops.xp, ops.xp.zeros_like(maximum)
-    rest, ties, moment, above = zero, zero, zero, zero
+    rest, moment, above, found = zero, zero, zero, xp.isnan(maximum)
     for piece, scale in zip(pieces, scales, strict=True):
         if piece.spread is None:
             return None
-        own, at = piece.spread, piece.maximum == maximum
-        total = own.rest + own.ties
-        rest = rest + xp.where(at, own.rest, total * scale)
-        ties = ties + xp.where(at, own.ties, zero)
+        own, total = piece.spread, piece.spread.rest + 1.0
+        # One class at the maximum is left out, of the first piece that has it.
+        is_first = (piece.maximum == maximum) & ~found
+        found = found | is_first
+        rest = rest + xp.where(is_first, own.rest, total * scale)
         # A piece whose exponentials are lost beside the others' may be infinitely far below them.
         moved = xp.where(scale == 0, zero, maximum - piece.maximum)
         moment = moment + scale * (own.moment + total * moved)
         above = above + own.above
-    return Spread(rest, ties, moment, above)
-
-
-def joined(ops: Operations, parts: list[RowStatistics]) -> RowStatistics:
-    """The statistics of rows, without smoothing, from those of consecutive ones."""
-    if len(parts) == 1:
-        return parts[0]
-    concat = ops.xp.concat
-    maximum, others, target = (concat([part[i] for part in parts]) for i in range(3))
-    spreads = [part.spread for part in parts if part.spread is not None]
-    return RowStatistics(maximum, others, target, None, None, Spread(*map(concat, zip(*spreads, strict=True))))
+    return Spread(rest, moment, above)
 
 
 def _again(

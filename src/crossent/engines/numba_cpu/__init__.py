@@ -24,7 +24,7 @@ from crossent.engines.numba_cpu import kernel
 from crossent.engines.numba_cpu.long_rows import BLOCK
 from crossent.math.outcome import Outcome
 from crossent.math.rows import Rows, of_rows
-from crossent.math.statistics import LINES, RowStatistics, of_table
+from crossent.math.statistics import LINES, Described, RowStatistics, Spread, of_table
 from crossent.types import Array
 
 if TYPE_CHECKING:
@@ -56,6 +56,20 @@ def walk(library: Library, rows: Rows, losses: Array, scale: Array | float | Non
         work(0, n)
     else:
         threads.split(work, n, threads.get_num_threads())
+
+
+def describe(library: Library, rows: Rows) -> Described:
+    """What whole rows with hard targets tell; the table's lines are those of `kernel.describe`."""
+    rows = _plain(rows, rows.dtype)
+    n, v = rows.logits.shape
+    losses, spreads = np.empty(n, rows.dtype), np.empty((4, n), rows.dtype)
+    work = kernel.describe(rows, losses, spreads.ravel())
+    if n * v < SMALL:
+        work(0, n)
+    else:
+        threads.split(work, n, threads.get_num_threads())
+    maximum, *spread = spreads
+    return Described(losses, maximum, Spread(*spread))
 
 
 def statistics(library: Library, rows: Rows) -> RowStatistics:

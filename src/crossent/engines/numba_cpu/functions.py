@@ -118,6 +118,12 @@ def exp(x: Any) -> Any:
 
 
 @inline
+def small_expm1(x: Any) -> Any:
+    """exp(x) − 1 for |x| ≤ log(2)/2, to 1 ulp; NaN for NaN."""
+    return fma(x * x, _exp_tail(x), x)
+
+
+@inline
 def _of_angle(b: Any) -> tuple[Any, Any, Any]:
     """exp(b), exp(b) − 1 and 1/(exp(b) + 1), each to about 1 ulp; NaN for NaN."""
     # As in `exp`, of which exp(f) − 1 stays by itself: for small angles that is all there is.

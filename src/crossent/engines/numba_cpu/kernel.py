@@ -26,17 +26,18 @@ from numba.core.compiler_lock import global_compiler_lock
 import crossent
 from crossent.engines import kept
 from crossent.engines.compiling import LOGGER, Once, log_if_slow
-from crossent.engines.numba_cpu import long_rows, short_rows
+from crossent.engines.numba_cpu import long_rows, measures, short_rows
+from crossent.engines.numba_cpu.measures import MEASURES
 from crossent.engines.numba_cpu.vectors import format_of, inline
-from crossent.math.rows import Rows
+from crossent.math.rows import LOSS, Rows
 from crossent.math.statistics import UNIT
 from crossent.types import Array
 
 # The verbs, as the kernels know them.
-WALK, STATISTICS, GRADIENT = range(3)
-_VERBS = ("walk", "statistics", "gradient")
+WALK, STATISTICS, GRADIENT, DESCRIBE, _MEASURE = range(5)
+_VERBS = ("walk", "statistics", "gradient", "describe", *MEASURES)
 _short, _long, _SHORT = short_rows.walk, long_rows.walk, short_rows.SHORT
-_statistics, _gradient = long_rows.statistics, long_rows.gradient
+_statistics, _gradient, _measure = long_rows.statistics, long_rows.gradient, measures.walk
 
 
 def _function_of(verb: int) -> Callable[..., None]:
@@ -61,12 +62,15 @@ def _function_of(verb: int) -> Callable[..., None]:
         cap: Any,
         first_class: int,
         vocabulary: int,
+        mixture: float,
+        spreads: Any,
         start: int,
         stop: int,
     ) -> None:
         # Of the rows from `start` to `stop`. table: the losses; or the statistics, line after line; or the numbers that
         # make the gradient. out: empty for the losses alone. soft: None for hard targets. weight, class_weights,
-        # scales: empty where all are 1, 1 and `scale`. scale_of_logits, cap: see `transform.py`.
+        # scales: empty where all are 1, 1 and `scale`. scale_of_logits, cap: see `transform.py`. spreads: what is
+        # described, line after line.
         x, x_step, n, v = logits.ctypes.data, logits.strides[0], logits.shape[0], logits.shape[1]
         d, d_step = out.ctypes.data if out.size else 0, out.strides[0]
         formats = (format_of(logits), format_of(table), (scale_of_logits, cap))
@@ -79,28 +83,45 @@ def _function_of(verb: int) -> Callable[..., None]:
                 _statistics(formats, None, matrices, lines, v, place, numbers, start, stop)
             elif verb == GRADIENT:
                 _gradient(formats, None, matrices, lines, v, place, numbers, start, stop)
+            elif verb == DESCRIBE:
+                table_of_spreads = (spreads.ctypes.data, n * table.itemsize)
+                _walk(formats, None, matrices, lines, v, scale, numbers, table_of_spreads, start, stop)
+            elif verb >= _MEASURE:
+                _measure(verb - _MEASURE, formats, None, matrices, lines, v, scale, numbers, mixture, start, stop)
             else:
-                _walk(formats, None, matrices, lines, v, scale, numbers, start, stop)
+                _walk(formats, None, matrices, lines, v, scale, numbers, None, start, stop)
         else:
             matrices = (x, x_step, soft.ctypes.data, soft.strides[0], d, d_step)
             if verb == STATISTICS:
                 _statistics(formats, format_of(soft), matrices, lines, v, place, numbers, start, stop)
             elif verb == GRADIENT:
                 _gradient(formats, format_of(soft), matrices, lines, v, place, numbers, start, stop)
+            elif verb >= _MEASURE:
+                other = format_of(soft)
+                _measure(verb - _MEASURE, formats, other, matrices, lines, v, scale, numbers, mixture, start, stop)
             else:
-                _walk(formats, format_of(soft), matrices, lines, v, scale, numbers, start, stop)
+                _walk(formats, format_of(soft), matrices, lines, v, scale, numbers, None, start, stop)
 
     return run
 
 
 @inline
 def _walk(
-    formats: Any, soft: Any, matrices: Any, lines: Any, v: int, scale: float, numbers: Any, start: int, stop: int
+    formats: Any,
+    soft: Any,
+    matrices: Any,
+    lines: Any,
+    v: int,
+    scale: float,
+    numbers: Any,
+    spreads: Any,
+    start: int,
+    stop: int,
 ) -> None:
     if v <= _SHORT:
-        _short(formats, soft, matrices, lines, v, scale, numbers, start, stop)
+        _short(formats, soft, matrices, lines, v, scale, numbers, spreads, start, stop)
     else:
-        _long(formats, soft, matrices, lines, v, scale, numbers, start, stop)
+        _long(formats, soft, matrices, lines, v, scale, numbers, spreads, start, stop)
 
 
 @inline
@@ -140,7 +161,10 @@ def kernel(name: str, soft: str | None = None, verb: int = WALK, transform: str 
     )
     scaled = types.none if transform is None else real
     capped = real if transform == "capped" else types.none
-    kinds = types.void(*arrays, types.float64, *[real] * 4, types.boolean, scaled, capped, *[types.intp] * 4)
+    rest = (types.float64, numbers.copy(readonly=False), types.intp, types.intp)
+    kinds = types.void(
+        *arrays, types.float64, *[real] * 4, types.boolean, scaled, capped, types.intp, types.intp, *rest
+    )
     compiled = numba.njit(nogil=True, error_model="numpy", boundscheck=False)(_function_of(verb))
     path = _path("-".join(filter(None, (_VERBS[verb], name, soft, transform))), compiled)
     if not _load(compiled, path):
@@ -222,7 +246,16 @@ def walk(
     targets = _NOTHING[_INTEGER] if rows.targets is None else rows.targets
     if not targets.flags.c_contiguous or targets.dtype != _INTEGER:
         targets = line(targets, _INTEGER)
-    return _part(WALK, name, rows, targets, losses, out, scale)
+    measure = rows.coefficients.measure
+    verb = WALK if measure == LOSS else _MEASURE + MEASURES.index(measure)
+    return _part(verb, name, rows, targets, losses, out, scale)
+
+
+def describe(rows: Rows, losses: Array, spreads: Array) -> Callable[[int, int], None]:
+    """A function of (start, stop) that writes the losses of those rows, and into the table `spreads` (4·N,) what else
+    there is to tell of them: the maximum, Z − 1, the moment, and how many logits are above the target.
+    """
+    return _part(DESCRIBE, _NAMES[rows.logits.dtype], rows, line(rows.targets, _INTEGER), losses, None, None, spreads)
 
 
 def statistics(rows: Rows, targets: Array, found: Array) -> Callable[[int, int], None]:
@@ -240,7 +273,14 @@ _used: dict[tuple[str, str | None, int, str | None], Callable[..., None]] = {}
 
 
 def _part(
-    verb: int, name: str, rows: Rows, targets: Array, table: Array, out: Array | None, scale: Array | float | None
+    verb: int,
+    name: str,
+    rows: Rows,
+    targets: Array,
+    table: Array,
+    out: Array | None,
+    scale: Array | float | None,
+    spreads: Array | None = None,
 ) -> Callable[[int, int], None]:
     logits, soft, soft_name = rows.logits, None, None
     if name == "float16":
@@ -287,6 +327,8 @@ def _part(
         cap,
         rows.first_class,
         rows.vocabulary,
+        c.mixture,
+        nothing if spreads is None else spreads,
     )
 
 

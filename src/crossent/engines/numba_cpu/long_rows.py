@@ -29,7 +29,14 @@ from crossent.engines.numba_cpu.elements import (
 from crossent.engines.numba_cpu.functions import added, exp, sum_of_lanes
 from crossent.engines.numba_cpu.lanes import first, first_of, itemsize, lane_is, lanes, largest, lowest, widened
 from crossent.engines.numba_cpu.outcome import centre_of, masses, outcome, plain, possible
-from crossent.engines.numba_cpu.tiles import TILE, maximum_of_tile, others_of_tile, place_in_tile, sums_of_tile
+from crossent.engines.numba_cpu.tiles import (
+    TILE,
+    below_of_tile,
+    maximum_of_tile,
+    others_of_tile,
+    place_in_tile,
+    sums_of_tile,
+)
 from crossent.engines.numba_cpu.transform import seen_first, seen_one, seen_with_slope, steepened_one
 from crossent.engines.numba_cpu.vectors import filled, inline, larger, vector_like, where
 from crossent.math.statistics import UNIT
@@ -48,8 +55,10 @@ _INF, _NAN = np.inf, np.nan
 _MAXIMUM, _OTHERS, _COUNT, _MASS, _WEIGHTED_GAP, _OWN, _TARGET, _FACTOR, _UNIFORM_TERM, _ENTRY, _LINES = range(11)
 _ROW_LINE = 16 * 8
 _PIECE_LINE = PIECES * 8
-_ROW_TABLE = _LINES * _ROW_LINE
-_PIECE_TABLE = _TARGET * _PIECE_LINE
+# Where there is a threshold, smoothing has no use for its lines.
+_MOMENT_OF_PIECE, _ABOVE_OF_PIECE = _COUNT, _MASS
+ROW_TABLE = _LINES * _ROW_LINE
+PIECE_TABLE = _TARGET * _PIECE_LINE
 
 
 # --- a row ------------------------------------------------------------------------------------------------------------
@@ -107,10 +116,13 @@ def _smooths(formats: Any, soft: Any, row: Any, numbers: Any) -> tuple[Any, int]
 
 
 @inline
-def _statistics_of_row(formats: Any, soft: Any, row: Any, t: int, numbers: Any, pieces: int, place: int) -> int:
+def statistics_of_row(
+    formats: Any, soft: Any, row: Any, t: int, numbers: Any, pieces: int, place: int, threshold: Any
+) -> int:
     """Write the statistics of a row into the column of the row table at `place`; returns the class kept apart.
 
     t: the target; of soft ones the likeliest class is kept apart, which leaves the smallest sum, whatever `t` is.
+    threshold: None, or what logits are counted above, for the moments and the counts of pieces.
     """
     logits, losses, transform = formats
     x, q, u, v = row
@@ -121,9 +133,7 @@ def _statistics_of_row(formats: Any, soft: Any, row: Any, t: int, numbers: Any, 
     if soft is None:
         own = load_one(losses, u + t * size) if u != 0 and 0 <= t < v else 1.0
         store_one(losses, place + _OWN * _ROW_LINE, own)
-    tile = TILE
-    while tile * PIECES < v:
-        tile *= 2
+    tile = tile_of(v)
     count = 0
     column = pieces
     start = 0
@@ -137,7 +147,11 @@ def _statistics_of_row(formats: Any, soft: Any, row: Any, t: int, numbers: Any, 
             # Each tile keeps its own; a merge takes all but one of them back. Nothing is likely in a tile of −inf.
             apart = -1 if m == -_INF else place_in_tile(logits, transform, here, width, m)
         store_one(losses, column + _MAXIMUM * _PIECE_LINE, m)
-        store_one(losses, column + _OTHERS * _PIECE_LINE, others_of_tile(logits, transform, here, width, apart, centre))
+        others, moment, above = others_of_tile(logits, transform, here, width, apart, centre, threshold)
+        store_one(losses, column + _OTHERS * _PIECE_LINE, others)
+        if threshold is not None:
+            store_one(losses, column + _MOMENT_OF_PIECE * _PIECE_LINE, moment)
+            store_one(losses, column + _ABOVE_OF_PIECE * _PIECE_LINE, above)
         if uneven:
             targets = 0
             if soft is not None:
@@ -170,6 +184,59 @@ def _statistics_of_row(formats: Any, soft: Any, row: Any, t: int, numbers: Any, 
     target = seen_one(transform, logits, x + t * itemsize(logits)) if 0 <= t < v else _NAN
     store_one(losses, place + _TARGET * _ROW_LINE, target)
     return t
+
+
+@inline
+def tile_of(v: int) -> int:
+    """The columns of a tile of a row of `v`."""
+    tile = TILE
+    while tile * PIECES < v:
+        tile *= 2
+    return tile
+
+
+@inline
+def spread_of_row(
+    formats: Any, row: Any, t: int, pieces: int, place: int, threshold: Any
+) -> tuple[float, float, float]:
+    """Z − 1 of a row, its moment and the count above a threshold, from its pieces and its column of the row table.
+
+    Where Z is nearly 1, one class is at the maximum, and the others are added up without it; elsewhere 1 may be taken
+    away. t: the class that is missing from its piece.
+    """
+    logits, losses, transform = formats
+    x, _, _, v = row
+    m, tile, size = load_one(losses, place + _MAXIMUM * _ROW_LINE), tile_of(v), itemsize(losses)
+    lane = vector_like(losses, 0.0)
+    below = at = moment = above = 0.0
+    best = start = 0
+    while start < v:
+        column = pieces + (start // tile) * size
+        own, total = load_one(losses, column), float(load_one(losses, column + _OTHERS * _PIECE_LINE))
+        if start <= t < start + tile and t < v and own != -_INF:
+            y = seen_one(transform, logits, x + t * itemsize(logits))
+            total += largest(exp(filled(lane, y - own)))
+        scale = 1.0
+        if own == m:
+            at += total
+            best = start
+        else:
+            scale = float(largest(exp(filled(lane, own - m))))
+            below += scale * total
+        if threshold is not None:
+            moment += scale * load_one(losses, column + _MOMENT_OF_PIECE * _PIECE_LINE)
+            # Of a piece that is lost beside the others the distance may be infinite.
+            if 0.0 < scale < 1.0:
+                moment += scale * (float(m) - float(own)) * total
+            above += load_one(losses, column + _ABOVE_OF_PIECE * _PIECE_LINE)
+        start += tile
+    rest = at + below - 1.0
+    if m == -_INF:
+        rest = _NAN
+    elif rest < 0.5:
+        here = x + best * itemsize(logits)
+        rest = below + below_of_tile(logits, transform, here, min(tile, v - best), m)
+    return rest, moment, above
 
 
 @inline
@@ -320,7 +387,8 @@ def _put_gradient(
 
 
 @inline
-def _zero_row(formats: Any, d: int, v: int) -> None:
+def zero_row(formats: Any, d: int, v: int) -> None:
+    """Write 0 to a row of the gradient at address `d`."""
     logits, losses, _ = formats
     n = lanes(logits)
     left = v
@@ -347,9 +415,21 @@ def weight_and_scale(losses: Any, weight: int, scales: int, scale: float, i: int
 
 @inline
 def walk(
-    formats: Any, soft: Any, matrices: Any, lines: Any, v: int, scale: float, numbers: Any, start: int, stop: int
+    formats: Any,
+    soft: Any,
+    matrices: Any,
+    lines: Any,
+    v: int,
+    scale: float,
+    numbers: Any,
+    spreads: Any,
+    start: int,
+    stop: int,
 ) -> None:
-    """The walk of `numba_cpu`: some rows at a time, that stay in the cache until their gradient is written."""
+    """The walk of `numba_cpu`: some rows at a time, that stay in the cache until their gradient is written.
+
+    spreads: None, or the address of a table of what `store_spread` writes, and the bytes between its lines.
+    """
     logits, losses, _ = formats
     x, x_step, q, q_step, d, d_step = matrices
     targets, loss, weight, u, scales = lines
@@ -357,7 +437,7 @@ def walk(
     wide = itemsize(losses)
     _, _, _, _, ieee, _ = numbers
     skips = weight != 0 and not ieee
-    rows, pieces, places = scratch(_ROW_TABLE), scratch(_PIECE_TABLE), scratch(_ROW_LINE)
+    rows, pieces, places = scratch(ROW_TABLE), scratch(PIECE_TABLE), scratch(_ROW_LINE)
     # Rows of weight 0 leave what is there; it is not used.
     for line in range(_LINES):
         store(losses, rows + line * _ROW_LINE, vector_like(losses, 0.0))
@@ -371,7 +451,11 @@ def walk(
                 continue
             row = (x + (i + r) * x_step, q + (i + r) * q_step, u, v)
             t = load_place(targets + (i + r) * 8) if soft is None else 0
-            store_place(places + r * 8, _statistics_of_row(formats, soft, row, t, numbers, pieces, rows + r * wide))
+            if spreads is None:
+                t = statistics_of_row(formats, soft, row, t, numbers, pieces, rows + r * wide, None)
+            else:
+                _describe_row(formats, row, t, numbers, pieces, rows + r * wide, spreads, (i + r) * wide)
+            store_place(places + r * 8, t)
         w, s = weight_and_scale(losses, weight, scales, scale, i, live)
         m, target = load(losses, rows + _MAXIMUM * _ROW_LINE), load(losses, rows + _TARGET * _ROW_LINE)
         statistics = (
@@ -392,12 +476,29 @@ def walk(
             for r in range(live):
                 result, table = d + (i + r) * d_step, rows + r * wide
                 if skips and load_one(losses, weight + (i + r) * wide) == 0.0:
-                    _zero_row(formats, result, v)
+                    zero_row(formats, result, v)
                     continue
                 row = (x + (i + r) * x_step, q + (i + r) * q_step, u, v)
                 t = load_place(places + r * 8)
                 _put_gradient(formats, soft, row, result, t, numbers, table + _FACTOR * _ROW_LINE, _ROW_LINE, table)
         i += live
+
+
+@inline
+def _describe_row(
+    formats: Any, row: Any, t: int, numbers: Any, pieces: int, place: int, spreads: Any, column: int
+) -> None:
+    logits, losses, _ = formats
+    x, _, _, v = row
+    threshold = load_one(logits, x + t * itemsize(logits)) if 0 <= t < v else _INF
+    statistics_of_row(formats, None, row, t, numbers, pieces, place, threshold)
+    rest, moment, above = spread_of_row(formats, row, t, pieces, place, threshold)
+    table, step = spreads
+    column += table
+    copy_one(losses, column, place + _MAXIMUM * _ROW_LINE)
+    store_one(losses, column + step, rest)
+    store_one(losses, column + 2 * step, moment)
+    store_one(losses, column + 3 * step, above)
 
 
 # --- the two halves of the walk, for pieces of rows -------------------------------------------------------------------
@@ -417,13 +518,13 @@ def statistics(
     x, x_step, q, q_step, _, _ = matrices
     targets, found, _, u, _ = lines
     first_class, vocabulary, step = place
-    table, pieces = scratch(_ROW_TABLE), scratch(_PIECE_TABLE)
+    table, pieces = scratch(ROW_TABLE), scratch(PIECE_TABLE)
     for line in range(_LINES):
         store_one(losses, table + line * _ROW_LINE, 0.0)
     for i in range(start, stop):
         row = (x + i * x_step, q + i * q_step, u, v)
         t = load_place(targets + i * 8) if soft is None else 0
-        local = _statistics_of_row(formats, soft, row, t - first_class, numbers, pieces, table)
+        local = statistics_of_row(formats, soft, row, t - first_class, numbers, pieces, table, None)
         if soft is not None:
             store_place(targets + i * 8, local + first_class)
         elif 0 <= t < vocabulary and not 0 <= local < v:
@@ -446,7 +547,7 @@ def gradient(
     for i in range(start, stop):
         at = i * itemsize(losses)
         if weight != 0 and not ieee and load_one(losses, weight + at) == 0.0:
-            _zero_row(formats, d + i * d_step, v)
+            zero_row(formats, d + i * d_step, v)
             continue
         row, t = (x + i * x_step, q + i * q_step, u, v), load_place(targets + i * 8) - first_class
         _put_gradient(formats, soft, row, d + i * d_step, t, numbers, table + step + at, step, table + at)

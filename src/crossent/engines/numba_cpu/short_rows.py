@@ -26,6 +26,7 @@ from crossent.engines.numba_cpu.functions import added, exp, finished
 from crossent.engines.numba_cpu.lanes import itemsize, lanes
 from crossent.engines.numba_cpu.long_rows import weight_and_scale
 from crossent.engines.numba_cpu.outcome import centre_of, masses, outcome, possible, terms
+from crossent.engines.numba_cpu.tiles import weighed_gap
 from crossent.engines.numba_cpu.transform import format_seen, seen_with_slope
 from crossent.engines.numba_cpu.transposes import few_to_lanes, lanes_to_few, lanes_to_rows, rows_to_lanes
 from crossent.engines.numba_cpu.vectors import filled, inline, larger, vector_like, where
@@ -219,14 +220,53 @@ def _sums_of_others(
     return count, finished(mass, mass_low), finished(gap, gap_low), own
 
 
+@inline
+def _spread(
+    like: Any, logits: Any, losses: Any, v: int, t: Any, m: Any, x_table: int, y_table: int, e_table: int
+) -> tuple[Any, Any, Any, Any]:
+    """The maxima of rows, their sums of exponentials but for one at the maximum, their moments, and the counts above
+    their targets.
+    """
+    zero = filled(m, 0.0)
+    centre = centre_of(m)
+    own = filled(m, _INF)
+    rest = rest_low = moment = moment_low = ties = above = zero
+    for j in range(v):
+        own = where(t == filled(m, j), load(logits, x_table + j * lanes(logits) * itemsize(logits)), own)
+    for j in range(v):
+        y = load(like, y_table + j * lanes(like) * itemsize(like))
+        e = load(losses, e_table + j * lanes(losses) * itemsize(losses))
+        at = y == m
+        ties = ties + where(at, filled(m, 1.0), 0.0)
+        rest, rest_low = added(rest, rest_low, where(at, 0.0, e))
+        moment, moment_low = added(moment, moment_low, weighed_gap(e, y, centre))
+        raw = load(logits, x_table + j * lanes(logits) * itemsize(logits))
+        above = above + where(raw > own, filled(m, 1.0), 0.0)
+    total = finished(rest, rest_low) + (ties - 1.0)
+    return m, where(m == -_INF, _NAN, total), finished(moment, moment_low), above
+
+
 # --- the walk ---------------------------------------------------------------------------------------------------------
 
 
 @inline
 def walk(
-    formats: Any, soft: Any, matrices: Any, lines: Any, v: int, scale: float, numbers: Any, start: int, stop: int
+    formats: Any,
+    soft: Any,
+    matrices: Any,
+    lines: Any,
+    v: int,
+    scale: float,
+    numbers: Any,
+    spreads: Any,
+    start: int,
+    stop: int,
 ) -> None:
-    """The walk of `numba_cpu`, for as many rows at a time as there are lanes."""
+    """The walk of `numba_cpu`, for as many rows at a time as there are lanes.
+
+    spreads: None, or the address of a table of rows' maxima, rest, moment and count above the target, and the bytes
+    between its lines.
+    """
     logits, losses, transform = formats
     scale_of_logits, cap = transform
     like = format_seen(scale_of_logits, logits, losses)
@@ -276,6 +316,10 @@ def walk(
                 own = apart
         value, entry, factor, c = outcome(soft, (m, others, odds, target, count, mass, gap), own, w, s, numbers)
         store_first(losses, loss + i * wide, value, live)
+        if spreads is not None:
+            found = _spread(like, logits, losses, v, t, m, x_table, seen_table, e_table)
+            for k in range(4):
+                store_first(losses, spreads[0] + k * spreads[1] + i * wide, found[k], live)
         if d != 0:
             number = zero
             for j in range(v):

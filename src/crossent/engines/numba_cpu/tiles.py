@@ -8,10 +8,10 @@ import numpy as np
 
 from crossent.engines.numba_cpu.elements import ask_to_read, interleaved, load_first, load_pair
 from crossent.engines.numba_cpu.functions import added, exp, sum_of_lanes
-from crossent.engines.numba_cpu.lanes import first, first_of, itemsize, lane_is, lanes, largest
+from crossent.engines.numba_cpu.lanes import first, first_of, itemsize, lane_is, lanes, largest, lowest
 from crossent.engines.numba_cpu.outcome import masses, possible, terms
 from crossent.engines.numba_cpu.transform import seen, seen_first
-from crossent.engines.numba_cpu.vectors import filled, inline, larger, vector_like, where
+from crossent.engines.numba_cpu.vectors import filled, inline, larger, smaller, vector_like, where
 
 # Columns of a tile; a row of very many has longer ones. Part of the result's bits.
 TILE = 4096
@@ -63,12 +63,17 @@ def pair_without(logits: Any, a: Any, b: Any, t: int) -> Any:
 
 
 @inline
-def others_of_tile(logits: Any, transform: Any, x: int, width: int, t: int, centre: Any) -> float:
-    """The sum of exp(y − centre) over `width` logits from address `x` on, without number `t` of them, in float64."""
+def others_of_tile(
+    logits: Any, transform: Any, x: int, width: int, t: int, centre: Any, threshold: Any
+) -> tuple[float, float, float]:
+    """The sum of exp(y − centre) over `width` logits from address `x` on, without number `t` of them, in float64.
+
+    With a threshold also that of exp(y − centre)·(centre − y), over all, and how many logits are above it.
+    """
     n = lanes(logits)
     step = n * itemsize(logits)
     c = vector_like(logits, centre)
-    high = low = vector_like(logits, 0.0)
+    high = low = moment = moment_low = above = vector_like(logits, 0.0)
     left = width
     while left >= 4 * n:
         x0, x1 = load_pair(logits, x)
@@ -76,8 +81,15 @@ def others_of_tile(logits: Any, transform: Any, x: int, width: int, t: int, cent
         # The next tile comes into the cache while this one is computed on; there is no fault if it does not exist.
         for line in range(0, 4 * step, 64):
             ask_to_read(x + TILE * itemsize(logits) + line)
+        if threshold is not None:
+            above = above + (_above(x0, threshold) + _above(x1, threshold))
+            above = above + (_above(x2, threshold) + _above(x3, threshold))
         x0, x1, x2, x3 = seen(transform, x0), seen(transform, x1), seen(transform, x2), seen(transform, x3)
         e0, e1, e2, e3 = exp(x0 - c), exp(x1 - c), exp(x2 - c), exp(x3 - c)
+        if threshold is not None:
+            g0, g1 = weighed_gap(e0, x0, c), weighed_gap(e1, x1, c)
+            g2, g3 = weighed_gap(e2, x2, c), weighed_gap(e3, x3, c)
+            moment, moment_low = added(moment, moment_low, (g0 + g1) + (g2 + g3))
         if 0 <= t < 4 * n:
             e0, e1 = pair_without(logits, e0, e1, t)
             e2, e3 = pair_without(logits, e2, e3, t - 2 * n)
@@ -86,11 +98,41 @@ def others_of_tile(logits: Any, transform: Any, x: int, width: int, t: int, cent
         left -= 4 * n
         t -= 4 * n
     while left > 0:
-        e0 = exp(seen_first(transform, logits, x, left, -_INF) - c)
+        x0 = seen_first(transform, logits, x, left, -_INF)
+        e0 = exp(x0 - c)
         high, low = added(high, low, where(lane_is(e0, t), 0.0, e0))
+        if threshold is not None:
+            moment, moment_low = added(moment, moment_low, weighed_gap(e0, x0, c))
+            above = above + _above(load_first(logits, x, left, -_INF), threshold)
         x += step
         left -= n
         t -= n
+    return sum_of_lanes(high, low), sum_of_lanes(moment, moment_low), sum_of_lanes(above, vector_like(logits, 0.0))
+
+
+@inline
+def _above(x: Any, threshold: Any) -> Any:
+    return where(x > threshold, filled(x, 1.0), 0.0)
+
+
+@inline
+def weighed_gap(e: Any, y: Any, c: Any) -> Any:
+    """e·(c − y), 0 where the exponential e is: a gap may be infinite there."""
+    return e * smaller(c - y, -lowest(y))
+
+
+@inline
+def below_of_tile(logits: Any, transform: Any, x: int, width: int, m: Any) -> float:
+    """The sum of exp(y − m) over those of `width` logits from address `x` on whose y is not m, in float64."""
+    n = lanes(logits)
+    c = vector_like(logits, m)
+    high = low = vector_like(logits, 0.0)
+    left = width
+    while left > 0:
+        y = seen_first(transform, logits, x, left, -_INF)
+        high, low = added(high, low, where(y == c, 0.0, exp(y - c)))
+        x += n * itemsize(logits)
+        left -= n
     return sum_of_lanes(high, low)
 
 

@@ -1,0 +1,235 @@
+"""`math.measures` for the compiled kernels: a row at a time, in the cache from its statistics to its gradient.
+
+The formulas and their names are those of `math.measures`. The sums that make a distribution are those of the walk's
+tiles, see `long_rows`; a divergence then goes over both rows together.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from crossent.engines.numba_cpu.elements import load_first, load_one, load_wide, scratch, store_first, store_one
+from crossent.engines.numba_cpu.functions import added, exp, log1p, small_expm1, sum_of_lanes
+from crossent.engines.numba_cpu.lanes import first, itemsize, lanes, largest, total
+from crossent.engines.numba_cpu.long_rows import PIECE_TABLE, ROW_TABLE, spread_of_row, statistics_of_row, zero_row
+from crossent.engines.numba_cpu.outcome import centre_of, plain
+from crossent.engines.numba_cpu.tiles import place_in_tile, weighed_gap
+from crossent.engines.numba_cpu.transform import seen_with_slope
+from crossent.engines.numba_cpu.vectors import filled, inline, vector_like, where
+from crossent.math.measures import ENTROPY, FORWARD, JENSEN_SHANNON, LOG_SUM_EXP, REVERSE
+
+MEASURES = (LOG_SUM_EXP, ENTROPY, FORWARD, REVERSE, JENSEN_SHANNON)
+_LOG_SUM_EXP, _ENTROPY, _FORWARD, _REVERSE, _JENSEN_SHANNON = range(len(MEASURES))
+_INF, _NAN = np.inf, np.nan
+
+
+@inline
+def walk(
+    measure: int,
+    formats: Any,
+    soft: Any,
+    matrices: Any,
+    lines: Any,
+    v: int,
+    scale: float,
+    numbers: Any,
+    mixture: float,
+    start: int,
+    stop: int,
+) -> None:
+    """Write the values of rows, and their gradient where there is room for it.
+
+    measure: its place in MEASURES, a constant. soft: the format of the teacher's logits, or None.
+    """
+    losses = formats[1]
+    x, x_step, q, q_step, d, d_step = matrices
+    _, values, weight, _, scales = lines
+    table, pieces = scratch(ROW_TABLE), scratch(PIECE_TABLE)
+    size = itemsize(losses)
+    for i in range(start, stop):
+        w = 1.0
+        if weight != 0:
+            w = float(load_one(losses, weight + i * size))
+        result = d + i * d_step if d != 0 else 0
+        if w == 0.0:
+            # A row of weight 0 is not read.
+            store_one(losses, values + i * size, 0.0)
+            if d != 0:
+                zero_row(formats, result, v)
+            continue
+        factor = w * (float(total(load_wide(losses, scales + i * 8, 1))) if scales != 0 else scale)
+        row = (x + i * x_step, q + i * q_step, 0, v)
+        if soft is None:
+            value = _of_row(measure, formats, row, result, numbers, factor, pieces, table)
+        else:
+            value = _divergence_of_row(measure, formats, soft, row, result, numbers, mixture, factor, pieces, table)
+        store_one(losses, values + i * size, value * w)
+
+
+@inline
+def _distribution(formats: Any, row: Any, numbers: Any, pieces: int, table: int, threshold: Any) -> Any:
+    """m, log Z, 1/Z and E/Z of a row; the last with a threshold alone."""
+    losses = formats[1]
+    statistics_of_row(formats, None, row, -1, numbers, pieces, table, threshold)
+    rest, moment, _ = spread_of_row(formats, row, -1, pieces, table, threshold)
+    log_z = float(largest(log1p(filled(vector_like(losses, 0.0), rest))))
+    return load_one(losses, table), log_z, 1.0 / (1.0 + rest), moment / (1.0 + rest)
+
+
+@inline
+def _of_row(
+    measure: int, formats: Any, row: Any, d: int, numbers: Any, factor: float, pieces: int, table: int
+) -> float:
+    """The measure of one distribution; and at address `d` p·(a + b·(m − y)), its gradient times `factor`."""
+    logits, losses, transform = formats
+    x, _, _, left = row
+    if measure == _ENTROPY:
+        m, log_z, inverse, mean = _distribution(formats, row, numbers, pieces, table, _INF)
+        value, a, b = log_z + mean, -factor * inverse * mean, factor * inverse
+    else:
+        m, log_z, inverse, _ = _distribution(formats, row, numbers, pieces, table, None)
+        value, a, b = float(m) + log_z, factor * inverse, 0.0
+    if d != 0:
+        n, step = lanes(logits), lanes(logits) * itemsize(logits)
+        centre = centre_of(vector_like(losses, m))
+        constant, steep = vector_like(losses, a), vector_like(losses, b)
+        while left > 0:
+            y, slope = seen_with_slope(transform, load_first(logits, x, left, 0.0))
+            e = exp(y - centre)
+            store_first(logits, d, plain((constant * e + steep * weighed_gap(e, y, centre)) * slope), left)
+            x += step
+            d += step
+            left -= n
+    return value
+
+
+@inline
+def _divergence_of_row(
+    measure: int,
+    formats: Any,
+    soft: Any,
+    row: Any,
+    d: int,
+    numbers: Any,
+    mixture: float,
+    factor: float,
+    pieces: int,
+    table: int,
+) -> float:
+    logits, losses, transform = formats
+    x, q, _, v = row
+    m, log_z, inverse, _ = _distribution(formats, (x, 0, 0, v), numbers, pieces, table, None)
+    m_q, log_z_q, inverse_q, _ = _distribution((soft, losses, transform), (q, 0, 0, v), numbers, pieces, table, None)
+    zero = vector_like(losses, 0.0)
+    both = (
+        (centre_of(filled(zero, m)), filled(zero, inverse)),
+        (centre_of(filled(zero, m_q)), filled(zero, inverse_q)),
+        filled(zero, log_z - log_z_q),
+    )
+    n = lanes(logits)
+    k = filled(zero, factor)
+    high = low = high_q = low_q = mean = mean_low = zero
+    u_top = zero
+    if measure != _FORWARD:
+        top = max(0, place_in_tile(logits, transform, x, v, m))
+        _, _, r, _, _ = _pair(formats, soft, x + top * itemsize(logits), q + top * itemsize(soft), 1, both)
+        u_top = filled(zero, largest(where(first(zero, 1), _of_student(measure, r, mixture), -_INF)))
+    place, place_q, here, left = x, q, d, v
+    while left > 0:
+        p, of_q, r, difference, slope = _pair(formats, soft, place, place_q, left, both)
+        if measure == _FORWARD:
+            term = _times(of_q, r) - difference
+            if d != 0:
+                store_first(logits, here, plain(-k * difference * slope), left)
+                here += n * itemsize(logits)
+        else:
+            of_p = r
+            if measure == _REVERSE:
+                term = difference - _times(p, r)
+            else:
+                of_p, other = _of_mixture(r, mixture)
+                term = mixture * difference - _times(p, of_p)
+                term_q = (mixture - 1.0) * difference - _times(of_q, other)
+                high_q, low_q = added(high_q, low_q, where(first(zero, left), _at_least_0(term_q), 0.0))
+            mean, mean_low = added(mean, mean_low, where(first(zero, left), _times(p, of_p - u_top), 0.0))
+        high, low = added(high, low, where(first(zero, left), _at_least_0(term), 0.0))
+        place += n * itemsize(logits)
+        place_q += n * itemsize(soft)
+        left -= n
+    value = float(sum_of_lanes(high, low))
+    if measure == _FORWARD:
+        return value
+    if d != 0:
+        middle = filled(zero, sum_of_lanes(mean, mean_low))
+        part = k if measure == _REVERSE else k * (1.0 - mixture)
+        place, place_q, here, left = x, q, d, v
+        while left > 0:
+            p, _, r, _, slope = _pair(formats, soft, place, place_q, left, both)
+            u = _of_student(measure, r, mixture) - u_top
+            store_first(logits, here, plain(part * _times(p, middle - u) * slope), left)
+            place += n * itemsize(logits)
+            place_q += n * itemsize(soft)
+            here += n * itemsize(logits)
+            left -= n
+    if measure == _REVERSE:
+        return value
+    return mixture * float(sum_of_lanes(high_q, low_q)) + (1.0 - mixture) * value
+
+
+@inline
+def _pair(formats: Any, soft: Any, place: int, place_q: int, left: int, both: Any) -> Any:
+    """p, q, log(q/p), q − p and the slope of the student's logits, of some classes."""
+    logits, _, transform = formats
+    (centre, inverse), (centre_q, inverse_q), log_ratio = both
+    y, slope = seen_with_slope(transform, load_first(logits, place, left, 0.0))
+    y_q, _ = seen_with_slope(transform, load_first(soft, place_q, left, 0.0))
+    gap, gap_q = y - centre, y_q - centre_q
+    e, e_q = exp(gap), exp(gap_q)
+    p, q = e * inverse, e_q * inverse_q
+    # Where neither occurs, both gaps may be infinite.
+    r = where((e == 0.0) & (e_q == 0.0), 0.0, gap_q - gap) + log_ratio
+    far = (r > _NEAR) | (r < -_NEAR)
+    difference = where(far, q - p, where(r > 0.0, -q, p) * small_expm1(where(r > 0.0, -r, r)))
+    return p, q, r, difference, slope
+
+
+# |r| up to which exp(r) − 1 is found without the exponential.
+_NEAR = 0.34
+
+
+@inline
+def _of_mixture(r: Any, mixture: float) -> tuple[Any, Any]:
+    """log(m/p) and log(m/q) of m = mixture·q + (1 − mixture)·p."""
+    up = r > 0.0
+    size = where(up, -r, r)
+    less = where(size < -_NEAR, exp(size) - 1.0, small_expm1(size))
+    small = log1p_of_negative(where(up, filled(r, 1.0 - mixture), mixture) * less)
+    return where(up, small + r, small), where(up, small, small - r)
+
+
+@inline
+def _of_student(measure: int, r: Any, mixture: float) -> Any:
+    """What the gradient is made of: log(q/p) or log(m/p)."""
+    if measure == _REVERSE:
+        return r
+    return _of_mixture(r, mixture)[0]
+
+
+@inline
+def log1p_of_negative(y: Any) -> Any:
+    """log(1 + y) for −1 < y ≤ 0, by way of the inverse: −log(1 + (−y)/(1 + y))."""
+    return -log1p(-y / (1.0 + y))
+
+
+@inline
+def _times(probability: Any, x: Any) -> Any:
+    """Their product, 0 where the probability is."""
+    return probability * where(probability == 0.0, 0.0, x)
+
+
+@inline
+def _at_least_0(term: Any) -> Any:
+    """A term, which is below 0 by rounding alone. NaN stays."""
+    return where(term < 0.0, 0.0, term)
