@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crossent import problem
+from crossent import problem, problem_tokens
 from crossent.description import TokenStatistics
 from crossent.libraries import Inputs
 from crossent.math.measures import DIRECTIONS, ENTROPY
@@ -62,7 +62,7 @@ def token_log_probs(
     array([[-4.1223072e-09, -2.0000000e+01]], dtype=float32)
     """
     options = _options(ignore_index, temperature, logit_softcap, check_targets, engine)
-    found: A = problem.token_log_probs(Inputs(logits, token_ids, weights), options)
+    found: A = problem_tokens.log_probs(Inputs(logits, token_ids, weights), options)
     return found
 
 
@@ -106,7 +106,7 @@ def token_log_probs_and_grad(
     """
     options = _options(ignore_index, temperature, logit_softcap, check_targets, engine)
     inputs = Inputs(logits, token_ids, weights)
-    found: tuple[A, A] = problem.token_log_probs_and_gradient(inputs, options, grad_output, out)
+    found: tuple[A, A] = problem_tokens.log_probs_and_gradient(inputs, options, grad_output, out)
     return found
 
 
@@ -157,7 +157,68 @@ def token_statistics(
     most_likely 0
     """
     options = _options(ignore_index, temperature, logit_softcap, check_targets, engine)
-    return problem.token_statistics(Inputs(logits, targets), options)
+    return problem_tokens.statistics(Inputs(logits, targets), options)
+
+
+def linear_token_log_probs(
+    hidden: A,
+    weight: A,
+    token_ids: Array,
+    *,
+    bias: Array | None = None,
+    classes: int | None = None,
+    memory: int | None = None,
+    weights: Array | None = None,
+    ignore_index: int | None = None,
+    temperature: float = 1.0,
+    logit_softcap: float | None = None,
+    check_targets: bool = True,
+    engine: str = "auto",
+) -> A:
+    """The log-probabilities of chosen tokens under the logits hidden·weightᵀ + bias, made a block of tokens at a time.
+
+    The parameters are those of `linear_cross_entropy` and `token_log_probs`; so are the result and the errors. Of
+    several tokens a position, which torch or JAX is to differentiate, each takes a walk of its own.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> print(linear_token_log_probs(np.ones((1, 2)), np.eye(3, 2), np.array([[0, 2]])))
+    [[-0.86199480 -1.86199480]]
+    """
+    options = _options(ignore_index, temperature, logit_softcap, check_targets, engine)
+    inputs = Inputs(hidden, token_ids, weights, head=weight, bias=bias)
+    found: A = problem_tokens.log_probs(inputs, options, classes, memory)
+    return found
+
+
+def linear_token_statistics(
+    hidden: Array,
+    weight: Array,
+    targets: Array,
+    *,
+    bias: Array | None = None,
+    classes: int | None = None,
+    memory: int | None = None,
+    ignore_index: int | None = None,
+    temperature: float = 1.0,
+    logit_softcap: float | None = None,
+    check_targets: bool = True,
+    engine: str = "auto",
+) -> TokenStatistics:
+    """What the logits hidden·weightᵀ + bias tell of their targets, made a block of tokens at a time.
+
+    The parameters are those of `linear_cross_entropy` and `token_statistics`; so are the result and the errors.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> found = linear_token_statistics(np.ones((1, 2)), np.eye(3, 2), np.array([2]))
+    >>> print(found.rank, found.most_likely)
+    [2.] [False]
+    """
+    options = _options(ignore_index, temperature, logit_softcap, check_targets, engine)
+    return problem_tokens.statistics(Inputs(hidden, targets, head=weight, bias=bias), options, classes, memory)
 
 
 def entropy(

@@ -27,7 +27,7 @@ _USUALLY_IGNORED = -100
 class Form(NamedTuple):
     """What the logits of a call are, without their values: their shape, that of the tokens, and the dtype's name.
 
-    given: the name of the argument that they are, or are made of.
+    given: the name of the argument that they are, or are made of. targets: that of the targets.
     """
 
     shape: tuple[int, ...]
@@ -35,6 +35,7 @@ class Form(NamedTuple):
     dtype: str
     soft: bool
     given: str = "logits"
+    targets: str = "targets"
 
 
 def _shape(library: Library, name: str, x: Array) -> tuple[int, ...]:
@@ -89,7 +90,10 @@ def logits_alone(library: Library, logits: Array) -> tuple[tuple[int, ...], str]
 
 
 def logits_and_targets(
-    library: Library, logits: Array, targets: Array, made: tuple[tuple[int, ...], str] | None = None
+    library: Library,
+    logits: Array,
+    targets: Array,
+    made: tuple[tuple[int, ...], str] | None = None,
 ) -> Form:
     """What the logits are, and whether the targets are soft.
 
@@ -119,7 +123,7 @@ def _classes(name: str, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} has shape {shape}, a vocabulary of 0 classes; accepted: V of at least 1")
 
 
-def are_classes(form: Form, targets: Array) -> None:
+def are_classes(form: Form) -> None:
     """TypeError for soft targets, of which there is no one class."""
     if form.soft:
         raise TypeError(
@@ -145,21 +149,27 @@ def logits_and_teacher(library: Library, logits: Array, teacher: Array) -> Form:
     return form._replace(soft=True)
 
 
-def logits_and_ids(library: Library, logits: Array, ids: Array) -> tuple[Form, bool]:
-    """What logits are, and whether one class is asked for of each token."""
-    form = logits_of_measure(library, logits)
+def ids(library: Library, inputs: Inputs, classes: Any = None, memory: Any = None) -> tuple[Form, bool]:
+    """What logits are, given or made of hidden states, and whether one class is asked for of each token."""
+    logits, given = inputs.logits, inputs.targets
+    form = logits_of_measure(library, logits) if inputs.head is None else _of_hidden(library, inputs, classes, memory)
     accepted = f"any integer dtype of shape {form.tokens}, or of shape {(*form.tokens, 'K')} for several of each token"
-    beside("token_ids", ids, logits, library, accepted)
-    shape, dtype = _shape(library, "token_ids", ids), library.dtype_name(ids)
+    beside("token_ids", given, logits, library, accepted, form.given)
+    shape, dtype = _shape(library, "token_ids", given), library.dtype_name(given)
     if not dtype.startswith(_INTEGERS):
         raise TypeError(f"token_ids has dtype {dtype}; accepted: {accepted}")
     if form.tokens not in (shape, shape[:-1]) or (shape != form.tokens and shape[-1:] == (0,)):
         raise ValueError(f"token_ids has shape {shape} for logits of shape {form.shape}; accepted: {accepted}")
-    return form, shape == form.tokens
+    return form._replace(targets="token_ids"), shape == form.tokens
 
 
 def hidden_and_targets(library: Library, inputs: Inputs, classes: Any, memory: Any) -> Form:
     """What the logits of hidden states are: those of the first `classes` rows of the head, or of all."""
+    form = _of_hidden(library, inputs, classes, memory)
+    return logits_and_targets(library, inputs.logits, inputs.targets, (form.shape, form.dtype))
+
+
+def _of_hidden(library: Library, inputs: Inputs, classes: Any, memory: Any) -> Form:
     hidden, weight, bias = inputs.logits, inputs.head, inputs.bias
     dtype = library.dtype_name(hidden)
     _floating(library, "hidden", hidden, ", ".join(FLOATS))
@@ -184,7 +194,7 @@ def hidden_and_targets(library: Library, inputs: Inputs, classes: Any, memory: A
     if memory is not None:
         whole_number("memory", memory, None)
     computed = "float64" if dtype == "float64" else "float32"
-    return logits_and_targets(library, hidden, inputs.targets, ((*shape[:-1], v), computed))
+    return Form((*shape[:-1], v), shape[:-1], computed, soft=False, given="hidden")
 
 
 def _floating(library: Library, name: str, x: Array, accepted: str) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from crossent import linear
 from crossent.math import measures
-from crossent.math.rows import Rows
+from crossent.math.rows import Head, Rows
 from crossent.math.statistics import Described
 from crossent.math.transform import slope, transformed
 from crossent.types import Array
@@ -53,33 +54,44 @@ def finished(library: Library, rows: Rows, found: Described, ending: Ending) -> 
 
 
 def composed(library: Library, inputs: Inputs, rows: Rows, ending: Ending) -> TokenStatistics:
-    """The same out of three losses that the library differentiates, and a comparison that has no derivative."""
+    """The same out of three losses that the library differentiates, and a rank that has no derivative."""
     graph = library.composes
     assert graph is not None
-    loss = library.loss(inputs, rows, ending)
+    loss_of = library.loss if inputs.head is None else library.linear_loss
+    loss = loss_of(inputs, rows, ending)
     alone, bare = inputs._replace(targets=None), rows._replace(targets=None)
     numbers = []
     for measure in (measures.LOG_SUM_EXP, measures.ENTROPY):
         of_measure = bare._replace(coefficients=rows.coefficients._replace(measure=measure))
-        numbers.append(library.loss(alone, of_measure, ending))
-    t, weight = (x if x is None or graph is library else library.leave(x) for x in (rows.targets, rows.weight))
-    x = graph.stop_gradient(inputs.logits)
-    own = graph.xp.sum(graph.xp.where(_one_hot(graph, x, t), x, graph.xp.zeros_like(x)), axis=-1)
-    above = graph.xp.sum(graph.cast(x > own[..., None], loss.dtype), axis=-1)
+        numbers.append(loss_of(alone, of_measure, ending))
+    above = library.described(rows).spread.above
+    above = library.leave(library.stop_gradient(library.xp.reshape(above, ending.token_shape)))
+    weight = rows.weight if graph is library or rows.weight is None else library.leave(rows.weight)
     return _named(graph, weight, loss, numbers, above)
 
 
 def log_probs(library: Library, rows: Rows, ids: Array) -> Array:
     """log p (..., K) of the classes `ids` (..., K) of rows (..., V), whatever their targets are."""
     xp, shape = library.xp, ids.shape
+    if isinstance(rows.logits, Head):
+        return xp.reshape(_of_head(library, rows, _flat(library, ids)), shape)
     found = library.described(rows._replace(targets=ids[..., 0], weight=None))
     log_z, maximum = (xp.reshape(x, (*shape[:-1], 1)) for x in (xp.log1p(found.spread.rest), found.maximum))
     return (_taken(library, rows, ids) - maximum) - log_z
 
 
-def log_probs_and_gradient(
-    library: Library, rows: Rows, ids: Array, grads: Array, out: Array | None
-) -> tuple[Array, Array]:
+def _of_head(library: Library, rows: Rows, ids: Array) -> Array:
+    """The same for rows whose logits are to be made; 0 for the tokens that are left out."""
+    if not library.leaves_out:
+        return log_probs(library, linear.filled(library, rows), ids)
+    hidden = rows.logits.hidden
+    result = library.xp.zeros(ids.shape, dtype=rows.dtype, device=library.device(hidden))
+    for block in linear.blocks(library, rows):
+        library.put_rows(result, block.places, log_probs(library, block.rows, linear.taken(library, ids, block.places)))
+    return result
+
+
+def log_probs_and_gradient(library: Library, rows: Rows, ids: Array, grads: Array) -> tuple[Array, Array]:
     """The same, and the gradient (..., V) of the logits, from those of the log-probabilities, (..., K).
 
     The walk's is right but at the classes, whose entries are found from their probabilities.
@@ -97,7 +109,7 @@ def log_probs_and_gradient(
     if rows.weight is not None:
         entries = xp.where(rows.weight[..., None] == 0, 0.0, entries)
     scale = library.per_token(-total, total.shape)
-    _, d = library.losses_and_gradient(rows._replace(targets=ids[..., 0]), scale, out)
+    _, d = library.losses_and_gradient(rows._replace(targets=ids[..., 0]), scale, None)
     entries = xp.reshape(library.narrowed(_flat(library, entries), d), ids.shape)
     return result, library.put_classes(d, ids, entries)
 
@@ -126,11 +138,6 @@ def composed_log_probs(library: Library, inputs: Inputs, rows: Rows, ending: End
     places = xp.concat([top[..., None], graph.cast(ids, top.dtype)], axis=-1)
     y = transformed(graph, graph.cast(graph.take_classes(x, places), loss.dtype), rows.coefficients, None)
     return 0.0 - ((y[..., :1] - y[..., 1:]) + loss[..., None])
-
-
-def _one_hot(library: Library, x: Array, t: Array) -> Array:
-    classes = library.xp.arange(x.shape[-1], dtype=t.dtype, device=library.device(t))
-    return classes == t[..., None]
 
 
 def _named(library: Library, weight: Array | None, loss: Array, numbers: list[Array], above: Array) -> TokenStatistics:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from crossent import views
 from crossent.math.rows import Head, Rows
+from crossent.math.statistics import Described, Spread
 from crossent.types import Array
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def walk(
     for block in blocks(library, rows):
         factor = scale
         if not (scale is None or isinstance(scale, float)) and scale.ndim:
-            factor = _taken(library, scale, block.places)
+            factor = taken(library, scale, block.places)
         found, total = _of_block(library, head, block, factor, needs, total)
         library.put_rows(losses, block.places, found)
         if d_hidden is not None:
@@ -64,6 +65,26 @@ def walk(
     none = nothing(library, rows, (False, needs[1] and total.weight is None, needs[2] and total.bias is None))
     bias = none.bias if total.bias is None else library.flat(total.bias)
     return losses, Gradients(d_hidden, none.weight if total.weight is None else total.weight, bias)
+
+
+def describe(library: Library, rows: Rows) -> Described:
+    """What rows whose logits are a `Head` tell, each (N,); 0 of the tokens that are left out."""
+    head: Head = rows.logits
+    n = math.prod(head.hidden.shape[:-1])
+    lines = [library.xp.zeros((n,), dtype=rows.dtype, device=library.device(head.hidden)) for _ in range(5)]
+    for block in blocks(library, rows):
+        found = library.described(block.rows)
+        for line, part in zip(lines, (found.losses, found.maximum, *found.spread), strict=True):
+            library.put_rows(line, block.places, part)
+    losses, maximum, *spread = lines
+    return Described(losses, maximum, Spread(*spread))
+
+
+def filled(library: Library, rows: Rows) -> Rows:
+    """Traced or lazy rows with one axis of tokens, and with their logits where these are a `Head`."""
+    if not isinstance(rows.logits, Head):
+        return views.flat(library, rows)
+    return _block(library, flat(library, rows), slice(0, math.prod(rows.logits.hidden.shape[:-1])), None).rows
 
 
 def nothing(library: Library, rows: Rows, needs: tuple[bool, ...]) -> Gradients:
@@ -134,13 +155,13 @@ def _of_block(
 
 def _block(library: Library, rows: Rows, places: Array | slice, memory: Array | None) -> Block:
     head: Head = rows.logits
-    weight = _taken(library, rows.weight, places)
-    h = _in(library, _taken(library, head.hidden, places), rows.dtype)
+    weight = taken(library, rows.weight, places)
+    h = _in(library, taken(library, head.hidden, places), rows.dtype)
     if head.places is None and weight is not None:
         # What does not count has no part in the gradient of the weight, whatever it is.
         h = library.clear_rows(h, weight == 0, None)
     logits = _logits(library, head, h, rows.dtype, memory)
-    targets, soft = _taken(library, rows.targets, places), _taken(library, rows.soft, places)
+    targets, soft = taken(library, rows.targets, places), taken(library, rows.soft, places)
     return Block(places, h, rows._replace(logits=logits, targets=targets, weight=weight, soft=soft))
 
 
@@ -173,7 +194,8 @@ def flat(library: Library, rows: Rows) -> Rows:
     return merged._replace(logits=head._replace(hidden=merged.logits))
 
 
-def _taken(library: Library, x: Array | None, places: Array | slice) -> Array | None:
+def taken(library: Library, x: Array | None, places: Array | slice) -> Array | None:
+    """What tokens have, of those at some places."""
     if x is None:
         return None
     return x[places, ...] if isinstance(places, slice) else library.xp.take(x, places, axis=0)

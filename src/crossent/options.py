@@ -109,7 +109,7 @@ class Options:
         if not isinstance(self.check_targets, (bool, np.bool_)):
             raise TypeError(f"check_targets is {shown(self.check_targets)}; accepted: True or False")
         choice("engine", self.engine, ("auto", *ENGINES))
-        accepted = "a number between 0 and 1"
+        accepted = "a number greater than 0 and less than 1"
         if not 0.0 < number("mixture", self.mixture, accepted) < 1.0:
             raise ValueError(f"mixture is {self.mixture!r}; accepted: {accepted}")
         object.__setattr__(self, "ignore_index", _index(self.ignore_index))

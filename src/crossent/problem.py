@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from crossent import checks, description, linear, views
-from crossent.description import TokenStatistics
+from crossent import checks, linear, views
 from crossent.engines.select import ENGINE_CHECKS_RANGE
 from crossent.libraries import NUMPY, Inputs, Library
 from crossent.math import reduction as reductions
@@ -116,12 +114,12 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
     if t is None:
         counted = tokens.Tokens(None, weights, weights, kept)
     else:
-        check = bool(options.check_targets) and (library.always_readable or _may_check(library, inputs))
+        check = bool(options.check_targets) and (library.always_readable or may_check(library, inputs))
         if check and library.checks_copies:
-            _check_copies(inputs, vocabulary, ignore_index)
+            _check_copies(inputs, vocabulary, ignore_index, form.targets)
         elif check and library.any_outside(t, vocabulary):
             targets, t = library.whole(targets), library.whole(t)
-            raise checks.outside_of_vocabulary(library, targets, t, vocabulary, ignore_index)
+            raise checks.outside_of_vocabulary(library, targets, t, vocabulary, ignore_index, form.targets)
         # What torch differentiates may need the formula, which follows every target.
         is_guarded = engine in ENGINE_CHECKS_RANGE and not library.keep_graph and class_weights is None
         counted = tokens.of_targets(
@@ -144,7 +142,7 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
     return rows, Ending(library, device, dtype, wide, reduction, divisor, token_shape, only, ieee)
 
 
-def _may_check(library: Library, inputs: Inputs) -> bool:
+def may_check(library: Library, inputs: Inputs) -> bool:
     """Whether targets may be looked at now; RuntimeError where what is done is recorded in a CUDA graph."""
     targets, weights = inputs.targets, inputs.weights
     if not library.readable(targets) or not (weights is None or library.readable(weights)):
@@ -157,14 +155,14 @@ def _may_check(library: Library, inputs: Inputs) -> bool:
     return True
 
 
-def _check_copies(inputs: Inputs, vocabulary: int, ignore_index: int | None) -> None:
+def _check_copies(inputs: Inputs, vocabulary: int, ignore_index: int | None, name: str) -> None:
     """IndexError for a target outside of the vocabulary, found by NumPy."""
     targets = np.asarray(inputs.targets)
     t, _ = tokens.classes(NUMPY, np.int64, targets, vocabulary, ignore_index)
     if inputs.weights is not None:
         t = NUMPY.zero_where_not(np.asarray(inputs.weights) != 0, t)
     if NUMPY.any_outside(t, vocabulary):
-        raise checks.outside_of_vocabulary(NUMPY, targets, t, vocabulary, ignore_index)
+        raise checks.outside_of_vocabulary(NUMPY, targets, t, vocabulary, ignore_index, name)
 
 
 def _form(options: Options | Mapping[str, Any]) -> Callable[[Library, Array, Any], checks.Form]:
@@ -193,12 +191,13 @@ def loss_and_gradient(
     grad_output: Array | float | None,
     out: Array | None,
     sign: float = 1.0,
+    form: checks.Form | None = None,
 ) -> tuple[Array, Array]:
     """The loss of a call and its gradient, times `sign`, outside any framework's graph."""
     family = checks.library_of("logits", inputs.logits, "an array of shape (..., V)")
     library, inputs = family.off_graph(inputs)
     logits = inputs.logits
-    form = _form(options)(library, logits, inputs.targets)
+    form = form or _form(options)(library, logits, inputs.targets)
     with library.computing(logits):
         parsed = options_once(options, library.keep_graph, _OF_GRADIENT) if options else DEFAULT
         rows, ending = prepare(library, logits, inputs, form, parsed)
@@ -223,117 +222,12 @@ def loss_and_gradient(
         return value, out
 
 
-def token_statistics(inputs: Inputs, options: Options) -> TokenStatistics:
-    """What rows tell of their targets."""
-    logits = inputs.logits
-    library = checks.library_of("logits", logits, "an array of shape (..., V)").of_call(inputs)
-    form = checks.logits_and_targets(library, logits, inputs.targets)
-    checks.are_classes(form, inputs.targets)
-    with library.computing(logits):
-        rows, ending = prepare(library, logits, inputs, form, options)
-        return library.token_statistics(inputs, rows, ending)
-
-
-def token_log_probs(inputs: Inputs, options: Options) -> Array:
-    """log p of classes, of one a token or of several."""
-    logits, ids = inputs.logits, inputs.targets
-    library = checks.library_of("logits", logits, "an array of shape (..., V)").of_call(inputs)
-    form, is_one = checks.logits_and_ids(library, logits, ids)
-    if is_one:
-        # Not the negative, of which 0 would be −0.
-        return 0.0 - loss(inputs, options)
-    with library.computing(logits):
-        rows, ending, several = _several(library, inputs, form, options)
-        if library.composes is None:
-            return library.leave(several.finished(library, description.log_probs(library, rows, several.ids)))
-        inputs = inputs._replace(weights=None)
-        found = description.composed_log_probs(library, inputs, rows, ending, several.ids)
-        return several.finished(library.composes, found)
-
-
-def token_log_probs_and_gradient(
-    inputs: Inputs, options: Options, grad_output: Array | float | None, out: Array | None
-) -> tuple[Array, Array]:
-    """The same, and the gradient of the logits, outside any framework's graph."""
-    family = checks.library_of("logits", inputs.logits, "an array of shape (..., V)")
-    library, inputs = family.off_graph(inputs)
-    logits = inputs.logits
-    form, is_one = checks.logits_and_ids(library, logits, inputs.targets)
-    if is_one:
-        value, d = loss_and_gradient(inputs, options, grad_output, out, -1.0)
-        return 0.0 - value, d
-    with library.computing(logits):
-        rows, _, several = _several(library, inputs, form, options)
-        checks.gradient_of_loss(library, grad_output, logits, tuple(inputs.targets.shape))
-        checks.output(library, out, logits)
-        xp, ids = library.xp, several.ids
-        grads = xp.ones(ids.shape, dtype=rows.dtype, device=library.device(ids))
-        if grad_output is not None:
-            grads = library.cast(xp.broadcast_to(library.enter(grad_output), ids.shape), rows.dtype)
-        result, d = description.log_probs_and_gradient(library, rows, ids, several.finished(library, grads), None)
-        value = library.leave(several.finished(library, result))
-        d = library.leave_matrix(d, logits)
-        if out is None:
-            return value, d
-        return value, _put(library, out, d)
-
-
-class _Several(NamedTuple):
-    """Several classes a token, (..., K): safe to index with; which of them count, and where there is none such."""
-
-    ids: Array
-    kept: Array | None
-    bad: Array | None
-    weights: Array | None
-
-    def finished(self, library: Library, x: Array) -> Array:
-        """`x` (..., K) with the weights of tokens, 0 for what does not count and NaN for what is not there."""
-        xp = library.xp
-        if self.weights is not None:
-            weights = self.weights[..., None]
-            x = xp.where(weights == 0, xp.zeros_like(x), x * weights)
-        if self.bad is not None:
-            x = xp.where(self.bad, xp.nan, x)
-        return x if self.kept is None else xp.where(self.kept, x, xp.zeros_like(x))
-
-
-def _several(library: Library, inputs: Inputs, form: checks.Form, options: Options) -> tuple[Rows, Ending, _Several]:
-    """Rows without targets, whose weight is 1 where anything counts, and the classes that are asked for."""
-    logits, vocabulary = inputs.logits, form.shape[-1]
-    rows, ending = prepare(library, logits, inputs._replace(targets=None), form, replace(options, ignore_index=None))
-    ids, kept = tokens.classes(
-        library, library.widest(ending.device)[1], library.enter(inputs.targets), vocabulary, options.ignore_index
-    )
-    bad = None
-    if options.check_targets and (library.always_readable or _may_check(library, inputs)):
-        if library.any_outside(ids, vocabulary):
-            raise checks.outside_of_vocabulary(
-                library,
-                library.whole(inputs.targets),
-                library.whole(ids),
-                vocabulary,
-                options.ignore_index,
-                "token_ids",
-            )
-    else:
-        bad = (ids < 0) | (ids >= vocabulary)
-        ids = library.zero_where_not(~bad, ids)
-    counts = None if kept is None else library.xp.any(kept, axis=-1)
-    if rows.weight is not None:
-        counts = tokens.both(counts, rows.weight != 0)
-    weight = None if counts is None else library.cast(counts, rows.dtype)
-    several = _Several(ids, kept, bad, rows.weight)
-    if library.composes not in (None, library):
-        several = _Several(*(None if x is None else library.leave(x) for x in several))
-    return rows._replace(weight=weight), ending, several
-
-
 def linear_loss(inputs: Inputs, options: Options | Mapping[str, Any], classes: int | None, memory: int | None) -> Array:
     """The loss of a call that makes its logits."""
     library = checks.library_of("hidden", inputs.logits, "an array of shape (..., D)").of_call(inputs)
     form = checks.hidden_and_targets(library, inputs, classes, memory)
     with library.computing(inputs.logits):
-        rows, ending = _prepare_linear(
+        rows, ending = prepare_linear(
             library, inputs, form, options_once(options, library.keep_graph, _OF_HEAD), memory
         )
         return library.linear_loss(inputs, rows, ending)
@@ -356,7 +250,7 @@ def linear_loss_and_gradients(
     hidden = inputs.logits
     with library.computing(hidden):
         parsed = options_once(options, library.keep_graph, (*_OF_HEAD, "needs", *_OF_GRADIENT))
-        rows, ending = _prepare_linear(library, inputs, form, parsed, memory)
+        rows, ending = prepare_linear(library, inputs, form, parsed, memory)
         shape = reductions.result_shape(ending.reduction, ending.token_shape)
         checks.gradient_of_loss(library, grad_output, hidden, shape, form.given)
         checks.outputs(library, out, inputs)
@@ -367,10 +261,10 @@ def linear_loss_and_gradients(
             losses, found = library.linear_losses_and_gradients(rows, scale, wanted)
             value = ending.finish(losses)
         gradients = linear.finished(library, (hidden, inputs.head, inputs.bias), found)
-        return value, gradients if out is None else tuple(map(partial(_put, library), out, gradients))
+        return value, gradients if out is None else tuple(map(partial(put, library), out, gradients))
 
 
-def _put(library: Library, out: Array | None, d: Array | None) -> Array | None:
+def put(library: Library, out: Array | None, d: Array | None) -> Array | None:
     """A gradient, in `out` where both are there."""
     if out is None or d is None:
         return d
@@ -379,9 +273,10 @@ def _put(library: Library, out: Array | None, d: Array | None) -> Array | None:
     return out
 
 
-def _prepare_linear(
+def prepare_linear(
     library: Library, inputs: Inputs, form: checks.Form, options: Options, memory: int | None
 ) -> tuple[Rows, Ending]:
+    """The same for rows whose logits are to be made."""
     rows, ending = prepare(library, inputs.logits, inputs, form, options)
     counted = ending.counted
     if counted is None and rows.weight is not None and not ending.ieee:

@@ -18,7 +18,7 @@ from crossent.description import TokenStatistics
 from crossent.engines import select
 from crossent.math import formula
 from crossent.math.operations import RUN, Operations
-from crossent.math.rows import Rows
+from crossent.math.rows import Head, Rows
 from crossent.math.statistics import Described
 from crossent.types import Array, Namespace
 
@@ -225,7 +225,7 @@ class Library(Operations):
 
     def described(self, rows: Rows) -> Described:
         """What rows with hard targets tell besides their losses, each (N,)."""
-        return views.describe(self, rows)
+        return linear.describe(self, rows) if isinstance(rows.logits, Head) else views.describe(self, rows)
 
     def token_statistics(self, inputs: Inputs, rows: Rows, ending: Ending) -> TokenStatistics:
         """What rows tell of their tokens."""
@@ -266,7 +266,7 @@ class AsGraph(Library):
 
     def described(self, rows: Rows) -> Described:
         """As a graph."""
-        return formula.describe(self, views.flat(self, rows))
+        return formula.describe(self, linear.filled(self, rows))
 
     def linear_losses(self, rows: Rows) -> Array:
         """As a graph."""

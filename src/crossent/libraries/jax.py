@@ -23,7 +23,8 @@ from crossent.libraries.base import NO_CONTEXT, Inputs, Library
 from crossent.linear import Gradients
 from crossent.math import formula
 from crossent.math.operations import RUN
-from crossent.math.rows import Coefficients, Rows
+from crossent.math.rows import Coefficients, Head, Rows
+from crossent.math.statistics import Described
 from crossent.types import Array
 
 if TYPE_CHECKING:
@@ -142,6 +143,14 @@ class Jax(Library):
         others = (rows.soft, rows.weight, rows.class_weights)
         found: tuple[Array, Array] = _compiled_gradient(rows.coefficients, rows.logits, rows.targets, others, scale)
         return found
+
+    def described(self, rows: Rows) -> Described:
+        """Compiled once per shape; of the shape of the tokens."""
+        if isinstance(rows.logits, Head):
+            from crossent.libraries import jax_linear
+
+            return jax_linear.described(rows)
+        return _compiled_description(rows.coefficients, lax.stop_gradient(rows.logits), rows.targets, rows.weight)
 
     def apart(self, a: Array) -> Array:
         """XLA takes its own barriers away before it joins a product with a difference; a choice stays."""
@@ -279,3 +288,11 @@ def _jvp(coefficients: Coefficients, primals: Sequence[Any], tangents: Sequence[
 
 _compiled = jax.jit(_losses, static_argnums=0)
 _compiled_gradient = jax.jit(_with_gradient, static_argnums=0)
+
+
+@partial(jax.jit, static_argnums=0)
+def _compiled_description(coefficients: Coefficients, x: Array, t: Array, weight: Array | None) -> Described:
+    def described(rows: _PerRow) -> Described:
+        return formula.describe(LIBRARY, _rows(coefficients, rows, None))
+
+    return _by_rows(described, (x, t, None, weight))

@@ -22,7 +22,9 @@ from jax.sharding import AxisType
 from crossent import linear
 from crossent.libraries.jax import LIBRARY, is_in_one_place, mesh_of
 from crossent.linear import Gradients
+from crossent.math import formula
 from crossent.math.rows import Coefficients, Head, Rows
+from crossent.math.statistics import Described
 from crossent.types import Array
 
 if TYPE_CHECKING:
@@ -72,6 +74,33 @@ def losses_and_gradients(rows: Rows, scale: Array | float, needs: tuple[bool, ..
     static = _Static(rows.coefficients, rows.logits.memory, needs=needs)
     losses, found = _walk(static, head, t, others, _per_token(scale, head, rows.dtype))
     return jnp.reshape(losses, rows.logits.hidden.shape[:-1]), found
+
+
+def described(rows: Rows) -> Described:
+    """What rows tell, of the shape of the tokens, without derivatives."""
+    head, t, others = lax.stop_gradient(_arrays(rows))
+    found = _described(_Static(rows.coefficients, rows.logits.memory), head, t, others)
+    shape = rows.logits.hidden.shape[:-1]
+    return jax.tree.map(lambda a: jnp.reshape(a, shape), found)  # type: ignore[no-any-return]
+
+
+@partial(jax.jit, static_argnums=0)
+def _described(static: _Static, head: _Head, t: Array, others: _Others) -> Described:
+    """A block of tokens at a time."""
+    blocks = _blocks(static, head, t, others, None)
+    *most, n, _ = head[0].shape
+    which = jnp.arange(-(-n // blocks.height) * blocks.height).reshape(-1, blocks.height)
+
+    def of_block(which: Array) -> Described:
+        rows, _ = blocks.rows(jnp.minimum(which, n - 1), which < n)
+        return formula.describe(LIBRARY, linear.filled(LIBRARY, rows))
+
+    def joined(x: Array) -> Array:
+        k = len(most)
+        x = jnp.moveaxis(jnp.reshape(x, (len(which), *most, blocks.height)), 0, k)
+        return jnp.reshape(x, (*most, len(which) * blocks.height))[..., :n]
+
+    return jax.tree.map(joined, lax.map(of_block, which))  # type: ignore[no-any-return]
 
 
 def _arrays(rows: Rows) -> tuple[_Head, Array | None, _Others]:

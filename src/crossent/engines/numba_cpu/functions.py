@@ -106,10 +106,16 @@ _atanh_tail = _polynomial(
 
 
 @inline
+def within(x: Any) -> Any:
+    """x, or the largest number whose exponential is 0; a NaN stays itself, since `larger` gives its second argument."""
+    return larger(_least(x), x)
+
+
+@inline
 def exp(x: Any) -> Any:
     """exp(x) for x ≤ 0, to 1 ulp; 0 for −inf and where the result is below the normal numbers, NaN for NaN."""
-    # 2^k·exp(f) with x = k·log 2 + f. A NaN stays itself here: `larger` gives its second argument.
-    x = larger(_least(x), x)
+    # 2^k·exp(f) with x = k·log 2 + f.
+    x = within(x)
     shifted = fma(x, _log2_e(x), _shift_to_integer(x))
     k = shifted - _shift_to_integer(x)
     f = fma(k, -_ln2_rest(x), fma(k, -_ln2(x), x))

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from crossent.engines.numba_cpu.elements import load_first, load_one, load_wide, scratch, store_first, store_one
+from crossent.engines.numba_cpu.elements import load, load_first, load_one, load_wide, scratch, store_first, store_one
 from crossent.engines.numba_cpu.functions import added, exp, log1p, small_expm1, sum_of_lanes
-from crossent.engines.numba_cpu.lanes import first, itemsize, lanes, largest, total
+from crossent.engines.numba_cpu.lanes import first, itemsize, lanes, largest, total, widened
 from crossent.engines.numba_cpu.long_rows import PIECE_TABLE, ROW_TABLE, spread_of_row, statistics_of_row, zero_row
 from crossent.engines.numba_cpu.outcome import centre_of, plain
-from crossent.engines.numba_cpu.tiles import place_in_tile, weighed_gap
-from crossent.engines.numba_cpu.transform import seen_with_slope
+from crossent.engines.numba_cpu.tiles import maximum_of_tile, place_in_tile, weighed
+from crossent.engines.numba_cpu.transform import seen, seen_first, seen_with_slope
 from crossent.engines.numba_cpu.vectors import filled, inline, vector_like, where
 from crossent.math.measures import ENTROPY, FORWARD, JENSEN_SHANNON, LOG_SUM_EXP, REVERSE
 
@@ -98,11 +98,95 @@ def _of_row(
         while left > 0:
             y, slope = seen_with_slope(transform, load_first(logits, x, left, 0.0))
             e = exp(y - centre)
-            store_first(logits, d, plain((constant * e + steep * weighed_gap(e, y, centre)) * slope), left)
+            store_first(logits, d, plain((constant * e - steep * weighed(e, y - centre)) * slope), left)
             x += step
             d += step
             left -= n
     return value
+
+
+# A divergence past this one, and finite, is found in one pass, as a difference whose parts are not much larger.
+_FAR = 0.0625
+
+
+@inline
+def _far_divergence_of_row(
+    measure: int, formats: Any, soft: Any, row: Any, d: int, factor: float
+) -> tuple[bool, float]:
+    """Whether the row's divergence is large, and then what it is, with its gradient at address `d`.
+
+    KL = log Z_p − log Z_q + Σ q·(b − a), with a = y − m of the student and b of the teacher; reversed, the other way.
+    """
+    logits, losses, transform = formats
+    x, q, _, v = row
+    zero = vector_like(losses, 0.0)
+    c = centre_of(filled(zero, maximum_of_tile(logits, transform, x, v)))
+    c_q = centre_of(filled(zero, maximum_of_tile(soft, transform, q, v)))
+    z, z_q, moment = _sums_of_pair(measure, formats, soft, row, c, c_q)
+    log_z, log_z_q = _log(zero, z), _log(zero, z_q)
+    of_z = log_z - log_z_q
+    value = of_z + moment / z_q if measure == _FORWARD else moment / z - of_z
+    # Of a sure student, a reverse divergence's gradient would cancel.
+    if not (_FAR < value < _INF) or (measure == _REVERSE and z < 1.5):
+        return False, 0.0
+    if d != 0:
+        inverse, inverse_q = filled(zero, factor / z), filled(zero, factor / z_q)
+        mean = filled(zero, moment / z)
+        n, step, step_q, left = lanes(logits), itemsize(logits), itemsize(soft), v
+        while left > 0:
+            y, slope = seen_with_slope(transform, load_first(logits, x, left, 0.0))
+            y_q = seen(transform, load_first(soft, q, left, 0.0))
+            a, b = y - c, y_q - c_q
+            if measure == _FORWARD:
+                value_of_class = exp(a) * inverse - exp(b) * inverse_q
+            else:
+                value_of_class = -_times(exp(a) * inverse, (b - a) + mean)
+            store_first(logits, d, plain(value_of_class * slope), left)
+            x += n * step
+            q += n * step_q
+            d += n * step
+            left -= n
+    return True, value
+
+
+@inline
+def _log(zero: Any, z: float) -> float:
+    """log z of a sum of at least 1, in float64."""
+    return float(largest(log1p(filled(widened(zero), z - 1.0))))
+
+
+@inline
+def _sums_of_pair(measure: int, formats: Any, soft: Any, row: Any, c: Any, c_q: Any) -> tuple[float, float, float]:
+    """Z of the student, Z of the teacher, and the moment of what is far between them, in float64."""
+    logits, losses, transform = formats
+    x, q, _, left = row
+    n, step, step_q = lanes(logits), itemsize(logits), itemsize(soft)
+    high = low = high_q = low_q = moment = moment_low = vector_like(losses, 0.0)
+    while left >= 2 * n:
+        a0, a1 = seen(transform, load(logits, x)) - c, seen(transform, load(logits, x + n * step)) - c
+        b0, b1 = seen(transform, load(soft, q)) - c_q, seen(transform, load(soft, q + n * step_q)) - c_q
+        p0, p1, q0, q1 = exp(a0), exp(a1), exp(b0), exp(b1)
+        high, low = added(high, low, p0 + p1)
+        high_q, low_q = added(high_q, low_q, q0 + q1)
+        if measure == _FORWARD:
+            terms = _times(q0, b0 - a0) + _times(q1, b1 - a1)
+        else:
+            terms = _times(p0, a0 - b0) + _times(p1, a1 - b1)
+        moment, moment_low = added(moment, moment_low, terms)
+        x += 2 * n * step
+        q += 2 * n * step_q
+        left -= 2 * n
+    while left > 0:
+        a0, b0 = seen_first(transform, logits, x, left, -_INF) - c, seen_first(transform, soft, q, left, -_INF) - c_q
+        p0, q0 = exp(a0), exp(b0)
+        high, low = added(high, low, p0)
+        high_q, low_q = added(high_q, low_q, q0)
+        terms = _times(q0, b0 - a0) if measure == _FORWARD else _times(p0, a0 - b0)
+        moment, moment_low = added(moment, moment_low, terms)
+        x += n * step
+        q += n * step_q
+        left -= n
+    return sum_of_lanes(high, low), sum_of_lanes(high_q, low_q), sum_of_lanes(moment, moment_low)
 
 
 @inline
@@ -118,6 +202,10 @@ def _divergence_of_row(
     pieces: int,
     table: int,
 ) -> float:
+    if measure != _JENSEN_SHANNON:
+        is_far, value = _far_divergence_of_row(measure, formats, soft, row, d, factor)
+        if is_far:
+            return value
     logits, losses, transform = formats
     x, q, _, v = row
     m, log_z, inverse, _ = _distribution(formats, (x, 0, 0, v), numbers, pieces, table, None)

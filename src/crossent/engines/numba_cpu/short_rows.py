@@ -26,7 +26,7 @@ from crossent.engines.numba_cpu.functions import added, exp, finished
 from crossent.engines.numba_cpu.lanes import itemsize, lanes
 from crossent.engines.numba_cpu.long_rows import weight_and_scale
 from crossent.engines.numba_cpu.outcome import centre_of, masses, outcome, possible, terms
-from crossent.engines.numba_cpu.tiles import weighed_gap
+from crossent.engines.numba_cpu.tiles import counted, weighed
 from crossent.engines.numba_cpu.transform import format_seen, seen_with_slope
 from crossent.engines.numba_cpu.transposes import few_to_lanes, lanes_to_few, lanes_to_rows, rows_to_lanes
 from crossent.engines.numba_cpu.vectors import filled, inline, larger, vector_like, where
@@ -237,13 +237,12 @@ def _spread(
         y = load(like, y_table + j * lanes(like) * itemsize(like))
         e = load(losses, e_table + j * lanes(losses) * itemsize(losses))
         at = y == m
-        ties = ties + where(at, filled(m, 1.0), 0.0)
+        ties = counted(ties, at)
         rest, rest_low = added(rest, rest_low, where(at, 0.0, e))
-        moment, moment_low = added(moment, moment_low, weighed_gap(e, y, centre))
-        raw = load(logits, x_table + j * lanes(logits) * itemsize(logits))
-        above = above + where(raw > own, filled(m, 1.0), 0.0)
+        moment, moment_low = added(moment, moment_low, weighed(e, y - centre))
+        above = counted(above, load(logits, x_table + j * lanes(logits) * itemsize(logits)) > own)
     total = finished(rest, rest_low) + (ties - 1.0)
-    return m, where(m == -_INF, _NAN, total), finished(moment, moment_low), above
+    return m, where(m == -_INF, _NAN, total), -finished(moment, moment_low), above
 
 
 # --- the walk ---------------------------------------------------------------------------------------------------------

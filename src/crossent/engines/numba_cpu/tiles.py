@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from crossent.engines.numba_cpu.elements import ask_to_read, interleaved, load_first, load_pair
-from crossent.engines.numba_cpu.functions import added, exp, sum_of_lanes
-from crossent.engines.numba_cpu.lanes import first, first_of, itemsize, lane_is, lanes, largest, lowest
+from crossent.engines.numba_cpu.functions import added, exp, sum_of_lanes, within
+from crossent.engines.numba_cpu.lanes import first, first_of, itemsize, lane_is, lanes, largest
 from crossent.engines.numba_cpu.outcome import masses, possible, terms
 from crossent.engines.numba_cpu.transform import seen, seen_first
-from crossent.engines.numba_cpu.vectors import filled, inline, larger, smaller, vector_like, where
+from crossent.engines.numba_cpu.vectors import filled, inline, larger, vector_like, where
 
 # Columns of a tile; a row of very many has longer ones. Part of the result's bits.
 TILE = 4096
@@ -82,13 +82,14 @@ def others_of_tile(
         for line in range(0, 4 * step, 64):
             ask_to_read(x + TILE * itemsize(logits) + line)
         if threshold is not None:
-            above = above + (_above(x0, threshold) + _above(x1, threshold))
-            above = above + (_above(x2, threshold) + _above(x3, threshold))
+            above = counted(counted(above, x0 > threshold), x1 > threshold)
+            above = counted(counted(above, x2 > threshold), x3 > threshold)
         x0, x1, x2, x3 = seen(transform, x0), seen(transform, x1), seen(transform, x2), seen(transform, x3)
-        e0, e1, e2, e3 = exp(x0 - c), exp(x1 - c), exp(x2 - c), exp(x3 - c)
+        x0, x1, x2, x3 = x0 - c, x1 - c, x2 - c, x3 - c
+        e0, e1, e2, e3 = exp(x0), exp(x1), exp(x2), exp(x3)
         if threshold is not None:
-            g0, g1 = weighed_gap(e0, x0, c), weighed_gap(e1, x1, c)
-            g2, g3 = weighed_gap(e2, x2, c), weighed_gap(e3, x3, c)
+            g0, g1 = weighed(e0, x0), weighed(e1, x1)
+            g2, g3 = weighed(e2, x2), weighed(e3, x3)
             moment, moment_low = added(moment, moment_low, (g0 + g1) + (g2 + g3))
         if 0 <= t < 4 * n:
             e0, e1 = pair_without(logits, e0, e1, t)
@@ -98,27 +99,28 @@ def others_of_tile(
         left -= 4 * n
         t -= 4 * n
     while left > 0:
-        x0 = seen_first(transform, logits, x, left, -_INF)
-        e0 = exp(x0 - c)
+        x0 = seen_first(transform, logits, x, left, -_INF) - c
+        e0 = exp(x0)
         high, low = added(high, low, where(lane_is(e0, t), 0.0, e0))
         if threshold is not None:
-            moment, moment_low = added(moment, moment_low, weighed_gap(e0, x0, c))
-            above = above + _above(load_first(logits, x, left, -_INF), threshold)
+            moment, moment_low = added(moment, moment_low, weighed(e0, x0))
+            above = counted(above, load_first(logits, x, left, -_INF) > threshold)
         x += step
         left -= n
         t -= n
-    return sum_of_lanes(high, low), sum_of_lanes(moment, moment_low), sum_of_lanes(above, vector_like(logits, 0.0))
+    return sum_of_lanes(high, low), -sum_of_lanes(moment, moment_low), sum_of_lanes(above, vector_like(logits, 0.0))
 
 
 @inline
-def _above(x: Any, threshold: Any) -> Any:
-    return where(x > threshold, filled(x, 1.0), 0.0)
+def counted(count: Any, mask: Any) -> Any:
+    """A count in each lane, one more where the mask is true."""
+    return where(mask, count + 1.0, count)
 
 
 @inline
-def weighed_gap(e: Any, y: Any, c: Any) -> Any:
-    """e·(c − y), 0 where the exponential e is: a gap may be infinite there."""
-    return e * smaller(c - y, -lowest(y))
+def weighed(e: Any, x: Any) -> Any:
+    """e·x of an exponential e = exp(x), 0 where that is: x may be infinite there."""
+    return e * within(x)
 
 
 @inline

@@ -14,9 +14,11 @@ import torch
 from crossent.engines import select
 from crossent.libraries.base import Inputs, Library
 from crossent.libraries.torch.tensors import Torch, is_traced, without_autocast
-from crossent.linear import Gradients, whole
+from crossent.linear import Gradients, filled, whole
+from crossent.math import formula
 from crossent.math.operations import FLOATS, Operations
 from crossent.math.rows import EXPLICIT, Rows
+from crossent.math.statistics import Described
 from crossent.types import Array
 
 if TYPE_CHECKING:
@@ -81,6 +83,11 @@ class TorchOnGraph(Torch):
         """As the graph can follow."""
         product = self.product(a, b, None)
         return product if total is None else total + product
+
+    def described(self, rows: Rows) -> Described:
+        """As plain operations, without a graph."""
+        with torch.no_grad():
+            return formula.describe(self, filled(self, rows))
 
     def linear_losses(self, rows: Rows) -> Array:
         """In blocks; under forward differentiation, which has no function of its own here, whole."""

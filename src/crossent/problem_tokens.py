@@ -1,0 +1,144 @@
+"""The calls that ask what rows tell of their tokens: `problem` for log-probabilities and statistics, of logits or of
+hidden states.
+
+One class a token is a loss, whose negative is wanted; several are found from what rows tell of themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from crossent import checks, description, problem
+from crossent.description import TokenStatistics
+from crossent.libraries import Inputs, Library
+from crossent.math import tokens
+from crossent.math.rows import Rows
+from crossent.options import Options
+from crossent.problem import Ending
+from crossent.types import Array
+
+
+def statistics(
+    inputs: Inputs, options: Options, classes: int | None = None, memory: int | None = None
+) -> TokenStatistics:
+    """What rows tell of their targets."""
+    library = _library(inputs).of_call(inputs)
+    if inputs.head is None:
+        form = checks.logits_and_targets(library, inputs.logits, inputs.targets)
+    else:
+        form = checks.hidden_and_targets(library, inputs, classes, memory)
+    checks.are_classes(form)
+    with library.computing(inputs.logits):
+        rows, ending = _prepared(library, inputs, form, options, memory)
+        return library.token_statistics(inputs, rows, ending)
+
+
+def log_probs(inputs: Inputs, options: Options, classes: int | None = None, memory: int | None = None) -> Array:
+    """log p of classes, of one a token or of several."""
+    library = _library(inputs).of_call(inputs)
+    form, is_one = checks.ids(library, inputs, classes, memory)
+    with library.computing(inputs.logits):
+        if is_one:
+            return _of_one(library, inputs, form, options, memory)
+        # One class has the same bits with an axis of its own; and of hidden states several are several losses, where
+        # they are to be differentiated.
+        if inputs.targets.shape[-1] == 1 or (library.composes is not None and inputs.head is not None):
+            each = (inputs._replace(targets=inputs.targets[..., k]) for k in range(inputs.targets.shape[-1]))
+            found = [_of_one(library, one, form, options, memory) for one in each]
+            return (library.composes or library.family).xp.stack(found, axis=-1)
+        rows, ending, several = _several(library, inputs, form, options, memory)
+        if library.composes is None:
+            return library.leave(several.finished(library, description.log_probs(library, rows, several.ids)))
+        found = description.composed_log_probs(library, inputs._replace(weights=None), rows, ending, several.ids)
+        return several.finished(library.composes, found)
+
+
+def log_probs_and_gradient(
+    inputs: Inputs, options: Options, grad_output: Array | float | None, out: Array | None
+) -> tuple[Array, Array]:
+    """The same, and the gradient of the logits, outside any framework's graph."""
+    library, inputs = _library(inputs).off_graph(inputs)
+    logits, ids = inputs.logits, inputs.targets
+    form, is_one = checks.ids(library, inputs)
+    if is_one:
+        value, d = problem.loss_and_gradient(inputs, options, grad_output, out, -1.0, form)
+        return 0.0 - value, d
+    with library.computing(logits):
+        rows, _, several = _several(library, inputs, form, options, None)
+        checks.gradient_of_loss(library, grad_output, logits, tuple(ids.shape))
+        checks.output(library, out, logits)
+        xp, ids = library.xp, several.ids
+        above = xp.ones(ids.shape, dtype=rows.dtype, device=library.device(ids))
+        if grad_output is not None:
+            above = library.cast(library.enter(grad_output), rows.dtype)
+        result, d = description.log_probs_and_gradient(library, rows, ids, several.finished(library, above))
+        value, d = library.leave(several.finished(library, result)), library.leave_matrix(d, logits)
+        return value, d if out is None else problem.put(library, out, d)
+
+
+def _library(inputs: Inputs) -> Library:
+    name, axis = ("logits", "V") if inputs.head is None else ("hidden", "D")
+    return checks.library_of(name, inputs.logits, f"an array of shape (..., {axis})")
+
+
+def _prepared(
+    library: Library, inputs: Inputs, form: checks.Form, options: Options, memory: int | None
+) -> tuple[Rows, Ending]:
+    if inputs.head is None:
+        return problem.prepare(library, inputs.logits, inputs, form, options)
+    return problem.prepare_linear(library, inputs, form, options, memory)
+
+
+def _of_one(library: Library, inputs: Inputs, form: checks.Form, options: Options, memory: int | None) -> Array:
+    rows, ending = _prepared(library, inputs, form, options, memory)
+    loss = library.loss if inputs.head is None else library.linear_loss
+    # Not the negative, of which 0 would be −0.
+    return 0.0 - loss(inputs, rows, ending)
+
+
+class _Several(NamedTuple):
+    """Several classes a token, (..., K): safe to index with; which of them count, and where there is none such."""
+
+    ids: Array
+    kept: Array | None
+    bad: Array | None
+    weights: Array | None
+
+    def finished(self, library: Library, x: Array) -> Array:
+        """`x` (..., K) with the weights of tokens, 0 for what does not count and NaN for what is not there."""
+        xp = library.xp
+        if self.bad is not None:
+            x = xp.where(self.bad, xp.nan, x)
+        if self.weights is not None:
+            weights = self.weights[..., None]
+            x = xp.where(weights == 0, xp.zeros_like(x), x * weights)
+        return x if self.kept is None else xp.where(self.kept, x, xp.zeros_like(x))
+
+
+def _several(
+    library: Library, inputs: Inputs, form: checks.Form, options: Options, memory: int | None
+) -> tuple[Rows, Ending, _Several]:
+    """Rows without targets, whose weight is 1 where anything counts, and the classes that are asked for."""
+    vocabulary, ignored = form.shape[-1], options.ignore_index
+    rows, ending = _prepared(library, inputs._replace(targets=None), form, replace(options, ignore_index=None), memory)
+    integer = library.widest(ending.device)[1]
+    ids, kept = tokens.classes(library, integer, library.enter(inputs.targets), vocabulary, ignored)
+    counts = None if kept is None else library.xp.any(kept, axis=-1)
+    if rows.weight is not None:
+        counts = tokens.both(counts, rows.weight != 0)
+        # Whatever the classes of a token without weight are, nothing looks at them.
+        ids = library.zero_where_not((rows.weight != 0)[..., None], ids)
+    bad = None
+    if options.check_targets and (library.always_readable or problem.may_check(library, inputs)):
+        if library.any_outside(ids, vocabulary):
+            given, ids = library.whole(inputs.targets), library.whole(ids)
+            raise checks.outside_of_vocabulary(library, given, ids, vocabulary, ignored, form.targets)
+    else:
+        bad = (ids < 0) | (ids >= vocabulary)
+        ids = library.zero_where_not(~bad, ids)
+    several = _Several(ids, kept, bad, rows.weight)
+    if library.composes not in (None, library):
+        several = _Several(*(None if x is None else library.leave(x) for x in several))
+    weight = None if counts is None else library.cast(counts, rows.dtype)
+    return rows._replace(weight=weight), ending, several
