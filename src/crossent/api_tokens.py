@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from crossent import problem, problem_tokens
+from typing import Any
+
+from crossent import problem, problem_tokens, topk
 from crossent.description import TokenStatistics
 from crossent.libraries import Inputs
-from crossent.math.measures import DIRECTIONS, ENTROPY
-from crossent.options import Options, choice
-from crossent.types import A, Array, Denominator, Direction, Reduction
+from crossent.math.measures import DIRECTIONS, ENTROPY, FORWARD
+from crossent.options import Options, choice, shown
+from crossent.types import A, Array, Denominator, Direction, Reduction, Tail
 
 
 def token_log_probs(
@@ -310,10 +312,11 @@ def entropy_and_grad(
 
 def kl_divergence(
     logits: A,
-    teacher_logits: Array,
+    teacher_logits: Array | tuple[Array, Array],
     *,
     direction: Direction = "forward",
     mixture: float = 0.5,
+    tail: Tail = "renormalise",
     weights: Array | None = None,
     denominator: Denominator = None,
     reduction: Reduction = "mean",
@@ -335,11 +338,17 @@ def kl_divergence(
     Parameters
     ----------
     logits, teacher_logits
-        Floating arrays of shape (..., V), of one library; their dtypes may differ.
+        Floating arrays of shape (..., V), of one library; their dtypes may differ. Of a teacher whose K likeliest
+        classes are known, a pair: distinct classes, integers (..., K), and their log-probabilities at the call's
+        temperature, floating (..., K).
     direction
         One of the three above.
     mixture
-        β of "jensen-shannon", the teacher's share, between 0 and 1.
+        β of "jensen-shannon", the teacher's share, greater than 0 and less than 1.
+    tail
+        Of a pair, what becomes of the other classes: "renormalise" gives them nothing and the K all of the teacher's
+        mass; "bin" makes one class of them; "drop" leaves them out of the sum, which then may be negative. Any
+        direction but "forward" takes "bin".
     weights, denominator, reduction
         As for `cross_entropy`.
     temperature, logit_softcap
@@ -374,18 +383,22 @@ def kl_divergence(
     jensen-shannon 0.033823
     """
     options = _divergence(direction, mixture, reduction, temperature, logit_softcap, engine)
+    if topk.is_pair(teacher_logits):
+        ids, log_probs = _pair(teacher_logits, tail, direction)
+        return topk.divergence(Inputs(logits, ids, weights, None, denominator), log_probs, tail, options)  # type: ignore[no-any-return]
     found: A = problem.loss(Inputs(logits, teacher_logits, weights, None, denominator), options)
     return found
 
 
 def kl_divergence_and_grad(
     logits: A,
-    teacher_logits: Array,
+    teacher_logits: Array | tuple[Array, Array],
     out: Array | None = None,
     grad_output: Array | float | None = None,
     *,
     direction: Direction = "forward",
     mixture: float = 0.5,
+    tail: Tail = "renormalise",
     weights: Array | None = None,
     denominator: Denominator = None,
     reduction: Reduction = "mean",
@@ -413,6 +426,10 @@ def kl_divergence_and_grad(
     0.130812 [[-0.25  0.25]]
     """
     options = _divergence(direction, mixture, reduction, temperature, logit_softcap, engine)
+    if topk.is_pair(teacher_logits):
+        ids, log_probs = _pair(teacher_logits, tail, direction)
+        inputs = Inputs(logits, ids, weights, None, denominator)
+        return topk.divergence_and_gradient(inputs, log_probs, tail, options, grad_output, out)
     inputs = Inputs(logits, teacher_logits, weights, None, denominator)
     found: tuple[A, A] = problem.loss_and_gradient(inputs, options, grad_output, out)
     return found
@@ -459,3 +476,16 @@ def _divergence(
 ) -> Options:
     choice("direction", direction, DIRECTIONS)
     return _measure(direction, reduction, temperature, logit_softcap, engine, mixture)
+
+
+def _pair(teacher: Any, tail: str, direction: str) -> tuple[Any, Any]:
+    """Classes and their log-probabilities; ValueError for a pair that is none, or a tail that does not fit."""
+    choice("tail", tail, topk.TAILS)
+    if len(teacher) != 2:
+        raise ValueError(
+            f"teacher_logits is a {type(teacher).__name__} of length {len(teacher)}; accepted: an array of logits, or "
+            "a pair of classes and their log-probabilities"
+        )
+    if direction != FORWARD and tail != topk.BIN:
+        raise ValueError(f"tail is {shown(tail)} with direction {direction!r}; accepted: 'bin'")
+    return teacher[0], teacher[1]

@@ -118,6 +118,33 @@ def logits_and_targets(
     return Form(shape, tokens, dtype, soft, given)
 
 
+def topk(library: Library, inputs: Inputs, log_probs: Any) -> Form:
+    """What logits are, beside a teacher's classes and their log-probabilities, both (..., K)."""
+    form, is_one = ids(library, inputs)
+    if is_one:
+        raise ValueError(
+            f"teacher_logits[0] has shape {form.tokens} for logits of shape {form.shape}; "
+            f"accepted: {(*form.tokens, 'K')}"
+        )
+    shape = tuple(inputs.targets.shape)
+    accepted = f"a floating array of shape {shape}"
+    beside("teacher_logits[1]", log_probs, inputs.logits, library, accepted)
+    _floating(library, "teacher_logits[1]", log_probs, accepted)
+    if _shape(library, "teacher_logits[1]", log_probs) != shape:
+        raise ValueError(f"teacher_logits[1] has shape {tuple(log_probs.shape)}; accepted: {accepted}")
+    return form._replace(targets="teacher_logits[0]")
+
+
+def distinct(library: Library, classes: Array, weights: Array | None) -> None:
+    """ValueError where a row of classes (..., K) that weighs something has one twice, and they may be looked at."""
+    if not library.always_readable and not library.readable(classes):
+        return
+    ordered = library.xp.sort(classes, axis=-1)
+    found = library.xp.any(ordered[..., 1:] == ordered[..., :-1], axis=-1)
+    if library.xp.any(found if weights is None else found & (weights != 0)):
+        raise ValueError("teacher_logits[0] has a class twice in a row; accepted: distinct classes")
+
+
 def _classes(name: str, shape: tuple[int, ...]) -> None:
     if shape[-1] == 0 and 0 not in shape[:-1]:
         raise ValueError(f"{name} has shape {shape}, a vocabulary of 0 classes; accepted: V of at least 1")

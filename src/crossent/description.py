@@ -91,13 +91,12 @@ def _of_head(library: Library, rows: Rows, ids: Array) -> Array:
     return result
 
 
-def log_probs_and_gradient(library: Library, rows: Rows, ids: Array, grads: Array) -> tuple[Array, Array]:
-    """The same, and the gradient (..., V) of the logits, from those of the log-probabilities, (..., K).
+def gradient_of_log_probs(library: Library, rows: Rows, ids: Array, result: Array, grads: Array) -> Array:
+    """The gradient (..., V) of the logits, from the log-probabilities (..., K) and their gradients.
 
     The walk's is right but at the classes, whose entries are found from their probabilities.
     """
     xp, c = library.xp, rows.coefficients
-    result = log_probs(library, rows, ids)
     # The same class may be asked for more than once.
     own = xp.zeros_like(grads)
     for k in range(ids.shape[-1]):
@@ -111,7 +110,7 @@ def log_probs_and_gradient(library: Library, rows: Rows, ids: Array, grads: Arra
     scale = library.per_token(-total, total.shape)
     _, d = library.losses_and_gradient(rows._replace(targets=ids[..., 0]), scale, None)
     entries = xp.reshape(library.narrowed(_flat(library, entries), d), ids.shape)
-    return result, library.put_classes(d, ids, entries)
+    return library.put_classes(d, ids, entries)
 
 
 def _flat(library: Library, x: Array) -> Array:

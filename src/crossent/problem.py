@@ -62,12 +62,16 @@ class Ending(NamedTuple):
             losses = library.xp.where(self.counted, losses, 0.0)
         return library.leave(reductions.reduce(library, self.wide, losses, self.reduction, self.denominator, self.ieee))
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the loss."""
+        return reductions.result_shape(self.reduction, self.token_shape)
+
     def of_nothing(self) -> Array:
         """The loss of no tokens; not every library reshapes or reduces an array without elements."""
         xp = self.library.xp
-        shape = reductions.result_shape(self.reduction, self.token_shape)
         value = xp.nan if self.ieee and self.reduction == "mean" else 0.0
-        return self.library.leave(xp.full(shape, value, dtype=self.dtype, device=self.device))
+        return self.library.leave(xp.full(self.shape, value, dtype=self.dtype, device=self.device))
 
     def scale(self, grad: Array | float) -> Array | float:
         """What multiplies the gradient of each token, from the gradient of what follows with respect to the loss."""
@@ -201,9 +205,7 @@ def loss_and_gradient(
     with library.computing(logits):
         parsed = options_once(options, library.keep_graph, _OF_GRADIENT) if options else DEFAULT
         rows, ending = prepare(library, logits, inputs, form, parsed)
-        checks.gradient_of_loss(
-            library, grad_output, logits, reductions.result_shape(ending.reduction, ending.token_shape)
-        )
+        checks.gradient_of_loss(library, grad_output, logits, ending.shape)
         checks.output(library, out, logits)
         if 0 in ending.token_shape:
             return ending.of_nothing(), family.empty_like(logits) if out is None else out
@@ -251,8 +253,7 @@ def linear_loss_and_gradients(
     with library.computing(hidden):
         parsed = options_once(options, library.keep_graph, (*_OF_HEAD, "needs", *_OF_GRADIENT))
         rows, ending = prepare_linear(library, inputs, form, parsed, memory)
-        shape = reductions.result_shape(ending.reduction, ending.token_shape)
-        checks.gradient_of_loss(library, grad_output, hidden, shape, form.given)
+        checks.gradient_of_loss(library, grad_output, hidden, ending.shape, form.given)
         checks.outputs(library, out, inputs)
         scale = ending.scale(1.0 if grad_output is None else library.above(grad_output))
         if 0 in ending.token_shape:

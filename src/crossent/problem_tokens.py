@@ -47,11 +47,11 @@ def log_probs(inputs: Inputs, options: Options, classes: int | None = None, memo
             each = (inputs._replace(targets=inputs.targets[..., k]) for k in range(inputs.targets.shape[-1]))
             found = [_of_one(library, one, form, options, memory) for one in each]
             return (library.composes or library.family).xp.stack(found, axis=-1)
-        rows, ending, several = _several(library, inputs, form, options, memory)
+        rows, ending, chosen = several(library, inputs, form, options, memory)
         if library.composes is None:
-            return library.leave(several.finished(library, description.log_probs(library, rows, several.ids)))
-        found = description.composed_log_probs(library, inputs._replace(weights=None), rows, ending, several.ids)
-        return several.finished(library.composes, found)
+            return library.leave(chosen.finished(library, description.log_probs(library, rows, chosen.ids)))
+        found = description.composed_log_probs(library, inputs._replace(weights=None), rows, ending, chosen.ids)
+        return chosen.finished(library.composes, found)
 
 
 def log_probs_and_gradient(
@@ -65,15 +65,16 @@ def log_probs_and_gradient(
         value, d = problem.loss_and_gradient(inputs, options, grad_output, out, -1.0, form)
         return 0.0 - value, d
     with library.computing(logits):
-        rows, _, several = _several(library, inputs, form, options, None)
+        rows, _, chosen = several(library, inputs, form, options)
         checks.gradient_of_loss(library, grad_output, logits, tuple(ids.shape))
         checks.output(library, out, logits)
-        xp, ids = library.xp, several.ids
+        xp, ids = library.xp, chosen.ids
         above = xp.ones(ids.shape, dtype=rows.dtype, device=library.device(ids))
         if grad_output is not None:
             above = library.cast(library.enter(grad_output), rows.dtype)
-        result, d = description.log_probs_and_gradient(library, rows, ids, several.finished(library, above))
-        value, d = library.leave(several.finished(library, result)), library.leave_matrix(d, logits)
+        result = description.log_probs(library, rows, ids)
+        d = description.gradient_of_log_probs(library, rows, ids, result, chosen.finished(library, above))
+        value, d = library.leave(chosen.finished(library, result)), library.leave_matrix(d, logits)
         return value, d if out is None else problem.put(library, out, d)
 
 
@@ -97,7 +98,7 @@ def _of_one(library: Library, inputs: Inputs, form: checks.Form, options: Option
     return 0.0 - loss(inputs, rows, ending)
 
 
-class _Several(NamedTuple):
+class Several(NamedTuple):
     """Several classes a token, (..., K): safe to index with; which of them count, and where there is none such."""
 
     ids: Array
@@ -116,9 +117,9 @@ class _Several(NamedTuple):
         return x if self.kept is None else xp.where(self.kept, x, xp.zeros_like(x))
 
 
-def _several(
-    library: Library, inputs: Inputs, form: checks.Form, options: Options, memory: int | None
-) -> tuple[Rows, Ending, _Several]:
+def several(
+    library: Library, inputs: Inputs, form: checks.Form, options: Options, memory: int | None = None
+) -> tuple[Rows, Ending, Several]:
     """Rows without targets, whose weight is 1 where anything counts, and the classes that are asked for."""
     vocabulary, ignored = form.shape[-1], options.ignore_index
     rows, ending = _prepared(library, inputs._replace(targets=None), form, replace(options, ignore_index=None), memory)
@@ -137,8 +138,8 @@ def _several(
     else:
         bad = (ids < 0) | (ids >= vocabulary)
         ids = library.zero_where_not(~bad, ids)
-    several = _Several(ids, kept, bad, rows.weight)
+    chosen = Several(ids, kept, bad, rows.weight)
     if library.composes not in (None, library):
-        several = _Several(*(None if x is None else library.leave(x) for x in several))
+        chosen = Several(*(None if x is None else library.leave(x) for x in chosen))
     weight = None if counts is None else library.cast(counts, rows.dtype)
-    return rows._replace(weight=weight), ending, several
+    return rows._replace(weight=weight), ending, chosen

@@ -13,6 +13,7 @@ Reduction: TypeAlias = Literal["mean", "sum", "none", "sequence"]
 Smoothing: TypeAlias = Literal["others", "uniform"]
 Algorithm: TypeAlias = Literal["stable", "explicit"]
 Direction: TypeAlias = Literal["forward", "reverse", "jensen-shannon"]
+Tail: TypeAlias = Literal["renormalise", "bin", "drop"]
 Denominator: TypeAlias = str | float | Array | None
 
 

@@ -150,7 +150,9 @@ class Jax(Library):
             from crossent.libraries import jax_linear
 
             return jax_linear.described(rows)
-        return _compiled_description(rows.coefficients, lax.stop_gradient(rows.logits), rows.targets, rows.weight)
+        logits = lax.stop_gradient(rows.logits)
+        found: Described = _compiled_description(rows.coefficients, logits, rows.targets, rows.weight)
+        return found
 
     def apart(self, a: Array) -> Array:
         """XLA takes its own barriers away before it joins a product with a difference; a choice stays."""

@@ -111,7 +111,8 @@ def joined(ops: Operations, parts: list[Described]) -> Described:
 
 def target_logits(ops: Operations, rows: Rows) -> Array:
     """The logits (N,) of targets in the compute dtype; that of class 0 where a target is none of the vocabulary."""
-    t = ops.zero_where_not((rows.targets >= 0) & (rows.targets < rows.vocabulary), rows.targets)
+    t: Array = rows.targets
+    t = ops.zero_where_not((t >= 0) & (t < rows.vocabulary), t)
     return ops.widened(ops.take_target(rows.logits, t)[:, None], rows.dtype)[:, 0]
 
 
