@@ -68,12 +68,12 @@ def draw(measurements: Iterable[Measurement], folder: Path, name: str = "benchma
     for ending, figure, words in pictures:
         if figure is not None:
             path = folder / f"{name}-{ending}.svg"
-            _save(figure, path, words)
+            save(figure, path, words)
             written.append((path, words))
     return written
 
 
-def _save(figure: Figure, path: Path, title: str) -> None:
+def save(figure: Figure, path: Path, title: str) -> None:
     """Write a figure; the title is for those who hear it."""
     # Room for viewers whose letters are wider than those that the figure was laid out with.
     figure.get_layout_engine().set(w_pad=0.15, h_pad=0.1)

@@ -1,23 +1,32 @@
 """The site's signatures: options that a function takes by `Unpack` of a `TypedDict`, by name and with their defaults.
 
+Parameters that a docstring describes together get the words each: all would have the first one's type and default.
+
 Griffe's own extension would have the options described where they are spelt. Here the docstring of the function
 describes them, as `help` prints it.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import griffe
 
 from crossent.options import DEFAULTS
 
+TOGETHER = re.compile(r"^([a-z]\w*(?:, \w+)+)\n((?:    .*\n)+)", re.MULTILINE)
+
 
 class Options(griffe.Extension):
-    """Replaces ``**options`` in a signature by what it stands for."""
+    """Replaces ``**options`` in a signature by what it stands for, and parameters of one description by single ones."""
 
     def on_function(self, *, func: griffe.Function, **kwargs: Any) -> None:
         """A function has been read."""
+        if func.docstring is not None:
+            func.docstring.value = TOGETHER.sub(
+                lambda found: "".join(f"{name}\n{found[2]}" for name in found[1].split(", ")), func.docstring.value
+            )
         last = next(reversed(list(func.parameters)), None)
         if last is None or last.kind is not griffe.ParameterKind.var_keyword:
             return

@@ -5,9 +5,11 @@
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
+from docs.pictures import PICTURES
 from hatch_build import LINK, OUTSIDE, for_index
 
 import crossent
@@ -84,6 +86,16 @@ def test_the_accuracy_of_the_readme_is_that_of_the_table():
     for name, value in zip(names, values.strip(" |").split(" | "), strict=True):
         row = next(line for line in table if line.startswith(f"| {name} |"))
         assert row.split(" | ")[column] == value
+
+
+@pytest.mark.parametrize(("page", "picture"), [(page, f"{page}-{word}.svg") for page, (word, _) in PICTURES.items()])
+def test_a_page_shows_the_picture_that_its_examples_draw(page, picture):
+    shown = text(f"docs/{page}.md")
+    root = ElementTree.parse(DOCS / "images" / picture).getroot()
+    words = "".join(root.itertext())
+    assert f"](images/{picture})" in shown
+    assert all(label in words for label in re.findall(r"[xy]?label=\"([\w ]+)\"", shown))
+    assert all(line in words for line in re.findall(r"^(T = [\d.]+): ", shown, re.MULTILINE))
 
 
 def test_the_citation_is_of_this_version():
