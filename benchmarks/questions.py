@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from benchmarks import linear, ours, peers
+from benchmarks import linear, ours, peers, tokens
 from benchmarks.contenders import Contender
 from benchmarks.problem import IGNORED_EVERY, ITEMSIZES, Problem
 from crossent.engines import threads
@@ -32,7 +32,7 @@ LINEAR_BIG, LINEAR_WIDE, LINEAR_LONG = "2048x768x50257", "2048x512x32000", "8192
 LINEAR_ROUNDS = 3
 
 SPEED, CALL, SCALING_V, SCALING_N, THREADS, MEMORY = "speed", "call", "V", "N", "threads", "memory"
-LINEAR = "linear"
+LINEAR, TOKENS = "linear", "tokens"
 """What a question's table shows."""
 
 
@@ -48,6 +48,8 @@ class Question:
     sizes: tuple[str, ...] = (BIG, WIDE)
     kind: str = SPEED
     with_options: bool = False
+    bases: tuple[tuple[str, str], ...] = ()
+    """Of a table of tokens, the names of its ratios, and the contenders that they are over."""
     rounds: int | None = None
     """How often its contenders take turns; without, each is measured by itself."""
 
@@ -168,6 +170,14 @@ _ALL = (
     Question(
         "memory-linear", "memory of the loss and gradients of hidden states and of the weight",
         [linear.TORCH, *linear.PEERS], sizes=(LINEAR_LONG,), kind=MEMORY,
+    ),
+    Question(
+        "tokens", "log-probabilities, entropy and rank", tokens.NUMBERS, kind=TOKENS,
+        sizes=(BIG, WIDE, f"{WIDE}:bfloat16"), bases=(("loss", tokens.LOSS), ("formula", tokens.FORMULA)),
+    ),
+    Question(
+        "divergences", "divergences of a student's logits from a teacher's", tokens.DIVERGENCES, kind=TOKENS,
+        sizes=(BIG, WIDE, f"{WIDE}:bfloat16"), bases=(("reading", tokens.READING), ("F.kl_div", tokens.KL_DIV)),
     ),
     Question(
         "gpu-forward", "forward on a GPU",

@@ -100,6 +100,17 @@ def _linear(found: list[Measurement]) -> list[Row]:
     return _by_size(("ms", "/ products", "/ chunked", "/ torch"), found, row)
 
 
+def _tokens(found: list[Measurement]) -> list[Row]:
+    bases = QUESTIONS[found[0].question].bases
+
+    def row(one: Measurement, group: list[Measurement]) -> Row:
+        with_gradient = ", gradient" if "gradient" in one.contender else ""
+        over = (_seconds_of(group, f"{base}{with_gradient}") or _seconds_of(group, base) for _, base in bases)
+        return one.contender, _figure(1e3 * one.seconds), *(_ratio(one.seconds, base) for base in over)
+
+    return _by_size(("ms", *(f"/ {name}" for name, _ in bases)), found, row)
+
+
 def _call(found: list[Measurement]) -> list[Row]:
     def row(one: Measurement, group: list[Measurement]) -> Row:
         return one.contender, _figure(1e6 * one.seconds), _ratio(one.seconds, _seconds_of(group, TORCH))
@@ -147,6 +158,7 @@ _ROWS: dict[str, Callable[[list[Measurement]], list[Row]]] = {
     questions.THREADS: _threads,
     questions.MEMORY: _memory,
     questions.LINEAR: _linear,
+    questions.TOKENS: _tokens,
 }
 
 

@@ -8,19 +8,22 @@ For a row y of logits with maximum m let e_j = exp(y_j − m) and
     entropy       = log Z + E/Z                              d_j = p_j·((m − y_j) − E/Z)
 
 Nothing is added that has to be taken away again: a confident row's entropy keeps all its digits. Of a student's p and a
-teacher's q, with r_j = log q_j − log p_j, every term of a divergence is at least 0:
+teacher's q, with r_j = log q_j − log p_j and h(x) = exp(x) − 1 − x, every term of a divergence is at least 0:
 
-    forward         KL(q‖p) = Σ q·r − (q − p)                 d_j = p_j − q_j
-    reverse         KL(p‖q) = Σ (q − p) − p·r                 d_j = p_j·(Σ_k p_k·u_k − u_j)          u_j = r_j − r_a
+    forward         KL(q‖p) = Σ q·h(−r)                       d_j = p_j − q_j
+    reverse         KL(p‖q) = Σ p·h(r)                        d_j = p_j·(Σ_k p_k·u_k − u_j)          u_j = r_j − r_a
     jensen-shannon  β·KL(q‖m) + (1 − β)·KL(p‖m)               d_j = (1 − β)·p_j·(Σ_k p_k·u_k − u_j)
                     m = β·q + (1 − β)·p                       u_j = log(m_j/p_j) − log(m_a/p_a)
 
 where q − p is max(p, q)·expm1(−|r|) with its sign, and a is the likeliest class of the student, so that nothing cancels
-here either; 0·log 0 is 0.
+here either; 0·log 0 is 0. Of near distributions, r comes from the differences t of their logits, which are exact:
+
+    r_j = t_j − log1p(Σ_k p_k·expm1(t_k))                     t_j = (z_j − y_j) − (z_a − y_a)
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from crossent.math.operations import Operations
@@ -32,9 +35,14 @@ FORWARD, REVERSE, JENSEN_SHANNON = "forward", "reverse", "jensen-shannon"
 DIRECTIONS = (FORWARD, REVERSE, JENSEN_SHANNON)
 
 
-class Distribution(NamedTuple):
-    """Rows of logits as distributions: m and log Z, (N,); m − y, exp(y − m) and the probabilities, (N, V)."""
+# Up to where h(x)/x² is a series, and of how many terms it is to be exact in float64.
+_SMALL, _ORDER = 0.25, 11
 
+
+class Distribution(NamedTuple):
+    """Rows of logits y as distributions: m and log Z, (N,); m − y, exp(y − m) and the probabilities, (N, V)."""
+
+    y: Array
     maximum: Array
     log_z: Array
     gap: Array
@@ -50,7 +58,7 @@ def distribution(ops: Operations, y: Array) -> Distribution:
     gap = ops.finite_from_below(maximum)[:, None] - y
     e = xp.exp(-gap)
     rest = rest_of(ops, gap, e)
-    return Distribution(maximum, xp.log1p(rest), gap, e, e / (1.0 + rest)[:, None])
+    return Distribution(y, maximum, xp.log1p(rest), gap, e, e / (1.0 + rest)[:, None])
 
 
 def rest_of(ops: Operations, gap: Array, e: Array) -> Array:
@@ -100,29 +108,46 @@ def _divergence(
 ) -> tuple[Array, Array]:
     """The divergences (N,) and their derivatives (N, V) by the student's logits."""
     xp, p, q = ops.xp, student.p, teacher.p
-    zero = xp.zeros_like(p)
-    # Where neither occurs, both gaps may be infinite.
-    neither = (student.e == 0) & (teacher.e == 0)
-    r = xp.where(neither, zero, student.gap - teacher.gap) + (student.log_z - teacher.log_z)[:, None]
+    r = _log_ratio(ops, student, teacher)
     less = xp.expm1(-xp.abs(r))
     difference = xp.where(r > 0, -q, p) * less
     if direction == FORWARD:
-        return _sum_of_terms(ops, _times(ops, q, r) - difference), -difference
+        return _sum_of_terms(ops, q, -r, -difference), -difference
     if direction == REVERSE:
-        values = _sum_of_terms(ops, difference - _times(ops, p, r))
-        return values, _centred(ops, student, r)
+        return _sum_of_terms(ops, p, r, difference), _centred(ops, student, r)
     # log(m/p) and log(m/q), of which the one with the smaller argument is found first.
     up = r > 0
     small = xp.log1p(xp.where(up, (1.0 - mixture) * less, mixture * less))
     of_p, of_q = xp.where(up, small + r, small), xp.where(up, small, small - r)
-    from_p = _sum_of_terms(ops, mixture * difference - _times(ops, p, of_p))
-    from_q = _sum_of_terms(ops, (mixture - 1.0) * difference - _times(ops, q, of_q))
+    from_p = _sum_of_terms(ops, p, of_p, mixture * difference)
+    from_q = _sum_of_terms(ops, q, of_q, (mixture - 1.0) * difference)
     return mixture * from_q + (1.0 - mixture) * from_p, (1.0 - mixture) * _centred(ops, student, of_p)
+
+
+def _log_ratio(ops: Operations, student: Distribution, teacher: Distribution) -> Array:
+    """log q − log p, and 0 where neither occurs."""
+    xp, zero = ops.xp, ops.xp.zeros_like(student.p)
+    neither = (student.e == 0) & (teacher.e == 0)
+    top = _top(ops, student)
+    away, log_ratio = ops.take_target(teacher.gap, top), student.log_z - teacher.log_z
+    is_near = (away < 1) & (xp.abs(log_ratio) < 1)
+    t = teacher.y - student.y
+    t = xp.where(neither, zero, t - ops.take_target(t, top)[:, None])
+    # Of the rows that are near, both sides of what the teacher's unlikely classes may be are within the dtype.
+    relative = xp.exp(xp.where(is_near, away, xp.zeros_like(away)) - student.log_z)[:, None]
+    change = xp.where(t < 1, student.p * xp.expm1(xp.where(t < 1, t, zero)), teacher.e * relative - student.p)
+    of_z = xp.log1p(xp.where(is_near, xp.sum(change, axis=1), xp.zeros_like(away)))
+    far = xp.where(neither, zero, student.gap - teacher.gap) + log_ratio[:, None]
+    return xp.where(is_near[:, None], t - of_z[:, None], far)
+
+
+def _top(ops: Operations, student: Distribution) -> Array:
+    return ops.xp.argmin(ops.stop_gradient(student.gap), axis=1)
 
 
 def _centred(ops: Operations, student: Distribution, x: Array) -> Array:
     """p_j·(Σ_k p_k·u_k − u_j) with u = x − x_a; NaN where x_a is not finite."""
-    p, top = student.p, ops.xp.argmin(student.gap, axis=1)
+    p, top = student.p, _top(ops, student)
     u = x - ops.take_target(x, top)[:, None]
     return _times(ops, p, ops.xp.sum(_times(ops, p, u), axis=1)[:, None] - u)
 
@@ -133,6 +158,14 @@ def _times(ops: Operations, probability: Array, x: Array) -> Array:
     return probability * ops.xp.where(probability == 0, zero, x)
 
 
-def _sum_of_terms(ops: Operations, terms: Array) -> Array:
-    """The sum over a row; a term is below 0 by rounding alone. NaN stays."""
-    return ops.xp.sum(ops.xp.maximum(terms, ops.xp.zeros_like(terms)), axis=1)
+def _sum_of_terms(ops: Operations, probability: Array, x: Array, rise: Array) -> Array:
+    """Σ probability·h(x) of rows, where `rise` is probability·(exp(x) − 1); NaN stays."""
+    xp = ops.xp
+    is_small = xp.abs(x) < _SMALL
+    least = xp.where(is_small, x, xp.zeros_like(x))
+    tail = xp.zeros_like(x)
+    for k in reversed(range(_ORDER)):
+        tail = tail * least + 1.0 / math.factorial(k + 2)
+    # A term is below 0 by rounding alone.
+    large = xp.maximum(rise - _times(ops, probability, x), xp.zeros_like(x))
+    return xp.sum(xp.where(is_small, probability * least * least * tail, large), axis=1)

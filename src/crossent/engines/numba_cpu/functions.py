@@ -130,6 +130,12 @@ def small_expm1(x: Any) -> Any:
 
 
 @inline
+def small_excess(x: Any) -> Any:
+    """exp(x) − 1 − x for |x| ≤ log(2)/2, to 2 ulp; NaN for NaN."""
+    return x * x * _exp_tail(x)
+
+
+@inline
 def _of_angle(b: Any) -> tuple[Any, Any, Any]:
     """exp(b), exp(b) − 1 and 1/(exp(b) + 1), each to about 1 ulp; NaN for NaN."""
     # As in `exp`, of which exp(f) − 1 stays by itself: for small angles that is all there is.

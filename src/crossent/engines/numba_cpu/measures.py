@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from crossent.engines.numba_cpu.elements import load, load_first, load_one, load_wide, scratch, store_first, store_one
-from crossent.engines.numba_cpu.functions import added, exp, log1p, small_expm1, sum_of_lanes
+from crossent.engines.numba_cpu.functions import added, exp, log1p, small_excess, small_expm1, sum_of_lanes
 from crossent.engines.numba_cpu.lanes import first, itemsize, lanes, largest, total, widened
 from crossent.engines.numba_cpu.long_rows import PIECE_TABLE, ROW_TABLE, spread_of_row, statistics_of_row, zero_row
 from crossent.engines.numba_cpu.outcome import centre_of, plain
 from crossent.engines.numba_cpu.tiles import maximum_of_tile, place_in_tile, weighed
-from crossent.engines.numba_cpu.transform import seen, seen_first, seen_with_slope
+from crossent.engines.numba_cpu.transform import seen, seen_first, seen_one, seen_with_slope
 from crossent.engines.numba_cpu.vectors import filled, inline, vector_like, where
 from crossent.math.measures import ENTROPY, FORWARD, JENSEN_SHANNON, LOG_SUM_EXP, REVERSE
 
@@ -211,40 +211,46 @@ def _divergence_of_row(
     m, log_z, inverse, _ = _distribution(formats, (x, 0, 0, v), numbers, pieces, table, None)
     m_q, log_z_q, inverse_q, _ = _distribution((soft, losses, transform), (q, 0, 0, v), numbers, pieces, table, None)
     zero = vector_like(losses, 0.0)
-    both = (
+    n, step, step_q = lanes(logits), itemsize(logits), itemsize(soft)
+    top = max(0, place_in_tile(logits, transform, x, v, m))
+    y_top = seen_one(transform, soft, q + top * step_q)
+    away, log_ratio = float(m_q) - float(y_top), log_z - log_z_q
+    is_near = away < 1.0 and -1.0 < log_ratio < 1.0
+    pair = (
         (centre_of(filled(zero, m)), filled(zero, inverse)),
         (centre_of(filled(zero, m_q)), filled(zero, inverse_q)),
-        filled(zero, log_z - log_z_q),
+        # Where the distributions are near: what is taken from the differences of logits.
+        (filled(zero, 1.0 if is_near else 0.0) > 0.5, filled(zero, y_top) - filled(zero, m), filled(zero, log_ratio)),
     )
-    n = lanes(logits)
+    if is_near:
+        of_z = _ratio_of_z(formats, soft, row, pair, away, inverse)
+        pair = (pair[0], pair[1], (pair[2][0], pair[2][1], filled(zero, of_z)))
     k = filled(zero, factor)
-    high = low = high_q = low_q = mean = mean_low = zero
-    u_top = zero
+    high = low = high_q = low_q = mean = mean_low = u_top = zero
     if measure != _FORWARD:
-        top = max(0, place_in_tile(logits, transform, x, v, m))
-        _, _, r, _, _ = _pair(formats, soft, x + top * itemsize(logits), q + top * itemsize(soft), 1, both)
+        _, _, r, _, _ = _pair(formats, soft, x + top * step, q + top * step_q, 1, pair)
         u_top = filled(zero, largest(where(first(zero, 1), _of_student(measure, r, mixture), -_INF)))
     place, place_q, here, left = x, q, d, v
     while left > 0:
-        p, of_q, r, difference, slope = _pair(formats, soft, place, place_q, left, both)
+        p, of_q, r, difference, slope = _pair(formats, soft, place, place_q, left, pair)
         if measure == _FORWARD:
-            term = _times(of_q, r) - difference
+            term = _term(of_q, -r, -difference)
             if d != 0:
                 store_first(logits, here, plain(-k * difference * slope), left)
-                here += n * itemsize(logits)
+                here += n * step
         else:
             of_p = r
             if measure == _REVERSE:
-                term = difference - _times(p, r)
+                term = _term(p, r, difference)
             else:
                 of_p, other = _of_mixture(r, mixture)
-                term = mixture * difference - _times(p, of_p)
-                term_q = (mixture - 1.0) * difference - _times(of_q, other)
-                high_q, low_q = added(high_q, low_q, where(first(zero, left), _at_least_0(term_q), 0.0))
+                term = _term(p, of_p, mixture * difference)
+                term_q = _term(of_q, other, (mixture - 1.0) * difference)
+                high_q, low_q = added(high_q, low_q, where(first(zero, left), term_q, 0.0))
             mean, mean_low = added(mean, mean_low, where(first(zero, left), _times(p, of_p - u_top), 0.0))
-        high, low = added(high, low, where(first(zero, left), _at_least_0(term), 0.0))
-        place += n * itemsize(logits)
-        place_q += n * itemsize(soft)
+        high, low = added(high, low, where(first(zero, left), term, 0.0))
+        place += n * step
+        place_q += n * step_q
         left -= n
     value = float(sum_of_lanes(high, low))
     if measure == _FORWARD:
@@ -254,12 +260,12 @@ def _divergence_of_row(
         part = k if measure == _REVERSE else k * (1.0 - mixture)
         place, place_q, here, left = x, q, d, v
         while left > 0:
-            p, _, r, _, slope = _pair(formats, soft, place, place_q, left, both)
+            p, _, r, _, slope = _pair(formats, soft, place, place_q, left, pair)
             u = _of_student(measure, r, mixture) - u_top
             store_first(logits, here, plain(part * _times(p, middle - u) * slope), left)
-            place += n * itemsize(logits)
-            place_q += n * itemsize(soft)
-            here += n * itemsize(logits)
+            place += n * step
+            place_q += n * step_q
+            here += n * step
             left -= n
     if measure == _REVERSE:
         return value
@@ -267,24 +273,60 @@ def _divergence_of_row(
 
 
 @inline
-def _pair(formats: Any, soft: Any, place: int, place_q: int, left: int, both: Any) -> Any:
+def _ratio_of_z(formats: Any, soft: Any, row: Any, pair: Any, away: float, inverse: float) -> float:
+    """log1p(Σ p·expm1(t)) of near distributions, t the differences of their logits but for that of the likeliest."""
+    logits, losses, transform = formats
+    x, q, _, left = row
+    (centre, scale), (centre_q, _), (_, shift, _) = pair
+    zero = vector_like(losses, 0.0)
+    relative = filled(zero, inverse) / exp(filled(zero, -away))
+    high = low = zero
+    while left > 0:
+        y, y_q = seen_first(transform, logits, x, left, -_INF), seen_first(transform, soft, q, left, -_INF)
+        p, of_q = exp(y - centre) * scale, exp(y_q - centre_q) * relative
+        t = (y_q - y) - shift
+        far = (t > _NEAR) | (t < -_NEAR)
+        change = where(far, of_q - p, p * small_expm1(t))
+        high, low = added(high, low, where((p == 0.0) & (of_q == 0.0), 0.0, change))
+        x += lanes(logits) * itemsize(logits)
+        q += lanes(logits) * itemsize(soft)
+        left -= lanes(logits)
+    # A sum that is not less than −1 by much: the ratio of two numbers of one size.
+    change_of_z = sum_of_lanes(high, low)
+    size = filled(widened(zero), change_of_z if change_of_z >= 0.0 else -change_of_z / (1.0 + change_of_z))
+    result = float(largest(log1p(size)))
+    return result if change_of_z >= 0.0 else -result
+
+
+@inline
+def _pair(formats: Any, soft: Any, place: int, place_q: int, left: int, pair: Any) -> Any:
     """p, q, log(q/p), q − p and the slope of the student's logits, of some classes."""
     logits, _, transform = formats
-    (centre, inverse), (centre_q, inverse_q), log_ratio = both
+    (centre, inverse), (centre_q, inverse_q), (near, shift, log_ratio) = pair
     y, slope = seen_with_slope(transform, load_first(logits, place, left, 0.0))
-    y_q, _ = seen_with_slope(transform, load_first(soft, place_q, left, 0.0))
+    y_q = seen(transform, load_first(soft, place_q, left, 0.0))
     gap, gap_q = y - centre, y_q - centre_q
     e, e_q = exp(gap), exp(gap_q)
     p, q = e * inverse, e_q * inverse_q
-    # Where neither occurs, both gaps may be infinite.
-    r = where((e == 0.0) & (e_q == 0.0), 0.0, gap_q - gap) + log_ratio
+    # Where neither occurs, all of these may be infinite.
+    neither = (e == 0.0) & (e_q == 0.0)
+    r = where(near, ((y_q - y) - shift) - log_ratio, (gap_q - gap) + log_ratio)
+    r = where(neither, 0.0, r)
     far = (r > _NEAR) | (r < -_NEAR)
     difference = where(far, q - p, where(r > 0.0, -q, p) * small_expm1(where(r > 0.0, -r, r)))
     return p, q, r, difference, slope
 
 
-# |r| up to which exp(r) − 1 is found without the exponential.
+# |x| up to which exp(x) − 1 is found without the exponential.
 _NEAR = 0.34
+
+
+@inline
+def _term(probability: Any, x: Any, rise: Any) -> Any:
+    """probability·(exp(x) − 1 − x), where `rise` is probability·(exp(x) − 1); below 0 by rounding alone. NaN stays."""
+    large = rise - _times(probability, x)
+    large = where(large < 0.0, 0.0, large)
+    return where((x > _NEAR) | (x < -_NEAR), large, probability * small_excess(x))
 
 
 @inline
@@ -293,7 +335,9 @@ def _of_mixture(r: Any, mixture: float) -> tuple[Any, Any]:
     up = r > 0.0
     size = where(up, -r, r)
     less = where(size < -_NEAR, exp(size) - 1.0, small_expm1(size))
-    small = log1p_of_negative(where(up, filled(r, 1.0 - mixture), mixture) * less)
+    change = where(up, filled(r, 1.0 - mixture), mixture) * less
+    # log(1 + y) of −1 < y ≤ 0, by way of the inverse.
+    small = -log1p(-change / (1.0 + change))
     return where(up, small + r, small), where(up, small, small - r)
 
 
@@ -306,18 +350,6 @@ def _of_student(measure: int, r: Any, mixture: float) -> Any:
 
 
 @inline
-def log1p_of_negative(y: Any) -> Any:
-    """log(1 + y) for −1 < y ≤ 0, by way of the inverse: −log(1 + (−y)/(1 + y))."""
-    return -log1p(-y / (1.0 + y))
-
-
-@inline
 def _times(probability: Any, x: Any) -> Any:
     """Their product, 0 where the probability is."""
     return probability * where(probability == 0.0, 0.0, x)
-
-
-@inline
-def _at_least_0(term: Any) -> Any:
-    """A term, which is below 0 by rounding alone. NaN stays."""
-    return where(term < 0.0, 0.0, term)
