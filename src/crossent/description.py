@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from crossent import linear
 from crossent.math import measures
 from crossent.math.rows import Head, Rows
-from crossent.math.statistics import Described
 from crossent.math.transform import slope, transformed
 from crossent.types import Array
 
@@ -43,8 +42,12 @@ class TokenStatistics(NamedTuple):
     """bool: whether no class is likelier than the target."""
 
 
-def finished(library: Library, rows: Rows, found: Described, ending: Ending) -> TokenStatistics:
+def finished(library: Library, rows: Rows, ending: Ending) -> TokenStatistics:
     """The numbers of tokens from what their rows tell."""
+    if 0 in ending.token_shape:
+        nothing = ending.of_nothing()
+        return TokenStatistics(nothing, nothing, nothing, nothing, nothing, nothing == 0)
+    found = library.described(rows)
     xp, spread = library.xp, found.spread
     weight = None if rows.weight is None else xp.reshape(rows.weight, found.losses.shape)
     log_z = xp.log1p(spread.rest)
@@ -73,6 +76,8 @@ def composed(library: Library, inputs: Inputs, rows: Rows, ending: Ending) -> To
 def log_probs(library: Library, rows: Rows, ids: Array) -> Array:
     """log p (..., K) of the classes `ids` (..., K) of rows (..., V), whatever their targets are."""
     xp, shape = library.xp, ids.shape
+    if 0 in shape:
+        return xp.zeros(shape, dtype=rows.dtype, device=library.device(ids))
     if isinstance(rows.logits, Head):
         return xp.reshape(_of_head(library, rows, _flat(library, ids)), shape)
     found = library.described(rows._replace(targets=ids[..., 0], weight=None))

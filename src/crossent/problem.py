@@ -120,7 +120,7 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
     else:
         check = bool(options.check_targets) and (library.always_readable or may_check(library, inputs))
         if check and library.checks_copies:
-            _check_copies(inputs, vocabulary, ignore_index, form.targets)
+            check_copies(inputs, vocabulary, ignore_index, form.targets)
         elif check and library.any_outside(t, vocabulary):
             targets, t = library.whole(targets), library.whole(t)
             raise checks.outside_of_vocabulary(library, targets, t, vocabulary, ignore_index, form.targets)
@@ -159,7 +159,7 @@ def may_check(library: Library, inputs: Inputs) -> bool:
     return True
 
 
-def _check_copies(inputs: Inputs, vocabulary: int, ignore_index: int | None, name: str) -> None:
+def check_copies(inputs: Inputs, vocabulary: int, ignore_index: int | None, name: str) -> None:
     """IndexError for a target outside of the vocabulary, found by NumPy."""
     targets = np.asarray(inputs.targets)
     t, _ = tokens.classes(NUMPY, np.int64, targets, vocabulary, ignore_index)

@@ -61,14 +61,21 @@ def log_probs_and_gradient(
     library, inputs = _library(inputs).off_graph(inputs)
     logits, ids = inputs.logits, inputs.targets
     form, is_one = checks.ids(library, inputs)
-    if is_one:
+    if is_one or ids.shape[-1] == 1:
+        checks.gradient_of_loss(library, grad_output, logits, tuple(ids.shape))
+        if not is_one:
+            inputs = inputs._replace(targets=ids[..., 0])
+            grad_output = None if grad_output is None else grad_output[..., 0]
         value, d = problem.loss_and_gradient(inputs, options, grad_output, out, -1.0, form)
-        return 0.0 - value, d
+        return 0.0 - (value if is_one else value[..., None]), d
     with library.computing(logits):
         rows, _, chosen = several(library, inputs, form, options)
         checks.gradient_of_loss(library, grad_output, logits, tuple(ids.shape))
         checks.output(library, out, logits)
         xp, ids = library.xp, chosen.ids
+        if 0 in ids.shape:
+            nothing = library.leave(description.log_probs(library, rows, ids))
+            return nothing, library.family.empty_like(logits) if out is None else out
         above = xp.ones(ids.shape, dtype=rows.dtype, device=library.device(ids))
         if grad_output is not None:
             above = library.cast(library.enter(grad_output), rows.dtype)
@@ -125,17 +132,21 @@ def several(
     rows, ending = _prepared(library, inputs._replace(targets=None), form, replace(options, ignore_index=None), memory)
     integer = library.widest(ending.device)[1]
     ids, kept = tokens.classes(library, integer, library.enter(inputs.targets), vocabulary, ignored)
-    counts = None if kept is None else library.xp.any(kept, axis=-1)
+    xp, counts = library.xp, None if kept is None else library.xp.any(kept, axis=-1)
     if rows.weight is not None:
-        counts = tokens.both(counts, rows.weight != 0)
+        weighs = rows.weight != 0
+        counts = tokens.both(counts, weighs)
         # Whatever the classes of a token without weight are, nothing looks at them.
-        ids = library.zero_where_not((rows.weight != 0)[..., None], ids)
-    bad = None
-    if options.check_targets and (library.always_readable or problem.may_check(library, inputs)):
-        if library.any_outside(ids, vocabulary):
-            given, ids = library.whole(inputs.targets), library.whole(ids)
-            raise checks.outside_of_vocabulary(library, given, ids, vocabulary, ignored, form.targets)
-    else:
+        kept = tokens.both(kept, xp.broadcast_to(weighs[..., None], ids.shape))
+        ids = library.zero_where_not(kept, ids)
+    bad, check = None, options.check_targets and (library.always_readable or problem.may_check(library, inputs))
+    if check and library.checks_copies:
+        weights = None if inputs.weights is None else inputs.weights[..., None]
+        problem.check_copies(inputs._replace(weights=weights), vocabulary, ignored, form.targets)
+    elif check and library.any_outside(ids, vocabulary):
+        given, ids = library.whole(inputs.targets), library.whole(ids)
+        raise checks.outside_of_vocabulary(library, given, ids, vocabulary, ignored, form.targets)
+    if not check:
         bad = (ids < 0) | (ids >= vocabulary)
         ids = library.zero_where_not(~bad, ids)
     chosen = Several(ids, kept, bad, rows.weight)

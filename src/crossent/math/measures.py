@@ -127,14 +127,16 @@ def _divergence(
 def _log_ratio(ops: Operations, student: Distribution, teacher: Distribution) -> Array:
     """log q − log p, and 0 where neither occurs."""
     xp, zero = ops.xp, ops.xp.zeros_like(student.p)
-    neither = (student.e == 0) & (teacher.e == 0)
+    neither = (student.gap == xp.inf) & (teacher.gap == xp.inf)
     top = _top(ops, student)
     away, log_ratio = ops.take_target(teacher.gap, top), student.log_z - teacher.log_z
     is_near = (away < 1) & (xp.abs(log_ratio) < 1)
     t = teacher.y - student.y
     t = xp.where(neither, zero, t - ops.take_target(t, top)[:, None])
     # Of the rows that are near, both sides of what the teacher's unlikely classes may be are within the dtype.
-    relative = xp.exp(xp.where(is_near, away, xp.zeros_like(away)) - student.log_z)[:, None]
+    # The student's gap is 0 there, and yet has a derivative.
+    relative = xp.where(is_near, away, xp.zeros_like(away)) - ops.take_target(student.gap, top)
+    relative = xp.exp(relative - student.log_z)[:, None]
     change = xp.where(t < 1, student.p * xp.expm1(xp.where(t < 1, t, zero)), teacher.e * relative - student.p)
     of_z = xp.log1p(xp.where(is_near, xp.sum(change, axis=1), xp.zeros_like(away)))
     far = xp.where(neither, zero, student.gap - teacher.gap) + log_ratio[:, None]
@@ -166,6 +168,7 @@ def _sum_of_terms(ops: Operations, probability: Array, x: Array, rise: Array) ->
     tail = xp.zeros_like(x)
     for k in reversed(range(_ORDER)):
         tail = tail * least + 1.0 / math.factorial(k + 2)
-    # A term is below 0 by rounding alone.
+    # A term is below 0 by rounding alone; and it is ∞ where the other side leaves out a class, however unlikely.
     large = xp.maximum(rise - _times(ops, probability, x), xp.zeros_like(x))
+    large = xp.where(x == -xp.inf, xp.inf, large)
     return xp.sum(xp.where(is_small, probability * least * least * tail, large), axis=1)

@@ -150,6 +150,12 @@ def _far_divergence_of_row(
 
 
 @inline
+def _distance(e: Any, a: Any, b: Any) -> Any:
+    """e·(a − b) with e = exp(a), 0 where a is −∞; NaN where b is −∞ and e is lost, which another way is found for."""
+    return e * where(a == -_INF, 0.0, a - b)
+
+
+@inline
 def _log(zero: Any, z: float) -> float:
     """log z of a sum of at least 1, in float64."""
     return float(largest(log1p(filled(widened(zero), z - 1.0))))
@@ -169,9 +175,9 @@ def _sums_of_pair(measure: int, formats: Any, soft: Any, row: Any, c: Any, c_q: 
         high, low = added(high, low, p0 + p1)
         high_q, low_q = added(high_q, low_q, q0 + q1)
         if measure == _FORWARD:
-            terms = _times(q0, b0 - a0) + _times(q1, b1 - a1)
+            terms = _distance(q0, b0, a0) + _distance(q1, b1, a1)
         else:
-            terms = _times(p0, a0 - b0) + _times(p1, a1 - b1)
+            terms = _distance(p0, a0, b0) + _distance(p1, a1, b1)
         moment, moment_low = added(moment, moment_low, terms)
         x += 2 * n * step
         q += 2 * n * step_q
@@ -181,7 +187,7 @@ def _sums_of_pair(measure: int, formats: Any, soft: Any, row: Any, c: Any, c_q: 
         p0, q0 = exp(a0), exp(b0)
         high, low = added(high, low, p0)
         high_q, low_q = added(high_q, low_q, q0)
-        terms = _times(q0, b0 - a0) if measure == _FORWARD else _times(p0, a0 - b0)
+        terms = _distance(q0, b0, a0) if measure == _FORWARD else _distance(p0, a0, b0)
         moment, moment_low = added(moment, moment_low, terms)
         x += n * step
         q += n * step_q
@@ -309,7 +315,7 @@ def _pair(formats: Any, soft: Any, place: int, place_q: int, left: int, pair: An
     e, e_q = exp(gap), exp(gap_q)
     p, q = e * inverse, e_q * inverse_q
     # Where neither occurs, all of these may be infinite.
-    neither = (e == 0.0) & (e_q == 0.0)
+    neither = (gap == -_INF) & (gap_q == -_INF)
     r = where(near, ((y_q - y) - shift) - log_ratio, (gap_q - gap) + log_ratio)
     r = where(neither, 0.0, r)
     far = (r > _NEAR) | (r < -_NEAR)
@@ -323,9 +329,11 @@ _NEAR = 0.34
 
 @inline
 def _term(probability: Any, x: Any, rise: Any) -> Any:
-    """probability·(exp(x) − 1 − x), where `rise` is probability·(exp(x) − 1); below 0 by rounding alone. NaN stays."""
+    """probability·(exp(x) − 1 − x), where `rise` is probability·(exp(x) − 1): below 0 by rounding alone, and ∞ where
+    the other side leaves out a class, however unlikely. NaN stays.
+    """
     large = rise - _times(probability, x)
-    large = where(large < 0.0, 0.0, large)
+    large = where(x == -_INF, _INF, where(large < 0.0, 0.0, large))
     return where((x > _NEAR) | (x < -_NEAR), large, probability * small_excess(x))
 
 
