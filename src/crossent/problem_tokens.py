@@ -55,7 +55,7 @@ def log_probs(inputs: Inputs, options: Options, classes: int | None = None, memo
 
 
 def log_probs_and_gradient(
-    inputs: Inputs, options: Options, grad_output: Array | float | None, out: Array | None
+    inputs: Inputs, options: Options, grad_output: Array | None, out: Array | None
 ) -> tuple[Array, Array]:
     """The same, and the gradient of the logits, outside any framework's graph."""
     library, inputs = _library(inputs).off_graph(inputs)
