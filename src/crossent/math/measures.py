@@ -99,15 +99,15 @@ def _divergence(
     """The divergences (N,) and their derivatives (N, V) by the student's logits."""
     xp, p, q = ops.xp, student.p, teacher.p
     zero = xp.zeros_like(p)
-    # Where neither occurs, both gaps may be infinite.
-    neither = (student.e == 0) & (teacher.e == 0)
+    # Where neither occurs, both gaps are infinite.
+    neither = (student.gap == xp.inf) & (teacher.gap == xp.inf)
     r = xp.where(neither, zero, student.gap - teacher.gap) + (student.log_z - teacher.log_z)[:, None]
     less = xp.expm1(-xp.abs(r))
     difference = xp.where(r > 0, -q, p) * less
     if direction == FORWARD:
-        return _sum_of_terms(ops, _times(ops, q, r) - difference), -difference
+        return _sum_of_terms(ops, _weighed(ops, q, r) - difference), -difference
     if direction == REVERSE:
-        values = _sum_of_terms(ops, difference - _times(ops, p, r))
+        values = _sum_of_terms(ops, difference + _weighed(ops, p, -r))
         return values, -_times(ops, p, r + values[:, None])
     # log(m/p) and log(m/q), of which the one with the smaller argument is found first.
     up = r > 0
@@ -117,6 +117,16 @@ def _divergence(
     from_q = _sum_of_terms(ops, (mixture - 1.0) * difference - _times(ops, q, of_q))
     values = mixture * from_q + (1.0 - mixture) * from_p
     return values, (mixture - 1.0) * _times(ops, p, of_p + from_p[:, None])
+
+
+def _weighed(ops: Operations, probability: Array, log_ratio: Array) -> Array:
+    """Their product, 0 where the probability is; but ∞ where only that has underflowed, of a class that the other side
+    leaves out.
+    """
+    zero = ops.xp.zeros_like(log_ratio)
+    return ops.xp.where(
+        log_ratio == ops.xp.inf, log_ratio, probability * ops.xp.where(probability == 0, zero, log_ratio)
+    )
 
 
 def _times(ops: Operations, probability: Array, x: Array) -> Array:
