@@ -70,7 +70,10 @@ def composed(library: Library, inputs: Inputs, rows: Rows, ending: Ending) -> To
     alone, bare = inputs._replace(targets=None), rows._replace(targets=None)
     numbers = []
     for measure in (measures.LOG_SUM_EXP, measures.ENTROPY):
-        of_measure = bare._replace(coefficients=rows.coefficients._replace(measure=measure))
+        # The engine of the loss may have no kernel of the measure.
+        name, v = graph.dtype_name(inputs.logits), rows.vocabulary
+        engine = library.engine("auto", inputs.logits, name, v, measure)
+        of_measure = bare._replace(coefficients=rows.coefficients._replace(measure=measure), engine=engine)
         numbers.append(library.loss(alone, of_measure, ending))
     t, weight = (x if x is None or graph is library else library.leave(x) for x in (rows.targets, rows.weight))
     x = graph.stop_gradient(inputs.logits)

@@ -182,7 +182,8 @@ def test_T2_on_the_graph(place, subject, name):
         exact, exact_gradient = oracle_tokens.log_probs(x, _ids(x, 3) if name == "several" else other)
     found, d = adapter.differentiated(_function(place, subject, name), (place.put(x, place.dtype),), None)
     units.check(place.to_numpy(found), exact, place.compute_dtype, what=name)
-    units.check(place.to_numpy(d), exact_gradient, place.compute_dtype, stored=place.dtype, what=f"d_{name}")
+    # Of several classes it is a sum that is made in the dtype of the logits.
+    agree.gradient(place, place.to_numpy(d), exact_gradient, precise=name != "several")
 
 
 @pytest.mark.clause("T2", "D1", "V5")
