@@ -42,8 +42,12 @@ class TokenStatistics(NamedTuple):
     """bool: whether no class is likelier than the target."""
 
 
-def finished(library: Library, rows: Rows, found: RowStatistics, ending: Ending) -> TokenStatistics:
-    """The numbers of tokens from their statistics."""
+def finished(library: Library, rows: Rows, ending: Ending) -> TokenStatistics:
+    """The numbers of tokens from the statistics of rows."""
+    if 0 in ending.token_shape:
+        nothing = ending.of_nothing()
+        return TokenStatistics(*[nothing] * 5, nothing == 0)
+    found = library.described(rows)
     xp, spread = library.xp, found.spread
     assert spread is not None
     n = found.maximum.shape[0]
@@ -85,6 +89,8 @@ def composed(library: Library, inputs: Inputs, rows: Rows, ending: Ending) -> To
 def log_probs(library: Library, rows: Rows, ids: Array) -> Array:
     """log p (..., K) of the classes `ids` (..., K) of rows (..., V), whatever their targets are."""
     xp, shape = library.xp, ids.shape
+    if 0 in shape:
+        return xp.zeros(shape, dtype=rows.dtype, device=library.device(ids))
     found = library.described(rows._replace(targets=ids[..., 0], weight=None))
     log_z, maximum = (xp.reshape(x, (*shape[:-1], 1)) for x in (log_z_of(library, found)[0], found.maximum))
     return (_taken(library, rows, ids) - maximum) - log_z

@@ -157,14 +157,14 @@ def _may_check(library: Library, inputs: Inputs) -> bool:
     return True
 
 
-def _check_copies(inputs: Inputs, vocabulary: int, ignore_index: int | None) -> None:
+def _check_copies(inputs: Inputs, vocabulary: int, ignore_index: int | None, given: str = "targets") -> None:
     """IndexError for a target outside of the vocabulary, found by NumPy."""
     targets = np.asarray(inputs.targets)
     t, _ = tokens.classes(NUMPY, np.int64, targets, vocabulary, ignore_index)
     if inputs.weights is not None:
         t = NUMPY.zero_where_not(np.asarray(inputs.weights) != 0, t)
     if NUMPY.any_outside(t, vocabulary):
-        raise checks.outside_of_vocabulary(NUMPY, targets, t, vocabulary, ignore_index)
+        raise checks.outside_of_vocabulary(NUMPY, targets, t, vocabulary, ignore_index, given)
 
 
 def _form(options: Options | Mapping[str, Any]) -> Callable[[Library, Array, Any], checks.Form]:
@@ -266,6 +266,9 @@ def token_log_probs_and_gradient(
         rows, _, several = _several(library, inputs, form, options)
         checks.gradient_of_loss(library, grad_output, logits, tuple(inputs.targets.shape))
         checks.output(library, out, logits)
+        if 0 in form.tokens:
+            nothing = description.log_probs(library, rows, several.ids)
+            return library.leave(nothing), family.empty_like(logits) if out is None else out
         xp, ids = library.xp, several.ids
         grads = xp.ones(ids.shape, dtype=rows.dtype, device=library.device(ids))
         if grad_output is not None:
@@ -304,23 +307,23 @@ def _several(library: Library, inputs: Inputs, form: checks.Form, options: Optio
     ids, kept = tokens.classes(
         library, library.widest(ending.device)[1], library.enter(inputs.targets), vocabulary, options.ignore_index
     )
-    bad = None
-    if options.check_targets and (library.always_readable or _may_check(library, inputs)):
-        if library.any_outside(ids, vocabulary):
-            raise checks.outside_of_vocabulary(
-                library,
-                library.whole(inputs.targets),
-                library.whole(ids),
-                vocabulary,
-                options.ignore_index,
-                "token_ids",
-            )
-    else:
-        bad = (ids < 0) | (ids >= vocabulary)
-        ids = library.zero_where_not(~bad, ids)
-    counts = None if kept is None else library.xp.any(kept, axis=-1)
+    xp, counts = library.xp, None if kept is None else library.xp.any(kept, axis=-1)
     if rows.weight is not None:
         counts = tokens.both(counts, rows.weight != 0)
+        kept = tokens.both(kept, xp.broadcast_to((rows.weight != 0)[..., None], ids.shape))
+        # Whatever the classes of a token without weight are, nothing looks at them.
+        ids = library.zero_where_not(kept, ids)
+    bad = None
+    check = options.check_targets and (library.always_readable or _may_check(library, inputs))
+    if check and library.checks_copies:
+        weights = None if inputs.weights is None else inputs.weights[..., None]
+        _check_copies(inputs._replace(weights=weights), vocabulary, options.ignore_index, "token_ids")
+    elif check and library.any_outside(ids, vocabulary):
+        given = library.whole(inputs.targets), library.whole(ids)
+        raise checks.outside_of_vocabulary(library, *given, vocabulary, options.ignore_index, "token_ids")
+    if not check:
+        bad = (ids < 0) | (ids >= vocabulary)
+        ids = library.zero_where_not(~bad, ids)
     weight = None if counts is None else library.cast(counts, rows.dtype)
     several = _Several(ids, kept, bad, rows.weight)
     if library.composes not in (None, library):

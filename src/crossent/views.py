@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from crossent.engines import select
 from crossent.math import statistics as row_statistics
 from crossent.math.rows import Rows, of_rows
-from crossent.math.statistics import RowStatistics, Spread
+from crossent.math.statistics import RowStatistics
 from crossent.types import Array
 
 if TYPE_CHECKING:
@@ -108,9 +108,6 @@ def walk(
 def statistics(library: Library, rows: Rows) -> RowStatistics:
     """The statistics (N,) of eager rows with hard targets, and their spread, with the classes above the target."""
     logits, n = rows.logits, math.prod(rows.logits.shape[:-1])
-    if n == 0:
-        nothing = library.xp.zeros((0,), dtype=rows.dtype, device=library.device(logits))
-        return RowStatistics(*[nothing] * 3, None, None, Spread(*[nothing] * 4))
     targets = library.xp.reshape(rows.targets, (n,))
     parts, start = [], 0
     for place in _places(library, logits.shape[:-1], [logits]):

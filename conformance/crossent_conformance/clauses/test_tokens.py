@@ -318,10 +318,10 @@ def test_T4_log_probabilities_that_do_not_count(place, subject, kind, several):
     logits = np.where(KEPT[:, None], cases.random((6,), 5)[0], [[NAN, INF, -INF, 0.0, 1.0]])
     ids = _ids(logits, *several)
     kept = KEPT.reshape(-1, *([1] * len(several)))
-    ids = np.where(kept, ids, -100)
-    if several:
-        ids[0, 1] = -100
-    options = {"ignore_index": -100, **({"weights": np.where(KEPT, 2.0, 0.0)} if kind == "weight" else {})}
+    ids = np.where(kept, ids, -7)
+    options = {"weights": np.where(KEPT, 2.0, 0.0)} if kind == "weight" else {"ignore_index": -7}
+    if several and kind == "index":
+        ids[0, 1] = -7
     found = agree.measured_with_oracle(place, subject, "token_log_probs", logits, ids, **options)
     agree.every(agree.is_zero, found, ~KEPT)
 

@@ -186,6 +186,29 @@ def targets(targets: np.ndarray, bad: np.ndarray, V: int, ignore_index: int | No
     raise IndexError(f"targets{list(where) if where else ''} is {int(targets[where])}; accepted: {accepted}")
 
 
+def token_ids(logits: Any, ids: Any) -> None:
+    """Classes of logits, one for each row or several."""
+    accepted = f"an array of shape (..., V), with at least one class, and dtype {', '.join(FLOATS)}"
+    _array("logits", logits, "f", accepted, lambda shape: shape and (shape[-1] > 0 or 0 in shape[:-1]))
+    tokens = logits.shape[:-1]
+    accepted = f"an array of integers of shape {tokens}, or {(*tokens, 'K')} for several of each token"
+    _array("token_ids", ids, "iu", accepted, lambda shape: shape == tokens or (shape[:-1] == tokens and shape[-1] > 0))
+
+
+def teacher(teacher_logits: Any, logits: np.ndarray) -> None:
+    """Logits of the same shape."""
+    accepted = f"an array of floats of shape {logits.shape}"
+    _array("teacher_logits", teacher_logits, "f", accepted, lambda shape: shape == logits.shape)
+
+
+def direction(word: Any, mixture: Any) -> None:
+    """Which of the divergences."""
+    accepted = "'forward', 'reverse', 'jensen-shannon'"
+    _require(isinstance(word, str), TypeError, "direction", word, accepted)
+    _require(word in ("forward", "reverse", "jensen-shannon"), ValueError, "direction", word, accepted)
+    _number("mixture", mixture, "a number between 0 and 1", lambda number: 0 < number < 1)
+
+
 def next_token(logits: Any, token_ids: Any) -> None:
     """Logits (..., T, V) and integers (..., T), with a position at least."""
     accepted = "an array of floats of shape (..., T, V), T of at least 1"

@@ -231,7 +231,7 @@ class Library(Operations):
         """What rows tell of their tokens."""
         if self.composes is not None:
             return description.composed(self, inputs, rows, ending)
-        return description.finished(self, rows, self.described(rows), ending)
+        return description.finished(self, rows, ending)
 
     def linear_losses(self, rows: Rows) -> Array:
         """The token losses (N,) of rows whose logits are a `Head`."""
