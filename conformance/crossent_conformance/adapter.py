@@ -213,7 +213,7 @@ class UnderTest:
         given = dict(options)
         if given.get("reduction") == "none" and (reduction := self._reduction_of_rows()) is not None:
             given["reduction"] = reduction
-        known = [_parameters(function) for function in (self._function, self._pair) if function is not None]
+        known = [parameters(function) for function in (self._function, self._pair) if function is not None]
         for names, _, defaults in known:
             given = {**_spoken(names, defaults), **given}
         return {
@@ -245,13 +245,13 @@ class UnderTest:
 
     def takes(self, name: str) -> bool:
         """Whether there is an option of that name."""
-        names, everything, _ = _parameters(self._function if self._function is not None else self._pair)
+        names, everything, _ = parameters(self._function if self._function is not None else self._pair)
         return everything or name in names
 
     @property
     def takes_anything(self) -> bool:
         """Whether any name is an option, as far as the signature tells."""
-        return _parameters(self._function if self._function is not None else self._pair)[1]
+        return parameters(self._function if self._function is not None else self._pair)[1]
 
     def _loss(self, logits: Any, targets: Any, options: dict[str, Any]) -> Any:
         function = self._function if self._function is not None else self._pair
@@ -297,7 +297,7 @@ class UnderTest:
     ) -> dict[str, Any]:
         """The options that the function is called with; its first arguments are so many arrays. `fixed` is what it does
         where it has no option; None is what the loss does."""
-        names, everything, defaults = _parameters(function, arrays)
+        names, everything, defaults = parameters(function, arrays)
         fixed = {**self.traits.fixed, **self.fixed} if fixed is None else fixed
         passed = {}
         for name, value in options.items():
@@ -393,7 +393,7 @@ def _spoken(names: set[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _parameters(function: Any, arrays: int = 2) -> tuple[set[str], bool, dict[str, Any]]:
+def parameters(function: Any, arrays: int = 2) -> tuple[set[str], bool, dict[str, Any]]:
     """The names of a function's options, whether it takes any other, and the defaults that it states."""
     parameters = _signature(function)
     everything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)

@@ -36,12 +36,12 @@ def asking(under: UnderTest, name: str, gradient: bool) -> Callable[..., Any]:
     return partial(_value_and_gradient if gradient else _value, under, name)
 
 
-def _value(under: UnderTest, name: str, logits: Any, other: Any = None, **options: Any) -> Any:
-    found = _ask(under, name, getattr(under, name), logits, other, options)
+def _value(under: UnderTest, name: str, *arrays: Any, **options: Any) -> Any:
+    found = _ask(under, name, getattr(under, name), arrays, options)
     return found if name != "token_statistics" else tuple(getattr(found, each) for each in STATISTICS)
 
 
-def _value_and_gradient(under: UnderTest, name: str, logits: Any, other: Any = None, **options: Any) -> tuple[Any, ...]:
+def _value_and_gradient(under: UnderTest, name: str, *arrays: Any, **options: Any) -> tuple[Any, ...]:
     from crossent_conformance.adapter import differentiated, has_autograd
 
     try:
@@ -49,24 +49,27 @@ def _value_and_gradient(under: UnderTest, name: str, logits: Any, other: Any = N
     except DoesNotApply:
         function = None
     if function is not None:
-        return _ask(under, name, function, logits, other, options)
-    if not has_autograd(logits) or not under.traits.gradient:
+        return _ask(under, name, function, arrays, options)
+    if not has_autograd(arrays[0]) or not under.traits.gradient:
         getattr(under, name)  # which may be what is lacking
         raise DoesNotApply("a gradient: there is no autograd for these arrays", gradient=True)
     for option in ("out", *(() if under.helps else ("grad_output",))):
         if option in options:
             raise DoesNotApply(f"{option}: its gradients are autograd's")
     upstream = options.pop("grad_output", None)
-    return differentiated(lambda x: _value(under, name, x, other, **options), (logits,), upstream)
+    return differentiated(lambda x: _value(under, name, x, *arrays[1:], **options), arrays[:1], upstream)
 
 
-def _ask(under: UnderTest, name: str, function: Any, logits: Any, other: Any, options: dict[str, Any]) -> Any:
-    if under.is_flat and getattr(logits, "ndim", 2) != 2:
+def _ask(under: UnderTest, name: str, function: Any, arrays: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    from crossent_conformance.adapter import parameters
+
+    if under.is_flat and getattr(arrays[0], "ndim", 2) != 2:
         raise DoesNotApply("logits of other shapes than (N, V)")
-    arrays = (logits,) if other is None else (logits, other)
+    names, everything, _ = parameters(function, len(arrays))
+    is_reduced = name in REDUCED and (everything or "reduction" in names)
     options = options if name in REDUCED else {"reduction": "none", **options}
-    passed = under.passed(function, options, len(arrays), fixed={"reduction": "none"})
+    passed = under.passed(function, options, len(arrays), fixed={} if is_reduced else {"reduction": "none"})
     if name not in REDUCED:
         passed.pop("reduction", None)
-    under.tell(function, logits, other, passed)
+    under.tell(function, arrays[0], None if len(arrays) == 1 else arrays[1], passed)
     return function(*arrays, **passed)

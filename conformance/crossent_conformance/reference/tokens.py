@@ -1,8 +1,8 @@
 """What rows tell besides their loss, by the clean implementation: from probabilities and surprises in float64.
 
 Log-probabilities are the negatives of losses, whose logits are repeated for each of several classes. Of a divergence
-every term a·log(a/b) has b − a beside it, which adds up to 0 and leaves no term below 0. Every step is a method, so that
-a fault can be put in by overriding one (see `conformance/mutants`).
+every term a·log(a/b) has b − a beside it, which adds up to 0 and leaves no term below 0. Every step is a method, so
+that a fault can be put in by overriding one (see `conformance/mutants`).
 """
 
 from __future__ import annotations
