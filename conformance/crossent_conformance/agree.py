@@ -151,15 +151,28 @@ def measured(
 
 
 def measured_with_oracle(
-    place: Place, subject: UnderTest, name: str, logits: np.ndarray, other: np.ndarray | None = None, **options: Any
+    place: Place,
+    subject: UnderTest,
+    name: str,
+    logits: np.ndarray,
+    other: np.ndarray | None = None,
+    *,
+    only: str = "",
+    **options: Any,
 ) -> tuple[Any, Any]:
-    """Check the same against the oracle, and give both back."""
+    """Check the same against the oracle, or the value or the gradient only, and give both back."""
     logits = place.round(logits)
     other = place.round(other) if other is not None and other.dtype.kind == "f" else other
-    given, d_logits = measured(place, subject, name, logits, other, **options)
+    if only == "value":
+        given, d_logits = place.evaluate(subject.measure(name), logits, other, **options), NO_GRADIENT
+    else:
+        given, d_logits = measured(place, subject, name, logits, other, **options)
     asked = {"dtype": place.compute_dtype, **options} if name == "kl_divergence" else options
     exact, exact_gradient = oracle_tokens.BY_NAME[name](*(x for x in (logits, other) if x is not None), **asked)
-    units.check(given, exact, place.compute_dtype, what=name)
+    if only != "gradient":
+        units.check(given, exact, place.compute_dtype, what=name)
+    elif d_logits is NO_GRADIENT:
+        raise DoesNotApply("a gradient", gradient=True)
     if d_logits is not NO_GRADIENT:
         rows: Any = ...
         if options.get("reduction") == "none" and options.get("direction") == "reverse":

@@ -93,7 +93,7 @@ class UnlikelyIsImpossible(TokensReference):
 
     def side(self, call, logits):
         side = super().side(call, logits)
-        return replace(side, p=side.p.astype(np.float16).astype(np.float64))
+        return replace(side, p=np.where(side.p < 1e-38, 0.0, side.p))
 
 
 class TheMeanOverTheMixture(TokensReference):

@@ -186,13 +186,14 @@ def targets(targets: np.ndarray, bad: np.ndarray, V: int, ignore_index: int | No
     raise IndexError(f"targets{list(where) if where else ''} is {int(targets[where])}; accepted: {accepted}")
 
 
-def token_ids(logits: Any, ids: Any) -> None:
-    """Classes of logits, one for each row or several."""
+def token_ids(logits: Any, ids: Any, name: str = "token_ids") -> None:
+    """Classes of logits, one for each row; or several, where they are no targets."""
     accepted = f"an array of shape (..., V), with at least one class, and dtype {', '.join(FLOATS)}"
     _array("logits", logits, "f", accepted, lambda shape: shape and (shape[-1] > 0 or 0 in shape[:-1]))
-    tokens = logits.shape[:-1]
-    accepted = f"an array of integers of shape {tokens}, or {(*tokens, 'K')} for several of each token"
-    _array("token_ids", ids, "iu", accepted, lambda shape: shape == tokens or (shape[:-1] == tokens and shape[-1] > 0))
+    tokens, several = logits.shape[:-1], name == "token_ids"
+    accepted = f"an array of integers of shape {tokens}" + several * f", or {(*tokens, 'K')} for several of each token"
+    fits = lambda shape: shape == tokens or (several and shape[:-1] == tokens and shape[-1] > 0)  # noqa: E731
+    _array(name, ids, "iu", accepted, fits)
 
 
 def teacher(teacher_logits: Any, logits: np.ndarray) -> None:

@@ -67,6 +67,7 @@ class TokensReference(LinearReference):
         return out
 
     def token_statistics(self, logits: Any, targets: Any, **options: Any) -> Any:
+        checks.token_ids(logits, targets, "targets")
         loss = self.loss(logits, targets, reduction="none", **options)
         call = Call(logits, targets, **options)
         with np.errstate(all="ignore"):
