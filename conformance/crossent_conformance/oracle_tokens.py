@@ -234,4 +234,8 @@ def _summed(d: Exact) -> Exact:
     return Exact(high, low, d.allowed.sum(axis=-2))
 
 
-BY_NAME = {"token_log_probs": log_probs, "entropy": entropy, "kl_divergence": kl_divergence}
+BY_NAME: dict[str, Callable[..., tuple[Exact, Exact]]] = {
+    "token_log_probs": log_probs,
+    "entropy": entropy,
+    "kl_divergence": kl_divergence,
+}

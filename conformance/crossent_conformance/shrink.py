@@ -102,8 +102,9 @@ class _Search:
 
 def smallest(place: Place, subject: UnderTest, error: BaseException, seconds: float = 2.0) -> BaseException:
     """The smallest input found in so many seconds on which the subject disagrees in the same way; or the error."""
-    asked = isinstance(error, Disagreement) and error.what in ("loss", "d_logits")
-    if not asked or error.call is None or error.call.logits.ndim == 0:
+    if not isinstance(error, Disagreement) or error.call is None or error.call.logits.ndim == 0:
+        return error
+    if error.what not in ("loss", "d_logits"):
         return error
     before = units.worst_seen.copy()  # the report is about the tests, not about this search
     try:

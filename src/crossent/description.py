@@ -46,7 +46,7 @@ def finished(library: Library, rows: Rows, ending: Ending) -> TokenStatistics:
     """The numbers of tokens from the statistics of rows."""
     if 0 in ending.token_shape:
         nothing = ending.of_nothing()
-        return TokenStatistics(*[nothing] * 5, nothing == 0)
+        return TokenStatistics(nothing, nothing, nothing, nothing, nothing, nothing == 0)
     found = library.described(rows)
     xp, spread = library.xp, found.spread
     assert spread is not None

@@ -122,6 +122,7 @@ def statistics(library: Library, rows: Rows) -> RowStatistics:
 
 def target_logits(library: Library, rows: Rows) -> Array:
     """The logits (N,) of targets in the compute dtype; that of class 0 where a target is none of the vocabulary."""
+    assert rows.targets is not None
     t = library.zero_where_not((rows.targets >= 0) & (rows.targets < rows.vocabulary), rows.targets)
     return library.widened(library.take_target(rows.logits, t)[:, None], rows.dtype)[:, 0]
 

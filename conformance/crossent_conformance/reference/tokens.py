@@ -101,7 +101,7 @@ class TokensReference(LinearReference):
     def entropy_and_grad(
         self, logits: Any, out: Any = None, grad_output: Any = None, *, reduction: Any = "none", **options: Any
     ) -> tuple[Any, Any]:
-        call = self.measured(logits, None, reduction=reduction, **options)
+        call = self.measured(logits, reduction=reduction, **options)
         with np.errstate(all="ignore"):
             side = self.side(call, logits)
             H = self.entropies(side)
@@ -159,11 +159,11 @@ class TokensReference(LinearReference):
 
     # ---- the way to rows and back
 
-    def measured(self, logits: Any, teacher_logits: Any, **options: Any) -> Call:
+    def measured(self, logits: Any, *teachers: Any, **options: Any) -> Call:
         """The call of a loss of the same tokens, whose targets are of no account."""
         call = Call(logits, np.zeros(np.shape(logits)[:-1], dtype=np.int64), **options)
         checks.call(call)
-        if teacher_logits is not None:
+        for teacher_logits in teachers:
             checks.teacher(teacher_logits, logits)
         return self.near_one(call)
 
