@@ -27,7 +27,7 @@ _USUALLY_IGNORED = -100
 class Form(NamedTuple):
     """What the logits of a call are, without their values: their shape, that of the tokens, and the dtype's name.
 
-    given: the name of the argument that they are, or are made of.
+    given, targets: the names of the arguments that they are, or are made of, and that the classes are.
     """
 
     shape: tuple[int, ...]
@@ -35,6 +35,7 @@ class Form(NamedTuple):
     dtype: str
     soft: bool
     given: str = "logits"
+    targets: str = "targets"
 
 
 def _shape(library: Library, name: str, x: Array) -> tuple[int, ...]:
@@ -155,7 +156,7 @@ def logits_and_ids(library: Library, logits: Array, ids: Array) -> tuple[Form, b
         raise TypeError(f"token_ids has dtype {dtype}; accepted: {accepted}")
     if form.tokens not in (shape, shape[:-1]) or (shape != form.tokens and shape[-1:] == (0,)):
         raise ValueError(f"token_ids has shape {shape} for logits of shape {form.shape}; accepted: {accepted}")
-    return form, shape == form.tokens
+    return form._replace(targets="token_ids"), shape == form.tokens
 
 
 def hidden_and_targets(library: Library, inputs: Inputs, classes: Any, memory: Any) -> Form:

@@ -118,10 +118,10 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
     else:
         check = bool(options.check_targets) and (library.always_readable or _may_check(library, inputs))
         if check and library.checks_copies:
-            _check_copies(inputs, vocabulary, ignore_index)
+            _check_copies(inputs, vocabulary, ignore_index, form.targets)
         elif check and library.any_outside(t, vocabulary):
             targets, t = library.whole(targets), library.whole(t)
-            raise checks.outside_of_vocabulary(library, targets, t, vocabulary, ignore_index)
+            raise checks.outside_of_vocabulary(library, targets, t, vocabulary, ignore_index, form.targets)
         # What torch differentiates may need the formula, which follows every target.
         is_guarded = engine in ENGINE_CHECKS_RANGE and not library.keep_graph and class_weights is None
         counted = tokens.of_targets(
@@ -157,7 +157,7 @@ def _may_check(library: Library, inputs: Inputs) -> bool:
     return True
 
 
-def _check_copies(inputs: Inputs, vocabulary: int, ignore_index: int | None, given: str = "targets") -> None:
+def _check_copies(inputs: Inputs, vocabulary: int, ignore_index: int | None, given: str) -> None:
     """IndexError for a target outside of the vocabulary, found by NumPy."""
     targets = np.asarray(inputs.targets)
     t, _ = tokens.classes(NUMPY, np.int64, targets, vocabulary, ignore_index)
@@ -174,13 +174,14 @@ def _form(options: Options | Mapping[str, Any]) -> Callable[[Library, Array, Any
     return checks.logits_and_teacher if options.measure in DIRECTIONS else checks.logits_of_measure
 
 
-def loss(inputs: Inputs, options: Options | Mapping[str, Any]) -> Array:
-    """The loss of a call."""
+def loss(inputs: Inputs, options: Options | Mapping[str, Any], form: checks.Form | None = None) -> Array:
+    """The loss of a call; `form` where it is known already."""
     logits = inputs.logits
     library: Library = NUMPY
     if type(logits) is not np.ndarray:
         library = checks.library_of("logits", logits, "an array of shape (..., V)").of_call(inputs)
-    form = _form(options)(library, logits, inputs.targets)
+    if form is None:
+        form = _form(options)(library, logits, inputs.targets)
     with library.computing(logits):
         parsed = options_once(options, library.keep_graph) if options else DEFAULT
         rows, ending = prepare(library, logits, inputs, form, parsed)
@@ -193,12 +194,14 @@ def loss_and_gradient(
     grad_output: Array | float | None,
     out: Array | None,
     sign: float = 1.0,
+    form: checks.Form | None = None,
 ) -> tuple[Array, Array]:
-    """The loss of a call and its gradient, times `sign`, outside any framework's graph."""
+    """The loss of a call and its gradient, times `sign`, outside any framework's graph; `form` where it is known."""
     family = checks.library_of("logits", inputs.logits, "an array of shape (..., V)")
     library, inputs = family.off_graph(inputs)
     logits = inputs.logits
-    form = _form(options)(library, logits, inputs.targets)
+    if form is None:
+        form = _form(options)(library, logits, inputs.targets)
     with library.computing(logits):
         parsed = options_once(options, library.keep_graph, _OF_GRADIENT) if options else DEFAULT
         rows, ending = prepare(library, logits, inputs, form, parsed)
@@ -241,7 +244,7 @@ def token_log_probs(inputs: Inputs, options: Options) -> Array:
     form, is_one = checks.logits_and_ids(library, logits, ids)
     if is_one:
         # Not the negative, of which 0 would be −0.
-        return 0.0 - loss(inputs, options)
+        return 0.0 - loss(inputs, options, form)
     with library.computing(logits):
         rows, ending, several = _several(library, inputs, form, options)
         if library.composes is None:
@@ -260,7 +263,7 @@ def token_log_probs_and_gradient(
     logits = inputs.logits
     form, is_one = checks.logits_and_ids(library, logits, inputs.targets)
     if is_one:
-        value, d = loss_and_gradient(inputs, options, grad_output, out, -1.0)
+        value, d = loss_and_gradient(inputs, options, grad_output, out, -1.0, form)
         return 0.0 - value, d
     with library.computing(logits):
         rows, _, several = _several(library, inputs, form, options)
@@ -317,10 +320,10 @@ def _several(library: Library, inputs: Inputs, form: checks.Form, options: Optio
     check = options.check_targets and (library.always_readable or _may_check(library, inputs))
     if check and library.checks_copies:
         weights = None if inputs.weights is None else inputs.weights[..., None]
-        _check_copies(inputs._replace(weights=weights), vocabulary, options.ignore_index, "token_ids")
+        _check_copies(inputs._replace(weights=weights), vocabulary, options.ignore_index, form.targets)
     elif check and library.any_outside(ids, vocabulary):
         given = library.whole(inputs.targets), library.whole(ids)
-        raise checks.outside_of_vocabulary(library, *given, vocabulary, options.ignore_index, "token_ids")
+        raise checks.outside_of_vocabulary(library, *given, vocabulary, options.ignore_index, form.targets)
     if not check:
         bad = (ids < 0) | (ids >= vocabulary)
         ids = library.zero_where_not(~bad, ids)

@@ -237,6 +237,20 @@ def test_T2_derivatives_are_differences(place, subject, name, transform):
     derivatives._framework(place).check(function, [place.put(cases.small()[0], place.dtype)], order=2)
 
 
+@pytest.mark.clause("T2", "D1")
+@pytest.mark.places(backends=GRAPHS, modes=(Mode.EAGER,), dtypes=("float64",))
+@pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
+def test_T2_of_a_teacher_and_of_weights(place, subject, direction):
+    logits, teacher = place.pair(*_asked("kl_divergence", cases.random((3,), 5)[0]))
+    weights = place.put(np.array([1.0, -0.5, 2.0]), place.dtype)
+
+    def function(logits, teacher, weights):
+        ask = subject.measure("kl_divergence")
+        return ask(logits, teacher, weights=weights, reduction="sum", temperature=1.5, **direction)
+
+    derivatives._framework(place).check(function, [logits, teacher, weights], order=2)
+
+
 # ---- T3
 
 
