@@ -337,6 +337,34 @@ def test_a_linear_loss_without_gradients_of_its_own_is_differentiated():
     np.testing.assert_allclose(through.loss_and_grad(x, t)[1], crossent.cross_entropy_and_grad(X, T)[1])
 
 
+def test_measures_without_gradients_of_their_own_are_differentiated():
+    torch = pytest.importorskip("torch")
+    found = subject.load("crossent_conformance.peers.torch:functional")
+    found.begin(probe.examine(found, backends.load("torch")), "T2")
+    x, t = torch.tensor(X), torch.tensor(T)
+    for name, arrays in (("token_log_probs", (x, t)), ("entropy", (x,)), ("kl_divergence", (x, x.flip(0)))):
+        options = {} if name == "token_log_probs" else {"reduction": "none"}
+        exact = getattr(crossent, f"{name}_and_grad")(*arrays, **options)
+        assert found.measure(name, gradient=True) is found.measure(name, gradient=True)
+        for given, value in zip(found.measure(name, gradient=True)(*arrays, **options), exact, strict=True):
+            np.testing.assert_allclose(given, value)
+    with pytest.raises(DoesNotApply, match="reduction='sum'"):
+        found.measure("entropy")(x, reduction="sum")
+    with pytest.raises(DoesNotApply, match="jensen"):
+        found.measure("kl_divergence")(x, x, reduction="none", direction="jensen-shannon")
+    with pytest.raises(DoesNotApply, match="other shapes"):
+        found.measure("token_log_probs")(x[None], t[None])
+
+
+def test_what_has_no_measures_is_not_asked_for_them():
+    found, _ = load("textbook", clause="T1")
+    for name, lack in (("entropy", "an entropy"), ("token_statistics", "statistics of tokens")):
+        with pytest.raises(DoesNotApply, match=lack):
+            found.measure(name)(X)
+    with pytest.raises(DoesNotApply, match="a divergence"):
+        found.measure("kl_divergence", gradient=True)(X, X)
+
+
 def test_what_has_no_linear_loss_is_not_asked_for_one():
     found, _ = load("textbook", clause="L1")
     for ask in (found.linear_loss, found.linear_loss_and_grads, found.through_identity().loss):

@@ -1,342 +1,93 @@
-"""What rows tell besides their loss, where the suite's clauses T do not reach: engines against each other, the bits
-that functions share, frameworks' derivatives of every order, hidden states, and teachers of few classes.
-"""
+"""What rows tell besides their loss: what is particular to this package, and what becomes of ranks and losses."""
 
 from __future__ import annotations
 
-import tracemalloc
-from functools import partial
-from itertools import product
+import math
+import re
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-from torch.nn.functional import log_softmax
 
 import crossent
-from crossent.engines.numba_cpu import measures
+from crossent_conformance import backends
 
-DIRECTIONS = ("forward", "reverse", "jensen-shannon")
-OPTIONS = [{}, {"temperature": 0.7}, {"logit_softcap": 20.0, "temperature": 1.3}]
-IDS = ["plain", "scaled", "capped"]
-
-
-def _special(v, dtype, seed=1):
-    """Rows of a student and a teacher, of every kind: sure, masked, tied, NaN, ±∞, and some that are ordinary."""
-    rng = np.random.default_rng(seed)
-    x = 5 * rng.standard_normal((12, v))
-    y = np.where(np.arange(12)[:, None] % 2, x + 0.2 * rng.standard_normal((12, v)), 4 * rng.standard_normal((12, v)))
-    t = rng.integers(0, v, 12)
-    x[1] *= 8
-    if v > 3:
-        x[2, 1], x[5, 1], x[8, 3] = 40, np.nan, np.inf
-        x[3, ::2] = y[3, ::2] = -np.inf
-        x[4], x[6], y[7, 2] = -np.inf, 0, -np.inf
-        t[3] = v - 1
-    dtype = getattr(torch, dtype)
-    return torch.tensor(x).to(dtype), torch.tensor(y).to(dtype), torch.tensor(t)
+X = np.array([[0.5, -1.0, 2.0], [1.0, 0.0, 0.25]])
+T = np.array([2, 1])
+EVERY = backends.usable()
 
 
-def _same(a, b, rtol, atol=0.0):
-    np.testing.assert_allclose(a.double().numpy(), b.double().numpy(), rtol=rtol, atol=atol)
+@pytest.mark.parametrize("backend", EVERY, ids=lambda backend: backend.name)
+def test_ranks_and_losses_become_shares_and_bits(backend):
+    """On every library, and as lazy as its arrays are."""
+    for ranks, k, share in (([0, 2, -1, 1], 1, 1 / 3), ([0, 2, -1, 1], 2, 2 / 3), ([-1, -1], 1, 0.0), ([], 1, 0.0)):
+        found = crossent.token_accuracy(backend.asarray(np.array(ranks, dtype=float), "float32"), k)
+        assert backend.owns(found)
+        assert backend.dtype_name(found) == "float32"
+        assert float(backend.to_numpy(found)) == pytest.approx(share)
+    spoilt = backend.asarray(np.array([0.0, math.nan, -1.0]), "float32")
+    assert np.isnan(backend.to_numpy(crossent.token_accuracy(spoilt)))
+    in_bits = crossent.bits(backend.asarray(np.array([math.log(8.0), math.inf]), "float32"))
+    assert backend.owns(in_bits)
+    np.testing.assert_allclose(backend.to_numpy(in_bits), [3.0, math.inf], rtol=1e-6)
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=IDS)
-@pytest.mark.parametrize("v", [1, 7, 112, 113, 4097, 9000])
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-def test_engines_agree(dtype, v, options):
-    x, y, t = _special(v, dtype)
-    weights = torch.arange(12) / 6.0
-    rtol = 1e-13 if dtype == "float64" else 6e-6
-    found = crossent.token_statistics(x, t, engine="numba", **options)
-    for a, b in zip(found, crossent.token_statistics(x, t, engine="array_api", **options), strict=True):
-        _same(a, b, rtol)
-    calls = [(crossent.entropy_and_grad, (x,), {})]
-    calls += [(crossent.kl_divergence_and_grad, (x, y), {"direction": d, "mixture": 0.3}) for d in DIRECTIONS]
-    for function, given, more in calls:
-        asked = {"weights": weights, "reduction": "none"} | more | options
-        (value, d), (other, d_other) = (function(*given, engine=engine, **asked) for engine in ("numba", "array_api"))
-        # Distances of up to 400 round what a divergence is made of.
-        _same(value, other, 50 * rtol, 100 * rtol * 1e-3)
-        step = 2.0**-8 if dtype == "bfloat16" else 2e3 * rtol
-        scale = float(torch.nan_to_num(d_other, 0, 0, 0).abs().max())
-        _same(d, d_other, step, step * scale)
-        assert not d[0].any()
-
-
-@pytest.mark.parametrize("engine", ["numba", "array_api"])
-@pytest.mark.parametrize("v", [5, 100, 5000, 70_000])
-def test_functions_share_their_bits_and_no_neighbour_changes_them(v, engine):
-    x, y, t = (a.numpy() for a in _special(v, "float32"))
-    loss = crossent.cross_entropy(x, t, reduction="none", engine=engine)
-    found = crossent.token_statistics(x, t, engine=engine)
-    np.testing.assert_array_equal(found.loss, loss)
-    np.testing.assert_array_equal(found.log_prob, -loss)
-    np.testing.assert_array_equal(crossent.token_log_probs(x, t, engine=engine), -loss)
-    np.testing.assert_array_equal(crossent.token_log_probs(x, t[:, None], engine=engine)[:, 0], -loss)
-    ids = np.stack([t, t], axis=1)
-    for i in (0, 3, 9):
-        one = crossent.token_statistics(x[i : i + 1], t[i : i + 1], engine=engine)
-        for a, b in zip(found, one, strict=True):
-            np.testing.assert_array_equal(a[i], b[0])
-        for function, given in (
-            (crossent.entropy, (x,)), (crossent.kl_divergence, (x, y)), (crossent.token_log_probs, (x, ids)),
-        ):  # fmt: skip
-            more = {} if function is crossent.token_log_probs else {"reduction": "none"}
-            alone = function(*(a[i : i + 1] for a in given), engine=engine, **more)
-            np.testing.assert_array_equal(alone[0], function(*given, engine=engine, **more)[i])
-
-
-@pytest.mark.parametrize("direction", ["forward", "reverse"])
-@pytest.mark.parametrize("size", [1e-6, 1e-3, 0.1, 0.3, 0.34, 0.36, 0.4, 1.0, 4.0])
-def test_near_and_far_divergences_meet(size, direction):
-    # On both sides of what is found in one pass.
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((64, 300)).astype(np.float32)
-    y = (x + size * rng.standard_normal(x.shape)).astype(np.float32)
-    value, d = crossent.kl_divergence_and_grad(x, y, direction=direction, reduction="none", engine="numba")
-    wide = (a.astype(float) for a in (x, y))
-    right, d_right = crossent.kl_divergence_and_grad(*wide, direction=direction, reduction="none", engine="array_api")
-    if size > 0.3:
-        assert (right > measures._FAR).any()
-    np.testing.assert_allclose(value, right, rtol=2e-5)
-    np.testing.assert_allclose(d, d_right, rtol=1e-4, atol=4e-6 * abs(d_right).max())
-
-
-# --- derivatives ------------------------------------------------------------------------------------------------------
-
-
-def _entropy(x):
-    log_p = log_softmax(x, -1)
-    return -(log_p.exp() * log_p).sum(-1)
-
-
-def _divergence(x, y, direction):
-    log_p, log_q = log_softmax(x, -1), log_softmax(y, -1)
-    if direction == "jensen-shannon":
-        log_m = torch.log(0.3 * log_q.exp() + 0.7 * log_p.exp())
-        each = 0.3 * log_q.exp() * (log_q - log_m) + 0.7 * log_p.exp() * (log_p - log_m)
-    else:
-        each = log_q.exp() * (log_q - log_p) if direction == "forward" else log_p.exp() * (log_p - log_q)
-    return each.sum(-1).mean()
-
-
-def _inputs(*shape, seed=0):
-    rng = np.random.default_rng(seed)
-    return [torch.tensor(3 * rng.standard_normal(shape)) for _ in range(2)]
-
-
-IDS_OF = torch.tensor(np.random.default_rng(5).integers(0, 9, (2, 3, 4)))
-FUNCTIONS = {
-    "log_probs": (lambda x, _: crossent.token_log_probs(x, IDS_OF).sum(),
-                  lambda x, _: log_softmax(x, -1).gather(-1, IDS_OF).sum()),
-    "entropy": (lambda x, _: crossent.entropy(x).sum(), lambda x, _: _entropy(x).sum()),
-    "statistics": (lambda x, _: sum((i + 1.0) * a.sum() for i, a in enumerate(_told(x)[:5])),
-                   lambda x, _: (1 - 2) * -log_softmax(x, -1).gather(-1, IDS_OF[..., :1]).sum()
-                   + 3 * x.logsumexp(-1).sum() + 4 * _entropy(x).sum() + 5 * _rank(x).sum()),
-} | {
-    d: (lambda x, y, d=d: crossent.kl_divergence(x, y, direction=d, mixture=0.3),
-        lambda x, y, d=d: _divergence(x, y, d))
-    for d in DIRECTIONS
-}  # fmt: skip
-
-
-def _told(x):
-    return crossent.token_statistics(x, IDS_OF[..., 0])
-
-
-def _rank(x):
-    return (x.detach() > x.detach().gather(-1, IDS_OF[..., :1])).sum(-1)
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_torch_differentiates(name):
-    results = []
-    for function in FUNCTIONS[name]:
-        x, y = (a.requires_grad_() for a in _inputs(2, 3, 9))
-        value = function(x, y)
-        found = torch.autograd.grad(value, (x, y), create_graph=True, allow_unused=True)
-        second = torch.autograd.grad((found[0] ** 2).sum(), x)
-        x, y = x.detach(), y.detach()
-        of_x = partial(_at, function, y)
-        forward = torch.func.grad(of_x)(x), torch.func.jvp(of_x, (x,), (y,))[1], torch.func.hessian(of_x)(x)
-        results.append([value, *(a for a in found if a is not None), *second, *forward])
-    for a, b in zip(*results, strict=True):
-        _same(a.detach(), b.detach(), 1e-9, 1e-12)
-
-
-def _at(function, y, x):
-    return function(x, y)
-
-
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_torch_compiles(name):
-    function, _ = FUNCTIONS[name]
-    results = []
-    for call in (function, torch.compile(function, fullgraph=True, backend="aot_eager")):
-        x, y = _inputs(2, 3, 9)
-        value = call(x.requires_grad_(), y)
-        value.backward()
-        results.append((value.detach(), x.grad))
-    for a, b in zip(*results, strict=True):
-        _same(a, b, 1e-12, 1e-14)
-
-
-@pytest.fixture
-def _wide():
-    with jax.enable_x64(True):
-        yield
-
-
-OF_JAX = {
-    "log_probs": lambda x, _: crossent.token_log_probs(x, jnp.asarray(IDS_OF.numpy())).sum(),
-    "entropy": lambda x, _: crossent.entropy(x).sum(),
-} | {d: lambda x, y, d=d: crossent.kl_divergence(x, y, direction=d, mixture=0.3) for d in DIRECTIONS}
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-@pytest.mark.usefixtures("_wide")
-@pytest.mark.parametrize("name", OF_JAX)
-def test_jax_differentiates(name):
-    call, right = OF_JAX[name], FUNCTIONS[name][1]
-    x, y = _inputs(2, 3, 9)
-    given = tuple(jnp.asarray(a.numpy()) for a in (x, y))
-    for grad in (jax.grad(call), jax.jit(jax.grad(call))):
-        np.testing.assert_allclose(grad(*given), torch.func.grad(right)(x, y), rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(jax.hessian(call)(*given), torch.func.hessian(right)(x, y), rtol=1e-8, atol=1e-11)
-
-
-@pytest.mark.usefixtures("_wide")
-def test_jax_describes_under_jit():
-    x, t = (a.numpy() for a in (_inputs(2, 3, 9)[0], IDS_OF[..., 0]))
-    found = jax.jit(crossent.token_statistics)(jnp.asarray(x), jnp.asarray(t))
-    for a, b in zip(found, crossent.token_statistics(x, t), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-13)
-
-
-# --- hidden states ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.usefixtures("_wide")
-@pytest.mark.parametrize("make", [np.asarray, torch.tensor, jnp.asarray], ids=["numpy", "torch", "jax"])
-def test_tokens_of_hidden_states(make):
-    rng = np.random.default_rng(0)
-    hidden, head, bias = rng.standard_normal((2, 5, 8)), rng.standard_normal((50, 8)), rng.standard_normal(50)
-    t, ids = rng.integers(0, 50, (2, 5)), rng.integers(0, 50, (2, 5, 3))
-    t[0, 0], ids[0, 0] = -1, -1
-    logits = hidden @ head.T + bias
-    given, more = (make(hidden), make(head)), {"bias": make(bias), "ignore_index": -1, "memory": 2000}
-    for a, b in zip(
-        crossent.linear_token_statistics(*given, make(t), **more),
-        crossent.token_statistics(logits, t, ignore_index=-1),
-        strict=True,
-    ):
-        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
-    for each in (t, ids):
-        found = crossent.linear_token_log_probs(*given, make(each), **more)
-        np.testing.assert_allclose(found, crossent.token_log_probs(logits, each, ignore_index=-1), rtol=1e-11)
-
-
-def test_tokens_of_hidden_states_are_differentiated():
-    rng = np.random.default_rng(0)
-    hidden, head = (torch.tensor(rng.standard_normal(shape), requires_grad=True) for shape in ((6, 8), (9, 8)))
-    ids = torch.tensor(rng.integers(0, 9, (6, 3)))
-    told = crossent.linear_token_statistics(hidden, head, ids[:, 0])
-    ours = told.entropy.sum() + 2 * told.log_sum_exp.sum() + crossent.linear_token_log_probs(hidden, head, ids).sum()
-    logits = hidden @ head.T
-    theirs = _entropy(logits).sum() + 2 * logits.logsumexp(-1).sum() + log_softmax(logits, -1).gather(-1, ids).sum()
-    for a, b in zip(*(torch.autograd.grad(x, (hidden, head)) for x in (ours, theirs)), strict=True):
-        _same(a, b, 1e-10, 1e-12)
-
-
-def test_tokens_of_hidden_states_never_make_all_logits():
-    hidden, head, t = np.ones((512, 4), np.float32), np.ones((5000, 4), np.float32), np.zeros(512, int)
-    crossent.linear_token_statistics(hidden[:8], head, t[:8], memory=2**20)
-    tracemalloc.start()
-    crossent.linear_token_statistics(hidden, head, t, memory=2**20)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 2 * 2**20
-
-
-# --- the likeliest classes of a teacher -------------------------------------------------------------------------------
-
-
-def _of_pair(x, log_q, tail, direction):
-    log_p, log_q = log_softmax(x / 1.3, -1)[..., :4], log_q[..., :4]
-    if tail == "renormalise":
-        log_q = log_softmax(log_q, -1)
-    if tail == "bin":
-        log_p, log_q = (torch.cat([a, torch.log1p(-a.exp().sum(-1, keepdim=True))], -1) for a in (log_p, log_q))
-    if direction == "forward":
-        return (log_q.exp() * (log_q - log_p)).sum(-1)
-    if direction == "reverse":
-        return (log_p.exp() * (log_p - log_q)).sum(-1)
-    log_m = torch.log(0.3 * log_q.exp() + 0.7 * log_p.exp())
-    return (0.3 * log_q.exp() * (log_q - log_m) + 0.7 * log_p.exp() * (log_p - log_m)).sum(-1)
-
-
-TAILS = [("renormalise", "forward"), ("drop", "forward"), *product(["bin"], DIRECTIONS)]
-
-
-@pytest.mark.usefixtures("_wide")
-@pytest.mark.parametrize(("tail", "direction"), TAILS)
-def test_a_teacher_of_few_classes(tail, direction):
-    x, y = _inputs(2, 3, 20)
-    log_q, weights = log_softmax(y, -1), torch.tensor([[0.0, 1.0, 2.0], [1.0, 1.0, 0.5]])
-    ids = torch.arange(4).expand(2, 3, 4)
-    x.requires_grad_()
-    right = (_of_pair(x, log_q, tail, direction) * weights).sum() / weights.sum()
-    d_right, right = torch.autograd.grad(right, x)[0], right.detach()
-    more = {"tail": tail, "direction": direction, "mixture": 0.3, "temperature": 1.3}
-    for make in (lambda a: a.detach().numpy(), lambda a: a, lambda a: jnp.asarray(a.detach().numpy())):
-        given = make(x), (make(ids), make(log_q[..., :4]))
-        value, d = crossent.kl_divergence_and_grad(*given, weights=make(weights), **more)
-        np.testing.assert_allclose(value, right, rtol=1e-12)
-        np.testing.assert_allclose(np.asarray(d), d_right, rtol=1e-10, atol=1e-13)
-        each = crossent.kl_divergence(*given, reduction="none", **more)
-        each = each.detach() if isinstance(each, torch.Tensor) else np.asarray(each)
-        np.testing.assert_allclose(each, _of_pair(x, log_q, tail, direction).detach(), rtol=1e-11)
-    value = crossent.kl_divergence(x, (ids, log_q[..., :4]), weights=weights, **more)
-    _same(torch.autograd.grad(value, x)[0], d_right, 1e-10, 1e-13)
+def test_bits_of_numbers():
+    assert crossent.bits(math.log(8.0)) == pytest.approx(3.0)
+    assert crossent.bits(math.inf) == math.inf
 
 
 @pytest.mark.parametrize(
-    ("change", "kind", "text"),
+    ("call", "kind", "text"),
     [
-        ({"teacher": (np.zeros((2, 3), int),)}, ValueError, "teacher_logits is a tuple of length 1; accepted"),
-        ({"direction": "reverse"}, ValueError, "tail is 'renormalise' with direction 'reverse'; accepted: 'bin'"),
-        ({"tail": "cut"}, ValueError, "tail is 'cut'; accepted: 'renormalise', 'bin', 'drop'"),
-        ({"ids": np.array([[1, 1], [0, 1]])}, ValueError, "has a class twice in a row; accepted: distinct classes"),
-        ({"ids": np.array([[1, 5], [0, 1]])}, IndexError, r"teacher_logits\[0\]\[0, 1\] is 5; accepted: 0 to 4"),
-        ({"ids": np.array([0, 1])}, ValueError, r"teacher_logits\[0\] has shape \(2,\)"),
-        ({"log_probs": np.zeros((2, 3))}, ValueError, r"teacher_logits\[1\] has shape \(2, 3\); accepted: a floating"),
-        ({"log_probs": np.zeros((2, 2), int)}, TypeError, r"teacher_logits\[1\] has dtype int64; accepted: a floating"),
+        (lambda: crossent.bits("1"), TypeError, "loss is '1'; accepted: a number or a floating array"),
+        (lambda: crossent.bits(np.array([1])), TypeError, "loss has dtype int64; accepted: a number, or an array of "),
+        (lambda: crossent.token_accuracy([0.0]), TypeError, "rank is list; accepted: a floating array; make an array"),
+        (lambda: crossent.token_accuracy(np.array([1])), TypeError, "rank has dtype int64; accepted: float16, "),
+        (lambda: crossent.token_accuracy(X[0], 0), ValueError, "k is 0; accepted: "),
+        (lambda: crossent.token_accuracy(X[0], 1.5), TypeError, "k is 1.5 (float); accepted: "),
+        (lambda: crossent.token_accuracy(X[0], True), TypeError, "k is True (bool); accepted: "),
+        (
+            lambda: crossent.token_log_probs(X, np.array([[0, 1], [2, 3]])),
+            IndexError,
+            "token_ids[1, 1] is 3; accepted: 0 to 2 (V = 3)",
+        ),
+        (
+            lambda: crossent.token_log_probs(X, np.array([0, 3])),
+            IndexError,
+            "token_ids[1] is 3; accepted: 0 to 2 (V = 3)",
+        ),
+        (
+            lambda: crossent.token_statistics(X, np.array([0, 3])),
+            IndexError,
+            "targets[1] is 3; accepted: 0 to 2 (V = 3)",
+        ),
     ],
-)  # fmt: skip
-def test_what_is_no_such_teacher(change, kind, text):
-    ids, log_probs = change.pop("ids", np.array([[0, 1], [2, 3]])), change.pop("log_probs", np.full((2, 2), -1.0))
-    teacher = change.pop("teacher", (ids, log_probs))
-    with pytest.raises(kind, match=text):
-        crossent.kl_divergence(np.zeros((2, 5)), teacher, **change)
+)
+def test_texts_of_refusals(call, kind, text):
+    with pytest.raises(kind, match=f"^{re.escape(text)}"):
+        call()
 
 
-# --- numbers of losses and ranks --------------------------------------------------------------------------------------
+def test_what_is_returned_where_no_reduction_is_named():
+    assert crossent.entropy(X).shape == (2,)
+    assert crossent.kl_divergence(X, X[::-1]).shape == ()
+    assert crossent.token_statistics(X, T).most_likely.tolist() == [True, False]
 
 
-def test_bits_and_accuracy():
-    assert crossent.bits(np.log(2.0)) == 1
-    np.testing.assert_allclose(crossent.bits(torch.tensor([0.0, np.log(8.0)])), [0, 3])
-    rank = np.array([0.0, 1.0, 4.0, -1.0])
-    assert [float(crossent.token_accuracy(rank, k)) for k in (1, 2, 5)] == pytest.approx([1 / 3, 2 / 3, 1])
-    assert crossent.token_accuracy(np.array([-1.0, -1.0])) == 0
-    assert np.isnan(crossent.token_accuracy(np.array([0.0, np.nan])))
-    for wrong, kind in ((np.array([1, 2]), TypeError), ([1.0], TypeError)):
-        with pytest.raises(kind, match="rank"):
-            crossent.token_accuracy(wrong)
-    for wrong in (0, 1.5, True):
-        with pytest.raises((TypeError, ValueError), match="k is"):
-            crossent.token_accuracy(rank, wrong)
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax", "dask", "array-api-strict"])
+def test_wide_rows_in_pieces(name):
+    """Rows longer than a tile: their statistics merge, whatever lies where, and nothing at all is a piece too."""
+    if isinstance(backend := backends.load(name), str):
+        pytest.skip(backend)
+    rng = np.random.default_rng(0)
+    x = np.round(8 * rng.standard_normal((4, 150_001))) / 8
+    x[1, :70_000], x[2, 70_000:], x[3, 140_000] = -np.inf, -np.inf, 60.0
+    targets = np.array([149_999, 70_001, 3, 140_000])
+    found = crossent.token_statistics(backend.asarray(x, "float64"), backend.asarray(targets, "int64"))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_p = x - (lse := np.log(np.exp(x - 60).sum(axis=1)) + 60)[:, None]
+        entropy = -np.where(np.isinf(x), 0, np.exp(log_p) * log_p).sum(axis=1)
+    own = x[np.arange(4), targets]
+    expected = {"log_sum_exp": lse, "entropy": entropy, "rank": (x > own[:, None]).sum(axis=1)}
+    for of, values in expected.items():
+        np.testing.assert_allclose(backend.to_numpy(getattr(found, of)), values, rtol=1e-9, atol=1e-9, err_msg=of)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from crossent_conformance import linear
+from crossent_conformance import linear, measures
 from crossent_conformance.evidence import WrongTypeError, kind_of
 from crossent_conformance.implementation import DoesNotApply
 
@@ -43,6 +43,8 @@ DEFAULTS: Mapping[str, Any] = {
     "classes": None,
     "memory": None,
     "needs": linear.NEEDS,
+    "direction": "forward",
+    "mixture": 0.5,
 }
 """The contract's options and what they are when they are not given."""
 SPOKEN = ("reduction", "label_smoothing", "smoothing", "z_loss", "temperature", "logit_softcap", "algorithm")
@@ -56,6 +58,7 @@ BESIDES = {
     "drop_in_module": "PyTorch's own signature",
     "linear": linear.LACK,
     "linear_and_grad": linear.LACK,
+    **measures.LACKS,
 }
 """What an adapter may have besides losses and gradients (`implementation.Adapter`), and what one without it lacks."""
 SOFT = "soft targets"
@@ -168,6 +171,10 @@ class UnderTest:
         self._through.begin(self.traits, "")
         return self._through
 
+    def measure(self, name: str, gradient: bool = False) -> Callable[..., Any]:
+        """What rows tell besides their loss, as a function of logits, of what it is of besides, and of options."""
+        return measures.asking(self, name, gradient)
+
     def portable(self) -> contextlib.AbstractContextManager[None]:
         """Calls within are answered by the code that serves every backend, where there is faster code besides."""
         found = getattr(self._found, "portable", None) if self.is_adapter else None
@@ -206,7 +213,7 @@ class UnderTest:
         given = dict(options)
         if given.get("reduction") == "none" and (reduction := self._reduction_of_rows()) is not None:
             given["reduction"] = reduction
-        known = [_parameters(function) for function in (self._function, self._pair) if function is not None]
+        known = [parameters(function) for function in (self._function, self._pair) if function is not None]
         for names, _, defaults in known:
             given = {**_spoken(names, defaults), **given}
         return {
@@ -238,13 +245,13 @@ class UnderTest:
 
     def takes(self, name: str) -> bool:
         """Whether there is an option of that name."""
-        names, everything, _ = _parameters(self._function if self._function is not None else self._pair)
+        names, everything, _ = parameters(self._function if self._function is not None else self._pair)
         return everything or name in names
 
     @property
     def takes_anything(self) -> bool:
         """Whether any name is an option, as far as the signature tells."""
-        return _parameters(self._function if self._function is not None else self._pair)[1]
+        return parameters(self._function if self._function is not None else self._pair)[1]
 
     def _loss(self, logits: Any, targets: Any, options: dict[str, Any]) -> Any:
         function = self._function if self._function is not None else self._pair
@@ -285,10 +292,13 @@ class UnderTest:
         self.tell(function, logits, targets, passed)
         return loss_or_pair(function(logits, targets, **passed))
 
-    def passed(self, function: Any, options: dict[str, Any], arrays: int = 2) -> dict[str, Any]:
-        """The options that the function is called with; its first arguments are so many arrays."""
-        names, everything, defaults = _parameters(function, arrays)
-        fixed = {**self.traits.fixed, **self.fixed}
+    def passed(
+        self, function: Any, options: dict[str, Any], arrays: int = 2, fixed: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The options that the function is called with; its first arguments are so many arrays. `fixed` is what it does
+        where it has no option; None is what the loss does."""
+        names, everything, defaults = parameters(function, arrays)
+        fixed = {**self.traits.fixed, **self.fixed} if fixed is None else fixed
         passed = {}
         for name, value in options.items():
             if everything or name in names or name not in DEFAULTS:
@@ -383,7 +393,7 @@ def _spoken(names: set[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _parameters(function: Any, arrays: int = 2) -> tuple[set[str], bool, dict[str, Any]]:
+def parameters(function: Any, arrays: int = 2) -> tuple[set[str], bool, dict[str, Any]]:
     """The names of a function's options, whether it takes any other, and the defaults that it states."""
     parameters = _signature(function)
     everything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)

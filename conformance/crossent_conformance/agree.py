@@ -4,6 +4,7 @@
     loss, d_logits = agree.both(place, subject, logits, targets, **options)            calls, checks nothing
     agree.loss(place, loss, exact), agree.gradient(place, d_logits, exact)             check one
     agree.alike(place, given, expected)                                                two right answers to one question
+    agree.measured_with_oracle(place, subject, "entropy", logits, **options)           the same of another measure
     agree.both_alike(place, given, expected, rows)                                     the same of losses and gradients
     agree.equal(given, expected)                                                       two equal answers
     agree.each(requests, check)                                                        checks those that apply
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from crossent_conformance import evidence, linear, oracle, oracle_linear, units
+from crossent_conformance import evidence, linear, oracle, oracle_linear, oracle_tokens, units
 from crossent_conformance.adapter import UnderTest
 from crossent_conformance.backends import HALF
 from crossent_conformance.evidence import Disagreement, NotRefusedError, Unlike
@@ -134,6 +135,50 @@ def linear_with_oracle(
         stored = None if what == "loss" else place.dtype
         units.check(given, getattr(exact, what), place.compute_dtype, stored=stored, what=what)
     return found
+
+
+def measured(
+    place: Place, subject: UnderTest, name: str, logits: np.ndarray, other: np.ndarray | None = None, **options: Any
+) -> tuple[Any, Any]:
+    """What rows tell besides their loss, and its gradient; NO_GRADIENT where the subject has none."""
+    try:
+        return place.evaluate(subject.measure(name, gradient=True), logits, other, **options)
+    except DoesNotApply as missing:
+        if not missing.gradient:
+            raise
+    forward = {name: value for name, value in options.items() if name not in OF_THE_GRADIENT}
+    return place.evaluate(subject.measure(name), logits, other, **forward), NO_GRADIENT
+
+
+def measured_with_oracle(
+    place: Place,
+    subject: UnderTest,
+    name: str,
+    logits: np.ndarray,
+    other: np.ndarray | None = None,
+    *,
+    only: str = "",
+    **options: Any,
+) -> tuple[Any, Any]:
+    """Check the same against the oracle, or the value or the gradient only, and give both back."""
+    logits = place.round(logits)
+    other = place.round(other) if other is not None and other.dtype.kind == "f" else other
+    if only == "value":
+        given, d_logits = place.evaluate(subject.measure(name), logits, other, **options), NO_GRADIENT
+    else:
+        given, d_logits = measured(place, subject, name, logits, other, **options)
+    asked = {"dtype": place.compute_dtype, **options} if name == "kl_divergence" else options
+    exact, exact_gradient = oracle_tokens.BY_NAME[name](*(x for x in (logits, other) if x is not None), **asked)
+    if only != "gradient":
+        units.check(given, exact, place.compute_dtype, what=name)
+    elif d_logits is NO_GRADIENT:
+        raise DoesNotApply("a gradient", gradient=True)
+    if d_logits is not NO_GRADIENT:
+        rows: Any = ...
+        if options.get("reduction") == "none" and options.get("direction") == "reverse":
+            rows = exact.high != np.inf  # the others' have no meaning
+        units.check(d_logits[rows], exact_gradient[rows], place.compute_dtype, stored=place.dtype, what=f"d_{name}")
+    return given, d_logits
 
 
 def to_begin_with(place: Place, subject: UnderTest, logits: np.ndarray, targets: np.ndarray, **options: Any) -> None:

@@ -25,6 +25,7 @@ from crossent_conformance.refused import (
     backward,
     bad,
     linear,
+    measured,
     object_,
     perplexity,
     plain,
@@ -236,7 +237,72 @@ _LINEAR = [
     linear("out-immutable", ValueError, ["immutable", "read"], "None", only=IMMUTABLE, out=(LOGITS, None, None)),
 ]
 
-BAD_CALLS = [*_LOGITS_AND_TARGETS, *_WEIGHTS, *_WORDS, *_NUMBERS, *_COMBINATIONS, *_GRADIENTS, *_OTHERS, *_LINEAR]
+_IDS, _STATISTICS, _ENTROPY, _KL = "token_log_probs", "token_statistics", "entropy", "kl_divergence"
+_MEASURES = [
+    measured("log-probs-logits-list", TypeError, _IDS, "list", "make an array", logits=plain([[0.0, 1.0]])),
+    measured("log-probs-logits-integer", TypeError, _IDS, "int64", "float32", logits=typed(LOGITS * 10, "int64")),
+    measured("log-probs-no-classes", ValueError, _IDS, (6, 0), "V of at least 1", logits=np.zeros((6, 0))),
+    measured("token-ids-list", TypeError, _IDS, "list", "make an array", token_ids=plain([0, 1, 2, 3, 0, 1])),
+    measured("token-ids-none", TypeError, _IDS, "None", token_ids=None),
+    measured("token-ids-float", TypeError, _IDS, "float32", "(6,)", token_ids=typed(TARGETS, "float32")),
+    measured("token-ids-bool", TypeError, _IDS, "bool", "(6, 'K')", token_ids=typed(TARGETS > 0, "bool")),
+    measured("token-ids-probabilities", TypeError, _IDS, "float32", "any integer dtype", token_ids=SOFT),
+    measured("token-ids-short", ValueError, _IDS, (5,), "(6,)", token_ids=TARGETS[:5]),
+    measured(
+        "token-ids-none-a-token", ValueError, _IDS, (6, 0), "several of each", token_ids=np.zeros((6, 0), np.int64)
+    ),
+    measured("token-ids-turned", ValueError, _IDS, (2, 6), "(6,)", token_ids=np.zeros((2, 6), np.int64)),
+    measured("log-probs-weights-shape", ValueError, _IDS, (2,), "(6,)", weights=np.ones(2)),
+    measured("log-probs-weights-list", TypeError, _IDS, "list", weights=plain([1.0] * 6)),
+    measured("log-probs-ignore-index", TypeError, _IDS, ["1.0", "float"], ignore_index=1.0),
+    measured("log-probs-temperature", ValueError, _IDS, "0.0", temperature=0.0),
+    measured("log-probs-softcap", ValueError, _IDS, "-1.0", logit_softcap=-1.0),
+    measured("log-probs-check-targets", TypeError, _IDS, ["1", "int"], check_targets=1),
+    measured("log-probs-engine", ValueError, _IDS, "warp", "'auto'", engine="warp"),
+    measured("log-probs-grad-output-shape", ValueError, _IDS, (2,), "(6,)", grad_output=np.ones(2)),
+    measured("log-probs-grad-output-number", TypeError, _IDS, ["float", "1.0"], "(6,)", grad_output=1.0),
+    measured("log-probs-out-shape", ValueError, _IDS, (2, 3, 4), "(6, 4)", only=MUTABLE, out=SEQUENCES),
+    measured("log-probs-out-immutable", ValueError, _IDS, ["immutable", "read"], "None", only=IMMUTABLE, out=LOGITS),
+    measured("statistics-soft-targets", TypeError, _STATISTICS, (6, 4), "(6,)", targets=SOFT),
+    measured("statistics-targets-short", ValueError, _STATISTICS, (5,), "(6,)", targets=TARGETS[:5]),
+    measured("statistics-targets-bool", TypeError, _STATISTICS, "bool", targets=typed(TARGETS > 0, "bool")),
+    measured("entropy-logits-none", TypeError, _ENTROPY, "None", logits=None),
+    measured("entropy-logits-0d", ValueError, _ENTROPY, (), "(..., V)", logits=np.asarray(1.0)),
+    measured("entropy-no-classes", ValueError, _ENTROPY, (6, 0), "V of at least 1", logits=np.zeros((6, 0))),
+    measured("entropy-reduction", ValueError, _ENTROPY, "average", "'sequence'", reduction="average"),
+    measured("entropy-sequence-of-one", ValueError, _ENTROPY, "sequence", logits=np.zeros(4), reduction="sequence"),
+    measured("entropy-weights-shape", ValueError, _ENTROPY, (6, 4), "(6,)", weights=np.ones((6, 4))),
+    measured("entropy-denominator", ValueError, _ENTROPY, "none", reduction="none", denominator=2.0),
+    measured("entropy-grad-output-shape", ValueError, _ENTROPY, (2,), "(6,)", reduction="none", grad_output=np.ones(2)),
+    measured("teacher-list", TypeError, _KL, "list", "make an array", teacher_logits=plain([[0.0] * 4] * 6)),
+    measured("teacher-none", TypeError, _KL, "None", "(6, 4)", teacher_logits=None),
+    measured("teacher-integer", TypeError, _KL, "int64", "(6, 4)", teacher_logits=typed(LOGITS * 10, "int64")),
+    measured("teacher-fewer-classes", ValueError, _KL, (6, 3), "(6, 4)", teacher_logits=LOGITS[:, :3]),
+    measured("teacher-one-row", ValueError, _KL, (4,), "(6, 4)", teacher_logits=LOGITS[0]),
+    measured("teacher-one-row-for-all", ValueError, _KL, (1, 4), "(6, 4)", teacher_logits=LOGITS[:1]),
+    measured("direction-word", ValueError, _KL, "backward", "'jensen-shannon'", direction="backward"),
+    measured("direction-none", TypeError, _KL, "None", "'forward'", direction=None),
+    measured("mixture-none-of-it", ValueError, _KL, "0.0", "between 0 and 1", mixture=0.0),
+    measured("mixture-all-of-it", ValueError, _KL, "1.0", "between 0 and 1", mixture=1.0),
+    measured("mixture-nan", ValueError, _KL, "nan", mixture=float("nan")),
+    measured("mixture-bool", TypeError, _KL, ["True", "bool"], mixture=True),
+    measured("mixture-text", TypeError, _KL, ["'0.5'", "str"], mixture="0.5"),
+    measured("divergence-reduction", TypeError, _KL, "None", "'none'", reduction=None),
+    measured("divergence-denominator", ValueError, _KL, "-2.0", denominator=-2.0),
+    measured("divergence-out-dtype", TypeError, _KL, "float64", "float32", only=MUTABLE, out=typed(LOGITS, "float64")),
+]
+
+BAD_CALLS = [
+    *_LOGITS_AND_TARGETS,
+    *_WEIGHTS,
+    *_WORDS,
+    *_NUMBERS,
+    *_COMBINATIONS,
+    *_GRADIENTS,
+    *_OTHERS,
+    *_LINEAR,
+    *_MEASURES,
+]
 
 ARGUMENTS = {
     "targets": TARGETS,
@@ -252,6 +318,21 @@ ARGUMENTS = {
 
 ARGUMENTS_OF_LINEAR = {"weight": WEIGHT, "bias": BIAS, "targets": TARGETS, "weights": np.ones(6), "out": LOGITS}
 """What must be of the library and on the device of the hidden states; `out` is its first part."""
+
+
+ARGUMENTS_OF_MEASURES = {
+    "token_ids": ("token_log_probs", TARGETS),
+    "teacher_logits": ("kl_divergence", LOGITS),
+    "weights": ("entropy", np.ones(6)),
+}
+"""The same of what rows tell besides their loss, each with the measure that is asked."""
+
+
+def mixed_measure(subject: Any, make: Callable[..., Any], argument: str, value: Any) -> Any:
+    """A call of a measure with one of these arguments from elsewhere."""
+    of, _ = ARGUMENTS_OF_MEASURES[argument]
+    arguments = {"weights": value} if argument == "weights" else {}
+    return subject.measure(of)(make(LOGITS, "float32"), *(() if arguments else (value,)), **arguments)
 
 
 def mixed(subject: Any, make: Callable[..., Any], argument: str, value: Any) -> Any:

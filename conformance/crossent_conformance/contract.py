@@ -9,8 +9,16 @@ from pathlib import Path
 HERE = Path(__file__).parent
 PAGES = (HERE / "specification.md", HERE.parent.parent / "docs" / "specification.md")
 """The page where it is installed, and where it is in a checkout."""
-GROUPS = {"V": "Values", "R": "Reductions", "S": "Special values", "A": "Arrays", "D": "Derivatives", "L": "Linear"}
-_CLAUSE = re.compile(r"^- \*\*([VRSADL]\d+)\*\* (.*)$")
+GROUPS = {
+    "V": "Values",
+    "R": "Reductions",
+    "S": "Special values",
+    "A": "Arrays",
+    "D": "Derivatives",
+    "L": "Linear",
+    "T": "Tokens",
+}
+_CLAUSE = re.compile(rf"^- \*\*([{''.join(GROUPS)}]\d+)\*\* (.*)$")
 
 
 @cache
@@ -34,7 +42,7 @@ def clauses() -> dict[str, str]:
 
 def clause_of(test: str) -> str:
     """The clause that a test's function name begins with: test_V1_confident_targets is of V1."""
-    match = re.match(r"test_([VRSADL]\d+)_", test)
+    match = re.match(rf"test_([{''.join(GROUPS)}]\d+)_", test)
     if match is None:
         raise ValueError(f"{test} does not begin with the number of a clause")
     return match.group(1)

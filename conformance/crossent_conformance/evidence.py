@@ -62,7 +62,7 @@ _last: Call | None = None
 def record_call(logits: Any, targets: Any, options: dict[str, Any] | None = None) -> None:
     """Say what the implementation is called with. A test that calls it by itself says so by itself."""
     global _last  # noqa: PLW0603 - one test runs at a time
-    _last = Call(np.asarray(logits), np.asarray(targets), dict(options or {}))
+    _last = Call(np.asarray(logits), np.asarray(() if targets is None else targets), dict(options or {}))
 
 
 def last_call() -> Call | None:

@@ -39,6 +39,11 @@ class Adapter:
     `linear` (`linear(hidden, weight, targets, **options)` of hidden states (..., D) and a weight (V, D); options may be
     `bias`, `classes` and `memory` besides) and `linear_and_grad` (the same with `needs`, `out` and `grad_output`, which
     gives `(loss, (d_hidden, d_weight, d_bias))`, None for what is not asked for).
+
+    What rows tell besides their loss: `token_log_probs(logits, token_ids, **options)`, `entropy(logits, **options)` and
+    `kl_divergence(logits, teacher_logits, **options)`, each with a sibling `…_and_grad` where its gradient is not
+    autograd's, and giving a number for each token where `reduction` is no option; `token_statistics(logits, targets,
+    **options)`, which gives an object with the attributes of `crossent.TokenStatistics`.
     """
 
     name: str = ""

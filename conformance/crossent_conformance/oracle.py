@@ -75,8 +75,19 @@ def _exp(x: Any) -> Any:
     return mp.exp(mpf(x))
 
 
-def _surprise(others: Any, own: Any) -> Any:
+def surprise(others: Any, own: Any) -> Any:
     return mp.log1p(others / own) if own else INFINITY
+
+
+def masses(values: list[Any], counts: list[int]) -> tuple[list[Any], Any, list[Any]]:
+    """exp of each group's logit, the sum over all classes, and the sum over all but one class of each group."""
+    weight = [_exp(value) if value > -math.inf else mpf(0) for value in values]
+    total = mp.fsum(e * c for e, c in zip(weight, counts, strict=True))
+    top = max(range(len(values)), key=values.__getitem__)
+    others = [total - e for e in weight]
+    if counts[top] == 1:  # the one class that may have nearly everything: its difference from the total would cancel
+        others[top] = mp.fsum(e * c for g, (e, c) in enumerate(zip(weight, counts, strict=True)) if g != top)
+    return weight, total, others
 
 
 def _spread(own: list[Any], finite: list[Any], counts: list[Any], hard: bool, options: Options) -> list[Any]:
@@ -117,14 +128,9 @@ def _row(logits: bytes, own: bytes | int, class_weights: bytes | None, options: 
     q = _spread([mpf(value) for value in groups[:, 1].tolist()], finite, counts, hard, options)
     q = [mpf(weight) * value for weight, value in zip(groups[:, 2].tolist(), q, strict=True)]
 
-    weight = [_exp(value) if is_finite else mpf(0) for value, is_finite in zip(values, finite, strict=True)]
-    total = mp.fsum(e * c for e, c in zip(weight, counts, strict=True))
-    top = max(range(len(values)), key=values.__getitem__)
-    others = [total - e for e in weight]
-    if counts[top] == 1:  # the one class that may have nearly everything: its difference from the total would cancel
-        others[top] = mp.fsum(e * c for g, (e, c) in enumerate(zip(weight, counts, strict=True)) if g != top)
-    lse = mp.log(total)
-    size_of_lse = float(abs(values[top])) + float(lse - values[top])
+    weight, total, others = masses(values, counts)
+    lse, largest = mp.log(total), max(values)
+    size_of_lse = float(abs(largest)) + float(lse - largest)
     p = [e / total for e in weight]
     off = moved(options.transform, values, p, counts)
     explicit = options.algorithm == "explicit"
@@ -138,10 +144,10 @@ def _row(logits: bytes, own: bytes | int, class_weights: bytes | None, options: 
     for g, c in enumerate(counts):
         if q[g] == 0:
             continue
-        surprise = -mp.log(CLIP) if clipped[g] else _surprise(others[g], weight[g])
-        loss += c * q[g] * surprise
-        if surprise < INFINITY:
-            size = 1 + float(surprise) if explicit else float(surprise)
+        of_class = -mp.log(CLIP) if clipped[g] else surprise(others[g], weight[g])
+        loss += c * q[g] * of_class
+        if of_class < INFINITY:
+            size = 1 + float(of_class) if explicit else float(of_class)
             allowed += c * abs(float(q[g])) * ((allowance(V, size) * size if size else base) + off.surprises[g])
 
     pull = [mpf(0) if is_clipped else value for value, is_clipped in zip(q, clipped, strict=True)]
@@ -243,7 +249,7 @@ def cross_entropy(
     token_weights = spread.reshape(-1).tolist()
     u = None if class_weights is None else np.ascontiguousarray(class_weights, dtype=np.float64)
 
-    counted, divisors, found = [], [], []
+    divisors, found = [], []
     are_off = np.broadcast_to(np.asarray(0.0 if off is None else off), tokens).reshape(-1).tolist()
     for x, own, w, is_off in zip(rows, given, token_weights, are_off, strict=True):
         is_counted = w != 0
@@ -253,19 +259,35 @@ def cross_entropy(
             if is_counted and u is not None:
                 is_counted = u[own] != 0
                 divisor *= mpf(float(u[own]))
-        counted.append(bool(is_counted))
         divisors.append(divisor)
         key = None if u is None else u.tobytes()
         found.append(_row(x.tobytes(), own if hard else own.tobytes(), key, options, is_off) if is_counted else None)
 
+    ending = {"reduction": reduction, "denominator": denominator, "grad_output": grad_output, "digits": digits}
+    return assembled(logits.shape, found, token_weights, divisors, **ending)
+
+
+def assembled(
+    shape_of_logits: tuple[int, ...],
+    found: list[Row | None],
+    token_weights: list[float],
+    divisors: list[Any],
+    *,
+    reduction: str = "mean",
+    denominator: Any = None,
+    grad_output: Any = None,
+    digits: int = 0,
+) -> tuple[Exact, Exact]:
+    """A reduction of rows and its gradient; None is a row that does not count."""
+    tokens, counted = shape_of_logits[:-1], [row is not None for row in found]
     groups, shape = _groups(reduction, tokens)
     divisor_of = [_divisor(reduction, denominator, group, counted, divisors) for group in groups]
     upstream = (
         np.ones(shape) if grad_output is None else np.broadcast_to(np.asarray(grad_output, dtype=np.float64), shape)
     )
     losses, losses_allowed = [], []
-    high, low, allowed = (np.zeros(rows.shape) for _ in range(3))
-    texts = np.full(rows.shape, "0.0", dtype=object) if digits else None
+    high, low, allowed = (np.zeros((len(found), shape_of_logits[-1])) for _ in range(3))
+    texts = np.full(high.shape, "0.0", dtype=object) if digits else None
     for group, divisor, scale in zip(groups, divisor_of, upstream.reshape(-1).tolist(), strict=True):
         loss, loss_allowed = mpf(0), 0.0
         for i in group:
@@ -288,13 +310,13 @@ def cross_entropy(
                 texts[i] = _as_written(numbers, digits)[row.group_of_class]
         losses.append(loss)
         losses_allowed.append(loss_allowed)
-    gradient = Exact(*(part.reshape(logits.shape) for part in (high, low, allowed)))
+    gradient = Exact(*(part.reshape(shape_of_logits) for part in (high, low, allowed)))
     loss_values = _exact(losses, losses_allowed, shape)
     if texts is None:
         return loss_values, gradient
     return (
         Written(**vars(loss_values), digits=_as_written(losses, digits).reshape(shape)),
-        Written(**vars(gradient), digits=texts.reshape(logits.shape)),
+        Written(**vars(gradient), digits=texts.reshape(shape_of_logits)),
     )
 
 

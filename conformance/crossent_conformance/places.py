@@ -8,7 +8,7 @@
     place.to_numpy(array), place.dtype, place.compute_dtype, place.mode, place.backend
 
 `call` gives logits and soft targets the place's dtype, other floats the compute dtype; integers keep their own. The
-`weight` and `bias` of a linear loss are of the place's dtype, too.
+`weight` and `bias` of a linear loss are of the place's dtype, too. A function of logits alone has None for targets.
 """
 
 from __future__ import annotations
@@ -70,12 +70,13 @@ class Place:
     def round(self, values: Any) -> np.ndarray:
         return self.to_numpy(self.backend.asarray(np.asarray(values), self.dtype)).astype(np.float64)
 
-    def call(self, function: Any, logits: np.ndarray, targets: np.ndarray, **options: Any) -> Any:
+    def call(self, function: Any, logits: np.ndarray, targets: np.ndarray | None, **options: Any) -> Any:
         """Put the NumPy arrays among the arguments and call in the mode. `out` passes as it is."""
         if evidence.last_call() is None:
             _compiled.clear()
         evidence.record_call(logits, targets, options)
-        arrays = dict(zip(("logits", "targets"), self.pair(logits, targets), strict=True))
+        given = (self.put(logits, self.dtype),) if targets is None else self.pair(logits, targets)
+        arrays = dict(zip(("logits", "targets"), given, strict=False))
         plain = {name: value for name, value in options.items() if not isinstance(value, np.ndarray) or name == "out"}
         arrays |= self.options({name: value for name, value in options.items() if name not in plain})
         if self.mode is Mode.BROADCAST:
@@ -85,7 +86,7 @@ class Place:
         with self.backend.during_call():
             return _with_named(function, plain, arrays)
 
-    def evaluate(self, function: Any, logits: np.ndarray, targets: np.ndarray, **options: Any) -> Any:
+    def evaluate(self, function: Any, logits: np.ndarray, targets: np.ndarray | None, **options: Any) -> Any:
         result = self.call(function, logits, targets, **options)
         parts = result if isinstance(result, tuple) else (result,)
         for part in parts:
@@ -154,4 +155,5 @@ def places(backends: list[Backend], marker: dict[str, Any] | None = None) -> lis
 
 def _with_named(function, plain, arrays):
     arrays = dict(arrays)
-    return function(arrays.pop("logits"), arrays.pop("targets"), **arrays, **plain)
+    first = [arrays.pop(name) for name in ("logits", "targets") if name in arrays]
+    return function(*first, **arrays, **plain)

@@ -1,4 +1,4 @@
-"""What a refused call is (clauses A3, A5, S6 and L6), and short ways to write one down; `bad_calls` has them.
+"""What a refused call is (clauses A3, A5, S6, L6 and T4), and short ways to write one down; `bad_calls` has them.
 
 A `Bad` is called with the subject and a function `make(values, dtype=None)` that gives the backend's array of NumPy
 values. The call must fail with an error of the type, whose text has the argument's name and what was given for it: a
@@ -96,6 +96,37 @@ def linear(
 
     argument = next(reversed(changes))
     return Bad(name, error, call, argument, given, words, only, "L6")
+
+
+BESIDE_LOGITS: dict[str, tuple[str, np.ndarray] | None] = {
+    "token_log_probs": ("token_ids", TARGETS),
+    "token_statistics": ("targets", TARGETS),
+    "entropy": None,
+    "kl_divergence": ("teacher_logits", LOGITS),
+}
+"""What rows tell besides their loss, and the array besides the logits that it is of."""
+
+
+def measured(
+    name: str,
+    error: type[Exception],
+    of: str,
+    given: Given,
+    *words: str,
+    only: tuple[str, ...] | None = None,
+    **changes: Any,
+) -> Bad:
+    """A call of what rows tell besides their loss, likewise."""
+
+    def call(subject: Any, make: Callable) -> Any:
+        beside = BESIDE_LOGITS[of]
+        arguments = {"logits": LOGITS, **(dict([beside]) if beside else {}), **changes}
+        made = {key: _made(value, make) for key, value in arguments.items()}
+        function = subject.measure(of, gradient=bool(made.keys() & {"out", "grad_output"}))
+        first = [made.pop(name) for name in ("logits", *(beside[:1] if beside else ()))]
+        return function(*first, **made)
+
+    return Bad(name, error, call, next(reversed(changes)), given, words, only, "T4")
 
 
 def _made(value: Any, make: Callable) -> Any:

@@ -104,6 +104,8 @@ def smallest(place: Place, subject: UnderTest, error: BaseException, seconds: fl
     """The smallest input found in so many seconds on which the subject disagrees in the same way; or the error."""
     if not isinstance(error, Disagreement) or error.call is None or error.call.logits.ndim == 0:
         return error
+    if error.what not in ("loss", "d_logits"):
+        return error
     before = units.worst_seen.copy()  # the report is about the tests, not about this search
     try:
         return _smallest(_Search(place, subject, error, error.call, seconds))

@@ -27,6 +27,13 @@ class Crossent(Adapter):
     shift = staticmethod(crossent.shift_for_next_token)
     linear = staticmethod(crossent.linear_cross_entropy)
     linear_and_grad = staticmethod(crossent.linear_cross_entropy_and_grad)
+    token_log_probs = staticmethod(crossent.token_log_probs)
+    token_log_probs_and_grad = staticmethod(crossent.token_log_probs_and_grad)
+    token_statistics = staticmethod(crossent.token_statistics)
+    entropy = staticmethod(crossent.entropy)
+    entropy_and_grad = staticmethod(crossent.entropy_and_grad)
+    kl_divergence = staticmethod(crossent.kl_divergence)
+    kl_divergence_and_grad = staticmethod(crossent.kl_divergence_and_grad)
 
     @property
     def drop_in(self) -> Any:

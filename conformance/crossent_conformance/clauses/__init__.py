@@ -28,6 +28,8 @@ and what it denies is no case. `@pytest.mark.elsewhere` is for a test that asks 
     subject.loss_object(**options)                        forward, backward and a call, like `crossent.CrossEntropyLoss`
     subject.linear_loss(hidden, targets, weight=w, **options), subject.linear_loss_and_grads(...)
     subject.through_identity()                            the linear loss of logits as hidden states, asked as a loss
+    subject.measure(name, gradient=False)                 what rows tell besides their loss, a function of logits and of
+                                                          the ids, targets or teacher's logits that it is of
     subject.perplexity(loss), subject.shift(logits, token_ids)
     subject.threads(n)                                    a context in which it uses so many threads at most
     subject.drop_in, subject.drop_in_module               what stands for PyTorch's own (D2)

@@ -7,7 +7,16 @@ import pytest
 
 from crossent_conformance import agree, backends, texts
 from crossent_conformance.backends import DIRECT, Mode
-from crossent_conformance.bad_calls import ARGUMENTS, ARGUMENTS_OF_LINEAR, MEMORY, mixed, mixed_linear, of_clause
+from crossent_conformance.bad_calls import (
+    ARGUMENTS,
+    ARGUMENTS_OF_LINEAR,
+    ARGUMENTS_OF_MEASURES,
+    MEMORY,
+    mixed,
+    mixed_linear,
+    mixed_measure,
+    of_clause,
+)
 from crossent_conformance.escaped import escaped
 from crossent_conformance.refused import LOGITS, TARGETS, WEIGHT
 
@@ -67,6 +76,13 @@ def test_S6_no_classes_is_refused_by_name(place, subject, bad):
 @pytest.mark.places(dtypes=("float32",), modes=DIRECT, when=_can_be_made)
 @pytest.mark.parametrize("bad", of_clause("L6"), ids=str)
 def test_L6_refused_by_the_same_type_and_text_everywhere(place, subject, bad):
+    _check_refused(place, subject, bad)
+
+
+@pytest.mark.clause("T4", "A5")
+@pytest.mark.places(dtypes=("float32",), modes=DIRECT, when=_can_be_made)
+@pytest.mark.parametrize("bad", of_clause("T4"), ids=str)
+def test_T4_refused_by_the_same_type_and_text_everywhere(place, subject, bad):
     _check_refused(place, subject, bad)
 
 
@@ -135,6 +151,16 @@ def test_L6_one_library_and_one_device_only(place, subject, argument, of):
     value, words = _elsewhere(place, ARGUMENTS_OF_LINEAR[argument], of)
     with subject.unassisted(), place.backend.during_call():
         _check_named(subject, lambda: mixed_linear(subject, maker(place.backend), argument, value), argument, words)
+
+
+@pytest.mark.clause("T4", "A5")
+@pytest.mark.places(dtypes=("float32",), modes=(Mode.EAGER, Mode.LAZY), when=_has_two)
+@pytest.mark.parametrize("of", ["library", "device"])
+@pytest.mark.parametrize("argument", ARGUMENTS_OF_MEASURES)
+def test_T4_one_library_and_one_device_only(place, subject, argument, of):
+    value, words = _elsewhere(place, ARGUMENTS_OF_MEASURES[argument][1], of)
+    with subject.unassisted(), place.backend.during_call():
+        _check_named(subject, lambda: mixed_measure(subject, maker(place.backend), argument, value), argument, words)
 
 
 @pytest.mark.places(dtypes=("float64",), backends=("numpy", "torch", "torch-cuda"), modes=(Mode.EAGER,))

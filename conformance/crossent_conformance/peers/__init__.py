@@ -85,6 +85,13 @@ def refuse_soft_of_classes(targets: Any) -> None:
         raise DoesNotApply(SOFT)
 
 
+def in_direction(direction: str, teacher: Any, student: Any) -> tuple[Any, Any]:
+    """The distribution whose mean a divergence is, and the other, for peers that have no mixture of the two."""
+    if direction == "jensen-shannon":
+        raise DoesNotApply("direction='jensen-shannon'")
+    return (student, teacher) if direction == "reverse" else (teacher, student)
+
+
 def product(hidden: Any, weight: Any, bias: Any) -> Any:
     """The logits of a linear layer, for peers that have none of their own."""
     logits = hidden @ weight.T

@@ -7,7 +7,7 @@ from typing import Any
 
 from crossent_conformance.adapter import is_soft
 from crossent_conformance.implementation import Adapter
-from crossent_conformance.peers import product, refuse_soft, refuse_soft_of_classes
+from crossent_conformance.peers import in_direction, product, refuse_soft, refuse_soft_of_classes
 
 NAMES: Mapping[str, Any] = {"targets": "labels"}
 
@@ -25,6 +25,14 @@ class Integer(Adapter):
 
         refuse_soft(logits, targets)
         return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+
+    def kl_divergence(self, logits, teacher_logits, *, direction="forward"):
+        """`optax.kl_divergence`."""
+        import jax
+        import optax
+
+        of, at = (jax.nn.log_softmax(x) for x in in_direction(direction, teacher_logits, logits))
+        return optax.kl_divergence(at, jax.numpy.exp(of))
 
     def linear(self, hidden, weight, targets, *, bias=None):
         """Of a product before it."""

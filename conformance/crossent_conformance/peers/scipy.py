@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from crossent_conformance.implementation import Adapter
-from crossent_conformance.peers import refuse_soft
+from crossent_conformance.peers import in_direction, refuse_soft
 
 
 class LogSumExp(Adapter):
@@ -43,6 +43,26 @@ class LogSoftmax(Adapter):
         from scipy.special import log_softmax
 
         return -_of_targets(log_softmax(logits, axis=-1), targets)
+
+    def token_log_probs(self, logits, token_ids):
+        from scipy.special import log_softmax
+
+        if token_ids.ndim == logits.ndim:
+            return np.take_along_axis(log_softmax(logits, axis=-1), token_ids, -1)
+        return _of_targets(log_softmax(logits, axis=-1), token_ids)
+
+    def entropy(self, logits):
+        """`scipy.stats.entropy` of probabilities."""
+        from scipy.special import softmax
+        from scipy.stats import entropy
+
+        return entropy(softmax(logits, axis=-1), axis=-1)
+
+    def kl_divergence(self, logits, teacher_logits, *, direction="forward"):
+        """The sum of `scipy.special.rel_entr` of probabilities."""
+        from scipy.special import rel_entr, softmax
+
+        return rel_entr(*(softmax(x, axis=-1) for x in in_direction(direction, teacher_logits, logits))).sum(axis=-1)
 
 
 def _of_targets(rows, targets):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from crossent_conformance.implementation import Adapter, DoesNotApply
-from crossent_conformance.peers import refuse_soft, refuse_soft_of_classes
+from crossent_conformance.peers import in_direction, refuse_soft, refuse_soft_of_classes
 
 MOST_CLASSES = 4096
 """The identity has as many columns as rows."""
@@ -45,6 +45,31 @@ def _options(like, class_weights, ignore_index, reduction, label_smoothing=0.0):
     weight = class_weights.to(like.dtype) if hasattr(class_weights, "to") else class_weights
     ignored = {} if ignore_index is None else {"ignore_index": ignore_index}
     return {"weight": weight, "reduction": reduction, "label_smoothing": label_smoothing, **ignored}
+
+
+class Usual(Functional):
+    """The same, beside what PyTorch's users make of its other functions for what rows tell besides their loss."""
+
+    def token_log_probs(self, logits, token_ids):
+        """`log_softmax`, of which classes are gathered."""
+        from torch.nn import functional
+
+        several = token_ids if token_ids.ndim == logits.ndim else token_ids[:, None]
+        return functional.log_softmax(logits, dim=-1).gather(-1, several).reshape(token_ids.shape)
+
+    def entropy(self, logits):
+        """`torch.distributions.Categorical`."""
+        from torch.distributions import Categorical
+
+        return Categorical(logits=logits).entropy()
+
+    def kl_divergence(self, logits, teacher_logits, *, direction="forward"):
+        """`F.kl_div` of logarithms."""
+        from torch.nn import functional
+
+        of, at = in_direction(direction, teacher_logits, logits)
+        logs = functional.log_softmax(at, dim=-1), functional.log_softmax(of, dim=-1)
+        return functional.kl_div(*logs, reduction="none", log_target=True).sum(-1)
 
 
 class Linear(Functional):
@@ -135,4 +160,4 @@ def _finite(logits):
         return True
 
 
-functional, linear, chunked = Functional(), Linear(), Chunked()
+functional, linear, chunked = Usual(), Linear(), Chunked()

@@ -186,6 +186,30 @@ def targets(targets: np.ndarray, bad: np.ndarray, V: int, ignore_index: int | No
     raise IndexError(f"targets{list(where) if where else ''} is {int(targets[where])}; accepted: {accepted}")
 
 
+def token_ids(logits: Any, ids: Any, name: str = "token_ids") -> None:
+    """Classes of logits, one for each row; or several, where they are no targets."""
+    accepted = f"an array of shape (..., V), with at least one class, and dtype {', '.join(FLOATS)}"
+    _array("logits", logits, "f", accepted, lambda shape: shape and (shape[-1] > 0 or 0 in shape[:-1]))
+    tokens, several = logits.shape[:-1], name == "token_ids"
+    accepted = f"an array of integers of shape {tokens}" + several * f", or {(*tokens, 'K')} for several of each token"
+    fits = lambda shape: shape == tokens or (several and shape[:-1] == tokens and shape[-1] > 0)  # noqa: E731
+    _array(name, ids, "iu", accepted, fits)
+
+
+def teacher(teacher_logits: Any, logits: np.ndarray) -> None:
+    """Logits of the same shape."""
+    accepted = f"an array of floats of shape {logits.shape}"
+    _array("teacher_logits", teacher_logits, "f", accepted, lambda shape: shape == logits.shape)
+
+
+def direction(word: Any, mixture: Any) -> None:
+    """Which of the divergences."""
+    accepted = "'forward', 'reverse', 'jensen-shannon'"
+    _require(isinstance(word, str), TypeError, "direction", word, accepted)
+    _require(word in ("forward", "reverse", "jensen-shannon"), ValueError, "direction", word, accepted)
+    _number("mixture", mixture, "a number between 0 and 1", lambda number: 0 < number < 1)
+
+
 def next_token(logits: Any, token_ids: Any) -> None:
     """Logits (..., T, V) and integers (..., T), with a position at least."""
     accepted = "an array of floats of shape (..., T, V), T of at least 1"

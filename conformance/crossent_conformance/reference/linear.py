@@ -124,6 +124,3 @@ class LinearReference(Reference):
             result[...] = 0
             result[: len(d)] = d.astype(like.dtype)
             yield result
-
-
-subject = LinearReference()
