@@ -4,11 +4,13 @@
 // of a cluster of blocks; a warp that has several holds the last until the gradient, and reads the others again.
 #pragma once
 
-template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED, Pass PASS, Transform TRANSFORM>
+template <class Format, Layout LAYOUT, int LANES, Targets TARGETS, Pass PASS, Transform TRANSFORM>
 DEVICE void walk_hard(const Problem &problem) {
     typedef typename Format::Real Real;
     typedef Team<LANES> team;
-    Tile<Format, LAYOUT, LANES, SMOOTHED, TRANSFORM> tile;
+    typedef Tile<Format, LAYOUT, LANES, TARGETS, PASS == DESCRIBE, TRANSFORM> Held;
+    typedef typename Held::Part Found;
+    Held tile;
     const Seen<Real, TRANSFORM> seen(problem);
     const bool together = LANES == 32 && problem.pieces > 1, ieee = problem.ieee;
     const int cluster = 1 << problem.cluster_log2, rank = static_cast<int>(block()) & (cluster - 1);
@@ -16,7 +18,7 @@ DEVICE void walk_hard(const Problem &problem) {
     const int warp = together ? warps_of_block() * rank + warp_of_block() : 0;
     long long row = together ? block() >> problem.cluster_log2 : (block() * threads() + thread()) / LANES;
 
-    Exchange<Part<Real>> exchange(problem.pieces, cluster);
+    Exchange<Found> exchange(problem.pieces, cluster);
     // No block is written to that has not begun.
     if (together) sync_cluster(cluster);
 
@@ -28,7 +30,8 @@ DEVICE void walk_hard(const Problem &problem) {
         const Row<Format, LAYOUT == STRIDED> x(problem.logits, row, problem.logits_row, problem.logits_column);
         const int target = counts ? place_of_target<PASS>(problem, row) : -1;
 
-        Part<Real> found{-Limits<Real>::infinity(), 0, 0, 0};
+        Found found{};
+        found.maximum = -Limits<Real>::infinity();
         Outcome<Real> result{0, 0, 0, 0};
         int piece = warp;
         bool is_held = true;
@@ -40,31 +43,35 @@ DEVICE void walk_hard(const Problem &problem) {
             const Real logit = target >= 0 ? seen(x.number(target))
                                : counts    ? logit_elsewhere<PASS, Real>(problem, row)
                                            : Limits<Real>::nan();
+            const Real threshold = PASS == DESCRIBE && target >= 0 ? x.number(target) : Real(0);
 #pragma unroll 1
             for (; piece < problem.pieces; piece += warps) {
                 const int first = piece * tile.WIDTH;
                 tile.load(x.from(first), counts ? problem.classes - first : 0);
-                found = tile.statistics(target < 0 ? -1 : target - first, seen, ieee);
+                found = tile.statistics(target < 0 ? -1 : target - first, threshold, seen, ieee);
                 if (together && counts) exchange.send(piece, found);
             }
             if (together && counts) {
-                const Part<Real> *parts = exchange.all();
+                const Found *parts = exchange.all();
                 if (PASS != WALK && warp) continue;
                 found = merged<LANES>(parts, problem.pieces);
             }
             const bool writes = is_row && warp == 0 && team::lane() == 0;
-            const SmoothingSums<Real> sums{found.count, found.count, found.weighted_gap};
             const Statistics<Real> all{found.maximum, found.others, logit};
+            const SmoothingSums<Real> sums = sums_of(found);
             if (PASS == STATISTICS) {
                 if (writes) store_statistics<Real>(problem, row, all, sums, 1);
                 continue;
             }
+            if constexpr (PASS == DESCRIBE) {
+                if (writes) store_spread(problem, row, found);
+            }
             if (counts) {
                 const Real own = target >= 0 ? of_line<Real>(problem.class_weights, target) : Real(1);
-                result = outcome<SMOOTHED, false>(problem, row, all, sums, own);
+                result = outcome<TARGETS == SMOOTHED, false>(problem, row, all, sums, own);
             }
             if (writes) store(static_cast<Real *>(problem.losses) + row, result.loss);
-            if (PASS == LOSSES) continue;
+            if (PASS != WALK) continue;
         }
 
         if (TRANSFORM == CAPPED && target >= 0) result.entry *= seen.slope(x.number(target));

@@ -1,8 +1,12 @@
 // The argument of a launch. `argument.py` has the same structure; strides are in elements.
 #pragma once
 
-// What is done with the rows: their losses alone; these and the gradient; or one of the two halves, for pieces of rows.
-enum Pass { LOSSES, WALK, STATISTICS, GRADIENT };
+// What is done with the rows: their losses alone; these and the gradient; these and what else rows tell; or one of the two
+// halves, for pieces of rows.
+enum Pass { LOSSES, WALK, DESCRIBE, STATISTICS, GRADIENT };
+
+// What rows are compared with.
+enum Targets { HARD, SMOOTHED, SPREAD, SOFT };
 
 struct Problem {
     const void *logits;
@@ -12,7 +16,7 @@ struct Problem {
     void *losses;                // (N,)
     const void *weight;          // (N,), or null where every row weighs 1
     const void *class_weights;   // (V,), or null where every class weighs 1
-    void *found;                 // (7, N): the statistics of rows, see `store_statistics`; or null
+    void *found;                 // (7, N) of `store_statistics`, or (4, N) of `store_spread`; or null
     long long *apart;            // (N,): the classes of soft targets that are kept apart; or null
     const void *numbers;         // (4, N): maximum, factor, uniform term and the target's entry of each row; or null
     const void *scales;          // (N,) or one number that the device holds, or null for `scale`
