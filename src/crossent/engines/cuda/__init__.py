@@ -26,7 +26,7 @@ from crossent.engines.cuda.argument import problem_of
 from crossent.engines.cuda.here import problem
 from crossent.engines.cuda.plan import Variant
 from crossent.math.outcome import Outcome
-from crossent.math.rows import Rows
+from crossent.math.rows import LOSS, Rows
 from crossent.math.statistics import LINES, Described, RowStatistics, Spread, of_table
 from crossent.types import Array
 
@@ -121,6 +121,9 @@ def _readable(library: Library, x: Array) -> tuple[Array, memory.Matrix]:
 
 
 def _targets(rows: Rows) -> str:
+    """What rows have, in the kernel's words."""
+    if rows.coefficients.measure != LOSS:
+        return rows.coefficients.measure.upper().replace("-", "_")
     if rows.soft is not None:
         return "SOFT"
     if not rows.coefficients.smoothing:

@@ -1,4 +1,5 @@
-// Rows with one target each: a row is read once, and its gradient written from what the registers hold.
+// Rows with one target each, or measured by themselves: a row is read once, and its gradient written from what the registers
+// hold.
 //
 // A short row belongs to a team of lanes, alone. The pieces of a long row, a tile each, belong to the warps of a block, or
 // of a cluster of blocks; a warp that has several holds the last until the gradient, and reads the others again.
@@ -8,7 +9,8 @@ template <class Format, Layout LAYOUT, int LANES, Targets TARGETS, Pass PASS, Tr
 DEVICE void walk_hard(const Problem &problem) {
     typedef typename Format::Real Real;
     typedef Team<LANES> team;
-    typedef Tile<Format, LAYOUT, LANES, TARGETS, PASS == DESCRIBE, TRANSFORM> Held;
+    constexpr bool HAS_TARGET = TARGETS == HARD || TARGETS == SMOOTHED;
+    typedef Tile<Format, LAYOUT, LANES, TARGETS, PASS == DESCRIBE || !HAS_TARGET, TRANSFORM> Held;
     typedef typename Held::Part Found;
     Held tile;
     const Seen<Real, TRANSFORM> seen(problem);
@@ -28,7 +30,7 @@ DEVICE void walk_hard(const Problem &problem) {
         const bool is_row = row < problem.rows;
         const bool counts = is_row && !is_ignored<Real>(problem, row);
         const Row<Format, LAYOUT == STRIDED> x(problem.logits, row, problem.logits_row, problem.logits_column);
-        const int target = counts ? place_of_target<PASS>(problem, row) : -1;
+        const int target = HAS_TARGET && counts ? place_of_target<PASS>(problem, row) : -1;
 
         Found found{};
         found.maximum = -Limits<Real>::infinity();
@@ -41,8 +43,8 @@ DEVICE void walk_hard(const Problem &problem) {
             if (counts) result = load_outcome<Real>(problem, row, found.maximum);
         } else {
             const Real logit = target >= 0 ? seen(x.number(target))
-                               : counts    ? logit_elsewhere<PASS, Real>(problem, row)
-                                           : Limits<Real>::nan();
+                               : HAS_TARGET && counts ? logit_elsewhere<PASS, Real>(problem, row)
+                                                      : Limits<Real>::nan();
             const Real threshold = PASS == DESCRIBE && target >= 0 ? x.number(target) : Real(0);
 #pragma unroll 1
             for (; piece < problem.pieces; piece += warps) {
@@ -66,7 +68,9 @@ DEVICE void walk_hard(const Problem &problem) {
             if constexpr (PASS == DESCRIBE) {
                 if (writes) store_spread(problem, row, found);
             }
-            if (counts) {
+            if constexpr (!HAS_TARGET) {
+                if (counts) result = outcome_of_measure<TARGETS>(problem, row, found.maximum, found.rest(), found.moment);
+            } else if (counts) {
                 const Real own = target >= 0 ? of_line<Real>(problem.class_weights, target) : Real(1);
                 result = outcome<TARGETS == SMOOTHED, false>(problem, row, all, sums, own);
             }

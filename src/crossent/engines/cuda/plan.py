@@ -20,14 +20,19 @@ _FORMATS: Final = {
     "float64": ("Float64", 2),
 }
 LAYOUTS: Final = ("ALIGNED", "UNALIGNED", "STRIDED")
-TARGETS: Final = ("HARD", "SMOOTHED", "SPREAD", "SOFT")
+# What rows have: one target each, or several; or what is measured of them, alone or beside a teacher's.
+TARGETS: Final = (
+    "HARD", "SMOOTHED", "LOG_SUM_EXP", "ENTROPY", "SPREAD", "SOFT", "FORWARD", "REVERSE", "JENSEN_SHANNON",
+)  # fmt: skip
 LANES: Final = (1, 8, 32)
 TRANSFORMS: Final = ("PLAIN", "SCALED", "CAPPED")
 VERBS: Final = ("losses", "walk", "describe", "statistics", "gradient")
 # What pieces of rows are for, which are long.
 _HALVES: Final = VERBS[3:]
-# Targets that are more than one class, which a row is gone over several times for.
-_SPREADS: Final = TARGETS[2:]
+# A row is gone over several times for those that are a distribution.
+_SPREADS: Final = TARGETS[4:]
+# The measures, those of rows themselves and those beside a teacher's.
+_ALONE, _BESIDE = TARGETS[2:4], TARGETS[6:]
 # The warps of a block where a row is too long for one warp, and not held in registers.
 _WARPS = 8
 # Classes that a warp alone goes over, of targets that are more than one class; and those of a block of a cluster.
@@ -62,13 +67,18 @@ class Variant(NamedTuple):
     @property
     def threads(self) -> int:
         """The most threads of a block, of which two run at once: so many that the registers suffice."""
-        if self.verb == "describe":
+        if self.describes:
             return 192 if self.format == "float64" else 256
         if self.format == "float64" or self.layout == "STRIDED" or self.lanes < 32 or self.verb == "gradient":
             return 256
         if self.targets == "SMOOTHED":
             return 256 if self.in_granule == 8 else 384
         return 512 if self.layout == "ALIGNED" else 384
+
+    @property
+    def describes(self) -> bool:
+        """Whether pieces of a row have all sums of its distribution, which need registers."""
+        return self.verb == "describe" or self.targets in _ALONE
 
     @property
     def in_granule(self) -> int:
@@ -121,7 +131,9 @@ def all_variants() -> list[Variant]:
 
 
 def verbs_of(targets: str) -> tuple[str, ...]:
-    """What is done with rows that have such targets: only those with one each are described."""
+    """What is done with rows that have such targets: a measure is walked, and those with one target each described."""
+    if targets in (*_ALONE, *_BESIDE):
+        return VERBS[:2]
     return tuple(verb for verb in VERBS if verb != "describe" or targets == "HARD")
 
 
@@ -155,7 +167,7 @@ def _entry(chosen: Variant) -> int:
     if chosen.targets in _SPREADS:
         return 2 * 4 * 8
     size = 8 if chosen.format == "float64" else 4
-    return 2 * (4 * size + (2 * 4 if chosen.verb == "describe" else 0))
+    return 2 * (4 * size + (2 * 4 if chosen.describes else 0))
 
 
 @functools.cache

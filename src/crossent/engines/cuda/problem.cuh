@@ -5,12 +5,12 @@
 // halves, for pieces of rows.
 enum Pass { LOSSES, WALK, DESCRIBE, STATISTICS, GRADIENT };
 
-// What rows are compared with.
-enum Targets { HARD, SMOOTHED, SPREAD, SOFT };
+// What rows are compared with: one target each, or several; or what is measured of them, alone or beside a teacher's.
+enum Targets { HARD, SMOOTHED, LOG_SUM_EXP, ENTROPY, SPREAD, SOFT, FORWARD, REVERSE, JENSEN_SHANNON };
 
 struct Problem {
     const void *logits;
-    const void *soft;            // soft targets (N, V), or null
+    const void *soft;            // soft targets, or a teacher's logits (N, V), or null
     void *gradient;              // or null
     const long long *targets;    // (N,), or null
     void *losses;                // (N,)
@@ -28,6 +28,7 @@ struct Problem {
     long long first_class, vocabulary;  // the number of the first class of the logits, and of how many
     double scale, target_mass, smoothing, z_loss;
     double inverse_temperature, scale_of_logits, softcap;  // 1/T, what logits are multiplied by, and their bound
+    double mixture;              // of a Jensen-Shannon divergence, the share of the teacher
     int classes, includes_target, ieee;
     int soft_format, scales_format;  // see `single` in rows.cuh
     int pieces;                  // that a row is walked in; one: a row belongs to a team, more: to a whole cluster

@@ -91,7 +91,7 @@ template <class Format, Layout LAYOUT, int LANES, Targets TARGETS, bool SPREADS,
     typedef ::Part<Real, SPREADS> Part;
     typedef Row<Format, LAYOUT == STRIDED> Line;
     static constexpr int COUNT = Format::COUNT;
-    static constexpr bool IS_SMOOTHED = TARGETS == SMOOTHED;
+    static constexpr bool IS_SMOOTHED = TARGETS == SMOOTHED, HAS_TARGETS = TARGETS == HARD || IS_SMOOTHED;
     // The sums of smoothed targets need registers too. A spread's are not to change a row's tiles, and so its bits.
     static constexpr int GRANULES = IS_SMOOTHED && COUNT > 2 ? 4 : 8;
     static constexpr int WIDTH = LANES * COUNT * GRANULES;
@@ -154,7 +154,8 @@ template <class Format, Layout LAYOUT, int LANES, Targets TARGETS, bool SPREADS,
         }
     }
 
-    // Write factor·exp(y − centre) − uniform term, the latter for the classes that can occur (without `ieee`), times the slope,
+    // Write factor·exp(y − centre) − uniform term, the latter for the classes that can occur (without `ieee`), or what a measure
+    // has in its place, times the slope,
     // and the entry of the target, over the same classes of another row, where `left` are.
     METHOD void store(const Line &d, int left, int target, Real centre, const Outcome<Real> &result, const Seen &seen, bool ieee) {
         room = left < WIDTH ? left : WIDTH;
@@ -214,12 +215,12 @@ template <class Format, Layout LAYOUT, int LANES, Targets TARGETS, bool SPREADS,
             sums_of<true>(sums, centre, target, threshold, seen, ieee);
         else
             sums_of<false>(sums, centre, 0, threshold, seen, ieee);
-        found.others = total(sums.others);
+        found.others = HAS_TARGETS ? total(sums.others) : Real(0);
         if constexpr (SPREADS) {
             found.below = total(sums.below);
-            found.moment = total(sums.moment);
+            found.moment = TARGETS != LOG_SUM_EXP ? total(sums.moment) : Real(0);
             found.ties = team::sum(sums.count);
-            found.above = team::sum(sums.above);
+            found.above = HAS_TARGETS ? team::sum(sums.above) : 0;
         } else {
             found.weighted_gap = IS_SMOOTHED ? total(sums.weighted_gap) : Real(0);
             found.count = IS_SMOOTHED ? static_cast<Real>(team::sum(sums.count)) : Real(0);
@@ -276,10 +277,12 @@ template <class Format, Layout LAYOUT, int LANES, Targets TARGETS, bool SPREADS,
             const Real e = TRANSFORM == CAPPED && !is_there ? Real(0) : exponential(y - centre);
             sums.others[i] += is_target ? Real(0) : e;
             if (SPREADS) {
-                const bool is_largest = is_there && y == centre;
+                // ∞ is not as far as ∞: such a row is NaN.
+                const Real gap = centre - y;
+                const bool is_largest = is_there && gap == 0;
                 sums.below[i] += is_largest ? Real(0) : e;
                 // The gap is infinite where the exponential is 0, or may be.
-                sums.moment[i] += e == 0 ? Real(0) : e * (centre - y);
+                sums.moment[i] += e == 0 ? Real(0) : e * gap;
                 sums.count += is_largest;
                 // The raw logits are compared, whose order the transform keeps, but where it rounds.
                 sums.above += x[i] > threshold;
@@ -301,7 +304,10 @@ template <class Format, Layout LAYOUT, int LANES, Targets TARGETS, bool SPREADS,
         for (int i = 0; i < COUNT; ++i) {
             const Real y = seen(x[i]);
             const Real share = IS_SMOOTHED && (ieee || y != -Limits<Real>::infinity()) ? result.uniform_term : Real(0);
-            const Real d = result.factor * exponential(y - centre) - share;
+            const Real e = exponential(y - centre);
+            Real d = result.factor * e - share;
+            // The gap is infinite where the exponential is 0, or may be.
+            if (TARGETS == ENTROPY) d = result.factor * (e * ((e == 0 ? Real(0) : centre - y) - result.uniform_term));
             x[i] = TRANSFORM == CAPPED ? d * seen.slope(x[i]) : d;
         }
     }
