@@ -267,6 +267,16 @@ def test_what_cannot_be_is_what_arithmetic_makes_of_it(kernels, v, measure):
     agree(rows, found, [b.double().numpy() for b in wanted])
 
 
+@pytest.mark.parametrize("measure", ["forward", "reverse"])
+@pytest.mark.parametrize("far", [-50.0, -500.0, -torch.inf])
+def test_a_class_that_one_side_leaves_out_and_the_other_does_not_is_infinitely_far(kernels, measure, far):
+    """However small its probability is on that side, which may be 0 in floats; 0 where both leave it out."""
+    x, z = (torch.tensor([[0.0, 1.0, y]]) for y in ((-torch.inf, far) if measure == "forward" else (far, -torch.inf)))
+    c = Coefficients(measure=measure)
+    values, _ = walk(Rows(x, None, z, None, None, c, 0, 3, torch.float32))
+    assert values.item() == (0 if far == -torch.inf else torch.inf)
+
+
 @pytest.mark.parametrize("v", [3, 5003])
 @pytest.mark.parametrize("measure", MEASURES[2:])
 def test_nothing_is_between_equals(kernels, measure, v):

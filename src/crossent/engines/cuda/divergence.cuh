@@ -6,6 +6,12 @@
 // The product with a probability, 0 where that is.
 template <class Real> DEVICE Real times(Real probability, Real x) { return probability * (probability == 0 ? Real(0) : x); }
 
+// The same with a logarithm of a ratio, but ∞ where only the probability has underflowed, of a class that the other side leaves
+// out.
+template <class Real> DEVICE Real times_ratio(Real probability, Real ratio) {
+    return ratio == Limits<Real>::infinity() ? ratio : times(probability, ratio);
+}
+
 // A row as a distribution: its maximum, or what stands for it, log Z and 1/Z.
 template <class Real> struct Distribution {
     Real centre, log_z, inverse;
@@ -29,8 +35,9 @@ template <class Real, Targets DIRECTION> struct Pair {
         const Real e = exponential(-gap), e_q = exponential(-gap_q);
         p = e * student.inverse;
         q = e_q * teacher.inverse;
-        // Where neither occurs, both gaps may be infinite.
-        const Real r = (e == 0 && e_q == 0 ? Real(0) : gap - gap_q) + (student.log_z - teacher.log_z);
+        // Where neither occurs, both gaps are infinite.
+        const bool neither = gap == Limits<Real>::infinity() && gap_q == Limits<Real>::infinity();
+        const Real r = (neither ? Real(0) : gap - gap_q) + (student.log_z - teacher.log_z);
         const bool up = r > 0;
         const Real less = precise_expm1(up ? -r : r);
         difference = (up ? -q : p) * less;
@@ -93,8 +100,8 @@ template <class Format, Targets DIRECTION, Transform TRANSFORM> struct Divergenc
         Sum<Real> terms, terms_q, mean;
         for (int j = group.member; j < classes; j += group.size) {
             const Pair c = pair(j);
-            Real term = times(c.q, c.of_q) - c.difference;
-            if (DIRECTION == REVERSE) term = c.difference - times(c.p, c.of_p);
+            Real term = times_ratio(c.q, c.of_q) - c.difference;
+            if (DIRECTION == REVERSE) term = c.difference + times_ratio(c.p, -c.of_p);
             if (DIRECTION == JENSEN_SHANNON) {
                 term = mixture * c.difference - times(c.p, c.of_p);
                 terms_q.add(larger(-share * c.difference - times(c.q, c.of_q), Real(0)));
