@@ -20,7 +20,7 @@ from crossent.engines.cuda import launch, plan, program
 from crossent.libraries import NUMPY, Inputs
 from crossent.libraries.numpy import NumPy
 from crossent.math import reduction, tokens
-from crossent.math.rows import Coefficients, Rows
+from crossent.math.rows import EXPLICIT, LOSS, Coefficients, Rows
 from crossent.problem import Ending
 
 torch = pytest.importorskip("torch")
@@ -420,9 +420,9 @@ def chosen(kernels, monkeypatch):
     monkeypatch.delenv("CROSSENT_ENGINE", raising=False)
     monkeypatch.setattr(Torch, "device_name", lambda self, x: "cuda:0")
 
-    def chosen(asked, x, clips=False):
+    def chosen(asked, x, measure=LOSS):
         library = TORCH.of_call(Inputs(x, None))
-        return library.engine(asked, x, library.dtype_name(x), x.shape[-1], clips)
+        return library.engine(asked, x, library.dtype_name(x), x.shape[-1], measure)
 
     return chosen
 
@@ -433,6 +433,7 @@ CANNOT = "engine is 'cuda', which cannot serve this call: "
 
 def test_the_engine_is_chosen_for_a_devices_memory(chosen):
     assert chosen("auto", LOGITS) == chosen("cuda", LOGITS) == "cuda"
+    assert chosen("auto", LOGITS, "entropy") == chosen("cuda", LOGITS, "jensen-shannon") == "cuda"
     lines = crossent.explain(LOGITS).splitlines()
     assert lines[0].endswith("on device cuda:0: engine 'cuda'")
     assert lines[1:3] == [
@@ -450,13 +451,13 @@ def test_what_cannot_be_served_is_left_to_the_general_engine(chosen, monkeypatch
     clipped = "it has no clipped probabilities, which algorithm='explicit' asks for"
     old = "CUDA device 1 is of sm_75, and the oldest that serves is of sm_80"
 
-    def refused(x, reason, clips=False):
-        assert chosen("auto", x, clips) == "array_api"
-        assert f"cuda: cannot serve: {reason}" in crossent.explain(x, "explicit" if clips else "stable")
+    def refused(x, reason, measure=LOSS):
+        assert chosen("auto", x, measure) == "array_api"
+        assert f"cuda: cannot serve: {reason}" in crossent.explain(x, "explicit" if measure == EXPLICIT else "stable")
         with pytest.raises(ValueError, match=f"{CANNOT}{reason}; accepted: 'auto', 'array_api'"):
-            chosen("cuda", x, clips)
+            chosen("cuda", x, measure)
 
-    refused(LOGITS, clipped, clips=True)
+    refused(LOGITS, clipped, EXPLICIT)
     refused(longer, too_long)
     monkeypatch.setattr(Torch, "memory_of", lambda self, device: ("cuda", 1))
     monkeypatch.setattr(cuda, "problem", lambda number=0: old if number == 1 else None)

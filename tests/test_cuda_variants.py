@@ -7,7 +7,6 @@ matters most.
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import os
 
 import pytest
@@ -91,7 +90,7 @@ def test_nvcc_compiles_the_walks_that_matter(architecture, format, tmp_path):
 @needs_nvcc
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_nvcc_compiles_every_file(architecture, tmp_path):
-    for format, targets in zip(FORMATS, itertools.cycle(plan.TARGETS[1:])):
+    for format, targets in zip(FORMATS, ("SMOOTHED", "ENTROPY", "SOFT", "JENSEN_SHANNON"), strict=True):
         variant = Variant(format, "STRIDED", targets, "walk", 32)
         found = cuda_resources.resources_with_nvcc(NVCC, SOURCE, variant.macros, architecture, tmp_path)["walk"]
         assert not _complaints(variant, found)

@@ -114,6 +114,29 @@ def loses_late_rows(loss, gradient, *call):
     return loss, gradient
 
 
+def tells(name):
+    """A subject that tells one too much of a row."""
+
+    class Faulty(Subject):
+        def told(self, x, t, **options):
+            found = super().told(x, t, **options)
+            return found._replace(**{name: getattr(found, name) + 1})
+
+    return Faulty
+
+
+def measures(fault):
+    """A subject whose values and gradients of a measure go through `fault(values, gradient)`."""
+
+    class Faulty(Subject):
+        def measured(self, x, *given, **options):
+            return fault(*super().measured(x, *given, **options))
+
+    return Faulty
+
+
+doubled, uphill = measures(lambda values, d: (2 * values, d)), measures(lambda values, d: (values, -d))
+of_the_batch = measures(lambda values, d: (values + (len(values) == 1), d))
 NOTHING_REPLAYED = {"captured": lambda call: lambda: None}
 PLAIN, FLOAT32 = {"options": {}}, {"dtype": "float32"}
 SHORT = FLOAT32 | {"v": 7}
@@ -125,6 +148,12 @@ SHORT = FLOAT32 | {"v": 7}
         (values.test_long_rows_are_within_the_contracts_bound, SHORT | {"v": 50}, inaccurate, "loss"),
         (values.test_rows_know_nothing_of_each_other, SHORT, sees_the_batch, "row 0 alone"),
         (values.test_rows_know_nothing_of_each_other, SHORT, drifts, "second time"),
+        (values.test_what_rows_tell_besides_their_loss, SHORT, tells("loss"), "the loss"),
+        (values.test_what_rows_tell_besides_their_loss, SHORT, tells("entropy"), "entropy"),
+        (values.test_what_rows_tell_besides_their_loss, SHORT, tells("rank"), "rank"),
+        (values.test_measures_are_those_of_float64, SHORT | {"measure": "entropy"}, doubled, "value"),
+        (values.test_measures_are_those_of_float64, SHORT | {"measure": "forward"}, uphill, "gradient"),
+        (values.test_measures_are_those_of_float64, SHORT | {"measure": "reverse"}, of_the_batch, "row 0 alone"),
         (values.test_nothing_outside_the_rows_is_read_or_written, SHORT, writes_past_the_row, "lies around"),
         (
             values.test_what_lies_in_ignored_rows_does_not_matter, SHORT | {"way": "fresh"}, reads_ignored_rows,

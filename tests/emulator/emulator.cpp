@@ -42,7 +42,7 @@ void allow_what_the_problem_names(const Problem &p) {
     allow(emulator::readable, p.class_weights, sizeof(Real), 1, 0, p.classes, 1);
     allow(emulator::readable, p.scales, p.scales_format ? 8 : 4, 1, 0, p.scales_row ? p.rows : 1, 1);
     allow(emulator::readable, p.numbers, sizeof(Real), 4, p.rows, p.rows, 1);
-    allow(emulator::writable, p.found, sizeof(Real), 7, p.rows, p.rows, 1);
+    allow(emulator::writable, p.found, sizeof(Real), CROSSENT_PASS == DESCRIBE ? 4 : 7, p.rows, p.rows, 1);
     allow(emulator::writable, p.apart, 8, 1, 0, p.rows, 1);
     allow(emulator::writable, p.losses, sizeof(Real), 1, 0, p.rows, 1);
     allow(emulator::writable, p.gradient, element, p.rows, p.gradient_row, p.classes, p.gradient_column);

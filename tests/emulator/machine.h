@@ -309,5 +309,7 @@ DEVICE float precise_exp(float x) { return std::exp(x); }
 DEVICE double precise_exp(double x) { return std::exp(x); }
 DEVICE float precise_tanh(float x) { return std::tanh(x); }
 DEVICE double precise_tanh(double x) { return std::tanh(x); }
+DEVICE float precise_expm1(float x) { return std::expm1(x); }
+DEVICE double precise_expm1(double x) { return std::expm1(x); }
 DEVICE float precise_log1p(float x) { return std::log1p(x); }
 DEVICE double precise_log1p(double x) { return std::log1p(x); }

@@ -40,6 +40,24 @@ class Subject:
         """The loss and its gradient, likewise."""
         return crossent.cross_entropy_and_grad(x, t, **{"engine": self.engine, "check_targets": False} | options)
 
+    def told(self, x: Any, t: Any, **options: Any) -> Any:
+        """What rows tell of their targets, likewise."""
+        return crossent.token_statistics(x, t, **{"engine": self.engine, "check_targets": False} | options)
+
+    def measured(self, x: Any, teacher: Any, measure: str, **options: Any) -> Any:
+        """The entropy of each row, or its divergence from a teacher's in that direction, and the gradient."""
+        options = {"engine": self.engine, "reduction": "none"} | options
+        if measure == "entropy":
+            return crossent.entropy_and_grad(x, **options)
+        return crossent.kl_divergence_and_grad(x, teacher, direction=measure, **options)
+
+    def measure(self, x: Any, teacher: Any, measure: str) -> Any:
+        """The same without the gradient."""
+        options = {"engine": self.engine, "reduction": "none"}
+        if measure == "entropy":
+            return crossent.entropy(x, **options)
+        return crossent.kl_divergence(x, teacher, direction=measure, **options)
+
     def rows(self, n: int, v: int, dtype: str, seed: int = 0) -> tuple[Any, Any]:
         """Logits, three times standard normal, and targets."""
         random = np.random.default_rng([seed, n, v])

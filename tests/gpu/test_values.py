@@ -51,6 +51,60 @@ def test_rows_know_nothing_of_each_other(gpu, dtype, v):
     gpu.same_bits(gpu.both(x, t, reduction="none", out=x)[1], expected[1], "in place")
 
 
+def _log_softmax(x):
+    x = x.astype(np.float64)
+    x = x - x.max(1, keepdims=True)
+    return x - np.log(np.exp(x).sum(1, keepdims=True))
+
+
+@lengths(33, 1001, 4096, 50257, 131072, 262144)
+def test_what_rows_tell_besides_their_loss(gpu, dtype, v):
+    """The loss has the bits of `cross_entropy`; the rest is float64's, to what a logit is rounded by."""
+    x, t = gpu.rows(9, v, dtype)
+    found = gpu.told(x, t)
+    gpu.same_bits(found.loss, gpu.loss(x, t, reduction="none"), "the loss")
+    logits, targets, eps = gpu.numpy(x), gpu.numpy(t), units.EPS["float64" if dtype == "float64" else "float32"]
+    log_p, own = _log_softmax(logits), logits[np.arange(9), targets]
+    entropy = -(np.exp(log_p) * log_p).sum(1)
+    most = (logits - log_p).max(1)
+    for what, got, expected in (("entropy", found.entropy, entropy), ("log_sum_exp", found.log_sum_exp, most)):
+        assert np.abs(gpu.numpy(got) - expected).max() <= 64 * eps * (1 + np.abs(logits).max()), what
+    assert (gpu.numpy(found.rank) == (logits > own[:, None]).sum(1)).all(), "rank"
+
+
+@lengths(33, 1001, 4096, 50257, 131072, 262144)
+@pytest.mark.parametrize("measure", ["entropy", "forward", "reverse", "jensen-shannon"])
+def test_measures_are_those_of_float64(gpu, dtype, v, measure):
+    """And a row has the same bits alone, in place, and without a gradient."""
+    x, _ = gpu.rows(5, v, dtype)
+    teacher, _ = gpu.rows(5, v, gpu.half, 1)
+    values, d = gpu.measured(x, teacher, measure)
+    log_p, log_q = _log_softmax(gpu.numpy(x)), _log_softmax(gpu.numpy(teacher))
+    p, q = np.exp(log_p), np.exp(log_q)
+    if measure == "entropy":
+        exact = -(p * log_p).sum(1, keepdims=True)
+        slope = -p * (log_p + exact)
+    elif measure == "forward":
+        exact, slope = (q * (log_q - log_p)).sum(1, keepdims=True), p - q
+    else:
+        share = 1.0 if measure == "reverse" else 0.5
+        log_m = log_q if measure == "reverse" else np.logaddexp(log_p, log_q) - np.log(2)
+        exact = (p * (log_p - log_m)).sum(1, keepdims=True)
+        slope = share * p * (log_p - log_m - exact)
+        if share != 1:
+            exact = 0.5 * exact + 0.5 * (q * (log_q - log_m)).sum(1, keepdims=True)
+    eps = units.EPS["float64" if dtype == "float64" else "float32"]
+    assert np.abs(gpu.numpy(values) - exact[:, 0]).max() <= 512 * eps * (1 + np.abs(exact).max()), "value"
+    limit = 512 * eps * np.abs(slope).max() + 2 * units.EPS[dtype] * np.abs(slope) + units.SMALLEST[dtype]
+    assert (np.abs(gpu.numpy(d) - slope) <= limit).all(), "gradient"
+    gpu.same_bits(gpu.measure(x, teacher, measure), values, "without a gradient")
+    for i in range(5):
+        alone = gpu.measured(gpu.copy(x[i : i + 1]), teacher[i : i + 1], measure)
+        gpu.same_bits(alone[0], values[i : i + 1], f"row {i} alone")
+        gpu.same_bits(alone[1], d[i : i + 1], f"row {i} alone")
+    gpu.same_bits(gpu.measured(x, teacher, measure, out=x)[1], d, "in place")
+
+
 @lengths(1, 7, 1000, 1001, 4099, 50257, 131073)
 def test_nothing_outside_the_rows_is_read_or_written(gpu, dtype, v):
     """A2: guards lie between, before and after the rows of the logits and of `out`."""

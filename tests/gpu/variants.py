@@ -35,6 +35,7 @@ def calls(gpu):
         yield f"{dtype} {n}x{v} loss", (gpu.loss(x, t),)
         yield f"{dtype} {n}x{v} gradient", gpu.both(x, t)
         yield f"{dtype} {n}x{v} in place", gpu.both(x, t, out=x)
+        yield f"{dtype} {n}x{v} told", gpu.told(x, t)[:5]
     sizes = ((4, 1001), (2, 50257), (1, 131075))[: 1 if gpu.small else None]
     for dtype, (n, v) in itertools.product(("float32", gpu.half), sizes):
         x, t = gpu.rows(n, v, dtype)
@@ -51,6 +52,8 @@ def calls(gpu):
         ):
             yield f"{dtype} {n}x{v} {', '.join(options)}", gpu.both(x, t, **options)
         yield f"{dtype} {n}x{v} soft", gpu.both(x, soft)
+        for measure in ("entropy", "forward", "reverse", "jensen-shannon"):
+            yield f"{dtype} {n}x{v} {measure}", gpu.measured(x, soft, measure)
         wide = gpu.backend.asarray(np.zeros((n, v + 3)), dtype)[:, 1 : v + 1]
         yield f"{dtype} {n}x{v} strided", gpu.both(wide, t, out=wide)
         gpu.both(x, gpu.backend.asarray(np.array([-1, v, 2**40, 0][:n]), "int64"))

@@ -26,14 +26,14 @@ from crossent.engines.cuda.argument import problem_of
 from crossent.engines.cuda.here import problem
 from crossent.engines.cuda.plan import Variant
 from crossent.math.outcome import Outcome
-from crossent.math.rows import Rows
-from crossent.math.statistics import LINES, RowStatistics, of_table
+from crossent.math.rows import LOSS, Rows
+from crossent.math.statistics import LINES, Described, RowStatistics, Spread, of_table
 from crossent.types import Array
 
 if TYPE_CHECKING:
     from crossent.libraries.base import Library
 
-__all__ = ["gradient", "obstacle", "problem", "statistics", "walk"]
+__all__ = ["describe", "gradient", "obstacle", "problem", "statistics", "walk"]
 
 SOURCE = Path(__file__).with_name("kernel.cu")
 
@@ -48,12 +48,21 @@ def obstacle(dtype: str, classes: int, device: int) -> str | None:
     return reason
 
 
-# All of what the three verbs do is queued on the current stream of the logits' library; nothing waits for the device.
+# All of what the verbs do is queued on the current stream of the logits' library; nothing waits for the device.
 
 
 def walk(library: Library, rows: Rows, losses: Array, scale: Array | float | None, out: Array | None) -> None:
     """Write the losses (N,) of whole rows into `losses`, and with `out` (N, V) their gradient, times `scale`."""
     _launch(library, rows, "losses" if out is None else "walk", out, losses=losses, scale=scale)
+
+
+def describe(library: Library, rows: Rows) -> Described:
+    """What whole rows with hard targets tell; the table's lines are those of the kernel's `store_spread`."""
+    n = rows.logits.shape[0]
+    losses, table = (library.empty(count * n, rows.dtype, rows.logits) for count in (1, 4))
+    _launch(library, rows, "describe", None, losses=losses, found=table)
+    maximum, *spread = (table[i * n : (i + 1) * n] for i in range(4))
+    return Described(losses, maximum, Spread(*spread))
 
 
 def statistics(library: Library, rows: Rows) -> RowStatistics:
@@ -112,6 +121,9 @@ def _readable(library: Library, x: Array) -> tuple[Array, memory.Matrix]:
 
 
 def _targets(rows: Rows) -> str:
+    """What rows have, in the kernel's words."""
+    if rows.coefficients.measure != LOSS:
+        return rows.coefficients.measure.upper().replace("-", "_")
     if rows.soft is not None:
         return "SOFT"
     if not rows.coefficients.smoothing:

@@ -17,7 +17,16 @@ _POINTERS = (
 )  # fmt: skip
 _STEPS = ("logits_row", "logits_column", "soft_row", "soft_column", "gradient_row", "gradient_column")
 _WIDE = (*_STEPS, "scales_row", "rows", "first_class", "vocabulary")
-_NUMBERS = ("scale", "target_mass", "smoothing", "z_loss", "inverse_temperature", "scale_of_logits", "softcap")
+_NUMBERS = (
+    "scale",
+    "target_mass",
+    "smoothing",
+    "z_loss",
+    "inverse_temperature",
+    "scale_of_logits",
+    "softcap",
+    "mixture",
+)
 _WORDS = ("classes", "includes_target", "ieee", "soft_format", "scales_format", "pieces", "cluster_log2")
 
 # How the kernel numbers the formats of what it reads beside the logits.
@@ -58,6 +67,7 @@ def problem_of(library: Library, rows: Rows, logits: Matrix, **others: Array | f
         inverse_temperature=c.inverse_temperature,
         scale_of_logits=c.inverse_temperature / (c.softcap or 1.0),
         softcap=c.softcap,
+        mixture=c.mixture,
         includes_target=c.includes_target,
         ieee=c.ieee,
     )

@@ -151,5 +151,7 @@ DEVICE float precise_exp(float x) { return expf(x); }
 DEVICE double precise_exp(double x) { return exp(x); }
 DEVICE float precise_tanh(float x) { return tanhf(x); }
 DEVICE double precise_tanh(double x) { return tanh(x); }
+DEVICE float precise_expm1(float x) { return expm1f(x); }
+DEVICE double precise_expm1(double x) { return expm1(x); }
 DEVICE float precise_log1p(float x) { return log1pf(x); }
 DEVICE double precise_log1p(double x) { return log1p(x); }

@@ -11,7 +11,7 @@ template <class Real> struct SmoothingSums {
     Real count, mass, weighted_gap;
 };
 
-// d_j = factor·exp(x_j − m) − uniform_term·u_j for j ≠ t, and d_t = entry.
+// d_j = factor·exp(x_j − m) − uniform_term·u_j for j ≠ t, and d_t = entry; for a measure see `outcome_of_measure`.
 template <class Real> struct Outcome {
     Real loss, entry, factor, uniform_term;
 };
@@ -94,6 +94,25 @@ DEVICE Outcome<Real> outcome(const Problem &problem, long long row, const Statis
         factor = clipped(static_cast<Real>(factor + rest * inverse));
     }
     return {loss, static_cast<Real>(entry), factor, static_cast<Real>(scale * c)};
+}
+
+// A row's value times its weight, 0 where that is; and what its gradient is multiplied by.
+template <class Real> DEVICE Real weighed(const Problem &problem, long long row, Real value) {
+    if (!problem.weight) return value;
+    const Real weight = of_line<Real>(problem.weight, row);
+    return weight == 0 ? Real(0) : weight * value;
+}
+template <class Real> DEVICE double weighed_scale(const Problem &problem, long long row) {
+    return scale_of(problem, row) * of_line<Real>(problem.weight, row);
+}
+
+// The measure of a row itself by `math.measures`, and the numbers of its gradient: d_j = factor·exp(y_j − m), for the
+// entropy times (m − y_j) − `uniform_term`, which is E/Z. rest: Z − 1.
+template <Targets MEASURE, class Real>
+DEVICE Outcome<Real> outcome_of_measure(const Problem &problem, long long row, Real maximum, Real rest, Real moment) {
+    const Real log_z = precise_log1p(rest), inverse = 1 / (1 + rest), mean = moment * inverse;
+    const Real value = MEASURE == ENTROPY ? log_z + mean : maximum + log_z;
+    return {weighed(problem, row, value), 0, static_cast<Real>(weighed_scale<Real>(problem, row) * inverse), mean};
 }
 
 // Write the statistics of a row, line after line.

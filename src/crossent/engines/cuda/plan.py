@@ -20,14 +20,19 @@ _FORMATS: Final = {
     "float64": ("Float64", 2),
 }
 LAYOUTS: Final = ("ALIGNED", "UNALIGNED", "STRIDED")
-TARGETS: Final = ("HARD", "SMOOTHED", "SPREAD", "SOFT")
+# What rows have: one target each, or several; or what is measured of them, alone or beside a teacher's.
+TARGETS: Final = (
+    "HARD", "SMOOTHED", "LOG_SUM_EXP", "ENTROPY", "SPREAD", "SOFT", "FORWARD", "REVERSE", "JENSEN_SHANNON",
+)  # fmt: skip
 LANES: Final = (1, 8, 32)
 TRANSFORMS: Final = ("PLAIN", "SCALED", "CAPPED")
-VERBS: Final = ("losses", "walk", "statistics", "gradient")
+VERBS: Final = ("losses", "walk", "describe", "statistics", "gradient")
 # What pieces of rows are for, which are long.
-_HALVES: Final = VERBS[2:]
-# Targets that are more than one class, which a row is gone over several times for.
-_SPREADS: Final = TARGETS[2:]
+_HALVES: Final = VERBS[3:]
+# A row is gone over several times for those that are a distribution.
+_SPREADS: Final = TARGETS[4:]
+# The measures, those of rows themselves and those beside a teacher's.
+_ALONE, _BESIDE = TARGETS[2:4], TARGETS[6:]
 # The warps of a block where a row is too long for one warp, and not held in registers.
 _WARPS = 8
 # Classes that a warp alone goes over, of targets that are more than one class; and those of a block of a cluster.
@@ -62,11 +67,18 @@ class Variant(NamedTuple):
     @property
     def threads(self) -> int:
         """The most threads of a block, of which two run at once: so many that the registers suffice."""
+        if self.describes:
+            return 192 if self.format == "float64" else 256
         if self.format == "float64" or self.layout == "STRIDED" or self.lanes < 32 or self.verb == "gradient":
             return 256
         if self.targets == "SMOOTHED":
             return 256 if self.in_granule == 8 else 384
         return 512 if self.layout == "ALIGNED" else 384
+
+    @property
+    def describes(self) -> bool:
+        """Whether pieces of a row have all sums of its distribution, which need registers."""
+        return self.verb == "describe" or self.targets in _ALONE
 
     @property
     def in_granule(self) -> int:
@@ -107,16 +119,22 @@ def all_variants() -> list[Variant]:
     """Every walk that `variant` may ask for."""
     found = []
     for format in _FORMATS:
-        for verb in VERBS:
-            for targets in TARGETS[:2]:
+        for targets in TARGETS:
+            for verb in verbs_of(targets):
                 found += [
                     Variant(format, layout, targets, verb, lanes)
-                    for lanes in (LANES[-1:] if verb in _HALVES else LANES)
-                    for layout in LAYOUTS
+                    for lanes in (LANES[-1:] if verb in _HALVES or targets in _SPREADS else LANES)
+                    for layout in (LAYOUTS[-1:] if targets in _SPREADS else LAYOUTS)
                     if lanes == 32 or layout != "ALIGNED"
                 ]
-            found += [Variant(format, "STRIDED", targets, verb, 32) for targets in _SPREADS]
     return [chosen._replace(transform=transform) for transform in TRANSFORMS for chosen in found]
+
+
+def verbs_of(targets: str) -> tuple[str, ...]:
+    """What is done with rows that have such targets: a measure is walked, and those with one target each described."""
+    if targets in (*_ALONE, *_BESIDE):
+        return VERBS[:2]
+    return tuple(verb for verb in VERBS if verb != "describe" or targets == "HARD")
 
 
 def _granules(targets: str, count: int) -> int:
@@ -148,14 +166,15 @@ def _entry(chosen: Variant) -> int:
     """Bytes of shared memory for a piece: what warps tell one another, twice."""
     if chosen.targets in _SPREADS:
         return 2 * 4 * 8
-    return 2 * 4 * (8 if chosen.format == "float64" else 4)
+    size = 8 if chosen.format == "float64" else 4
+    return 2 * (4 * size + (2 * 4 if chosen.describes else 0))
 
 
 @functools.cache
 def most_classes(format: str, device: Properties) -> int:
-    """The longest row that the kernel can walk on a device, whatever its targets."""
-    shortest = Variant(format, "STRIDED", "SMOOTHED", "walk", 32)
-    return device.shared // _entry(shortest) * shortest.width
+    """The longest row that the kernel can walk on a device, whatever its targets and whatever is done with it."""
+    shortest = [Variant(format, "STRIDED", *some, 32) for some in (("SMOOTHED", "walk"), ("HARD", "describe"))]
+    return min(device.shared // _entry(chosen) * chosen.width for chosen in shortest)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -172,7 +191,9 @@ def plan(chosen: Variant, rows: int, classes: int, kernel: Kernel, device: Prope
     if spreads:
         most, cluster = _WARPS, _cluster_for(classes / _FOR_A_BLOCK, device, _PORTABLE_CLUSTER)
     else:
-        most = chosen.threads // 32 if chosen.verb == "walk" else _WARPS
+        most = chosen.threads // 32
+        if chosen.verb != "walk":
+            most = min(most, _WARPS)
         cluster = _cluster_for(_wanted_blocks(chosen, rows, pieces, device), device, _LARGEST_CLUSTER)
     while True:
         if spreads:

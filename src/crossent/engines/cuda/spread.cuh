@@ -30,10 +30,11 @@ struct Group {
 
     Exchange<Message> exchange;
     bool together;
-    int warps, warp, size, member;
+    int warps, warp, size, member, cluster_log2;
 
     METHOD explicit Group(const Problem &problem)
-        : exchange(problem.pieces, 1 << problem.cluster_log2), together(problem.pieces > 1), warps(problem.pieces), warp(0) {
+        : exchange(problem.pieces, 1 << problem.cluster_log2), together(problem.pieces > 1), warps(problem.pieces), warp(0),
+          cluster_log2(problem.cluster_log2) {
         if (together) {
             const int rank = static_cast<int>(block()) & (exchange.blocks - 1);
             warp = warps_of_block() * rank + warp_of_block();
@@ -42,6 +43,11 @@ struct Group {
         size = warps * 32;
         member = warp * 32 + team::lane();
     }
+
+    METHOD long long first_row() const {
+        return together ? block() >> cluster_log2 : block() * warps_of_block() + warp_of_block();
+    }
+    METHOD long long rows_at_once() const { return together ? blocks() >> cluster_log2 : blocks() * warps_of_block(); }
 
     METHOD Message sums(double a, double b, double c, double d) {
         Message mine = {{team::sum(a), team::sum(b), team::sum(c), team::sum(d)}};
@@ -64,6 +70,10 @@ struct Group {
         mine = all[0];
         for (int i = team::lane(); i < warps; i += 32) mine = better(mine, all[i]);
         return of_warp(mine.number[0], static_cast<int>(mine.number[1]));
+    }
+
+    template <class Format> METHOD void clear(const Row<Format, true> &d, int classes) const {
+        for (int j = member; j < classes; j += size) d.put(j, Format::narrow_one(0));
     }
 
   private:
@@ -158,17 +168,13 @@ template <class Format, bool SOFT, Pass PASS, Transform TRANSFORM> DEVICE void w
     const bool ieee = problem.ieee;
     const Real infinity = Limits<Real>::infinity(), unit = static_cast<Real>(UNIT);
     Group group(problem);
-    const long long step = group.together ? blocks() >> problem.cluster_log2 : blocks() * warps_of_block();
-
-    long long row = group.together ? block() >> problem.cluster_log2 : block() * warps_of_block() + warp_of_block();
-    for (; row < problem.rows; row += step) {
+    for (long long row = group.first_row(); row < problem.rows; row += group.rows_at_once()) {
         SpreadRow<Format, SOFT, TRANSFORM> line(problem, row);
         const Row<Format, true> d(problem.gradient, row, problem.gradient_row, problem.gradient_column);
         Real *loss = static_cast<Real *>(problem.losses) + row;
         if (is_ignored<Real>(problem, row)) {
             if (PASS != GRADIENT && group.member == 0) store(loss, Real(0));
-            if (PASS != LOSSES)
-                for (int j = group.member; j < problem.classes; j += group.size) d.put(j, Format::narrow_one(0));
+            if (PASS != LOSSES) group.clear(d, problem.classes);
             continue;
         }
 

@@ -12,12 +12,34 @@ enum Layout {
 };
 
 // The statistics of a piece of a row; `weighted_gap` is in units of 1/UNIT.
-template <class Real> struct Part {
+template <class Real, bool SPREADS> struct Part {
     Real maximum, others, weighted_gap, count;
 };
 
+// The same with what rows are like whatever their targets: the sum of the exponentials below the maximum, that of
+// exp(y − m)·(m − y), how many classes are at the maximum, and how many above the target.
+template <class Real> struct Part<Real, true> {
+    Real maximum, others, below, moment;
+    int ties, above;
+
+    // Z − 1, of a whole row.
+    METHOD Real rest() const { return below + (static_cast<Real>(ties) - 1); }
+};
+
+template <class Real> DEVICE SmoothingSums<Real> sums_of(const Part<Real, false> &found) {
+    return {found.count, found.count, found.weighted_gap};
+}
+template <class Real> DEVICE SmoothingSums<Real> sums_of(const Part<Real, true> &) { return {0, 0, 0}; }
+
+// Write what a row tells besides its loss, line after line.
+template <class Real> DEVICE void store_spread(const Problem &problem, long long row, const Part<Real, true> &found) {
+    const Real numbers[4] = {found.maximum, found.rest(), found.moment, static_cast<Real>(found.above)};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) store(static_cast<Real *>(problem.found) + i * problem.rows + row, numbers[i]);
+}
+
 // Each piece is rescaled by the row's centre; a piece of nothing but −∞ adds nothing.
-template <class Real> DEVICE void add_part(Part<Real> &all, const Part<Real> &part, Real centre) {
+template <class Real> DEVICE void add_part(Part<Real, false> &all, const Part<Real, false> &part, Real centre) {
     const Real unit = static_cast<Real>(UNIT), further = centre * unit - part.maximum * unit;
     const bool moves = part.maximum != -Limits<Real>::infinity() && further != 0;
     all.others += part.others * precise_exp(part.maximum - centre);
@@ -25,27 +47,53 @@ template <class Real> DEVICE void add_part(Part<Real> &all, const Part<Real> &pa
     all.count += part.count;
 }
 
-// The statistics of a row from those of its pieces, for all lanes of a team.
-template <int LANES, class Real> DEVICE Part<Real> merged(const Part<Real> *parts, int count) {
-    Real maximum = -Limits<Real>::infinity();
-#pragma unroll 1
-    for (int i = Team<LANES>::lane(); i < count; i += LANES) maximum = larger(maximum, parts[i].maximum);
-    Part<Real> all{Team<LANES>::maximum(maximum), 0, 0, 0};
-#pragma unroll 1
-    for (int i = Team<LANES>::lane(); i < count; i += LANES) add_part(all, parts[i], centre_of(all.maximum));
+template <class Real> DEVICE void add_part(Part<Real, true> &all, const Part<Real, true> &part, Real centre) {
+    const Real scale = precise_exp(part.maximum - centre), total = part.below + static_cast<Real>(part.ties);
+    const bool is_largest = part.maximum == centre;
+    all.others += part.others * scale;
+    all.below += is_largest ? part.below : total * scale;
+    all.ties += is_largest ? part.ties : 0;
+    // A piece whose exponentials are lost beside the others' may be infinitely far below them.
+    all.moment += scale * (part.moment + (scale == 0 ? Real(0) : total * (centre - part.maximum)));
+    all.above += part.above;
+}
+
+template <int LANES, class Real> DEVICE void add_lanes(Part<Real, false> &all) {
     all.others = Team<LANES>::sum(all.others);
     all.weighted_gap = Team<LANES>::sum(all.weighted_gap);
     all.count = Team<LANES>::sum(all.count);
+}
+
+template <int LANES, class Real> DEVICE void add_lanes(Part<Real, true> &all) {
+    all.others = Team<LANES>::sum(all.others);
+    all.below = Team<LANES>::sum(all.below);
+    all.moment = Team<LANES>::sum(all.moment);
+    all.ties = Team<LANES>::sum(all.ties);
+    all.above = Team<LANES>::sum(all.above);
+}
+
+// The statistics of a row from those of its pieces, for all lanes of a team.
+template <int LANES, class Real, bool SPREADS> DEVICE Part<Real, SPREADS> merged(const Part<Real, SPREADS> *parts, int count) {
+    Real maximum = -Limits<Real>::infinity();
+#pragma unroll 1
+    for (int i = Team<LANES>::lane(); i < count; i += LANES) maximum = larger(maximum, parts[i].maximum);
+    Part<Real, SPREADS> all{};
+    all.maximum = Team<LANES>::maximum(maximum);
+#pragma unroll 1
+    for (int i = Team<LANES>::lane(); i < count; i += LANES) add_part(all, parts[i], centre_of(all.maximum));
+    add_lanes<LANES>(all);
     return all;
 }
 
-template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED, Transform TRANSFORM> struct Tile {
+template <class Format, Layout LAYOUT, int LANES, Targets TARGETS, bool SPREADS, Transform TRANSFORM> struct Tile {
     typedef typename Format::Real Real;
     typedef ::Seen<Real, TRANSFORM> Seen;
+    typedef ::Part<Real, SPREADS> Part;
     typedef Row<Format, LAYOUT == STRIDED> Line;
     static constexpr int COUNT = Format::COUNT;
-    // The sums of smoothed targets need registers too.
-    static constexpr int GRANULES = SMOOTHED && COUNT > 2 ? 4 : 8;
+    static constexpr bool IS_SMOOTHED = TARGETS == SMOOTHED, HAS_TARGETS = TARGETS == HARD || IS_SMOOTHED;
+    // The sums of smoothed targets need registers too. A spread's are not to change a row's tiles, and so its bits.
+    static constexpr int GRANULES = IS_SMOOTHED && COUNT > 2 ? 4 : 8;
     static constexpr int WIDTH = LANES * COUNT * GRANULES;
 
     typedef Team<LANES> team;
@@ -106,7 +154,8 @@ template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED, Transform TRANS
         }
     }
 
-    // Write factor·exp(y − centre) − uniform term, the latter for the classes that can occur (without `ieee`), times the slope,
+    // Write factor·exp(y − centre) − uniform term, the latter for the classes that can occur (without `ieee`), or what a measure
+    // has in its place, times the slope,
     // and the entry of the target, over the same classes of another row, where `left` are.
     METHOD void store(const Line &d, int left, int target, Real centre, const Outcome<Real> &result, const Seen &seen, bool ieee) {
         room = left < WIDTH ? left : WIDTH;
@@ -156,27 +205,34 @@ template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED, Transform TRANS
 
     // --- statistics ---------------------------------------------------------------------------------------------------
 
-    // Of the classes without the target, whose place in the tile is `target`, if it is there.
-    METHOD Part<Real> statistics(int target, const Seen &seen, bool ieee) const {
-        Part<Real> found;
+    // Of the classes without the target, whose place in the tile is `target`, if it is there; a spread is of all classes.
+    METHOD Part statistics(int target, Real threshold, const Seen &seen, bool ieee) const {
+        Part found;
         found.maximum = seen(team::maximum(largest()));
         const Real centre = centre_of(found.maximum);
         Sums sums = {};
         if (target >= 0 && target < room)
-            sums_of<true>(sums, centre, target, seen, ieee);
+            sums_of<true>(sums, centre, target, threshold, seen, ieee);
         else
-            sums_of<false>(sums, centre, 0, seen, ieee);
-        found.others = total(sums.others);
-        found.weighted_gap = SMOOTHED ? total(sums.weighted_gap) : Real(0);
-        found.count = SMOOTHED ? static_cast<Real>(team::sum(sums.count)) : Real(0);
+            sums_of<false>(sums, centre, 0, threshold, seen, ieee);
+        found.others = HAS_TARGETS ? total(sums.others) : Real(0);
+        if constexpr (SPREADS) {
+            found.below = total(sums.below);
+            found.moment = TARGETS != LOG_SUM_EXP ? total(sums.moment) : Real(0);
+            found.ties = team::sum(sums.count);
+            found.above = HAS_TARGETS ? team::sum(sums.above) : 0;
+        } else {
+            found.weighted_gap = IS_SMOOTHED ? total(sums.weighted_gap) : Real(0);
+            found.count = IS_SMOOTHED ? static_cast<Real>(team::sum(sums.count)) : Real(0);
+        }
         return found;
     }
 
   private:
     // A number for each slot of this lane.
     struct Sums {
-        Real others[COUNT], weighted_gap[COUNT];
-        int count;
+        Real others[COUNT], weighted_gap[COUNT], below[COUNT], moment[COUNT];
+        int count, above;  // of other classes, or of those at the maximum; of those above the threshold
     };
 
     METHOD Real largest() const {
@@ -193,20 +249,21 @@ template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED, Transform TRANS
         return x[0];
     }
 
-    template <bool HAS_TARGET> METHOD void sums_of(Sums &sums, Real centre, int target, const Seen &seen, bool ieee) const {
+    template <bool HAS_TARGET>
+    METHOD void sums_of(Sums &sums, Real centre, int target, Real threshold, const Seen &seen, bool ieee) const {
 #pragma unroll
         for (int k = 0; k < GRANULES; ++k)
-            if (!is_empty(k)) add<HAS_TARGET>(sums, held[k], place_of(k), room, centre, target, seen, ieee);
+            if (!is_empty(k)) add<HAS_TARGET>(sums, held[k], place_of(k), room, centre, target, threshold, seen, ieee);
         if (LAYOUT == UNALIGNED && ahead) {
             // Only the first lane has any.
-            const int place = WIDTH - ahead;
-            add<HAS_TARGET>(sums, last, place, starts_ahead() ? room : place, centre, starts_ahead() ? target : -1, seen, ieee);
+            const int place = WIDTH - ahead, end = starts_ahead() ? room : place;
+            add<HAS_TARGET>(sums, last, place, end, centre, starts_ahead() ? target : -1, threshold, seen, ieee);
         }
     }
 
     template <bool HAS_TARGET>
-    METHOD void add(Sums &sums, const Granule &g, int place, int end, Real centre, int target, const Seen &seen,
-                    bool ieee) const {
+    METHOD void add(Sums &sums, const Granule &g, int place, int end, Real centre, int target, Real threshold,
+                    const Seen &seen, bool ieee) const {
         Real x[COUNT];
         Format::widen(g, x);
         const Real unit = static_cast<Real>(UNIT);
@@ -219,7 +276,18 @@ template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED, Transform TRANS
             // A softcap would make a number of the −∞ that stands for a class that is not there.
             const Real e = TRANSFORM == CAPPED && !is_there ? Real(0) : exponential(y - centre);
             sums.others[i] += is_target ? Real(0) : e;
-            if (SMOOTHED) {
+            if (SPREADS) {
+                // ∞ is not as far as ∞: such a row is NaN.
+                const Real gap = centre - y;
+                const bool is_largest = is_there && gap == 0;
+                sums.below[i] += is_largest ? Real(0) : e;
+                // The gap is infinite where the exponential is 0, or may be.
+                sums.moment[i] += e == 0 ? Real(0) : e * gap;
+                sums.count += is_largest;
+                // The raw logits are compared, whose order the transform keeps, but where it rounds.
+                sums.above += x[i] > threshold;
+            }
+            if (IS_SMOOTHED) {
                 // Scaled before the subtraction, so that it cannot overflow. 0·∞ counts as 0, without `ieee`.
                 const bool occurs = (ieee || y != -Limits<Real>::infinity());
                 const bool counts = is_there && occurs && !is_target;
@@ -235,8 +303,11 @@ template <class Format, Layout LAYOUT, int LANES, bool SMOOTHED, Transform TRANS
 #pragma unroll
         for (int i = 0; i < COUNT; ++i) {
             const Real y = seen(x[i]);
-            const Real share = SMOOTHED && (ieee || y != -Limits<Real>::infinity()) ? result.uniform_term : Real(0);
-            const Real d = result.factor * exponential(y - centre) - share;
+            const Real share = IS_SMOOTHED && (ieee || y != -Limits<Real>::infinity()) ? result.uniform_term : Real(0);
+            const Real e = exponential(y - centre);
+            Real d = result.factor * e - share;
+            // The gap is infinite where the exponential is 0, or may be.
+            if (TARGETS == ENTROPY) d = result.factor * (e * ((e == 0 ? Real(0) : centre - y) - result.uniform_term));
             x[i] = TRANSFORM == CAPPED ? d * seen.slope(x[i]) : d;
         }
     }

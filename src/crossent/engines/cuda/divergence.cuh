@@ -1,0 +1,144 @@
+// Divergences of rows from those of a teacher, by the formulas of `math.measures` and under its names.
+//
+// The threads that share a row are those of `spread.cuh`; they go over both rows several times, which the cache makes cheap.
+#pragma once
+
+// The product with a probability, 0 where that is.
+template <class Real> DEVICE Real times(Real probability, Real x) { return probability * (probability == 0 ? Real(0) : x); }
+
+// The same with a logarithm of a ratio, but ∞ where only the probability has underflowed, of a class that the other side leaves
+// out.
+template <class Real> DEVICE Real times_ratio(Real probability, Real ratio) {
+    return ratio == Limits<Real>::infinity() ? ratio : times(probability, ratio);
+}
+
+// A row as a distribution: its maximum, or what stands for it, log Z and 1/Z.
+template <class Real> struct Distribution {
+    Real centre, log_z, inverse;
+
+    METHOD Distribution(Real centre, double below, double ties) : centre(centre) {
+        const Real rest = static_cast<Real>(below + (ties - 1));
+        log_z = precise_log1p(rest);
+        inverse = 1 / (1 + rest);
+    }
+};
+
+// A class of both rows: p, q, q − p, and the logarithms of q/p, or those of the mixture over p and over q. The student's
+// gradient is made of `of_p`.
+template <class Real, Targets DIRECTION> struct Pair {
+    Real p, q, difference, of_p, of_q;
+
+    // mixture, share: those of the teacher and of the student in the mixture.
+    METHOD Pair(Real y, Real y_q, const Distribution<Real> &student, const Distribution<Real> &teacher, Real mixture,
+                Real share) {
+        const Real gap = student.centre - y, gap_q = teacher.centre - y_q;
+        const Real e = exponential(-gap), e_q = exponential(-gap_q);
+        p = e * student.inverse;
+        q = e_q * teacher.inverse;
+        // Where neither occurs, both gaps are infinite.
+        const bool neither = gap == Limits<Real>::infinity() && gap_q == Limits<Real>::infinity();
+        const Real r = (neither ? Real(0) : gap - gap_q) + (student.log_z - teacher.log_z);
+        const bool up = r > 0;
+        const Real less = precise_expm1(up ? -r : r);
+        difference = (up ? -q : p) * less;
+        of_p = of_q = r;
+        if (DIRECTION == JENSEN_SHANNON) {
+            // log(m/p) and log(m/q), of which the one with the smaller argument is found first.
+            const Real small = precise_log1p((up ? share : mixture) * less);
+            of_p = up ? small + r : small;
+            of_q = up ? small : small - r;
+        }
+    }
+};
+
+// One row and its teacher's.
+template <class Format, Targets DIRECTION, Transform TRANSFORM> struct DivergenceRow {
+    typedef typename Format::Real Real;
+    typedef ::Pair<Real, DIRECTION> Pair;
+
+    const SpreadRow<Format, true, TRANSFORM> line;
+    const Real mixture, share;
+
+    METHOD DivergenceRow(const Problem &problem, long long row)
+        : line(problem, row),
+          mixture(static_cast<Real>(problem.mixture)),
+          share(static_cast<Real>(1 - problem.mixture)) {}
+
+    METHOD Real own(int j) const { return line.logit(j); }
+    METHOD Real others(int j) const { return line.seen(line.soft(j)); }
+
+    METHOD void walk(Group &group, const Row<Format, true> &d, Real *value, bool has_gradient) const {
+        const int classes = line.problem.classes;
+        Real most = -Limits<Real>::infinity(), most_q = most;
+        int where = classes;
+        for (int j = group.member; j < classes; j += group.size) {
+            const Real y = own(j);
+            if (y > most || y != y || where == classes) where = j;
+            most = larger(most, y);
+            most_q = larger(most_q, others(j));
+        }
+        const Message top = group.largest(most, where), top_q = group.largest(most_q, 0);
+        const Real centre = centre_of(static_cast<Real>(top.number[0]));
+        const Real centre_q = centre_of(static_cast<Real>(top_q.number[0]));
+
+        Sum<Real> below, below_q;
+        int ties = 0, ties_q = 0;
+        for (int j = group.member; j < classes; j += group.size) {
+            const Real gap = centre - own(j), gap_q = centre_q - others(j);
+            below.add(gap == 0 ? Real(0) : exponential(-gap));
+            below_q.add(gap_q == 0 ? Real(0) : exponential(-gap_q));
+            ties += gap == 0;
+            ties_q += gap_q == 0;
+        }
+        const Message sums = group.sums(below.total(), ties, below_q.total(), ties_q);
+        const Distribution<Real> student(centre, sums.number[0], sums.number[1]);
+        const Distribution<Real> teacher(centre_q, sums.number[2], sums.number[3]);
+        const auto pair = [&](int j) { return Pair(own(j), others(j), student, teacher, mixture, share); };
+
+        // What the gradient is made of is taken from that of the likeliest class, so that nothing cancels.
+        const Real of_top = DIRECTION == FORWARD ? Real(0) : pair(static_cast<int>(top.number[1])).of_p;
+        Sum<Real> terms, terms_q, mean;
+        for (int j = group.member; j < classes; j += group.size) {
+            const Pair c = pair(j);
+            Real term = times_ratio(c.q, c.of_q) - c.difference;
+            if (DIRECTION == REVERSE) term = c.difference + times_ratio(c.p, -c.of_p);
+            if (DIRECTION == JENSEN_SHANNON) {
+                term = mixture * c.difference - times(c.p, c.of_p);
+                terms_q.add(larger(-share * c.difference - times(c.q, c.of_q), Real(0)));
+            }
+            // A term is below 0 by rounding alone. NaN stays.
+            terms.add(larger(term, Real(0)));
+            if (DIRECTION != FORWARD) mean.add(times(c.p, c.of_p - of_top));
+        }
+        const Message found = group.sums(terms.total(), terms_q.total(), mean.total(), 0);
+        Real result = static_cast<Real>(found.number[0]);
+        if (DIRECTION == JENSEN_SHANNON) result = mixture * static_cast<Real>(found.number[1]) + share * result;
+        if (group.member == 0) store(value, weighed(line.problem, line.row, result));
+        if (!has_gradient) return;
+
+        const Real middle = static_cast<Real>(found.number[2]);
+        const Real scale = static_cast<Real>(weighed_scale<Real>(line.problem, line.row));
+        for (int j = group.member; j < classes; j += group.size) {
+            const Pair c = pair(j);
+            Real entry = -c.difference;
+            if (DIRECTION != FORWARD) entry = times(c.p, middle - (c.of_p - of_top));
+            if (DIRECTION == JENSEN_SHANNON) entry *= share;
+            d.put(j, Format::narrow_one(scale * entry * line.seen.slope(line.x.number(j))));
+        }
+    }
+};
+
+template <class Format, Targets DIRECTION, Pass PASS, Transform TRANSFORM> DEVICE void walk_divergence(const Problem &problem) {
+    typedef typename Format::Real Real;
+    Group group(problem);
+    for (long long row = group.first_row(); row < problem.rows; row += group.rows_at_once()) {
+        const Row<Format, true> d(problem.gradient, row, problem.gradient_row, problem.gradient_column);
+        Real *value = static_cast<Real *>(problem.losses) + row;
+        if (is_ignored<Real>(problem, row)) {
+            if (group.member == 0) store(value, Real(0));
+            if (PASS == WALK) group.clear(d, problem.classes);
+        } else {
+            DivergenceRow<Format, DIRECTION, TRANSFORM>(problem, row).walk(group, d, value, PASS == WALK);
+        }
+    }
+}
