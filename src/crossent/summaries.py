@@ -101,9 +101,9 @@ def token_accuracy(rank: Array, k: int = 1) -> Array:
     Examples
     --------
     >>> import numpy as np
-    >>> rank = token_statistics(np.eye(3), np.array([0, 0, -1]), ignore_index=-1).rank
-    >>> print(rank, token_accuracy(rank), token_accuracy(rank, k=2))
-    [ 0.  1. -1.] 0.5 1.0
+    >>> rank = np.array([0.0, 1.0, -1.0])
+    >>> print(token_accuracy(rank), token_accuracy(rank, k=2))
+    0.5 1.0
     """
     library = checks.library_of("rank", rank, "a floating array")
     dtype = library.dtype_name(rank)
