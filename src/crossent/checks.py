@@ -347,7 +347,8 @@ def outside_of_vocabulary(
 ) -> IndexError:
     """The IndexError that names the first target whose class is none of the vocabulary.
 
-    given: the name of the argument. classes: the targets as signed integers, with a class of the vocabulary for those that are ignored.
+    given: the name of the argument. classes: the targets as signed integers, with a class of the vocabulary for those
+    that are ignored.
     """
     xp, shape = ops.xp, tuple(targets.shape)
     flat = xp.reshape(xp.astype((classes < 0) | (classes >= vocabulary), xp.uint8), (-1,))

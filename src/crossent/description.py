@@ -1,4 +1,4 @@
-"""What a row tells besides its loss: from row statistics to the numbers of tokens. It knows neither options nor engines.
+"""What a row tells besides its loss: from row statistics to the numbers of tokens. It knows no options.
 
 log Z = log1p(rest + (ties − 1))        of the row's spread, see `math/measures.py`
 log p_k = −((m − x_k) + log Z)          for any class k
