@@ -304,7 +304,7 @@ def entropy_and_grad(
     >>> import numpy as np
     >>> value, d_logits = entropy_and_grad(np.array([[np.log(3.0), 0.0]]))
     >>> print(value.round(6), d_logits.round(6))
-    [0.562335] [[-0.205995  0.205995]]
+    [0.562335] [[-0.20599  0.20599]]
     """
     options = _measure(ENTROPY, reduction, temperature, logit_softcap, engine)
     inputs = Inputs(logits, None, weights, None, denominator)
