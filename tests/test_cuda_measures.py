@@ -267,6 +267,24 @@ def test_what_cannot_be_is_what_arithmetic_makes_of_it(kernels, v, measure):
     agree(rows, found, [b.double().numpy() for b in wanted])
 
 
+@pytest.mark.parametrize("measure", MEASURES[2:])
+@pytest.mark.parametrize("apart", [1e-1, 1e-3, 1e-5])
+@pytest.mark.parametrize("v", [3, 5003])
+def test_near_distributions_keep_the_digits_of_their_divergence(kernels, measure, apart, v):
+    """Differences of logits are exact in float32; in float64 as many digits are left of logarithms as are needed."""
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(4, v, generator=generator)
+    z = x + apart * torch.randn(4, v, generator=generator)
+    c = Coefficients(measure=measure, mixture=MIXTURE)
+    rows = Rows(x, None, z, torch.ones(4), None, c, 0, v, torch.float32)
+    values, d = walk(rows)
+    exact, slopes = by_definition(rows)
+    eps = torch.finfo(torch.float32).eps
+    noise = 2.0**-50
+    assert (np.abs(values.double().numpy() - exact) <= 64 * eps * exact + noise).all()
+    assert (np.abs(d.double().numpy() - slopes) <= 64 * eps * np.abs(slopes).max(1, keepdims=True) + noise).all()
+
+
 @pytest.mark.parametrize("measure", ["forward", "reverse"])
 @pytest.mark.parametrize("far", [-50.0, -500.0, -torch.inf])
 def test_a_class_that_one_side_leaves_out_and_the_other_does_not_is_infinitely_far(kernels, measure, far):

@@ -2,7 +2,8 @@
 
 A row is read once, and its gradient written from what registers hold; extra memory is a loss, a target and a weight
 for each row. The formulas are those of `crossent.math`. The bits of a row are a function of its own
-values, its length and its dtypes; of targets that are more than one class, of the device's clusters too.
+values, its length and its dtypes; of targets that are more than one class, and beside a teacher, of the device's
+clusters too.
 
     here.py               whether it can be used on this machine
     memory.py             what arrays are to a kernel

@@ -6,10 +6,17 @@
 // The product with a probability, 0 where that is.
 template <class Real> DEVICE Real times(Real probability, Real x) { return probability * (probability == 0 ? Real(0) : x); }
 
-// The same with a logarithm of a ratio, but ∞ where only the probability has underflowed, of a class that the other side leaves
-// out.
-template <class Real> DEVICE Real times_ratio(Real probability, Real ratio) {
-    return ratio == Limits<Real>::infinity() ? ratio : times(probability, ratio);
+// A class's term of a divergence, probability·h(x) with h(x) = exp(x) − 1 − x; rise: probability·(exp(x) − 1).
+template <class Real> DEVICE Real term_of(Real probability, Real x, Real rise) {
+    if (x < Real(0.25) && x > Real(-0.25)) {
+        // h(x)/x² = (1 + x/3·(1 + x/4·(…)))/2, exact in the dtype.
+        Real tail = 1;
+#pragma unroll
+        for (int k = sizeof(Real) == 4 ? 8 : 12; k >= 3; --k) tail = 1 + tail * x * (Real(1) / k);
+        return probability * x * x * (tail / 2);
+    }
+    // A term is below 0 by rounding alone; and it is ∞ where the other side leaves out a class, however unlikely.
+    return x == -Limits<Real>::infinity() ? -x : larger(rise - times(probability, x), Real(0));
 }
 
 // A row as a distribution: its maximum, or what stands for it, log Z and 1/Z.
@@ -23,21 +30,52 @@ template <class Real> struct Distribution {
     }
 };
 
+// A row and its teacher's. Of near distributions log q − log p comes from the differences t of their logits, which are exact.
+template <class Real> struct Both {
+    const Distribution<Real> student, teacher;
+    const Real log_ratio;
+    bool is_near;
+    Real away, t_top;  // the teacher's gap at the student's likeliest class, and the difference there
+    Real of_z;         // log1p(Σ p·expm1(t))
+
+    METHOD Both(const Distribution<Real> &student, const Distribution<Real> &teacher, Real y, Real y_q)
+        : student(student), teacher(teacher), log_ratio(student.log_z - teacher.log_z), away(teacher.centre - y_q),
+          t_top(y_q - y), of_z(0) {
+        is_near = away < 1 && log_ratio < 1 && log_ratio > -1;
+    }
+
+    METHOD static bool neither(Real gap, Real gap_q) {
+        return gap == Limits<Real>::infinity() && gap_q == Limits<Real>::infinity();
+    }
+
+    METHOD Real t(Real y, Real y_q) const {
+        return neither(student.centre - y, teacher.centre - y_q) ? Real(0) : (y_q - y) - t_top;
+    }
+
+    // log q − log p, and 0 where neither occurs.
+    METHOD Real log_ratio_of(Real y, Real y_q) const {
+        if (is_near) return t(y, y_q) - of_z;
+        const Real gap = student.centre - y, gap_q = teacher.centre - y_q;
+        return (neither(gap, gap_q) ? Real(0) : gap - gap_q) + log_ratio;
+    }
+
+    // p·expm1(t). Of rows that are near, both sides of what the teacher's unlikely classes may be are within the dtype.
+    METHOD Real change(Real y, Real y_q, Real relative) const {
+        const Real p = exponential(y - student.centre) * student.inverse, x = t(y, y_q);
+        return x < 1 ? p * precise_expm1(x) : exponential(y_q - teacher.centre) * relative - p;
+    }
+};
+
 // A class of both rows: p, q, q − p, and the logarithms of q/p, or those of the mixture over p and over q. The student's
 // gradient is made of `of_p`.
 template <class Real, Targets DIRECTION> struct Pair {
     Real p, q, difference, of_p, of_q;
 
     // mixture, share: those of the teacher and of the student in the mixture.
-    METHOD Pair(Real y, Real y_q, const Distribution<Real> &student, const Distribution<Real> &teacher, Real mixture,
-                Real share) {
-        const Real gap = student.centre - y, gap_q = teacher.centre - y_q;
-        const Real e = exponential(-gap), e_q = exponential(-gap_q);
-        p = e * student.inverse;
-        q = e_q * teacher.inverse;
-        // Where neither occurs, both gaps are infinite.
-        const bool neither = gap == Limits<Real>::infinity() && gap_q == Limits<Real>::infinity();
-        const Real r = (neither ? Real(0) : gap - gap_q) + (student.log_z - teacher.log_z);
+    METHOD Pair(Real y, Real y_q, const Both<Real> &both, Real mixture, Real share) {
+        p = exponential(y - both.student.centre) * both.student.inverse;
+        q = exponential(y_q - both.teacher.centre) * both.teacher.inverse;
+        const Real r = both.log_ratio_of(y, y_q);
         const bool up = r > 0;
         const Real less = precise_expm1(up ? -r : r);
         difference = (up ? -q : p) * less;
@@ -91,23 +129,30 @@ template <class Format, Targets DIRECTION, Transform TRANSFORM> struct Divergenc
             ties_q += gap_q == 0;
         }
         const Message sums = group.sums(below.total(), ties, below_q.total(), ties_q);
-        const Distribution<Real> student(centre, sums.number[0], sums.number[1]);
-        const Distribution<Real> teacher(centre_q, sums.number[2], sums.number[3]);
-        const auto pair = [&](int j) { return Pair(own(j), others(j), student, teacher, mixture, share); };
+        const int likeliest = static_cast<int>(top.number[1]);
+        Both<Real> both({centre, sums.number[0], sums.number[1]}, {centre_q, sums.number[2], sums.number[3]}, own(likeliest),
+                        others(likeliest));
+        if (both.is_near) {
+            const Real relative = precise_exp(both.away - both.student.log_z);
+            Sum<Real> change;
+            for (int j = group.member; j < classes; j += group.size) change.add(both.change(own(j), others(j), relative));
+            both.of_z = precise_log1p(static_cast<Real>(group.sums(change.total(), 0, 0, 0).number[0]));
+        }
+        const auto pair = [&](int j) { return Pair(own(j), others(j), both, mixture, share); };
 
         // What the gradient is made of is taken from that of the likeliest class, so that nothing cancels.
-        const Real of_top = DIRECTION == FORWARD ? Real(0) : pair(static_cast<int>(top.number[1])).of_p;
+        const Real of_top = DIRECTION == FORWARD ? Real(0) : pair(likeliest).of_p;
         Sum<Real> terms, terms_q, mean;
         for (int j = group.member; j < classes; j += group.size) {
             const Pair c = pair(j);
-            Real term = times_ratio(c.q, c.of_q) - c.difference;
-            if (DIRECTION == REVERSE) term = c.difference + times_ratio(c.p, -c.of_p);
-            if (DIRECTION == JENSEN_SHANNON) {
-                term = mixture * c.difference - times(c.p, c.of_p);
-                terms_q.add(larger(-share * c.difference - times(c.q, c.of_q), Real(0)));
+            if (DIRECTION == FORWARD) {
+                terms.add(term_of(c.q, -c.of_q, -c.difference));
+            } else if (DIRECTION == REVERSE) {
+                terms.add(term_of(c.p, c.of_p, c.difference));
+            } else {
+                terms.add(term_of(c.p, c.of_p, mixture * c.difference));
+                terms_q.add(term_of(c.q, c.of_q, -share * c.difference));
             }
-            // A term is below 0 by rounding alone. NaN stays.
-            terms.add(larger(term, Real(0)));
             if (DIRECTION != FORWARD) mean.add(times(c.p, c.of_p - of_top));
         }
         const Message found = group.sums(terms.total(), terms_q.total(), mean.total(), 0);
