@@ -1,5 +1,7 @@
 """The contenders of what rows tell besides their loss: `crossent` on torch tensors, and the formulas that training code
 of reinforcement learning and distillation writes out.
+
+Their answers are of many kinds: each is compared with float64 on the first rows of its problem before it is timed.
 """
 
 from __future__ import annotations
@@ -10,102 +12,126 @@ from typing import Any
 
 import crossent
 from benchmarks.contenders import NUMBA, Call, Contender, arrays
-from benchmarks.problem import Problem
+from benchmarks.problem import CHECKED_ROWS, Problem
 
 LOSS, FORMULA = "crossent loss of each token", "torch log_softmax, gather, entropy"
 READING, KL_DIV = "reading both arrays", "torch F.kl_div"
-_DTYPES = ("float32", "bfloat16")
+_TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2}
+"""Of an answer, relative to its largest number; formulas in bfloat16 lose digits."""
+
+_Function = Callable[..., tuple[Any, ...]]
 
 
-def _of(function: Callable[..., Any], problem: Problem) -> Call:
-    """A call of logits and targets, whose answer is of another kind than the loss."""
+def _prepare(function: _Function, right: _Function, problem: Problem) -> Call:
+    """A call of logits, targets, a teacher's logits (those of the row before), and memory for a gradient."""
     x, t = arrays("torch", problem)
-    return lambda: function(x, t) and None
+    given = x, t, x.roll(1, 0), x * 0
+    few = [a[:CHECKED_ROWS] for a in given]
+    exact = right(few[0].double().requires_grad_(), few[1], few[2].double(), few[3])
+    for a, b in zip(function(*few), exact, strict=False):
+        worst = float((a.double() - b).detach().abs().max() / b.detach().abs().max())
+        if not worst <= _TOLERANCES[problem.dtype]:
+            raise ValueError(f"an answer is off by {worst:.1e} of its largest number")
+    return lambda: function(*given) and None
 
 
-def _into_out(function: Callable[..., Any], problem: Problem) -> Call:
-    """The same with the gradient, in memory that is there."""
-    x, t = arrays("torch", problem)
-    out = x * 0
-    return lambda: function(x, t, out) and None
+def _log_probs(x: Any, t: Any) -> Any:
+    return x.log_softmax(-1).gather(-1, t[:, None])[:, 0]
 
 
-def _formula(x: Any, t: Any) -> Any:
+def _entropy(x: Any) -> Any:
+    log_p = x.log_softmax(-1)
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+def _both(x: Any, t: Any, teacher: Any, out: Any) -> tuple[Any, ...]:
     log_p = x.log_softmax(-1)
     return log_p.gather(-1, t[:, None])[:, 0], -(log_p.exp() * log_p).sum(-1)
 
 
-def _with_gradient(x: Any, t: Any) -> Any:
+def _with_gradient(function: _Function, x: Any, *others: Any) -> tuple[Any, ...]:
+    """A function's first value and, by autograd, the gradient of the sum of all."""
     import torch
 
     x = x.detach().requires_grad_()
-    log_p, entropy = _formula(x, t)
-    return torch.autograd.grad((log_p + entropy).sum(), x)
+    values = function(x, *others)
+    return values[0], torch.autograd.grad(sum(a.sum() for a in values), x)[0]
 
 
-def _divergence(function: Callable[..., Any], with_out: bool, problem: Problem) -> Call:
-    """A call of a student's and a teacher's logits."""
-    x, _ = arrays("torch", problem)
-    teacher = x.roll(1, 0)
-    rest = (x * 0,) if with_out else ()
-    return lambda: function(x, teacher, *rest) and None
+def _numbers(x: Any, t: Any, *_: Any) -> tuple[Any, ...]:
+    log_prob = _log_probs(x, t)
+    return -log_prob, log_prob, x.logsumexp(-1), _entropy(x)
 
 
-def _read(x: Any, teacher: Any) -> Any:
+def _divergence(direction: str, x: Any, t: Any, teacher: Any, out: Any) -> tuple[Any, ...]:
+    log_p, log_q = x.log_softmax(-1), teacher.log_softmax(-1)
+    if direction == "forward":
+        each = log_q.exp() * (log_q - log_p)
+    elif direction == "reverse":
+        each = log_p.exp() * (log_p - log_q)
+    else:
+        log_m = ((log_p.exp() + log_q.exp()) / 2).log()
+        each = (log_q.exp() * (log_q - log_m) + log_p.exp() * (log_p - log_m)) / 2
+    return (each.sum(-1).mean(),)
+
+
+def _kl_div(x: Any, t: Any, teacher: Any, out: Any) -> tuple[Any, ...]:
+    import torch
+
+    log_p, log_q = x.log_softmax(-1), teacher.log_softmax(-1)
+    return (torch.nn.functional.kl_div(log_p, log_q, reduction="batchmean", log_target=True),)
+
+
+def _maxima(x: Any, t: Any, teacher: Any, out: Any) -> tuple[Any, ...]:
     return x.amax(-1), teacher.amax(-1)
 
 
-def _kl_div(x: Any, teacher: Any) -> Any:
-    import torch
-
-    x, teacher = x.log_softmax(-1), teacher.log_softmax(-1)
-    return torch.nn.functional.kl_div(x, teacher, reduction="batchmean", log_target=True)
-
-
-def _kl_div_gradient(x: Any, teacher: Any) -> Any:
-    import torch
-
-    x = x.detach().requires_grad_()
-    return torch.autograd.grad(_kl_div(x, teacher), x)
-
-
-def _true(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, whose answer is then not asked whether it is true."""
-    return lambda *given, **options: (function(*given, **options),)
-
-
-def _ours(name: str, prepare: Callable[..., Call], *given: Any) -> Contender:
-    return Contender(f"crossent {name}", ("torch", NUMBA), partial(prepare, *given), _DTYPES)
-
-
-def _torch(name: str, prepare: Callable[..., Call], *given: Any) -> Contender:
-    return Contender(name, ("torch",), partial(prepare, *given), _DTYPES)
+def _contender(name: str, function: _Function, right: _Function) -> Contender:
+    needs = ("torch", NUMBA) if name.startswith("crossent") else ("torch",)
+    return Contender(name, needs, partial(_prepare, function, right), tuple(_TOLERANCES))
 
 
 def _kl(direction: str) -> list[Contender]:
-    loss = partial(_true(crossent.kl_divergence), direction=direction)
-    gradient = partial(_true(crossent.kl_divergence_and_grad), direction=direction)
+    right = partial(_divergence, direction)
     return [
-        _ours(f"{direction}", _divergence, loss, False),
-        _ours(f"{direction}, gradient, out=", _divergence, gradient, True),
+        _contender(
+            f"crossent {direction}",
+            lambda x, t, teacher, out: (crossent.kl_divergence(x, teacher, direction=direction),),
+            right,
+        ),
+        _contender(
+            f"crossent {direction}, gradient, out=",
+            lambda x, t, teacher, out: crossent.kl_divergence_and_grad(x, teacher, out, direction=direction),
+            partial(_with_gradient, right),
+        ),
     ]
 
 
 NUMBERS = [
-    _ours(LOSS.removeprefix("crossent "), _of, partial(_true(crossent.cross_entropy), reduction="none")),
-    _ours("token_log_probs", _of, _true(crossent.token_log_probs)),
-    _ours("token_statistics", _of, _true(crossent.token_statistics)),
-    _ours("entropy", _of, _true(lambda x, t: crossent.entropy(x))),
-    _torch(FORMULA, _of, _true(_formula)),
-    _ours("token_log_probs, gradient, out=", _into_out, _true(crossent.token_log_probs_and_grad)),
-    _ours("entropy, gradient, out=", _into_out, _true(lambda x, t, out: crossent.entropy_and_grad(x, out))),
-    _torch(f"{FORMULA}, gradient", _of, _true(_with_gradient)),
-]
+    _contender(LOSS, lambda x, t, *_: (crossent.cross_entropy(x, t, reduction="none"),), _numbers),
+    _contender(
+        "crossent token_log_probs", lambda x, t, *_: (crossent.token_log_probs(x, t),),
+        lambda x, t, *_: (_log_probs(x, t),),
+    ),
+    _contender("crossent token_statistics", lambda x, t, *_: crossent.token_statistics(x, t)[:4], _numbers),
+    _contender("crossent entropy", lambda x, *_: (crossent.entropy(x),), lambda x, *_: (_entropy(x),)),
+    _contender(FORMULA, _both, _both),
+    _contender(
+        "crossent token_log_probs, gradient, out=",
+        lambda x, t, teacher, out: crossent.token_log_probs_and_grad(x, t, out),
+        partial(_with_gradient, lambda x, t, *_: (_log_probs(x, t),)),
+    ),
+    _contender(
+        "crossent entropy, gradient, out=", lambda x, t, teacher, out: crossent.entropy_and_grad(x, out),
+        partial(_with_gradient, lambda x, *_: (_entropy(x),)),
+    ),
+    _contender(f"{FORMULA}, gradient", partial(_with_gradient, _both), partial(_with_gradient, _both)),
+]  # fmt: skip
 DIVERGENCES = [
-    _torch(READING, _divergence, _true(_read), False),
+    _contender(READING, _maxima, _maxima),
     *_kl("forward"),
     *_kl("reverse"),
     *_kl("jensen-shannon"),
-    _torch(KL_DIV, _divergence, _true(_kl_div), False),
-    _torch(f"{KL_DIV}, gradient", _divergence, _true(_kl_div_gradient), False),
+    _contender(KL_DIV, _kl_div, partial(_divergence, "forward")),
+    _contender(f"{KL_DIV}, gradient", partial(_with_gradient, _kl_div), partial(_with_gradient, _kl_div)),
 ]

@@ -15,6 +15,7 @@ from crossent.engines import kept, select
 from crossent.engines.select import ENGINES
 from crossent.info import BACKENDS
 from crossent.libraries import Inputs
+from crossent.math.rows import EXPLICIT, LOSS
 
 X = np.linspace(-2.0, 2.0, 60).reshape(6, 10)
 T = np.arange(6)
@@ -39,7 +40,7 @@ def _library(x):
 
 def _chosen(asked, x=X, clips=False):
     library = _library(x)
-    return library.engine(asked, x, library.dtype_name(x), x.shape[-1], clips)
+    return library.engine(asked, x, library.dtype_name(x), x.shape[-1], EXPLICIT if clips else LOSS)
 
 
 def test_every_engine_that_is_required_is_here():

@@ -114,7 +114,8 @@ def logits_and_targets(
             accepted += "; of one-hot rows their argmax, or the same in a floating dtype"
         kind = ValueError if t_dtype.startswith(_INTEGERS) else TypeError
         raise kind(f"targets has dtype {t_dtype} and shape {t_shape} for logits of shape {shape}; accepted: {accepted}")
-    _classes("logits", shape)
+    if shape[-1] == 0:
+        _classes("logits", shape)
     return Form(shape, tokens, dtype, soft, given)
 
 

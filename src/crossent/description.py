@@ -1,7 +1,7 @@
 """What a row tells besides its loss: the numbers of tokens. Neither options nor engines are known here.
 
-    log Σ exp x = m + log Z      entropy = log Z + E/Z      log Z = log1p(rest)     of a row's spread
-    log p_k = −((m − x_k) + log Z)                                                   for any class k
+log Σ exp x = m + log Z      entropy = log Z + E/Z      log Z = log1p(rest)     of a row's spread
+log p_k = −((m − x_k) + log Z)                                                   for any class k
 """
 
 from __future__ import annotations

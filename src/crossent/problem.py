@@ -23,7 +23,7 @@ from crossent.libraries import NUMPY, Inputs, Library
 from crossent.math import reduction as reductions
 from crossent.math import tokens
 from crossent.math.measures import DIRECTIONS
-from crossent.math.rows import LOSS, Head, Rows
+from crossent.math.rows import EXPLICIT, LOSS, Head, Rows
 from crossent.options import DEFAULT, Options, options_once
 from crossent.types import Array
 
@@ -98,7 +98,9 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
         weights, class_weights, denominator = map(library.enter, (weights, class_weights, denominator))
         if not isinstance(denominator, (str, type(None))):
             denominator = library.number(denominator)
-    engine = library.engine(options.engine, like, form.dtype, vocabulary, coefficients.kind)
+    engine = library.engine(
+        options.engine, like, form.dtype, vocabulary, EXPLICIT if coefficients.clip else coefficients.measure
+    )
     device = library.device(like)
     dtype, (wide, integer) = library.compute_dtype(like), library.widest(device)
     mean = reduction if denominator is None and reduction in ("mean", "sequence") and not ieee else None
@@ -182,7 +184,8 @@ def loss(inputs: Inputs, options: Options | Mapping[str, Any]) -> Array:
     library: Library = NUMPY
     if type(logits) is not np.ndarray:
         library = checks.library_of("logits", logits, "an array of shape (..., V)").of_call(inputs)
-    form = _form(options)(library, logits, inputs.targets)
+    form_of = checks.logits_and_targets if type(options) is dict else _form(options)
+    form = form_of(library, logits, inputs.targets)
     with library.computing(logits):
         parsed = options_once(options, library.keep_graph) if options else DEFAULT
         rows, ending = prepare(library, logits, inputs, form, parsed)
