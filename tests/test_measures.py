@@ -304,6 +304,81 @@ def test_a_teacher_of_few_classes(tail, direction):
     _same(torch.autograd.grad(value, x)[0], d_right, 1e-10, 1e-13)
 
 
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("gap", [2.0, 15.0, 30.0, 60.0])
+def test_a_bin_of_unlikely_classes(gap, direction):
+    """What the K classes leave is a sum over the others, not 1 less a sum that is nearly 1."""
+    x = np.array([[0.0, -1.0, -gap, -gap - 1]], np.float32)
+    pair = np.array([[0, 1]]), np.log(np.array([[0.6, 0.3]], np.float32))
+    log_p = log_softmax(torch.tensor(x, dtype=torch.float64), -1)
+    binned = torch.cat([log_p[:, :2], log_p[:, 2:].logsumexp(-1, keepdim=True)], -1)
+    log_q = torch.log(torch.tensor([[0.6, 0.3, 0.1]], dtype=torch.float64))
+    right = float(_divergence(binned, log_q, direction))
+    value, d = crossent.kl_divergence_and_grad(x, pair, tail="bin", direction=direction, mixture=0.3)
+    np.testing.assert_allclose(value, right, rtol=3e-6)
+    given = torch.tensor(x, requires_grad=True)
+    found = crossent.kl_divergence(given, tuple(map(torch.tensor, pair)), tail="bin", direction=direction, mixture=0.3)
+    found.backward()
+    np.testing.assert_allclose(found.detach(), right, rtol=1e-5)
+    np.testing.assert_allclose(given.grad, d, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_bin_of_nothing_is_the_whole_teacher(direction):
+    x, y = np.array([[0.0, 1.0, -np.inf]]), np.array([[1.0, 0.0, -np.inf]])
+    ids = np.array([[0, 1]])
+    whole = crossent.kl_divergence_and_grad(x, y, direction=direction)
+    pair = ids, crossent.token_log_probs(y, ids)
+    for a, b in zip(crossent.kl_divergence_and_grad(x, pair, tail="bin", direction=direction), whole, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-14)
+    given = torch.tensor(x, requires_grad=True)
+    crossent.kl_divergence(given, tuple(map(torch.tensor, pair)), tail="bin", direction=direction).backward()
+    np.testing.assert_allclose(given.grad, whole[1], rtol=1e-14)
+
+
+@pytest.mark.parametrize("tail", ["renormalise", "bin", "drop"])
+@pytest.mark.parametrize(("student", "teacher"), [(np.nan, -1.0), (-np.inf, -1.0), (0.0, np.nan), (0.0, -np.inf)])
+def test_what_does_not_count_has_no_part_in_gradients(student, teacher, tail):
+    x, log_q = np.zeros((2, 3), np.float32), np.full((2, 2), -1.0, np.float32)
+    x[1], log_q[1] = student, teacher
+    given = torch.tensor(x, requires_grad=True), torch.tensor(log_q, requires_grad=True)
+    pair = torch.tensor([[0, 1], [0, 1]]), given[1]
+    crossent.kl_divergence(given[0], pair, weights=torch.tensor([True, False]), tail=tail).backward()
+    assert not given[0].grad[1].any()
+    assert not given[1].grad[1].any()
+    ids = jnp.array([[0, 1], [0, 1]])
+    call = partial(_of_jax, ids, jnp.asarray(log_q), tail)
+    assert not jax.jit(jax.grad(call))(jnp.asarray(x))[1].any()
+
+
+def _of_jax(ids, log_q, tail, x):
+    return crossent.kl_divergence(x, (ids, log_q), weights=jnp.array([1.0, 0.0]), tail=tail)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_teacher_that_does_not_count_has_no_gradient(direction):
+    x, y = torch.ones(2, 3), torch.zeros(2, 3)
+    y[1] = torch.nan
+    crossent.kl_divergence(x, y.requires_grad_(), weights=torch.tensor([1.0, 0.0]), direction=direction).backward()
+    assert not y.grad[1].any()
+
+
+@pytest.mark.parametrize("ids", [[0, 7], [7, 0], [0, -1]])
+def test_a_class_that_is_not_there_is_nan_where_nothing_can_raise(ids):
+    call = jax.jit(lambda i: crossent.kl_divergence(jnp.zeros((1, 3)), (i, jnp.full((1, 2), -1.0))))
+    assert np.isnan(call(jnp.array([ids])))
+
+
+@pytest.mark.parametrize("v", [3, 300])
+def test_classes_beside_an_infinite_logit_are_nan(v):
+    x = np.zeros((1, v))
+    x[0, 1] = np.inf
+    for ids in ([[0, 2]], [[1, 0]]):
+        value, d = crossent.token_log_probs_and_grad(x, np.array(ids))
+        assert np.isnan(value).all()
+        assert np.isnan(d).any()
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "text"),
     [
@@ -312,6 +387,7 @@ def test_a_teacher_of_few_classes(tail, direction):
         ({"tail": "cut"}, ValueError, "tail is 'cut'; accepted: 'renormalise', 'bin', 'drop'"),
         ({"ids": np.array([[1, 1], [0, 1]])}, ValueError, "has a class twice in a row; accepted: distinct classes"),
         ({"ids": np.array([[1, 5], [0, 1]])}, IndexError, r"teacher_logits\[0\]\[0, 1\] is 5; accepted: 0 to 4"),
+        ({"log_probs": np.full((2, 2), 0.5)}, ValueError, r"teacher_logits\[1\] has numbers above 0; accepted: log-prob"),
         ({"ids": np.array([0, 1])}, ValueError, r"teacher_logits\[0\] has shape \(2,\)"),
         ({"log_probs": np.zeros((2, 3))}, ValueError, r"teacher_logits\[1\] has shape \(2, 3\); accepted: a floating"),
         ({"log_probs": np.zeros((2, 2), int)}, TypeError, r"teacher_logits\[1\] has dtype int64; accepted: a floating"),

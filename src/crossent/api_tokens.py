@@ -346,11 +346,11 @@ def kl_divergence(
     direction
         One of the three above.
     mixture
-        β of "jensen-shannon", the teacher's share, greater than 0 and less than 1.
+        β of "jensen-shannon", the teacher's share, from 1e-6 to 1 − 1e-6.
     tail
         Of a pair, what becomes of the other classes: "renormalise" gives them nothing and the K all of the teacher's
         mass; "bin" makes one class of them; "drop" leaves them out of the sum, which then may be negative. Any
-        direction but "forward" takes "bin".
+        direction but "forward" needs "bin". Looked at only of a pair.
     weights, denominator, reduction
         As for `cross_entropy`.
     temperature, logit_softcap
@@ -417,8 +417,8 @@ def kl_divergence_and_grad(
     divergence : Array
         As `kl_divergence` returns it.
     d_logits : Array
-        Of the shape and dtype of `logits`; of a forward divergence p_j − q_j over the tokens. That of another is NaN
-        where the divergence is ∞.
+        Of the shape and dtype of `logits`; of a forward divergence p_j − q_j over the tokens. That of another has
+        no meaning where the divergence is ∞.
 
     Examples
     --------

@@ -22,6 +22,8 @@ from crossent.types import Array
 _INTEGERS = ("int", "uint")
 # What other libraries ignore unless they are told otherwise.
 _USUALLY_IGNORED = -100
+# What rounding may leave of a log-probability of 0.
+_ROUNDING = 1e-3
 
 
 class Form(NamedTuple):
@@ -121,29 +123,34 @@ def logits_and_targets(
 
 def topk(library: Library, inputs: Inputs, log_probs: Any) -> Form:
     """What logits are, beside a teacher's classes and their log-probabilities, both (..., K)."""
-    form, is_one = ids(library, inputs)
-    if is_one:
-        raise ValueError(
-            f"teacher_logits[0] has shape {form.tokens} for logits of shape {form.shape}; "
-            f"accepted: {(*form.tokens, 'K')}"
-        )
+    form = ids(library, inputs, name="teacher_logits[0]")[0]
     shape = tuple(inputs.targets.shape)
     accepted = f"a floating array of shape {shape}"
     beside("teacher_logits[1]", log_probs, inputs.logits, library, accepted)
     _floating(library, "teacher_logits[1]", log_probs, accepted)
     if _shape(library, "teacher_logits[1]", log_probs) != shape:
         raise ValueError(f"teacher_logits[1] has shape {tuple(log_probs.shape)}; accepted: {accepted}")
-    return form._replace(targets="teacher_logits[0]")
+    return form
 
 
-def distinct(library: Library, classes: Array, weights: Array | None) -> None:
-    """ValueError where a row of classes (..., K) that weighs something has one twice, and they may be looked at."""
-    if not library.always_readable and not library.readable(classes):
+def pair(library: Library, inputs: Inputs, log_probs: Array) -> None:
+    """ValueError where a token that counts has a class twice, or a log-probability above 0, if these may be read."""
+    given = inputs.targets, log_probs, inputs.weights
+    if not all(x is None or library.always_readable or library.readable(x) for x in given):
         return
-    ordered = library.xp.sort(classes, axis=-1)
-    found = library.xp.any(ordered[..., 1:] == ordered[..., :-1], axis=-1)
-    if library.xp.any(found if weights is None else found & (weights != 0)):
+    xp = np if library.checks_copies else library.xp
+    classes, values, weights = (np.asarray(x) if library.checks_copies and x is not None else x for x in given)
+    if not library.checks_copies:
+        classes, values, weights = map(library.enter, given)
+    assert values is not None
+    ordered = xp.sort(classes, axis=-1)
+    twice, above = xp.any(ordered[..., 1:] == ordered[..., :-1], axis=-1), xp.any(values > _ROUNDING, axis=-1)
+    if weights is not None:
+        twice, above = twice & (weights != 0), above & (weights != 0)
+    if xp.any(twice):
         raise ValueError("teacher_logits[0] has a class twice in a row; accepted: distinct classes")
+    if xp.any(above):
+        raise ValueError("teacher_logits[1] has numbers above 0; accepted: log-probabilities")
 
 
 def _classes(name: str, shape: tuple[int, ...]) -> None:
@@ -177,18 +184,27 @@ def logits_and_teacher(library: Library, logits: Array, teacher: Array) -> Form:
     return form._replace(soft=True)
 
 
-def ids(library: Library, inputs: Inputs, classes: Any = None, memory: Any = None) -> tuple[Form, bool]:
-    """What logits are, given or made of hidden states, and whether one class is asked for of each token."""
+def ids(
+    library: Library, inputs: Inputs, classes: Any = None, memory: Any = None, name: str = "token_ids"
+) -> tuple[Form, bool]:
+    """What logits are, given or made of hidden states, and whether one class is asked for of each token.
+
+    name: the argument of the classes; of another than token_ids, several are to be asked for.
+    """
     logits, given = inputs.logits, inputs.targets
     form = logits_of_measure(library, logits) if inputs.head is None else _of_hidden(library, inputs, classes, memory)
-    accepted = f"any integer dtype of shape {form.tokens}, or of shape {(*form.tokens, 'K')} for several of each token"
-    beside("token_ids", given, logits, library, accepted, form.given)
-    shape, dtype = _shape(library, "token_ids", given), library.dtype_name(given)
+    several = (*form.tokens, "K")
+    accepted = f"any integer dtype of shape {several}, K at least 1"
+    if name == "token_ids":
+        accepted = f"any integer dtype of shape {form.tokens}, or of shape {several} for several of each token"
+    beside(name, given, logits, library, accepted, form.given)
+    shape, dtype = _shape(library, name, given), library.dtype_name(given)
     if not dtype.startswith(_INTEGERS):
-        raise TypeError(f"token_ids has dtype {dtype}; accepted: {accepted}")
-    if form.tokens not in (shape, shape[:-1]) or (shape != form.tokens and shape[-1:] == (0,)):
-        raise ValueError(f"token_ids has shape {shape} for logits of shape {form.shape}; accepted: {accepted}")
-    return form._replace(targets="token_ids"), shape == form.tokens
+        raise TypeError(f"{name} has dtype {dtype}; accepted: {accepted}")
+    is_one = shape == form.tokens
+    if (is_one and name != "token_ids") or not (is_one or (shape[:-1] == form.tokens and shape[-1:] != (0,))):
+        raise ValueError(f"{name} has shape {shape} for logits of shape {form.shape}; accepted: {accepted}")
+    return form._replace(targets=name), is_one
 
 
 def hidden_and_targets(library: Library, inputs: Inputs, classes: Any, memory: Any) -> Form:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from crossent.problem import Ending
 
 
+# Logits that are copied at a time, to leave out some classes of each row.
+REST = 1 << 22
+
+
 class TokenStatistics(NamedTuple):
     """What rows of logits tell of their targets: arrays of the shape of the targets, 0 for tokens that are ignored.
 
@@ -73,6 +77,33 @@ def composed(library: Library, inputs: Inputs, rows: Rows, ending: Ending) -> To
     return _named(graph, weight, loss, numbers, above)
 
 
+def log_of_rest(library: Library, rows: Rows, ids: Array, log_probs: Array) -> Array:
+    """log(1 − Σ_k p_k) (...) of what distinct classes (..., K) leave, −∞ for nothing, from a sum over the others."""
+    xp, v = library.xp, rows.vocabulary
+    x, chosen = _flat(library, rows.logits), _flat(library, ids)
+    height = max(1, REST // max(1, v)) if library.leaves_out else max(1, x.shape[0])
+    parts = []
+    for i in range(0, x.shape[0], height):
+        j = min(i + height, x.shape[0])
+        part = rows._replace(logits=x[i:j, :], targets=chosen[i:j, 0], weight=None)
+        found = library.described(part)
+        lost = xp.full(chosen[i:j, :].shape, -xp.inf, dtype=rows.dtype, device=library.device(chosen))
+        # A copy in the compute dtype, to write to.
+        others = library.put_classes(library.widened(part.logits, rows.dtype) + 0.0, chosen[i:j, :], lost)
+        rest = library.described(part._replace(logits=others))
+        far = (rest.maximum - found.maximum) + (xp.log1p(rest.spread.rest) - xp.log1p(found.spread.rest))
+        parts.append(xp.where(rest.maximum == -xp.inf, rest.maximum, far))
+    far = xp.reshape(parts[0] if len(parts) == 1 else xp.concat(parts), ids.shape[:-1])
+    return near_or_far(library, log_probs, far)
+
+
+def near_or_far(library: Library, log_probs: Array, far: Array) -> Array:
+    """log(1 − Σ_k p_k): of classes that have little, from their sum, and else what the others' sum says."""
+    xp = library.xp
+    total = xp.sum(xp.exp(log_probs), axis=-1)
+    return xp.where(total < 0.5, xp.log1p(-xp.where(total < 0.5, total, xp.zeros_like(total))), far)
+
+
 def log_probs(library: Library, rows: Rows, ids: Array) -> Array:
     """log p (..., K) of the classes `ids` (..., K) of rows (..., V), whatever their targets are."""
     xp, shape = library.xp, ids.shape
@@ -96,10 +127,13 @@ def _of_head(library: Library, rows: Rows, ids: Array) -> Array:
     return result
 
 
-def gradient_of_log_probs(library: Library, rows: Rows, ids: Array, result: Array, grads: Array) -> Array:
+def gradient_of_log_probs(
+    library: Library, rows: Rows, ids: Array, result: Array, grads: Array, rest: tuple[Array, Array] | None = None
+) -> Array:
     """The gradient (..., V) of the logits, from the log-probabilities (..., K) and their gradients.
 
-    The walk's is right but at the classes, whose entries are found from their probabilities.
+    rest: the gradient (...) of the log-probability of all other classes, and that over their probability. The walk's
+    is right but at the classes, whose entries are found from their probabilities.
     """
     xp, c = library.xp, rows.coefficients
     # The same class may be asked for more than once.
@@ -107,12 +141,16 @@ def gradient_of_log_probs(library: Library, rows: Rows, ids: Array, result: Arra
     for k in range(ids.shape[-1]):
         own = own + xp.where(ids == ids[..., k : k + 1], grads[..., k : k + 1], 0.0)
     total = xp.sum(grads, axis=-1)
+    factor = -total
+    if rest is not None:
+        total = total + rest[0]
+        factor = rest[1] - total
     entries = -own * xp.expm1(result) - (total[..., None] - own) * xp.exp(result)
     slopes = slope(library, _raw(library, rows, ids), c)
     entries = entries * c.inverse_temperature if slopes is None else entries * c.inverse_temperature * slopes
     if rows.weight is not None:
         entries = xp.where(rows.weight[..., None] == 0, 0.0, entries)
-    scale = library.per_token(-total, total.shape)
+    scale = library.per_token(factor, factor.shape)
     _, d = library.losses_and_gradient(rows._replace(targets=ids[..., 0]), scale, None)
     entries = xp.reshape(library.narrowed(_flat(library, entries), d), ids.shape)
     return library.put_classes(d, ids, entries)
@@ -140,8 +178,37 @@ def composed_log_probs(library: Library, inputs: Inputs, rows: Rows, ending: End
     loss = library.loss(inputs._replace(targets=top), rows._replace(targets=library.enter(top)), ending)
     # Taken together, so that the likeliest class, where it is asked for, adds nothing to the gradient of its loss.
     places = xp.concat([top[..., None], graph.cast(ids, top.dtype)], axis=-1)
-    y = transformed(graph, graph.cast(graph.take_classes(x, places), loss.dtype), rows.coefficients, None)
+    y = graph.cast(graph.take_classes(x, places), loss.dtype)
+    if rows.weight is not None:
+        weight = rows.weight if graph is library else library.leave(rows.weight)
+        # Of a token that does not count, differentiation would multiply what it holds by 0.
+        y = xp.where(weight[..., None] == 0, xp.zeros_like(y), y)
+    y = transformed(graph, y, rows.coefficients, None)
     return 0.0 - ((y[..., :1] - y[..., 1:]) + loss[..., None])
+
+
+def composed_log_of_rest(
+    library: Library, inputs: Inputs, rows: Rows, ending: Ending, ids: Array, log_probs: Array
+) -> Array:
+    """The same as what the library differentiates: two log-sum-exps, of all classes and of the others."""
+    graph = library.composes
+    assert graph is not None
+    xp = graph.xp
+    x = graph.cast(inputs.logits, rows.dtype)
+    x = x - xp.max(graph.stop_gradient(x), axis=-1)[..., None]
+    lost = xp.full(ids.shape, -xp.inf, dtype=x.dtype, device=graph.device(ids))
+    others = graph.put_classes(x + 0.0, ids, lost)
+    is_nothing = xp.all(others == -xp.inf, axis=-1)
+    others = xp.where(is_nothing[..., None], xp.zeros_like(others), others)
+    sums = []
+    for each in (others, x):
+        of_measure = rows._replace(
+            logits=library.enter_matrix(each), targets=None,
+            coefficients=rows.coefficients._replace(measure=measures.LOG_SUM_EXP),
+        )  # fmt: skip
+        sums.append(library.loss(inputs._replace(logits=each, targets=None), of_measure, ending))
+    far = near_or_far(graph, log_probs, sums[0] - sums[1])
+    return xp.where(is_nothing, -xp.inf, far)
 
 
 def _named(library: Library, weight: Array | None, loss: Array, numbers: list[Array], above: Array) -> TokenStatistics:

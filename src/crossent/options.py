@@ -109,8 +109,8 @@ class Options:
         if not isinstance(self.check_targets, (bool, np.bool_)):
             raise TypeError(f"check_targets is {shown(self.check_targets)}; accepted: True or False")
         choice("engine", self.engine, ("auto", *ENGINES))
-        accepted = "a number greater than 0 and less than 1"
-        if not 0.0 < number("mixture", self.mixture, accepted) < 1.0:
+        accepted = "a number from 1e-6 to 1 - 1e-6"
+        if not 1e-6 <= number("mixture", self.mixture, accepted) <= 1.0 - 1e-6:
             raise ValueError(f"mixture is {self.mixture!r}; accepted: {accepted}")
         object.__setattr__(self, "ignore_index", _index(self.ignore_index))
         object.__setattr__(

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
+
 from crossent import checks, description, problem
 from crossent.description import TokenStatistics
 from crossent.libraries import Inputs, Library
@@ -67,7 +69,7 @@ def log_probs_and_gradient(
             inputs = inputs._replace(targets=ids[..., 0])
             grad_output = None if grad_output is None else grad_output[..., 0]
         value, d = problem.loss_and_gradient(inputs, options, grad_output, out, -1.0, form)
-        return 0.0 - (value if is_one else value[..., None]), d
+        return negative(library, value if is_one else value[..., None]), d
     with library.computing(logits):
         rows, _, chosen = several(library, inputs, form, options)
         checks.gradient_of_loss(library, grad_output, logits, tuple(ids.shape))
@@ -101,8 +103,12 @@ def _prepared(
 def _of_one(library: Library, inputs: Inputs, form: checks.Form, options: Options, memory: int | None) -> Array:
     rows, ending = _prepared(library, inputs, form, options, memory)
     loss = library.loss if inputs.head is None else library.linear_loss
-    # Not the negative, of which 0 would be −0.
-    return 0.0 - loss(inputs, rows, ending)
+    return negative(library, loss(inputs, rows, ending))
+
+
+def negative(library: Library, loss: Array) -> Array:
+    """0 − loss, of which 0 is not −0, as an array even where NumPy makes numbers."""
+    return library.family.leave(0.0 - loss)
 
 
 class Several(NamedTuple):
@@ -141,7 +147,7 @@ def several(
         ids = library.zero_where_not(kept, ids)
     bad, check = None, options.check_targets and (library.always_readable or problem.may_check(library, inputs))
     if check and library.checks_copies:
-        weights = None if inputs.weights is None else inputs.weights[..., None]
+        weights = None if inputs.weights is None else np.asarray(inputs.weights)[..., None]
         problem.check_copies(inputs._replace(weights=weights), vocabulary, ignored, form.targets)
     elif check and library.any_outside(ids, vocabulary):
         given, ids = library.whole(inputs.targets), library.whole(ids)

@@ -7,17 +7,18 @@ With p of the student and q of the teacher at those classes, and p_t and q_t wha
     drop          Σ q·log(q/p), whatever the others have
 
 The student's log-probabilities are those of `description`; the rest is arithmetic of K numbers a token. A library that
-differentiates does so; for the others `_slope` is the derivative by the student's log-probabilities.
+differentiates does so; for the others `_slopes` has the derivatives by the student's log-probabilities.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from crossent import checks, description, problem
 from crossent.libraries import Inputs, Library
 from crossent.math.measures import FORWARD, REVERSE
-from crossent.math.rows import LOSS
+from crossent.math.rows import LOSS, Rows
 from crossent.options import Options
 from crossent.problem_tokens import Several, several
 from crossent.types import Array
@@ -34,15 +35,18 @@ def divergence(inputs: Inputs, log_probs: Array, tail: str, options: Options) ->
     with library.computing(inputs.logits):
         rows, ending, chosen = several(library, inputs, form, options)
         rows = rows._replace(coefficients=rows.coefficients._replace(measure=LOSS))
-        checks.distinct(library, chosen.ids, chosen.weights)
+        checks.pair(library, inputs, log_probs)
         if library.composes is None:
-            found = description.log_probs(library, rows, chosen.ids)
+            found = _of_student(library, rows, chosen.ids, tail)
         else:
             bare, each = inputs._replace(weights=None, denominator=None), ending._replace(reduction="none")
-            found = description.composed_log_probs(library, bare, rows, each, chosen.ids)
-        teacher = library.cast(library.enter(log_probs), rows.dtype)
-        values = _weighed(library, chosen, _values(library, found, teacher, tail, options))
-        return ending.finish(values)
+            lp = description.composed_log_probs(library, bare, rows, each, chosen.ids)
+            rest = None
+            if tail == BIN:
+                rest = description.composed_log_of_rest(library, bare, rows, each, chosen.ids, lp)
+            found = lp, rest
+        values = _values(library, *_counted(library, chosen, found, log_probs, rows.dtype, tail), tail, options)
+        return ending.finish(_weighed(library, chosen, values))
 
 
 def divergence_and_gradient(
@@ -62,32 +66,68 @@ def divergence_and_gradient(
     with library.computing(logits):
         rows, ending, chosen = several(library, inputs, form, options)
         rows = rows._replace(coefficients=rows.coefficients._replace(measure=LOSS))
-        checks.distinct(library, chosen.ids, chosen.weights)
+        checks.pair(library, inputs, teacher.logits)
         checks.gradient_of_loss(library, grad_output, logits, ending.shape)
         checks.output(library, out, logits)
         scale = ending.scale(1.0 if grad_output is None else library.above(grad_output))
         if not isinstance(scale, float) and scale.ndim:
             scale = library.xp.reshape(scale, form.tokens)[..., None]
-        q = library.cast(library.enter(teacher.logits), rows.dtype)
-        found = description.log_probs(library, rows, chosen.ids)
-        values = _weighed(library, chosen, _values(library, found, q, tail, options))
-        slopes = library.cast(chosen.finished(library, _slope(library, found, q, tail, options)) * scale, rows.dtype)
-        d = library.leave_matrix(description.gradient_of_log_probs(library, rows, chosen.ids, found, slopes), logits)
+        found = _of_student(library, rows, chosen.ids, tail)
+        pair = _counted(library, chosen, found, teacher.logits, rows.dtype, tail)
+        values = _weighed(library, chosen, _values(library, *pair, tail, options))
+        slopes = _any_bad(library, chosen).finished(library, _slopes(library, *pair, tail, options)) * scale
+        slopes, k = library.cast(slopes, rows.dtype), chosen.ids.shape[-1]
+        rest = (slopes[..., k], slopes[..., k + 1]) if tail == BIN else None
+        d = description.gradient_of_log_probs(library, rows, chosen.ids, found[0], slopes[..., :k], rest)
+        d = library.leave_matrix(d, logits)
         value = ending.finish(values)
         return value, d if out is None else problem.put(library, out, d)
 
 
 def _weighed(library: Library, chosen: Several, values: Array) -> Array:
-    return chosen.finished(library, values[..., None])[..., 0]
+    """Values of tokens, times their weights."""
+    return _any_bad(library, chosen).finished(library, values[..., None])[..., 0]
+
+
+def _any_bad(library: Library, chosen: Several) -> Several:
+    """All of a token is NaN where one of its classes is none of the vocabulary."""
+    bad = None if chosen.bad is None else library.xp.any(chosen.bad, axis=-1)[..., None]
+    return chosen._replace(bad=bad, kept=None)
+
+
+def _of_student(library: Library, rows: Rows, ids: Array, tail: str) -> tuple[Array, Array | None]:
+    """The log-probabilities of the classes, and with a bin that of all others."""
+    lp = description.log_probs(library, rows, ids)
+    return lp, description.log_of_rest(library, rows, ids, lp) if tail == BIN else None
+
+
+def _counted(
+    library: Library, chosen: Several, found: tuple[Array, Array | None], log_probs: Array, dtype: Array, tail: str
+) -> tuple[Array, Array]:
+    """Both sides' log-probabilities as the tail has them; ordinary numbers for tokens that do not count."""
+    xp, (lp, rest) = library.xp, found
+    lq = library.cast(library.enter(log_probs), dtype)
+    if chosen.weights is not None:
+        ignored = chosen.weights == 0
+        lp, lq = (xp.where(ignored[..., None], xp.full_like(x, -1.0 - math.log(x.shape[-1])), x) for x in (lp, lq))
+        rest = None if rest is None else xp.where(ignored, xp.full_like(rest, -1.0), rest)
+    if tail == RENORMALISE:
+        top = library.stop_gradient(xp.max(lq, axis=-1))[..., None]
+        return lp, (lq - top) - xp.log(xp.sum(xp.exp(lq - top), axis=-1))[..., None]
+    if rest is None:
+        return lp, lq
+    return (
+        xp.concat([lp, rest[..., None]], axis=-1),
+        xp.concat([lq, _log_of_rest(library, lq)[..., None]], axis=-1),
+    )
 
 
 def _values(library: Library, lp: Array, lq: Array, tail: str, options: Options) -> Array:
     """The divergence of every token, (...)."""
     xp, c = library.xp, options.coefficients
-    lp, lq = _binned(library, lp, lq, tail)
     p, q = xp.exp(lp), xp.exp(lq)
     if tail == DROP:
-        return xp.sum(_times(library, q, lq - lp), axis=-1)
+        return xp.sum(_times(library, q, lq, lp), axis=-1)
     if c.measure == FORWARD:
         found = _terms(library, q, p, lq, lp)
         if tail == RENORMALISE:
@@ -102,30 +142,26 @@ def _values(library: Library, lp: Array, lq: Array, tail: str, options: Options)
     return c.mixture * of_q + (1.0 - c.mixture) * of_p
 
 
-def _slope(library: Library, lp: Array, lq: Array, tail: str, options: Options) -> Array:
-    """The derivative of the divergence by each log-probability of the student, (..., K)."""
-    xp, c, k = library.xp, options.coefficients, lp.shape[-1]
-    lp, lq = _binned(library, lp, lq, tail)
+def _slopes(library: Library, lp: Array, lq: Array, tail: str, options: Options) -> Array:
+    """The derivative of the divergence by each log-probability of the student, (..., K), but for what multiplies them
+    all; of a bin, by that of the others too, and over their probability, (..., K + 2).
+    """
+    xp, c = library.xp, options.coefficients
+    if c.measure == FORWARD and tail != BIN:
+        return -xp.exp(lq)
     if c.measure == FORWARD:
-        q = xp.exp(lq)
-        if tail != BIN:
-            return -q
-        return q[..., k:] * xp.exp(lp[..., :k] - lp[..., k:]) - q[..., :k]
+        slopes, of_rest = -xp.exp(lq), xp.exp(lq[..., -1:] - _finite(library, lp[..., -1:]))
+        return xp.concat([slopes, xp.where(slopes[..., -1:] == 0, 0.0, -of_rest)], axis=-1)
     other = lq if c.measure == REVERSE else _mixed(library, lp, lq, c.mixture)
-    far = lp - other
-    slope = xp.exp(lp[..., :k]) * (far[..., :k] - far[..., k:])
-    return slope if c.measure == REVERSE else (1.0 - c.mixture) * slope
+    share = 1.0 if c.measure == REVERSE else 1.0 - c.mixture
+    slopes = share * _times(library, xp.exp(lp), lp, other)
+    far = share * (lp[..., -1:] - _finite(library, other[..., -1:]))
+    return xp.concat([slopes, xp.where(lp[..., -1:] == -xp.inf, 0.0, far)], axis=-1)
 
 
-def _binned(library: Library, lp: Array, lq: Array, tail: str) -> tuple[Array, Array]:
-    """The log-probabilities as the tail has them: normalised, with a class for all others, or as they are."""
-    xp = library.xp
-    if tail == RENORMALISE:
-        top = library.stop_gradient(xp.max(lq, axis=-1))[..., None]
-        return lp, (lq - top) - xp.log(xp.sum(xp.exp(lq - top), axis=-1))[..., None]
-    if tail == DROP:
-        return lp, lq
-    return tuple(xp.concat([x, _log_of_rest(library, x)[..., None]], axis=-1) for x in (lp, lq))
+def _finite(library: Library, x: Array) -> Array:
+    """`x`, and 0 where it is −∞: of a bin that holds nothing nothing is asked."""
+    return library.xp.where(x == -library.xp.inf, library.xp.zeros_like(x), x)
 
 
 def _log_of_rest(library: Library, x: Array) -> Array:
@@ -142,13 +178,14 @@ def _mixed(library: Library, lp: Array, lq: Array, mixture: float) -> Array:
 
 def _terms(library: Library, a: Array, b: Array, la: Array, lb: Array) -> Array:
     """Σ a·log(a/b) − a + b, of which no term is negative but by rounding."""
-    terms = (_times(library, a, la - lb) - a) + b
+    terms = (_times(library, a, la, lb) - a) + b
     return library.xp.sum(library.xp.maximum(terms, library.xp.zeros_like(terms)), axis=-1)
 
 
-def _times(library: Library, probability: Array, x: Array) -> Array:
-    nothing = probability == 0
-    return probability * library.xp.where(nothing, library.xp.zeros_like(x), x)
+def _times(library: Library, probability: Array, la: Array, lb: Array) -> Array:
+    """probability·(la − lb), 0 where the probability is, and with derivatives there."""
+    nothing, zero = probability == 0, library.xp.zeros_like(la)
+    return probability * (library.xp.where(nothing, zero, la) - library.xp.where(nothing, zero, lb))
 
 
 def is_pair(teacher: Any) -> bool:

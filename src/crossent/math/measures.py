@@ -81,7 +81,8 @@ def values_and_gradient(
     logits, and those of a teacher, have the compute dtype and are transformed.
     """
     xp, weight, coefficients = ops.xp, rows.weight, rows.coefficients
-    found = distribution(ops, rows.logits)
+    y, teacher = (x if x is None or weight is None else _counted(ops, x, weight) for x in (rows.logits, rows.soft))
+    found = distribution(ops, y)
     if coefficients.measure == LOG_SUM_EXP:
         values, d = found.maximum + found.log_z, found.p
     elif coefficients.measure == ENTROPY:
@@ -89,7 +90,7 @@ def values_and_gradient(
         mean = xp.sum(gap, axis=1)
         values, d = found.log_z + mean, gap - found.p * mean[:, None]
     else:
-        values, d = _divergence(ops, coefficients.measure, coefficients.mixture, found, distribution(ops, rows.soft))
+        values, d = _divergence(ops, coefficients.measure, coefficients.mixture, found, distribution(ops, teacher))
     if weight is not None:
         values = xp.where(weight == 0, xp.zeros_like(values), weight * values)
     if scale is None:
@@ -101,6 +102,11 @@ def values_and_gradient(
     if slope is not None:
         d = d * slope
     return values, d if weight is None else ops.clear_rows(d, weight == 0, None)
+
+
+def _counted(ops: Operations, y: Array, weight: Array) -> Array:
+    """Rows of logits, 0 where their weight is: automatic differentiation multiplies what they hold by 0."""
+    return ops.xp.where(weight[:, None] == 0, ops.xp.zeros_like(y), y)
 
 
 def _divergence(

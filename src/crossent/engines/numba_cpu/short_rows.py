@@ -242,7 +242,7 @@ def _spread(
         moment, moment_low = added(moment, moment_low, weighed(e, y - centre))
         above = counted(above, load(logits, x_table + j * lanes(logits) * itemsize(logits)) > own)
     total = finished(rest, rest_low) + (ties - 1.0)
-    return m, where(m == -_INF, _NAN, total), -finished(moment, moment_low), above
+    return m, where((m == -_INF) | (m == _INF), _NAN, total), -finished(moment, moment_low), above
 
 
 # --- the walk ---------------------------------------------------------------------------------------------------------
