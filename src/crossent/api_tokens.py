@@ -485,7 +485,7 @@ def _pair(teacher: Any, tail: str, direction: str) -> tuple[Any, Any]:
     choice("tail", tail, topk.TAILS)
     if len(teacher) != 2:
         raise ValueError(
-            f"teacher_logits is a {type(teacher).__name__} of length {len(teacher)}; accepted: an array of logits, or "
+            f"teacher_logits is a tuple of length {len(teacher)}; accepted: an array of logits, or "
             "a pair of classes and their log-probabilities"
         )
     if direction != FORWARD and tail != topk.BIN:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # Logits that are copied at a time, to leave out some classes of each row.
 REST = 1 << 22
+_LAST_BITS = 4.0
 
 
 class TokenStatistics(NamedTuple):
@@ -71,8 +72,10 @@ def composed(library: Library, inputs: Inputs, rows: Rows, ending: Ending) -> To
     for measure in (measures.LOG_SUM_EXP, measures.ENTROPY):
         of_measure = bare._replace(coefficients=rows.coefficients._replace(measure=measure))
         numbers.append(loss_of(alone, of_measure, ending))
-    above = library.described(rows).spread.above
-    above = library.leave(library.stop_gradient(library.xp.reshape(above, ending.token_shape)))
+    above = graph.stop_gradient(loss)
+    if 0 not in ending.token_shape:
+        above = library.xp.reshape(library.described(rows).spread.above, ending.token_shape)
+        above = library.leave(library.stop_gradient(above))
     weight = rows.weight if graph is library or rows.weight is None else library.leave(rows.weight)
     return _named(graph, weight, loss, numbers, above)
 
@@ -113,7 +116,12 @@ def log_probs(library: Library, rows: Rows, ids: Array) -> Array:
         return xp.reshape(_of_head(library, rows, _flat(library, ids)), shape)
     found = library.described(rows._replace(targets=ids[..., 0], weight=None))
     log_z, maximum = (xp.reshape(x, (*shape[:-1], 1)) for x in (xp.log1p(found.spread.rest), found.maximum))
-    return (_taken(library, rows, ids) - maximum) - log_z
+    y = _taken(library, rows, ids)
+    if rows.coefficients.softcap:
+        # An engine's hyperbolic tangent may be another than the library's in its last bits: the maximum is itself.
+        bound = _LAST_BITS * (2.0**-52 if rows.dtype == xp.float64 else 2.0**-23)
+        y = xp.where(xp.abs(y - maximum) <= bound * xp.abs(maximum), maximum + xp.zeros_like(y), y)
+    return (y - maximum) - log_z
 
 
 def _of_head(library: Library, rows: Rows, ids: Array) -> Array:

@@ -190,4 +190,4 @@ def _times(library: Library, probability: Array, la: Array, lb: Array) -> Array:
 
 def is_pair(teacher: Any) -> bool:
     """Whether a teacher is classes and their log-probabilities, not logits."""
-    return isinstance(teacher, (tuple, list))
+    return isinstance(teacher, tuple)

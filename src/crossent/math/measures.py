@@ -150,7 +150,7 @@ def _log_ratio(ops: Operations, student: Distribution, teacher: Distribution) ->
 
 
 def _top(ops: Operations, student: Distribution) -> Array:
-    return ops.xp.argmin(ops.stop_gradient(student.gap), axis=1)
+    return ops.xp.argmax(ops.stop_gradient(-student.gap), axis=1)
 
 
 def _centred(ops: Operations, student: Distribution, x: Array) -> Array:
