@@ -68,6 +68,9 @@ class Variant(NamedTuple):
     def threads(self) -> int:
         """The most threads of a block, of which two run at once: so many that the registers suffice."""
         if self.describes:
+            # Short rows have no more threads than these, and single elements want registers.
+            if self.layout == "STRIDED" and self.lanes < 32:
+                return 128
             return 192 if self.format == "float64" else 256
         if self.format == "float64" or self.layout == "STRIDED" or self.lanes < 32 or self.verb == "gradient":
             return 256

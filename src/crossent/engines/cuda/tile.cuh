@@ -277,9 +277,9 @@ template <class Format, Layout LAYOUT, int LANES, Targets TARGETS, bool SPREADS,
             const Real e = TRANSFORM == CAPPED && !is_there ? Real(0) : exponential(y - centre);
             sums.others[i] += is_target ? Real(0) : e;
             if (SPREADS) {
-                // ∞ is not as far as ∞: such a row is NaN.
+                // ∞ is not as far as ∞: such a row is NaN. The −∞ of a class that is not there is never the largest.
                 const Real gap = centre - y;
-                const bool is_largest = is_there && gap == 0;
+                const bool is_largest = (TRANSFORM != CAPPED || is_there) && gap == 0;
                 sums.below[i] += is_largest ? Real(0) : e;
                 // The gap is infinite where the exponential is 0, or may be.
                 sums.moment[i] += e == 0 ? Real(0) : e * gap;
