@@ -428,7 +428,7 @@ def walk(
 ) -> None:
     """The walk of `numba_cpu`: some rows at a time, that stay in the cache until their gradient is written.
 
-    spreads: None, or the address of a table of what `store_spread` writes, and the bytes between its lines.
+    spreads: None, or the address of a table of what `_describe_row` writes, and the bytes between its lines.
     """
     logits, losses, _ = formats
     x, x_step, q, q_step, d, d_step = matrices
