@@ -106,10 +106,8 @@ def _of_cuda(kind, lines, weight, scale, c):
     macros |= {"LAYOUT": "STRIDED", "PASS": "WALK", "TRANSFORM": "PLAIN", "LANES": 32, "THREADS": 256}
     library = emulator.built(tuple((f"CROSSENT_{name}", value) for name, value in macros.items()), source="formula.cpp")
     results = np.empty((4, lines.shape[1]), lines.dtype)
-    numbers = c._asdict()
-    del numbers["clip"]
     lists = {"weight": weight.ctypes.data, "scales": scale.ctypes.data, "scales_row": 1, "scales_format": 1}
-    problem = Problem(rows=lines.shape[1], classes=1000, vocabulary=1000, **numbers, **lists)
+    problem = Problem(rows=lines.shape[1], classes=1000, vocabulary=1000, **c._asdict(), **lists)
     library.formula(ctypes.byref(problem), ctypes.c_void_p(lines.ctypes.data), ctypes.c_void_p(results.ctypes.data))
     return results
 

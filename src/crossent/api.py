@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from crossent import checks, problem
 from crossent.engines import select
 from crossent.libraries import Inputs
-from crossent.math.rows import EXPLICIT, LOSS
-from crossent.options import ALGORITHMS, CallOptions, OptionNames, choice, takes_options
+from crossent.options import CallOptions, OptionNames, Options, takes_options
 from crossent.types import A, Array, B, Denominator, DType, Float, NoArray, Shape, T, TensorLike
 
 
@@ -245,10 +244,10 @@ def explain(logits: Array, algorithm: str = "stable") -> str:
     >>> print(explain(np.zeros((4, 10), dtype=np.float32), algorithm="explicit").splitlines()[1])
     numba: cannot serve: it has no clipped probabilities, which algorithm='explicit' asks for
     """
-    choice("algorithm", algorithm, ALGORITHMS)
+    measure = Options(algorithm=algorithm).coefficients.measure
     family = checks.library_of("logits", logits, "an array of shape (..., V)")
     library = family.of_call(Inputs(logits, None))
     shape, dtype = checks.logits_alone(library, logits)
-    kind = library.kind(logits, dtype, shape[-1], EXPLICIT if algorithm == "explicit" else LOSS)
+    kind = library.kind(logits, dtype, shape[-1], measure)
     what = f"{family.name} logits {shape} {dtype}, {family.where(logits)}"
     return select.explanation(what, kind, library.describe(logits))

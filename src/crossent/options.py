@@ -20,13 +20,11 @@ import numpy as np
 
 from crossent.engines.select import ENGINES
 from crossent.libraries import is_array, of
-from crossent.math.rows import LOSS, Coefficients
+from crossent.math.rows import EXPLICIT, LOSS, Coefficients
 from crossent.types import Algorithm, Array, Denominator, Reduction, Smoothing
 
 REDUCTIONS = ("mean", "sum", "none", "sequence")
 ALGORITHMS = ("stable", "explicit")
-# The least probability whose logarithm the explicit algorithm takes.
-_CLIP = 1e-10
 # Temperatures and softcaps: products of two, and their inverses, are normal numbers in float32.
 _SMALLEST, _LARGEST = 1e-18, 1e18
 _SIZES = "a number from 1e-18 to 1e18"
@@ -121,11 +119,10 @@ class Options:
                 smoothing=float(self.label_smoothing),
                 includes_target=int(self.smoothing == "uniform"),
                 z_loss=float(self.z_loss),
-                clip=_CLIP if self.algorithm == "explicit" else 0.0,
                 ieee=self.ieee,
                 inverse_temperature=1.0 / float(self.temperature),
                 softcap=float(self.logit_softcap or 0.0),
-                measure=self.measure,
+                measure=EXPLICIT if self.algorithm == "explicit" else self.measure,
                 mixture=float(self.mixture),
             ),
         )

@@ -23,7 +23,7 @@ from crossent.libraries import NUMPY, Inputs, Library
 from crossent.math import reduction as reductions
 from crossent.math import tokens
 from crossent.math.measures import DIRECTIONS
-from crossent.math.rows import EXPLICIT, LOSS, Head, Rows
+from crossent.math.rows import LOSS, Head, Rows
 from crossent.options import DEFAULT, Options, options_once
 from crossent.types import Array
 
@@ -98,9 +98,7 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
         weights, class_weights, denominator = map(library.enter, (weights, class_weights, denominator))
         if not isinstance(denominator, (str, type(None))):
             denominator = library.number(denominator)
-    engine = library.engine(
-        options.engine, like, form.dtype, vocabulary, EXPLICIT if coefficients.clip else coefficients.measure
-    )
+    engine = library.engine(options.engine, like, form.dtype, vocabulary, coefficients.measure)
     device = library.device(like)
     dtype, (wide, integer) = library.compute_dtype(like), library.widest(device)
     mean = reduction if denominator is None and reduction in ("mean", "sequence") and not ieee else None

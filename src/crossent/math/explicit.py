@@ -1,6 +1,6 @@
 """The textbook's way, for comparison: softmax, clip, logarithm. Pure array API, beside the engines, not inside them.
 
-    loss = −Σ_j q_j·log max(p_j, clip)        p = softmax(x)
+    loss = −Σ_j q_j·log max(p_j, CLIP)        p = softmax(x)
 
 A term whose probability is clipped is constant, so it has no gradient.
 """
@@ -11,6 +11,9 @@ from crossent.math.operations import Operations
 from crossent.math.rows import Rows
 from crossent.math.targets import soft_masses
 from crossent.types import Array
+
+# The least probability whose logarithm is taken.
+CLIP = 1e-10
 
 
 def losses_and_gradient(
@@ -27,7 +30,7 @@ def losses_and_gradient(
     e = xp.exp(x - maximum[:, None])
     z = xp.sum(e, axis=1)
     p = e / z[:, None]
-    least = xp.full_like(p, coefficients.clip)
+    least = xp.full_like(p, CLIP)
     active = xp.where(p >= least, masses, 0.0)
     # NaN compares as false: a row that has no softmax keeps its NaN.
     active = xp.where(xp.isnan(p), p, active)

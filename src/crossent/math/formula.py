@@ -9,7 +9,7 @@ from __future__ import annotations
 from crossent.math import explicit, measures, statistics
 from crossent.math.operations import Operations
 from crossent.math.outcome import Outcome, outcome
-from crossent.math.rows import LOSS, Rows
+from crossent.math.rows import EXPLICIT, LOSS, Rows
 from crossent.math.statistics import Described, Masses, RowStatistics, Spread
 from crossent.math.targets import class_masses, soft_masses
 from crossent.math.transform import slope, transformed
@@ -19,10 +19,10 @@ from crossent.types import Array
 def losses(ops: Operations, rows: Rows, out: Array | None = None) -> Array:
     """The losses (N,) of rows whose logits have the compute dtype. out: scratch memory (N, V), or None."""
     rows = _transformed(ops, rows, out)
+    if rows.coefficients.measure == EXPLICIT:
+        return explicit.losses_and_gradient(ops, rows, 1.0)[0]
     if rows.coefficients.measure != LOSS:
         return measures.values_and_gradient(ops, rows, None)[0]
-    if rows.coefficients.clip:
-        return explicit.losses_and_gradient(ops, rows, 1.0)[0]
     found, _, _, _ = _statistics(ops, rows, out)
     return outcome_of(ops, found, rows, None).loss
 
@@ -33,8 +33,9 @@ def losses_and_gradient(
     """The losses (N,) and the gradient rows (N, V), times `scale` (one number or one per row); in `out` where given."""
     slopes = slope(ops, rows.logits, rows.coefficients)
     rows = _transformed(ops, rows, out)
-    if rows.coefficients.measure != LOSS or rows.coefficients.clip:
-        of_rows = explicit.losses_and_gradient if rows.coefficients.clip else measures.values_and_gradient
+    measure = rows.coefficients.measure
+    if measure != LOSS:
+        of_rows = explicit.losses_and_gradient if measure == EXPLICIT else measures.values_and_gradient
         loss, d = of_rows(ops, rows, scale, slopes)
         if out is None:
             return loss, d
@@ -47,13 +48,13 @@ def losses_and_gradient(
 
 def is_in_pieces(rows: Rows) -> bool:
     """Whether the statistics of pieces of the rows merge into the rows' own."""
-    return rows.soft is None and not rows.coefficients.clip and rows.coefficients.measure == LOSS
+    return rows.soft is None and rows.coefficients.measure == LOSS
 
 
 def temporaries(rows: Rows) -> int:
     """How many arrays of the size of the logits are made at a time, beside what the stable algorithm makes."""
     c = rows.coefficients
-    return (4 if c.clip else 8 if c.measure != LOSS else 1) + (2 if c.softcap else 0)
+    return {LOSS: 1, EXPLICIT: 4}.get(c.measure, 8) + (2 if c.softcap else 0)
 
 
 def widened(ops: Operations, rows: Rows) -> Rows:
@@ -146,7 +147,7 @@ def gradient_of(ops: Operations, rows: Rows, found: RowStatistics, result: Outco
 def _transformed(ops: Operations, rows: Rows, out: Array | None) -> Rows:
     """The rows of transformed logits. out: scratch memory, which may be that of the logits, or None."""
     soft = rows.soft
-    if soft is not None and rows.coefficients.measure != LOSS:
+    if soft is not None and rows.coefficients.measure in measures.DIRECTIONS:
         soft = transformed(ops, soft, rows.coefficients, None)
     return rows._replace(logits=transformed(ops, rows.logits, rows.coefficients, out), soft=soft)
 

@@ -9,7 +9,7 @@ from crossent.types import Array
 LOSS = "cross_entropy"
 """The measure of rows that have targets."""
 EXPLICIT = "explicit"
-"""The same by the explicit algorithm, in the words of what chooses an engine."""
+"""The same by the explicit algorithm."""
 
 
 class Coefficients(NamedTuple):
@@ -19,12 +19,12 @@ class Coefficients(NamedTuple):
     smoothing: the mass ε that is shared out evenly.
     includes_target: how many shares of `smoothing` the target itself takes: 0 or 1.
     z_loss: λ, the weight of lse².
-    clip: the least probability whose logarithm is taken; 0 for the exact loss.
     ieee: whether everything follows floating-point arithmetic; without it 0·∞ counts as 0, classes with logit −inf
         take no share, and rows of weight 0 are zero whatever they hold.
     inverse_temperature: 1/T, which multiplies the logits, and so the gradient.
     softcap: c, that logits are bounded by, see `math/transform.py`; 0 for none.
-    measure: what is measured of rows: LOSS, or one of `math/measures.py`.
+    measure: what is measured of rows, and what an engine has to have a kernel of: LOSS, EXPLICIT, or one of
+        `math/measures.py`.
     mixture: of a Jensen-Shannon divergence, the share β of the teacher in the mixture.
     """
 
@@ -32,17 +32,11 @@ class Coefficients(NamedTuple):
     smoothing: float = 0.0
     includes_target: int = 0
     z_loss: float = 0.0
-    clip: float = 0.0
     ieee: bool = False
     inverse_temperature: float = 1.0
     softcap: float = 0.0
     measure: str = LOSS
     mixture: float = 0.5
-
-    @property
-    def kind(self) -> str:
-        """What an engine has to have a kernel of."""
-        return EXPLICIT if self.clip else self.measure
 
 
 class Head(NamedTuple):

@@ -77,7 +77,7 @@ def _rest(tensors: tuple[Any, ...], others: tuple[Any, ...]) -> Rows:
     *coefficients, engine, memory = others
     dtype, v = TORCH.compute_dtype(hidden), head_weight.shape[0]
     rest = Coefficients(*coefficients)
-    kind = TORCH.eager(hidden).kind(hidden, str(dtype).rpartition(".")[2], v, rest.kind)
+    kind = TORCH.eager(hidden).kind(hidden, str(dtype).rpartition(".")[2], v, rest.measure)
     engine = engine if select.obstacle(engine, kind) is None else "array_api"
     places = None if weight is None else weight.reshape(-1).nonzero()[:, 0]
     head = Head(None, None, None, places, memory)

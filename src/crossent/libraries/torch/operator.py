@@ -54,7 +54,7 @@ def _walk(
     rows = _rows(tensors, others)
     logits = rows.logits
     library = TORCH.eager(logits)
-    kind = library.kind(logits, library.dtype_name(logits), rows.vocabulary, rows.coefficients.kind)
+    kind = library.kind(logits, library.dtype_name(logits), rows.vocabulary, rows.coefficients.measure)
     engine = rows.engine if select.obstacle(rows.engine, kind) is None else "array_api"
     return formula.walk(rows._replace(engine=engine), scale, out)
 
