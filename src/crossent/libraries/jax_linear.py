@@ -88,19 +88,11 @@ def described(rows: Rows) -> Described:
 def _described(static: _Static, head: _Head, t: Array, others: _Others) -> Described:
     """A block of tokens at a time."""
     blocks = _blocks(static, head, t, others, None)
-    *most, n, _ = head[0].shape
-    which = jnp.arange(-(-n // blocks.height) * blocks.height).reshape(-1, blocks.height)
 
-    def of_block(which: Array) -> Described:
-        rows, _ = blocks.rows(jnp.minimum(which, n - 1), which < n)
-        return formula.describe(LIBRARY, linear.filled(LIBRARY, rows))
+    def of_block(i: Array) -> Described:
+        return formula.describe(LIBRARY, linear.filled(LIBRARY, blocks.block(i)[0]))
 
-    def joined(x: Array) -> Array:
-        k = len(most)
-        x = jnp.moveaxis(jnp.reshape(x, (len(which), *most, blocks.height)), 0, k)
-        return jnp.reshape(x, (*most, len(which) * blocks.height))[..., :n]
-
-    return jax.tree.map(joined, lax.map(of_block, which))  # type: ignore[no-any-return]
+    return jax.tree.map(blocks.joined, lax.map(of_block, blocks.numbers()))  # type: ignore[no-any-return]
 
 
 def _arrays(rows: Rows) -> tuple[_Head, Array | None, _Others]:
@@ -156,6 +148,22 @@ class _Blocks(NamedTuple):
         rows = linear.flat(LIBRARY, Rows(head, taken(self.t), soft, w, u, coefficients, 0, v, dtype))
         scale = taken(self.scale)
         return rows, None if scale is None else LIBRARY.flat(scale)
+
+    def numbers(self) -> Array:
+        """Those of the blocks of all tokens, in their order."""
+        return jnp.arange(-(-self.head[0].shape[-2] // self.height))
+
+    def block(self, i: Array) -> tuple[Rows, Array | None]:
+        """The rows of the block of that number, and their scale."""
+        n, which = self.head[0].shape[-2], i * self.height + jnp.arange(self.height)
+        return self.rows(jnp.minimum(which, n - 1), which < n)
+
+    def joined(self, x: Array) -> Array:
+        """What the blocks make of their rows (B, rows, ...), with the axes of the tokens."""
+        (*most, n, _), others = self.head[0].shape, x.shape[2:]
+        k, blocks = len(most), x.shape[0]
+        x = jnp.moveaxis(jnp.reshape(x, (blocks, *most, self.height, *others)), 0, k)
+        return lax.slice_in_dim(jnp.reshape(x, (*most, blocks * self.height, *others)), 0, n, axis=k)
 
 
 def _blocks(static: _Static, head: _Head, t: Array | None, others: _Others, scale: Array | None) -> _Blocks:
@@ -220,32 +228,23 @@ def _scanned(
     dtype = LIBRARY.compute_dtype(head[0])
     # What a scan sums up has the dtype of what it is the derivative of.
     head = head[0], head[1].astype(dtype), None if head[2] is None else head[2].astype(dtype)
-    shape, needs = head[0].shape[:-1], static.needs
-    n, v = shape[-1], head[1].shape[0]
-    height = _blocks(static, head, t, others, scale).height
+    needs, v = static.needs, head[1].shape[0]
+    blocks = _blocks(static, head, t, others, scale)
 
     @jax.checkpoint
-    def of_block(which: Array, head: _Head, others: _Others, scale: Array | None) -> tuple[Array, Gradients]:
-        blocks = _Blocks(static, head, t, others, scale, height)
-        rows, factor = blocks.rows(jnp.minimum(which, n - 1), which < n)
+    def of_block(i: Array, head: _Head, others: _Others, scale: Array | None) -> tuple[Array, Gradients]:
+        rows, factor = blocks._replace(head=head, others=others, scale=scale).block(i)
         return linear.whole(LIBRARY, rows, factor, needs)
 
-    def step(total: list[Array | None], which: Array) -> tuple[list[Array | None], tuple[Array, Array | None]]:
-        losses, d = of_block(which, head, others, scale)
+    def step(total: list[Array | None], i: Array) -> tuple[list[Array | None], tuple[Array, Array | None]]:
+        losses, d = of_block(i, head, others, scale)
         added = [None if a is None else a + b for a, b in zip(total, (d.weight, d.bias), strict=True)]
         return added, (losses, d.hidden)
 
-    def joined(x: Array) -> Array:
-        """Of blocks, the last axis of tokens."""
-        k = len(shape) - 1
-        x = jnp.moveaxis(jnp.reshape(x, (len(which), *shape[:-1], height, *x.shape[2:])), 0, k)
-        return jnp.reshape(x, (*shape[:-1], len(which) * height, *x.shape[k + 2 :]))[(*(slice(None),) * k, slice(n))]
-
     zero = [jnp.zeros(head[1].shape, dtype) if needs[1] else None, jnp.zeros((v,), dtype) if needs[2] else None]
-    which = jnp.arange(-(-n // height) * height).reshape(-1, height)
-    zero = _varying(head, lambda start: step(start, which[0])[0], zero)
-    (d_weight, d_bias), (losses, d_hidden) = lax.scan(step, zero, which)
-    return joined(losses), Gradients(None if d_hidden is None else joined(d_hidden), d_weight, d_bias)
+    zero = _varying(head, lambda start: step(start, blocks.numbers()[0])[0], zero)
+    (d_weight, d_bias), (losses, d_hidden) = lax.scan(step, zero, blocks.numbers())
+    return blocks.joined(losses), Gradients(None if d_hidden is None else blocks.joined(d_hidden), d_weight, d_bias)
 
 
 def _with_rule(function: Callable[..., Any], rule: Callable[..., Any]) -> Callable[..., Any]:
