@@ -375,8 +375,7 @@ def _put_far_gradient(
         d += step
         left -= n
     if balances:
-        rest = filled(others, sum_of_lanes(others, others_low))
-        store_first(logits, place, -rest * slope_at_top, 1)
+        store_one(logits, place, largest(-filled(others, sum_of_lanes(others, others_low)) * slope_at_top))
 
 
 # --- near ones, whose every term is at least 0
