@@ -23,7 +23,9 @@ TEACHERS = {
     "other": lambda x: x[::-1, ::-1] / 2,
     "confident": lambda x: np.where(np.arange(x.shape[-1]) == 2, x + 18, x),
     "masked": lambda x: _masked(x / 2, 1),
-    **{f"near-{d}": lambda x, d=d: x + d * cases.generator(8).standard_normal(x.shape) for d in (1e-3, 1e-5, 1e-7)},
+    # Softmax forgets what is added to all; the differences of logits do not.
+    "moved": lambda x: x + 2e4 + 0.3 * cases.generator(8).standard_normal(x.shape),
+    **{f"near-{d}": lambda x, d=d: x + d * cases.generator(8).standard_normal(x.shape) for d in (2, 1e-3, 1e-5, 1e-7)},
 }
 TRANSFORMS = {"plain": {}, "cold": {"temperature": 0.7}, "both": {"temperature": 1.5, "logit_softcap": 8.0}}
 ONCE = (*DIRECT, Mode.TRACED)

@@ -16,9 +16,12 @@ teacher's q, with r_j = log q_j − log p_j and h(x) = exp(x) − 1 − x, every
                     m = β·q + (1 − β)·p                       u_j = log(m_j/p_j) − log(m_a/p_a)
 
 where q − p is max(p, q)·expm1(−|r|) with its sign, and a is the likeliest class of the student, so that nothing cancels
-here either; 0·log 0 is 0. Of near distributions, r comes from the differences t of their logits, which are exact:
+here either; 0·log 0 is 0. For any numbers A, B and S of a row
 
-    r_j = t_j − log1p(Σ_k p_k·expm1(t_k))                     t_j = (z_j − y_j) − (z_a − y_a)
+    r_j = u_j − log1p(Σ_k p_k·expm1(u_k))                     u_j = ((z_j − A) − (y_j − B)) − S
+
+They are chosen so that of near distributions nothing is rounded in u that matters. A and B are the maxima, or 0 where
+these are near each other; S is what they leave of log Z_q − log Z_p. Of a sure student, u_a is exactly 0.
 """
 
 from __future__ import annotations
@@ -133,20 +136,25 @@ def _divergence(
 def _log_ratio(ops: Operations, student: Distribution, teacher: Distribution) -> Array:
     """log q − log p, and 0 where neither occurs."""
     xp, zero = ops.xp, ops.xp.zeros_like(student.p)
-    neither = (student.gap == xp.inf) & (teacher.gap == xp.inf)
     top = _top(ops, student)
-    away, log_ratio = ops.take_target(teacher.gap, top), student.log_z - teacher.log_z
-    is_near = (away < 1) & (xp.abs(log_ratio) < 1)
-    t = teacher.y - student.y
-    t = xp.where(neither, zero, t - ops.take_target(t, top)[:, None])
-    # Of the rows that are near, both sides of what the teacher's unlikely classes may be are within the dtype.
-    # The student's gap is 0 there, and yet has a derivative.
-    relative = xp.where(is_near, away, xp.zeros_like(away)) - ops.take_target(student.gap, top)
-    relative = xp.exp(relative - student.log_z)[:, None]
-    change = xp.where(t < 1, student.p * xp.expm1(xp.where(t < 1, t, zero)), teacher.e * relative - student.p)
-    of_z = xp.log1p(xp.where(is_near, xp.sum(change, axis=1), xp.zeros_like(away)))
-    far = xp.where(neither, zero, student.gap - teacher.gap) + log_ratio[:, None]
-    return xp.where(is_near[:, None], t - of_z[:, None], far)
+    # A, B and S, constants to automatic differentiation: whatever they are, r is the same.
+    other, own, away = xp.max(teacher.y, axis=1), student.maximum, ops.take_target(teacher.gap, top)
+    start, other, away = (ops.stop_gradient(x) for x in (teacher.log_z - student.log_z, other, away))
+    is_sure = (ops.stop_gradient(student.log_z) < math.log(2)) & (away < 1)
+    weight = xp.where(is_sure, away, -start)
+    start = xp.where(is_sure, xp.zeros_like(start), start)
+    other = xp.where(is_sure, ops.stop_gradient(ops.take_target(teacher.y, top)), other)
+    is_close = xp.abs(other - own) <= 1
+    start = xp.where(is_close, (other - own) + start, start)
+    other, own = (xp.where(is_close, xp.zeros_like(x), x) for x in (other, own))
+    u = ((teacher.y - other[:, None]) - (student.y - own[:, None])) - start[:, None]
+    neither = (student.gap == xp.inf) & (teacher.gap == xp.inf)
+    u = xp.where(neither, zero, u)
+    is_small = xp.abs(u) < 1
+    # p·exp(u) of two classes that are far from each other, without the product of what may be 0 and ∞.
+    product = teacher.e * xp.exp(weight - student.log_z)[:, None]
+    change = xp.where(is_small, student.p * xp.expm1(xp.where(is_small, u, zero)), product - student.p)
+    return xp.where(neither, zero, u - xp.log1p(xp.sum(change, axis=1))[:, None])
 
 
 def _top(ops: Operations, student: Distribution) -> Array:

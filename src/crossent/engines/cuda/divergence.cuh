@@ -30,39 +30,47 @@ template <class Real> struct Distribution {
     }
 };
 
-// A row and its teacher's. Of near distributions log q − log p comes from the differences t of their logits, which are exact.
+// A row and its teacher's. What makes u = ((z − A) − (y − B)) − S, which is log q − log p but for a sum: see
+// `math.measures`.
 template <class Real> struct Both {
     const Distribution<Real> student, teacher;
-    const Real log_ratio;
+    Real other, own, start;  // A, B, S
+    Real log_relative;       // log of p·exp(u) over the exponential of the teacher's logit
     bool is_near;
-    Real away, t_top;  // the teacher's gap at the student's likeliest class, and the difference there
-    Real of_z;         // log1p(Σ p·expm1(t))
+    Real log_sum;
 
-    METHOD Both(const Distribution<Real> &student, const Distribution<Real> &teacher, Real y, Real y_q)
-        : student(student), teacher(teacher), log_ratio(student.log_z - teacher.log_z), away(teacher.centre - y_q),
-          t_top(y_q - y), of_z(0) {
-        is_near = away < 1 && log_ratio < 1 && log_ratio > -1;
+    // y_q: the teacher's logit of the student's likeliest class.
+    METHOD Both(const Distribution<Real> &student, const Distribution<Real> &teacher, Real y_q)
+        : student(student), teacher(teacher), other(teacher.centre), own(student.centre),
+          start(teacher.log_z - student.log_z), log_sum(0) {
+        const Real away = teacher.centre - y_q;
+        const bool is_sure = student.log_z < Real(0.6931471805599453) && away < 1;
+        is_near = is_sure || (away < 1 && start < 1 && start > -1);
+        log_relative = (is_sure ? away : -start) - student.log_z;
+        if (is_sure) {
+            other = y_q;
+            start = 0;
+        }
+        const Real shift = other - own;
+        if (shift <= 1 && shift >= -1) {
+            start = shift + start;
+            other = own = 0;
+        }
     }
 
-    METHOD static bool neither(Real gap, Real gap_q) {
-        return gap == Limits<Real>::infinity() && gap_q == Limits<Real>::infinity();
+    // u less a number of all classes, and 0 where neither side occurs.
+    METHOD Real u(Real y, Real y_q, Real less) const {
+        const Real infinity = Limits<Real>::infinity();
+        if (student.centre - y == infinity && teacher.centre - y_q == infinity) return 0;
+        return ((y_q - other) - (y - own)) - start - less;
     }
 
-    METHOD Real t(Real y, Real y_q) const {
-        return neither(student.centre - y, teacher.centre - y_q) ? Real(0) : (y_q - y) - t_top;
-    }
+    METHOD Real log_ratio_of(Real y, Real y_q) const { return u(y, y_q, log_sum); }
 
-    // log q − log p, and 0 where neither occurs.
-    METHOD Real log_ratio_of(Real y, Real y_q) const {
-        if (is_near) return t(y, y_q) - of_z;
-        const Real gap = student.centre - y, gap_q = teacher.centre - y_q;
-        return (neither(gap, gap_q) ? Real(0) : gap - gap_q) + log_ratio;
-    }
-
-    // p·expm1(t). Of rows that are near, both sides of what the teacher's unlikely classes may be are within the dtype.
+    // p·expm1(u).
     METHOD Real change(Real y, Real y_q, Real relative) const {
-        const Real p = exponential(y - student.centre) * student.inverse, x = t(y, y_q);
-        return x < 1 ? p * precise_expm1(x) : exponential(y_q - teacher.centre) * relative - p;
+        const Real p = exponential(y - student.centre) * student.inverse, x = u(y, y_q, 0);
+        return x < 1 && x > -1 ? p * precise_expm1(x) : exponential(y_q - teacher.centre) * relative - p;
     }
 };
 
@@ -130,13 +138,12 @@ template <class Format, Targets DIRECTION, Transform TRANSFORM> struct Divergenc
         }
         const Message sums = group.sums(below.total(), ties, below_q.total(), ties_q);
         const int likeliest = static_cast<int>(top.number[1]);
-        Both<Real> both({centre, sums.number[0], sums.number[1]}, {centre_q, sums.number[2], sums.number[3]}, own(likeliest),
-                        others(likeliest));
+        Both<Real> both({centre, sums.number[0], sums.number[1]}, {centre_q, sums.number[2], sums.number[3]}, others(likeliest));
         if (both.is_near) {
-            const Real relative = precise_exp(both.away - both.student.log_z);
+            const Real relative = precise_exp(both.log_relative);
             Sum<Real> change;
             for (int j = group.member; j < classes; j += group.size) change.add(both.change(own(j), others(j), relative));
-            both.of_z = precise_log1p(static_cast<Real>(group.sums(change.total(), 0, 0, 0).number[0]));
+            both.log_sum = precise_log1p(static_cast<Real>(group.sums(change.total(), 0, 0, 0).number[0]));
         }
         const auto pair = [&](int j) { return Pair(own(j), others(j), both, mixture, share); };
 

@@ -170,13 +170,24 @@ def log1p(y: Any) -> Any:
     u = 1.0 + y
     # What the addition has rounded away, exactly.
     lost = where(y < 1.0, y - (u - 1.0), 1.0 - (u - y))
+    return _log(exponent(u), significand(u) - 1.0, lost / u)
+
+
+@inline
+def log_of_ratio(u: Any, less: Any) -> Any:
+    """log u of a normal u ≤ 1, to about 2 ulp, where `less` is u − 1 without the rounding of u."""
     k = exponent(u)
-    f = significand(u) - 1.0
+    return _log(k, where(k == 0.0, less, significand(u) - 1.0), 0.0 * u)
+
+
+@inline
+def _log(k: Any, f: Any, lost: Any) -> Any:
+    """log(2^k·(1 + f)) + lost, for √½ ≤ 1 + f < √2."""
     s = f / (2.0 + f)
     w = s * s
     half = 0.5 * f * f
     # log(1 + f) = 2·atanh(s) = f − f²/2 + s·(f²/2 + s²·tail); the large terms last.
-    rest = fma(s, fma(w, _atanh_tail(w), half), fma(k, _ln2_rest(k), lost / u))
+    rest = fma(s, fma(w, _atanh_tail(w), half), fma(k, _ln2_rest(k), lost))
     return fma(k, _ln2(k), f - (half - rest))
 
 

@@ -47,7 +47,7 @@ PIECES = 256
 BLOCK = 256 * 1024
 
 # Bytes from a gradient that is written to the one whose cache lines are asked for meanwhile.
-_AHEAD = 512
+AHEAD = 512
 _INF, _NAN = np.inf, np.nan
 
 # Tables on the stack, of numbers in the compute dtype: a line for each kind of number, a column for each row, or for
@@ -319,7 +319,7 @@ def _gradient_of_row(formats: Any, row: Any, d: int, centre: Any, factor: Any) -
     while left >= 2 * n:
         x0, x1 = load_pair(logits, x)
         for line in range(0, 2 * step, 64):
-            ask_to_write(d + _AHEAD + line)
+            ask_to_write(d + AHEAD + line)
         y0, slope0 = seen_with_slope(transform, x0)
         y1, slope1 = seen_with_slope(transform, x1)
         store_pair(logits, d, exp(y0 - c) * k * slope0, exp(y1 - c) * k * slope1)
