@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.utils._python_dispatch import TorchDispatchMode
+from tests.devices import functions
 
 import crossent
 import crossent.torch
@@ -196,7 +197,9 @@ def test_A13_derivatives_of_the_others_and_second_ones(mesh, layout, soft):
         x, w, u, *q = (a.detach().requires_grad_() for a in leaves)
         of = partial(crossent.cross_entropy, targets=q[0] if q else targets, label_smoothing=0.125)
         first = torch.autograd.grad(of(x, weights=w, class_weights=u), (x, w, u, *q))
-        gradient = torch.autograd.grad(of(x), x, create_graph=True)[0]
+        value = of(x)
+        # The gradient depends on the loss, too.
+        gradient = torch.autograd.grad(value * value, x, create_graph=True)[0]
         second = torch.autograd.grad((gradient * gradient).sum(), x)[0]
         results.append([*first, second, crossent.cross_entropy_and_grad(x, q[0] if q else targets)[1]])
     for expected, found in zip(*results, strict=True):
@@ -320,3 +323,56 @@ def test_A13_hidden_states(mesh, spread, reduction):
     torch.testing.assert_close(value.full_tensor(), expected)
     for a, b in zip(made, gradients, strict=True):
         torch.testing.assert_close(a.full_tensor(), b)
+
+
+# --- what rows tell besides their loss --------------------------------------------------------------------------------
+
+
+def _made(row, given, beside, leaves):
+    """The numbers of a call, and the first and second derivatives of a function of them by the leaves."""
+    found = functions.numbers(row, given, beside)
+    # Each token's derivative comes back times its own number.
+    value = sum((a * a).sum() for a in found if a.requires_grad)
+    first = torch.autograd.grad(value, leaves, create_graph=True)
+    second = torch.autograd.grad((first[0] * first[0]).sum(), leaves[0])[0]
+    # That of a row of NaN has no meaning, whether it counts or not.
+    return [*(a.detach() for a in found), *(a.detach() for a in first), second.nan_to_num()]
+
+
+def _same(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        whole = a.full_tensor() if isinstance(a, DTensor) else a
+        torch.testing.assert_close(whole, b, rtol=1e-11, atol=1e-13)
+
+
+@EVERY_LAYOUT
+@functions.PLAIN_AND_EVERY
+@pytest.mark.parametrize("name", functions.FUNCTIONS)
+def test_A13_tokens_and_measures(mesh, layout, name, options):
+    function, keys, more = functions.FUNCTIONS[name]
+    row = function, keys, more | options
+    x, beside = functions.inputs(N, S, V, options)
+    x, beside = torch.from_numpy(x), {key: torch.from_numpy(a) for key, a in beside.items()}
+    followed = functions.floats(name, beside)
+    for key in followed:
+        beside[key].requires_grad_()
+    x.requires_grad_()
+    expected = _made(row, (x,), beside, [x, *(beside[key] for key in followed)])
+    # A teacher lies as the student does, or whole, or in other parts.
+    for place in (layout, WHOLE, Shard(0)) if "z" in keys else (layout,):
+        places = dict.fromkeys(beside, _tokens(place)) | {"z": place, "weights": WHOLE}
+        parts = {
+            key: distribute_tensor(a.detach(), mesh, [places[key]]).requires_grad_(key in followed)
+            for key, a in beside.items()
+        }
+        logits = distribute_tensor(x.detach(), mesh, [layout]).requires_grad_()
+        found = _made(row, (logits,), parts, [logits, *(parts[key] for key in followed)])
+        _same(found, expected)
+        if functions.has_gradient(row):
+            value = found[0]
+            # And tensors that are none are the same on both.
+            for given in (parts, {key: a.detach() for key, a in beside.items()}):
+                pair = functions.numbers(row, (logits,), given, (None, value + value))
+                _same(pair, [expected[0], expected[1 if function != "token_statistics" else 6]])
+                assert pair[1].placements == logits.placements
+                assert not any(a.requires_grad for a in pair)

@@ -129,6 +129,10 @@ class Jax(Library):
         """JAX takes indices of any shape; merged axes of several devices would be gathered."""
         return jnp.take(class_weights, t, axis=0)
 
+    def as_matrix(self, x: Array) -> Array:
+        """As they are: merged axes of several devices would be gathered."""
+        return x
+
     def per_token(self, x: Array, tokens: tuple[int, ...]) -> Array:
         """Of the shape of the tokens."""
         return jnp.broadcast_to(x, tokens)
