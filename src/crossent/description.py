@@ -65,18 +65,18 @@ def composed(library: Library, inputs: Inputs, rows: Rows, ending: Ending) -> To
     graph = library.composes
     assert graph is not None
     loss_of = library.loss if inputs.head is None else library.linear_loss
-    loss = loss_of(inputs, rows, ending)
+    loss = graph.enter(loss_of(inputs, rows, ending))
     alone, bare = inputs._replace(targets=None), rows._replace(targets=None)
     numbers = []
     for measure in (measures.LOG_SUM_EXP, measures.ENTROPY):
         of_measure = bare._replace(coefficients=rows.coefficients._replace(measure=measure))
-        numbers.append(loss_of(alone, of_measure, ending))
+        numbers.append(graph.enter(loss_of(alone, of_measure, ending)))
     above = graph.stop_gradient(loss)
     if 0 not in ending.token_shape:
         above = library.xp.reshape(library.described(rows).spread.above, ending.token_shape)
-        above = library.leave(library.stop_gradient(above))
+        above = graph.enter(library.leave(library.stop_gradient(above)))
     weight = rows.weight if graph is library or rows.weight is None else library.leave(rows.weight)
-    return _named(graph, weight, loss, numbers, above)
+    return TokenStatistics(*map(graph.leave, _named(graph, weight, loss, numbers, above)))
 
 
 def log_of_rest(library: Library, rows: Rows, ids: Array, log_probs: Array) -> Array:
@@ -179,7 +179,7 @@ def composed_log_probs(library: Library, inputs: Inputs, rows: Rows, ending: End
     assert graph is not None
     xp, x = graph.xp, graph.enter_matrix(inputs.logits)
     top = xp.argmax(graph.stop_gradient(x), axis=-1)
-    loss = library.loss(inputs._replace(targets=top), rows._replace(targets=library.enter(top)), ending)
+    loss = graph.enter(library.loss(inputs._replace(targets=top), rows._replace(targets=library.enter(top)), ending))
     # Taken together, so that the likeliest class, where it is asked for, adds nothing to the gradient of its loss.
     places = xp.concat([top[..., None], graph.cast(ids, top.dtype)], axis=-1)
     y = _counted(library, rows, graph.cast(graph.take_classes(x, places), loss.dtype))
@@ -207,7 +207,7 @@ def composed_log_of_rest(
             logits=library.enter_matrix(each), targets=None,
             coefficients=_bare(rows)._replace(measure=measures.LOG_SUM_EXP),
         )  # fmt: skip
-        sums.append(library.loss(inputs._replace(logits=each, targets=None), of_measure, ending))
+        sums.append(graph.enter(library.loss(inputs._replace(logits=each, targets=None), of_measure, ending)))
     far = near_or_far(graph, log_probs, sums[0] - sums[1])
     return xp.where(is_nothing, -xp.inf, far)
 

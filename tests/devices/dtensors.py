@@ -376,3 +376,70 @@ def test_A13_tokens_and_measures(mesh, layout, name, options):
                 _same(pair, [expected[0], expected[1 if function != "token_statistics" else 6]])
                 assert pair[1].placements == logits.placements
                 assert not any(a.requires_grad for a in pair)
+
+
+@pytest.mark.parametrize(("make", "layout"), UNUSUAL.values(), ids=UNUSUAL)
+@pytest.mark.parametrize("name", ["several", "statistics", "forward", "bin-reverse"])
+def test_A13_tokens_and_measures_of_unusual_logits(mesh, make, layout, name):
+    """Beside tensors of which some alone are DTensors."""
+    x, beside = functions.inputs(N, S, V, {})
+    logits = make(torch.from_numpy(x), mesh).detach().requires_grad_()
+    whole = (logits.full_tensor() if layout else logits).detach().requires_grad_()
+    v, tokens = whole.shape[-1], whole.shape[:-1]
+    beside = {key: torch.from_numpy(a).reshape(-1, *a.shape[2:])[: math.prod(tokens)] for key, a in beside.items()}
+    beside = {key: a.reshape((*tokens, *a.shape[1:])) for key, a in beside.items()}
+    if v == 1:
+        beside = {key: a[..., :1] if a.ndim > len(tokens) else a for key, a in beside.items()}
+        beside |= {key: 0 * beside[key] for key in ("t", "ids", "few", "log_q")}
+    beside["z"] = whole.detach() + 1 - torch.arange(v) / 8
+    row = functions.FUNCTIONS[name]
+    expected = functions.numbers(row, (whole,), beside)
+    last = functions.FUNCTIONS[name][1][-1]
+    found = functions.numbers(row, (logits,), beside | {last: distribute_tensor(beside[last], mesh, [WHOLE])})
+    _same([a.detach() for a in found], [a.detach() for a in expected])
+    for a, leaf in ((found, logits), (expected, whole)):
+        sum(each.sum() for each in a if each.requires_grad).backward()
+    _same([logits.grad], [whole.grad])
+
+
+@EVERY_LAYOUT
+@pytest.mark.parametrize("name", ["several", "statistics", "entropy", "jensen-shannon", "bin-reverse"])
+def test_A13_no_logits_are_gathered_for_tokens_and_measures(mesh, layout, name):
+    x, beside = functions.inputs(6, S, 64, {})
+    places = dict.fromkeys(beside, _tokens(layout)) | {"z": layout}
+    parts = {key: distribute_tensor(torch.from_numpy(a), mesh, [places[key]]) for key, a in beside.items()}
+    logits = distribute_tensor(torch.from_numpy(x), mesh, [layout]).requires_grad_()
+    with Moved() as moved:
+        found = functions.numbers(functions.FUNCTIONS[name], (logits,), parts)
+        sum(a.sum() for a in found if a.requires_grad).backward()
+    # Of as many classes as are asked for, and the likeliest.
+    assert max(moved.sizes, default=0) <= 4 * 6 * S
+
+
+@pytest.mark.clause("A4")
+@EVERY_LAYOUT
+def test_A4_a_bad_class_is_named_on_every_process(mesh, layout):
+    x, beside = functions.inputs(N, S, V, {})
+    ids, few = torch.from_numpy(beside["ids"]), torch.from_numpy(beside["few"])
+    ids[3, 2, 1], few[4, 0, 0] = V, few[4, 0, 1]
+    logits, log_q = distribute_tensor(torch.from_numpy(x), mesh, [layout]), torch.from_numpy(beside["log_q"])
+    ids, few = (distribute_tensor(a, mesh, [_tokens(layout)]) for a in (ids, few))
+    with pytest.raises(IndexError, match=r"token_ids\[3, 2, 1\] is 7; accepted: 0 to 6"):
+        crossent.token_log_probs(logits, ids)
+    with pytest.raises(ValueError, match=r"teacher_logits\[0\] has a class twice in a row"):
+        crossent.kl_divergence(logits, (few, log_q))
+
+
+@pytest.mark.parametrize("name", functions.LINEAR)
+@pytest.mark.parametrize("spread", [Shard(0), Shard(1), WHOLE], ids=["batch", "sequence", "replicated"])
+def test_A13_tokens_of_hidden_states(mesh, spread, name):
+    rng = np.random.default_rng(1)
+    given = [torch.from_numpy(rng.standard_normal(shape)).requires_grad_() for shape in ((N, S, 6), (V, 6))]
+    beside = {key: torch.from_numpy(rng.integers(0, V, (N, S, *more))) for key, more in (("t", ()), ("ids", (2,)))}
+    row = functions.LINEAR[name]
+    expected = _made(row, given, beside, given)
+    parts = [
+        distribute_tensor(x.detach(), mesh, [p]).requires_grad_() for x, p in zip(given, (spread, WHOLE), strict=True)
+    ]
+    found = _made(row, parts, {key: distribute_tensor(a, mesh, [spread]) for key, a in beside.items()}, parts)
+    _same(found, expected)

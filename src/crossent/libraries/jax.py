@@ -63,7 +63,7 @@ class Jax(Library):
             if isinstance(x, jax.Array) and AxisType.Explicit in mesh_of(x).axis_types and _HAS_CONTEXTS:
                 from crossent.libraries.jax_mesh import OnMesh
 
-                return OnMesh(mesh_of(x), jax.typeof(inputs.logits).sharding.spec)
+                return OnMesh(mesh_of(x), jax.typeof(inputs.logits).sharding.spec[: inputs.logits.ndim - 1])
         return self
 
     def readable(self, x: Array) -> bool:
