@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from tests.devices import functions
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.utils._python_dispatch import TorchDispatchMode
-from tests.devices import functions
 
 import crossent
 import crossent.torch
@@ -397,7 +397,7 @@ def test_A13_tokens_and_measures_of_unusual_logits(mesh, make, layout, name):
     last = functions.FUNCTIONS[name][1][-1]
     found = functions.numbers(row, (logits,), beside | {last: distribute_tensor(beside[last], mesh, [WHOLE])})
     _same([a.detach() for a in found], [a.detach() for a in expected])
-    for a, leaf in ((found, logits), (expected, whole)):
+    for a in (found, expected):
         sum(each.sum() for each in a if each.requires_grad).backward()
     _same([logits.grad], [whole.grad])
 

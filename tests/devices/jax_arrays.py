@@ -4,6 +4,8 @@ process of its own, which has four.
 
 from __future__ import annotations
 
+import math
+import re
 from functools import partial
 
 import jax
@@ -336,10 +338,17 @@ def test_A13_no_logits_are_gathered_for_classes(kind):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
 
     x, ids = shaped(jnp.float32, P(None, "a"), 64, 1024), shaped(jnp.int32, P(), 64, 3)
-    for call in (crossent.token_log_probs, crossent.token_log_probs_and_grad):
-        text = jax.jit(call).lower(x, ids).compile().as_text()
+    for call, other in (
+        (crossent.token_log_probs, ids),
+        (crossent.token_log_probs_and_grad, ids),
+        (partial(crossent.kl_divergence_and_grad, direction="reverse"), x),
+    ):
+        text = jax.jit(call).lower(x, other).compile().as_text()
         assert "all-reduce" in text
-        assert not any(word in text for word in ("all-gather", "all-to-all", "collective-permute"))
+        assert not any(word in text for word in ("all-to-all", "collective-permute"))
+        # Of each device the likeliest class.
+        gathered = [math.prod(map(int, n.split(","))) for n in re.findall(r"\[([\d,]+)\]\S* all-gather\(", text)]
+        assert max(gathered, default=0) <= 4 * 64
 
 
 @pytest.mark.usefixtures("_wide")

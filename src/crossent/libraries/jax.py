@@ -125,6 +125,17 @@ class Jax(Library):
         """An index would gather rows that lie on several devices; of a sum each device has its own part."""
         return super().take_target(x, t) if is_in_one_place(x) else self.sum_of_target(x, t)
 
+    def take_classes(self, x: Array, ids: Array) -> Array:
+        """The same of several."""
+        if is_in_one_place(x):
+            return super().take_classes(x, ids)
+        classes = jnp.arange(x.shape[-1], dtype=ids.dtype)
+
+        def taken(t: Array) -> Array:
+            return jnp.sum(jnp.where(classes == t[..., None], x, 0), axis=-1)
+
+        return jax.vmap(taken, -1, -1)(ids)
+
     def weights_of(self, class_weights: Array, t: Array) -> Array:
         """JAX takes indices of any shape; merged axes of several devices would be gathered."""
         return jnp.take(class_weights, t, axis=0)

@@ -218,9 +218,8 @@ class Distributed(TorchOnGraph):
         if self.state == "eager":
             found = of_head.described(own)
         else:
-            found = (super() if isinstance(own.logits, DTensor) else TRACED).described(own)
-        losses, maximum, spread = found
-        losses, maximum, *spread = (_spread(x, logits, 1) for x in (losses, maximum, *spread))
+            found = super().described(own) if isinstance(own.logits, DTensor) else TRACED.described(own)
+        losses, maximum, *spread = (_spread(x, logits, 1) for x in (found.losses, found.maximum, *found.spread))
         return Described(losses, maximum, Spread(*spread))
 
     def linear_losses(self, rows: Rows) -> Array:

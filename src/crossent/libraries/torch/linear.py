@@ -210,8 +210,8 @@ def described(rows: Rows) -> Described:
         library = TORCH.eager(rows.logits)
         rows = formula.entered(library, rows)
     with library.computing(rows.targets):
-        losses, maximum, spread = library.described(rows)
-        losses, maximum, *spread = map(library.leave, (losses, maximum, *spread))
+        found = library.described(rows)
+        losses, maximum, *spread = map(library.leave, (found.losses, found.maximum, *found.spread))
     return Described(losses, maximum, Spread(*spread))
 
 
