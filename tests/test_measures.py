@@ -213,7 +213,7 @@ def test_tokens_of_hidden_states_never_make_all_logits():
 
 def _of_pair(x, log_q, tail, direction):
     """The divergence of distributions of few classes, which T3 is about."""
-    log_p, log_q = log_softmax(x / 1.3, -1), log_q[..., :4]
+    log_p, log_q = log_softmax(8 * torch.tanh(x / (8 * 1.3)), -1), log_q[..., :4]
     if tail == "drop":
         return (log_q.exp() * (log_q - log_p[..., :4])).sum(-1)
     if tail == "bin":
@@ -237,7 +237,7 @@ def test_a_teacher_of_few_classes(tail, direction):
     x.requires_grad_()
     right = (_of_pair(x, log_q, tail, direction) * weights).sum() / weights.sum()
     d_right, right = torch.autograd.grad(right, x)[0], right.detach()
-    more = {"tail": tail, "direction": direction, "mixture": 0.3, "temperature": 1.3}
+    more = {"tail": tail, "direction": direction, "mixture": 0.3, "temperature": 1.3, "logit_softcap": 8.0}
     for make in (lambda a: a.detach().numpy(), lambda a: a, lambda a: jnp.asarray(a.detach().numpy())):
         given = make(x), (make(ids), make(log_q[..., :4]))
         value, d = crossent.kl_divergence_and_grad(*given, weights=make(weights), **more)

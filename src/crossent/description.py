@@ -6,12 +6,11 @@ log p_k = −((m − x_k) + log Z)                                              
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from crossent import linear
 from crossent.math import measures
-from crossent.math.rows import Head, Rows
+from crossent.math.rows import Coefficients, Head, Rows
 from crossent.math.transform import slope, transformed
 from crossent.types import Array
 
@@ -66,34 +65,35 @@ def composed(library: Library, inputs: Inputs, rows: Rows, ending: Ending) -> To
     graph = library.composes
     assert graph is not None
     loss_of = library.loss if inputs.head is None else library.linear_loss
-    loss = loss_of(inputs, rows, ending)
+    loss = graph.enter(loss_of(inputs, rows, ending))
     alone, bare = inputs._replace(targets=None), rows._replace(targets=None)
     numbers = []
     for measure in (measures.LOG_SUM_EXP, measures.ENTROPY):
         of_measure = bare._replace(coefficients=rows.coefficients._replace(measure=measure))
-        numbers.append(loss_of(alone, of_measure, ending))
+        numbers.append(graph.enter(loss_of(alone, of_measure, ending)))
     above = graph.stop_gradient(loss)
     if 0 not in ending.token_shape:
         above = library.xp.reshape(library.described(rows).spread.above, ending.token_shape)
-        above = library.leave(library.stop_gradient(above))
+        above = graph.enter(library.leave(library.stop_gradient(above)))
     weight = rows.weight if graph is library or rows.weight is None else library.leave(rows.weight)
-    return _named(graph, weight, loss, numbers, above)
+    return TokenStatistics(*map(graph.leave, _named(graph, weight, loss, numbers, above)))
 
 
 def log_of_rest(library: Library, rows: Rows, ids: Array, log_probs: Array) -> Array:
     """log(1 − Σ_k p_k) (...) of what distinct classes (..., K) leave, −∞ for nothing, from a sum over the others."""
     xp, v = library.xp, rows.vocabulary
-    x, chosen = _flat(library, rows.logits), _flat(library, ids)
+    x, chosen = library.as_matrix(rows.logits), library.as_matrix(ids)
     height = max(1, REST // max(1, v)) if library.leaves_out else max(1, x.shape[0])
     parts = []
     for i in range(0, x.shape[0], height):
         j = min(i + height, x.shape[0])
-        part = rows._replace(logits=x[i:j, :], targets=chosen[i:j, 0], weight=None)
+        part = rows._replace(logits=x[i:j, ...], targets=chosen[i:j, ..., 0], weight=None)
         found = library.described(part)
-        lost = xp.full(chosen[i:j, :].shape, -xp.inf, dtype=rows.dtype, device=library.device(chosen))
-        # A copy in the compute dtype, to write to.
-        others = library.put_classes(library.widened(part.logits, rows.dtype) + 0.0, chosen[i:j, :], lost)
-        rest = library.described(part._replace(logits=others))
+        lost = xp.full(chosen[i:j, ...].shape, -xp.inf, dtype=rows.dtype, device=library.device(chosen))
+        # A copy in the compute dtype, to write to; −∞ is nothing only where no softcap is to come.
+        y = transformed(library, library.widened(part.logits, rows.dtype), rows.coefficients, None)
+        others = library.put_classes(y + 0.0, chosen[i:j, ...], lost)
+        rest = library.described(part._replace(logits=others, coefficients=_bare(rows)))
         far = (rest.maximum - found.maximum) + (xp.log1p(rest.spread.rest) - xp.log1p(found.spread.rest))
         parts.append(xp.where(rest.maximum == -xp.inf, rest.maximum, far))
     far = xp.reshape(parts[0] if len(parts) == 1 else xp.concat(parts), ids.shape[:-1])
@@ -113,7 +113,7 @@ def log_probs(library: Library, rows: Rows, ids: Array) -> Array:
     if 0 in shape:
         return xp.zeros(shape, dtype=rows.dtype, device=library.device(ids))
     if isinstance(rows.logits, Head):
-        return xp.reshape(_of_head(library, rows, _flat(library, ids)), shape)
+        return xp.reshape(_of_head(library, rows, library.as_matrix(ids)), shape)
     found = library.described(rows._replace(targets=ids[..., 0], weight=None))
     log_z, maximum = (xp.reshape(x, (*shape[:-1], 1)) for x in (xp.log1p(found.spread.rest), found.maximum))
     y = _taken(library, rows, ids)
@@ -160,16 +160,12 @@ def gradient_of_log_probs(
         entries = xp.where(rows.weight[..., None] == 0, 0.0, entries)
     scale = library.per_token(factor, factor.shape)
     _, d = library.losses_and_gradient(rows._replace(targets=ids[..., 0]), scale, None)
-    entries = xp.reshape(library.narrowed(_flat(library, entries), d), ids.shape)
+    entries = xp.reshape(library.narrowed(library.as_matrix(entries), d), ids.shape)
     return library.put_classes(d, ids, entries)
 
 
-def _flat(library: Library, x: Array) -> Array:
-    return library.xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
-
-
 def _raw(library: Library, rows: Rows, ids: Array) -> Array:
-    taken = _flat(library, library.take_classes(rows.logits, ids))
+    taken = library.as_matrix(library.take_classes(rows.logits, ids))
     return library.xp.reshape(library.widened(taken, rows.dtype), ids.shape)
 
 
@@ -181,16 +177,12 @@ def composed_log_probs(library: Library, inputs: Inputs, rows: Rows, ending: End
     """log p (..., K) of classes as what the library differentiates: the loss of the likeliest, and its distance."""
     graph = library.composes
     assert graph is not None
-    xp, x = graph.xp, inputs.logits
+    xp, x = graph.xp, graph.enter_matrix(inputs.logits)
     top = xp.argmax(graph.stop_gradient(x), axis=-1)
-    loss = library.loss(inputs._replace(targets=top), rows._replace(targets=library.enter(top)), ending)
+    loss = graph.enter(library.loss(inputs._replace(targets=top), rows._replace(targets=library.enter(top)), ending))
     # Taken together, so that the likeliest class, where it is asked for, adds nothing to the gradient of its loss.
     places = xp.concat([top[..., None], graph.cast(ids, top.dtype)], axis=-1)
-    y = graph.cast(graph.take_classes(x, places), loss.dtype)
-    if rows.weight is not None:
-        weight = rows.weight if graph is library else library.leave(rows.weight)
-        # Of a token that does not count, differentiation would multiply what it holds by 0.
-        y = xp.where(weight[..., None] == 0, xp.zeros_like(y), y)
+    y = _counted(library, rows, graph.cast(graph.take_classes(x, places), loss.dtype))
     y = transformed(graph, y, rows.coefficients, None)
     return 0.0 - ((y[..., :1] - y[..., 1:]) + loss[..., None])
 
@@ -202,7 +194,8 @@ def composed_log_of_rest(
     graph = library.composes
     assert graph is not None
     xp = graph.xp
-    x = graph.cast(inputs.logits, rows.dtype)
+    x = graph.cast(graph.enter_matrix(inputs.logits), rows.dtype)
+    x = transformed(graph, _counted(library, rows, x), rows.coefficients, None)
     x = x - xp.max(graph.stop_gradient(x), axis=-1)[..., None]
     lost = xp.full(ids.shape, -xp.inf, dtype=x.dtype, device=graph.device(ids))
     others = graph.put_classes(x + 0.0, ids, lost)
@@ -212,11 +205,26 @@ def composed_log_of_rest(
     for each in (others, x):
         of_measure = rows._replace(
             logits=library.enter_matrix(each), targets=None,
-            coefficients=rows.coefficients._replace(measure=measures.LOG_SUM_EXP),
+            coefficients=_bare(rows)._replace(measure=measures.LOG_SUM_EXP),
         )  # fmt: skip
-        sums.append(library.loss(inputs._replace(logits=each, targets=None), of_measure, ending))
+        sums.append(graph.enter(library.loss(inputs._replace(logits=each, targets=None), of_measure, ending)))
     far = near_or_far(graph, log_probs, sums[0] - sums[1])
     return xp.where(is_nothing, -xp.inf, far)
+
+
+def _bare(rows: Rows) -> Coefficients:
+    """For logits that are transformed already."""
+    return rows.coefficients._replace(inverse_temperature=1.0, softcap=0.0)
+
+
+def _counted(library: Library, rows: Rows, x: Array) -> Array:
+    """What tokens have (..., K), 0 of those that do not count: differentiation would multiply what they hold by 0."""
+    graph = library.composes
+    assert graph is not None
+    if rows.weight is None:
+        return x
+    weight = rows.weight if graph is library else library.leave(rows.weight)
+    return graph.xp.where(weight[..., None] == 0, graph.xp.zeros_like(x), x)
 
 
 def _named(library: Library, weight: Array | None, loss: Array, numbers: list[Array], above: Array) -> TokenStatistics:

@@ -40,20 +40,24 @@ def log_probs(inputs: Inputs, options: Options, classes: int | None = None, memo
     """log p of classes, of one a token or of several."""
     library = _library(inputs).of_call(inputs)
     form, is_one = checks.ids(library, inputs, classes, memory)
+    # One class has the same bits with an axis of its own; and of hidden states several are several losses, where they
+    # are to be differentiated.
+    at_once = not is_one and inputs.targets.shape[-1] > 1 and (library.composes is None or inputs.head is None)
+    # Outside of the context to compute in, which is not that of what is given and what has left it.
+    each = [inputs]
+    if not (is_one or at_once):
+        each = [inputs._replace(targets=inputs.targets[..., k]) for k in range(inputs.targets.shape[-1])]
     with library.computing(inputs.logits):
-        if is_one:
-            return _of_one(library, inputs, form, options, memory)
-        # One class has the same bits with an axis of its own; and of hidden states several are several losses, where
-        # they are to be differentiated.
-        if inputs.targets.shape[-1] == 1 or (library.composes is not None and inputs.head is not None):
-            each = (inputs._replace(targets=inputs.targets[..., k]) for k in range(inputs.targets.shape[-1]))
-            found = [_of_one(library, one, form, options, memory) for one in each]
-            return (library.composes or library.family).xp.stack(found, axis=-1)
-        rows, ending, chosen = several(library, inputs, form, options, memory)
-        if library.composes is None:
-            return library.leave(chosen.finished(library, description.log_probs(library, rows, chosen.ids)))
-        found = description.composed_log_probs(library, inputs._replace(weights=None), rows, ending, chosen.ids)
-        return chosen.finished(library.composes, found)
+        if at_once:
+            rows, ending, chosen = several(library, inputs, form, options, memory)
+            if library.composes is None:
+                return library.leave(chosen.finished(library, description.log_probs(library, rows, chosen.ids)))
+            found = description.composed_log_probs(library, inputs._replace(weights=None), rows, ending, chosen.ids)
+            return library.composes.leave(chosen.finished(library.composes, found))
+        losses = [_of_one(library, one, form, options, memory) for one in each]
+    minus = [negative(library, loss) for loss in losses]
+    # DTensors take the last axis by its number alone.
+    return minus[0] if is_one else (library.composes or library.family).xp.stack(minus, axis=minus[0].ndim)
 
 
 def log_probs_and_gradient(
@@ -103,7 +107,7 @@ def _prepared(
 def _of_one(library: Library, inputs: Inputs, form: checks.Form, options: Options, memory: int | None) -> Array:
     rows, ending = _prepared(library, inputs, form, options, memory)
     loss = library.loss if inputs.head is None else library.linear_loss
-    return negative(library, loss(inputs, rows, ending))
+    return loss(inputs, rows, ending)
 
 
 def negative(library: Library, loss: Array) -> Array:

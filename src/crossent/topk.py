@@ -29,7 +29,8 @@ TAILS = (RENORMALISE, BIN, DROP)
 
 def divergence(inputs: Inputs, log_probs: Array, tail: str, options: Options) -> Array:
     """The divergence of a call. inputs: with the teacher's classes as targets."""
-    library = checks.library_of("logits", inputs.logits, "an array of shape (..., V)").of_call(inputs)
+    family = checks.library_of("logits", inputs.logits, "an array of shape (..., V)")
+    library = family.of_call(_with(inputs, log_probs))
     library = library.composes or library
     form = checks.topk(library, inputs, log_probs)
     with library.computing(inputs.logits):
@@ -59,21 +60,21 @@ def divergence_and_gradient(
 ) -> tuple[Array, Array]:
     """The same, and the gradient of the logits, outside any framework's graph."""
     family = checks.library_of("logits", inputs.logits, "an array of shape (..., V)")
-    library, inputs = family.off_graph(inputs)
-    _, teacher = family.off_graph(Inputs(log_probs, None))
+    library, given = family.off_graph(_with(inputs, log_probs))
+    inputs, log_probs = given._replace(class_weights=None), given.class_weights
     logits = inputs.logits
-    form = checks.topk(library, inputs, teacher.logits)
+    form = checks.topk(library, inputs, log_probs)
     with library.computing(logits):
         rows, ending, chosen = several(library, inputs, form, options)
         rows = rows._replace(coefficients=rows.coefficients._replace(measure=LOSS))
-        checks.pair(library, inputs, teacher.logits)
+        checks.pair(library, inputs, log_probs)
         checks.gradient_of_loss(library, grad_output, logits, ending.shape)
         checks.output(library, out, logits)
         scale = ending.scale(1.0 if grad_output is None else library.above(grad_output))
         if not isinstance(scale, float) and scale.ndim:
             scale = library.xp.reshape(scale, form.tokens)[..., None]
         found = _of_student(library, rows, chosen.ids, tail)
-        pair = _counted(library, chosen, found, teacher.logits, rows.dtype, tail)
+        pair = _counted(library, chosen, found, log_probs, rows.dtype, tail)
         values = _weighed(library, chosen, _values(library, *pair, tail, options))
         slopes = _any_bad(library, chosen).finished(library, _slopes(library, *pair, tail, options)) * scale
         slopes, k = library.cast(slopes, rows.dtype), chosen.ids.shape[-1]
@@ -82,6 +83,11 @@ def divergence_and_gradient(
         d = library.leave_matrix(d, logits)
         value = ending.finish(values)
         return value, d if out is None else problem.put(library, out, d)
+
+
+def _with(inputs: Inputs, log_probs: Any) -> Inputs:
+    """With the teacher's log-probabilities in the place of class weights, of which there are none: its state counts."""
+    return inputs._replace(class_weights=log_probs)
 
 
 def _weighed(library: Library, chosen: Several, values: Array) -> Array:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from tests.devices import functions
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.nn import functional as F  # noqa: N812
@@ -196,7 +197,9 @@ def test_A13_derivatives_of_the_others_and_second_ones(mesh, layout, soft):
         x, w, u, *q = (a.detach().requires_grad_() for a in leaves)
         of = partial(crossent.cross_entropy, targets=q[0] if q else targets, label_smoothing=0.125)
         first = torch.autograd.grad(of(x, weights=w, class_weights=u), (x, w, u, *q))
-        gradient = torch.autograd.grad(of(x), x, create_graph=True)[0]
+        value = of(x)
+        # The gradient depends on the loss, too.
+        gradient = torch.autograd.grad(value * value, x, create_graph=True)[0]
         second = torch.autograd.grad((gradient * gradient).sum(), x)[0]
         results.append([*first, second, crossent.cross_entropy_and_grad(x, q[0] if q else targets)[1]])
     for expected, found in zip(*results, strict=True):
@@ -320,3 +323,123 @@ def test_A13_hidden_states(mesh, spread, reduction):
     torch.testing.assert_close(value.full_tensor(), expected)
     for a, b in zip(made, gradients, strict=True):
         torch.testing.assert_close(a.full_tensor(), b)
+
+
+# --- what rows tell besides their loss --------------------------------------------------------------------------------
+
+
+def _made(row, given, beside, leaves):
+    """The numbers of a call, and the first and second derivatives of a function of them by the leaves."""
+    found = functions.numbers(row, given, beside)
+    # Each token's derivative comes back times its own number.
+    value = sum((a * a).sum() for a in found if a.requires_grad)
+    first = torch.autograd.grad(value, leaves, create_graph=True)
+    second = torch.autograd.grad((first[0] * first[0]).sum(), leaves[0])[0]
+    # That of a row of NaN has no meaning, whether it counts or not.
+    return [*(a.detach() for a in found), *(a.detach() for a in first), second.nan_to_num()]
+
+
+def _same(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        whole = a.full_tensor() if isinstance(a, DTensor) else a
+        torch.testing.assert_close(whole, b, rtol=1e-11, atol=1e-13)
+
+
+@EVERY_LAYOUT
+@functions.PLAIN_AND_EVERY
+@pytest.mark.parametrize("name", functions.FUNCTIONS)
+def test_A13_tokens_and_measures(mesh, layout, name, options):
+    function, keys, more = functions.FUNCTIONS[name]
+    row = function, keys, more | options
+    x, beside = functions.inputs(N, S, V, options)
+    x, beside = torch.from_numpy(x), {key: torch.from_numpy(a) for key, a in beside.items()}
+    followed = functions.floats(name, beside)
+    for key in followed:
+        beside[key].requires_grad_()
+    x.requires_grad_()
+    expected = _made(row, (x,), beside, [x, *(beside[key] for key in followed)])
+    # A teacher lies as the student does, or whole, or in other parts.
+    for place in (layout, WHOLE, Shard(0)) if "z" in keys else (layout,):
+        places = dict.fromkeys(beside, _tokens(place)) | {"z": place, "weights": WHOLE}
+        parts = {
+            key: distribute_tensor(a.detach(), mesh, [places[key]]).requires_grad_(key in followed)
+            for key, a in beside.items()
+        }
+        logits = distribute_tensor(x.detach(), mesh, [layout]).requires_grad_()
+        found = _made(row, (logits,), parts, [logits, *(parts[key] for key in followed)])
+        _same(found, expected)
+        if functions.has_gradient(row):
+            value = found[0]
+            # And tensors that are none are the same on both.
+            for given in (parts, {key: a.detach() for key, a in beside.items()}):
+                pair = functions.numbers(row, (logits,), given, (None, value + value))
+                _same(pair, [expected[0], expected[1 if function != "token_statistics" else 6]])
+                assert pair[1].placements == logits.placements
+                assert not any(a.requires_grad for a in pair)
+
+
+@pytest.mark.parametrize(("make", "layout"), UNUSUAL.values(), ids=UNUSUAL)
+@pytest.mark.parametrize("name", ["several", "statistics", "forward", "bin-reverse"])
+def test_A13_tokens_and_measures_of_unusual_logits(mesh, make, layout, name):
+    """Beside tensors of which some alone are DTensors."""
+    x, beside = functions.inputs(N, S, V, {})
+    logits = make(torch.from_numpy(x), mesh).detach().requires_grad_()
+    whole = (logits.full_tensor() if layout else logits).detach().requires_grad_()
+    v, tokens = whole.shape[-1], whole.shape[:-1]
+    beside = {key: torch.from_numpy(a).reshape(-1, *a.shape[2:])[: math.prod(tokens)] for key, a in beside.items()}
+    beside = {key: a.reshape((*tokens, *a.shape[1:])) for key, a in beside.items()}
+    if v == 1:
+        beside = {key: a[..., :1] if a.ndim > len(tokens) else a for key, a in beside.items()}
+        beside |= {key: 0 * beside[key] for key in ("t", "ids", "few", "log_q")}
+    beside["z"] = whole.detach() + 1 - torch.arange(v) / 8
+    row = functions.FUNCTIONS[name]
+    expected = functions.numbers(row, (whole,), beside)
+    last = functions.FUNCTIONS[name][1][-1]
+    found = functions.numbers(row, (logits,), beside | {last: distribute_tensor(beside[last], mesh, [WHOLE])})
+    _same([a.detach() for a in found], [a.detach() for a in expected])
+    for a in (found, expected):
+        sum(each.sum() for each in a if each.requires_grad).backward()
+    _same([logits.grad], [whole.grad])
+
+
+@EVERY_LAYOUT
+@pytest.mark.parametrize("name", ["several", "statistics", "entropy", "jensen-shannon", "bin-reverse"])
+def test_A13_no_logits_are_gathered_for_tokens_and_measures(mesh, layout, name):
+    x, beside = functions.inputs(6, S, 64, {})
+    places = dict.fromkeys(beside, _tokens(layout)) | {"z": layout}
+    parts = {key: distribute_tensor(torch.from_numpy(a), mesh, [places[key]]) for key, a in beside.items()}
+    logits = distribute_tensor(torch.from_numpy(x), mesh, [layout]).requires_grad_()
+    with Moved() as moved:
+        found = functions.numbers(functions.FUNCTIONS[name], (logits,), parts)
+        sum(a.sum() for a in found if a.requires_grad).backward()
+    # Of as many classes as are asked for, and the likeliest.
+    assert max(moved.sizes, default=0) <= 4 * 6 * S
+
+
+@pytest.mark.clause("A4")
+@EVERY_LAYOUT
+def test_A4_a_bad_class_is_named_on_every_process(mesh, layout):
+    x, beside = functions.inputs(N, S, V, {})
+    ids, few = torch.from_numpy(beside["ids"]), torch.from_numpy(beside["few"])
+    ids[3, 2, 1], few[4, 0, 0] = V, few[4, 0, 1]
+    logits, log_q = distribute_tensor(torch.from_numpy(x), mesh, [layout]), torch.from_numpy(beside["log_q"])
+    ids, few = (distribute_tensor(a, mesh, [_tokens(layout)]) for a in (ids, few))
+    with pytest.raises(IndexError, match=r"token_ids\[3, 2, 1\] is 7; accepted: 0 to 6"):
+        crossent.token_log_probs(logits, ids)
+    with pytest.raises(ValueError, match=r"teacher_logits\[0\] has a class twice in a row"):
+        crossent.kl_divergence(logits, (few, log_q))
+
+
+@pytest.mark.parametrize("name", functions.LINEAR)
+@pytest.mark.parametrize("spread", [Shard(0), Shard(1), WHOLE], ids=["batch", "sequence", "replicated"])
+def test_A13_tokens_of_hidden_states(mesh, spread, name):
+    rng = np.random.default_rng(1)
+    given = [torch.from_numpy(rng.standard_normal(shape)).requires_grad_() for shape in ((N, S, 6), (V, 6))]
+    beside = {key: torch.from_numpy(rng.integers(0, V, (N, S, *more))) for key, more in (("t", ()), ("ids", (2,)))}
+    row = functions.LINEAR[name]
+    expected = _made(row, given, beside, given)
+    parts = [
+        distribute_tensor(x.detach(), mesh, [p]).requires_grad_() for x, p in zip(given, (spread, WHOLE), strict=True)
+    ]
+    found = _made(row, parts, {key: distribute_tensor(a, mesh, [spread]) for key, a in beside.items()}, parts)
+    _same(found, expected)

@@ -4,6 +4,8 @@ process of its own, which has four.
 
 from __future__ import annotations
 
+import math
+import re
 from functools import partial
 
 import jax
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from tests.devices import functions
 
 import crossent
 from crossent_conformance import oracle, units
@@ -264,3 +267,105 @@ def test_A13_hidden_states_inside_shard_map():
     expected = one(hidden, weight)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-5)
+
+
+# --- what rows tell besides their loss --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _wide():
+    with jax.enable_x64(True):
+        yield
+
+
+def _numbers_and_gradients(row, name, given, beside):
+    """The numbers of a call, and the derivatives of a function of them by what may be differentiated."""
+    followed = functions.floats(name, beside)
+
+    def value(given, others):
+        found = functions.numbers(row, given, beside | dict(zip(followed, others, strict=True)))
+        # Each token's derivative comes back times its own number.
+        return sum((a * a).sum() for a in found if a.dtype == jnp.float64), found
+
+    others = [beside[key] for key in followed]
+    (_, found), gradients = jax.value_and_grad(value, (0, 1), has_aux=True)(given, others)
+    return jax.tree.leaves((found, gradients))
+
+
+def _same(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.usefixtures("_wide")
+@pytest.mark.parametrize("kind", [AxisType.Explicit, pytest.param(AxisType.Auto, marks=pytest.mark.extended)], ids=str)
+@pytest.mark.parametrize(
+    "layout",
+    ["batch-vocabulary", *(pytest.param(name, marks=pytest.mark.extended) for name in ("batch", "vocabulary"))],
+)
+@functions.PLAIN_AND_EVERY
+@pytest.mark.parametrize("name", functions.FUNCTIONS)
+def test_A13_tokens_and_measures(kind, layout, name, options):
+    function, keys, more = functions.FUNCTIONS[name]
+    row = function, keys, more | options
+    x, beside = functions.inputs(N, S, V, options)
+    expected = _numbers_and_gradients(row, name, (jnp.asarray(x),), {key: jnp.asarray(a) for key, a in beside.items()})
+    shape, spec = LAYOUTS[layout]
+    mesh = _mesh(kind, shape)
+    logits = _put(x, mesh, spec)
+    # The teacher is whole.
+    places = dict.fromkeys(beside, P(*spec[:2])) | {"z": P(), "weights": P()}
+    parts = {key: _put(a, mesh, places[key]) for key, a in beside.items()}
+    with jax.set_mesh(mesh):
+        _same(jax.jit(partial(_numbers_and_gradients, row, name))((logits,), parts), expected)
+    found = functions.numbers(row, (logits,), parts)
+    _same(found, expected[: len(found)])
+    if functions.has_gradient(row):
+        value = expected[0]
+        pairs = [functions.numbers(row, (logits,), parts, (None, jnp.asarray(2 * value)))]
+        jitted = jax.jit(lambda x, beside: functions.numbers(row, (x,), beside, (None, 2 * value)))
+        pairs += [jitted(logits, parts)]
+        for pair in pairs:
+            _same(pair, expected[:2])
+            assert pair[1].sharding.is_equivalent_to(logits.sharding, 3)
+
+
+@EVERY_KIND
+def test_A13_no_logits_are_gathered_for_classes(kind):
+    mesh = _mesh(kind, (4,))
+
+    def shaped(dtype, spec, *shape):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+
+    x, ids = shaped(jnp.float32, P(None, "a"), 64, 1024), shaped(jnp.int32, P(), 64, 3)
+    for call, other in (
+        (crossent.token_log_probs, ids),
+        (crossent.token_log_probs_and_grad, ids),
+        (partial(crossent.kl_divergence_and_grad, direction="reverse"), x),
+    ):
+        text = jax.jit(call).lower(x, other).compile().as_text()
+        assert "all-reduce" in text
+        assert not any(word in text for word in ("all-to-all", "collective-permute"))
+        # Of each device the likeliest class.
+        gathered = [math.prod(map(int, n.split(","))) for n in re.findall(r"\[([\d,]+)\]\S* all-gather\(", text)]
+        assert max(gathered, default=0) <= 4 * 64
+
+
+@pytest.mark.usefixtures("_wide")
+@EVERY_KIND
+@pytest.mark.parametrize("name", functions.LINEAR)
+def test_A13_tokens_of_hidden_states(kind, name):
+    hidden, weight, t = (x.astype(np.float64) for x in _linear_inputs())
+    beside = {"t": t.astype(np.int32), "ids": np.stack([t, t[::-1]], -1).astype(np.int32)}
+    row, mesh = functions.LINEAR[name], _mesh(kind, (4,))
+
+    def value(hidden, weight, beside):
+        found = functions.numbers(row, (hidden, weight), beside, memory=1400)
+        return sum((a * a).sum() for a in found if a.dtype == jnp.float64), found
+
+    of = jax.jit(jax.value_and_grad(value, (0, 1), has_aux=True))
+    expected = of(hidden, weight, beside)
+    spread = {key: _put(a, mesh, P("a")) for key, a in beside.items()}
+    with jax.set_mesh(mesh):
+        found = of(_put(hidden, mesh, P("a")), _put(weight, mesh, P()), spread)
+    _same(jax.tree.leaves(found), jax.tree.leaves(expected))

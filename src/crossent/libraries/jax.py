@@ -63,7 +63,7 @@ class Jax(Library):
             if isinstance(x, jax.Array) and AxisType.Explicit in mesh_of(x).axis_types and _HAS_CONTEXTS:
                 from crossent.libraries.jax_mesh import OnMesh
 
-                return OnMesh(mesh_of(x), jax.typeof(inputs.logits).sharding.spec)
+                return OnMesh(mesh_of(x), jax.typeof(inputs.logits).sharding.spec[: inputs.logits.ndim - 1])
         return self
 
     def readable(self, x: Array) -> bool:
@@ -125,9 +125,24 @@ class Jax(Library):
         """An index would gather rows that lie on several devices; of a sum each device has its own part."""
         return super().take_target(x, t) if is_in_one_place(x) else self.sum_of_target(x, t)
 
+    def take_classes(self, x: Array, ids: Array) -> Array:
+        """The same of several."""
+        if is_in_one_place(x):
+            return super().take_classes(x, ids)
+        classes = jnp.arange(x.shape[-1], dtype=ids.dtype)
+
+        def taken(t: Array) -> Array:
+            return jnp.sum(jnp.where(classes == t[..., None], x, 0), axis=-1)
+
+        return jax.vmap(taken, -1, -1)(ids)
+
     def weights_of(self, class_weights: Array, t: Array) -> Array:
         """JAX takes indices of any shape; merged axes of several devices would be gathered."""
         return jnp.take(class_weights, t, axis=0)
+
+    def as_matrix(self, x: Array) -> Array:
+        """As they are: merged axes of several devices would be gathered."""
+        return x
 
     def per_token(self, x: Array, tokens: tuple[int, ...]) -> Array:
         """Of the shape of the tokens."""

@@ -23,7 +23,7 @@ class OnMesh(Jax):
     """Of one call, whose arrays are on an explicit mesh."""
 
     def __init__(self, mesh: Any, spec: Any) -> None:
-        """mesh: that of the arrays. spec: how the axes of the logits are spread over it."""
+        """mesh: that of the arrays. spec: how those axes of the logits that are the tokens' are spread over it."""
         super().__init__(jnp, "jax", LIBRARY)
         self.mesh, self.spec = mesh, spec
         explicit = [

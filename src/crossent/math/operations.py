@@ -7,6 +7,8 @@ torch memory as well as immutable, lazy and traced arrays.
 
 from __future__ import annotations
 
+import math
+
 import array_api_compat
 import numpy as np
 
@@ -122,6 +124,10 @@ class Operations:
     def flat(self, x: Array) -> Array:
         """The elements in a row."""
         return x if x.ndim == 1 else self.xp.reshape(x, (-1,))
+
+    def as_matrix(self, x: Array) -> Array:
+        """Rows (..., K) with one axis of tokens."""
+        return self.xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
 
     def per_token(self, x: Array, tokens: tuple[int, ...]) -> Array:
         """`x`, which broadcasts to the shape of the tokens, as a number for each row."""

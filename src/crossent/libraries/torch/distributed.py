@@ -20,6 +20,7 @@ from crossent.libraries.torch import linear as of_head
 from crossent.libraries.torch.library import TORCH, TRACED
 from crossent.libraries.torch.recorded import TorchOnGraph
 from crossent.math.rows import Head, Rows
+from crossent.math.statistics import Described, Spread
 from crossent.types import Array
 
 WHOLE = Replicate()
@@ -40,6 +41,9 @@ class _Namespace:
     def arange(self, *numbers: int, **options: Any) -> Array:
         return self.replicated(TORCH.xp.arange(*numbers, **options))
 
+    def zeros(self, shape: Any, **options: Any) -> Array:
+        return self.replicated(TORCH.xp.zeros(shape, **options))
+
     def ones(self, shape: Any, **options: Any) -> Array:
         return self.replicated(TORCH.xp.ones(shape, **options))
 
@@ -50,17 +54,25 @@ class _Namespace:
         return _whole(TORCH.xp.max(x, **options))
 
     def argmax(self, x: Array, axis: int | None = None) -> Array:
+        """Along the last axis, or of all."""
         if axis is None or not isinstance(x, DTensor):
             return TORCH.xp.argmax(x, axis=axis)
-        last = x.shape[axis]
-        largest = TORCH.xp.where(x == self.max(x, axis=axis)[:, None], last - self.arange(last, device=x.device), 0)
-        return last - self.max(largest, axis=axis)
+        last = x.shape[-1]
+        # Of NaN it is the last.
+        at = x == self.max(x, axis=-1)[..., None]
+        return last - self.max(TORCH.xp.where(at, last - self.arange(last, device=x.device), 1), axis=-1)
 
     def sum(self, x: Array, **options: Any) -> Array:
         return _whole(TORCH.xp.sum(x, **options))
 
+    def any(self, x: Array, **options: Any) -> Array:
+        return _whole(TORCH.xp.any(x, **options))
+
+    def all(self, x: Array, **options: Any) -> Array:
+        return _whole(TORCH.xp.all(x, **options))
+
     def replicated(self, x: Array) -> Array:
-        return DTensor.from_local(x, self.mesh, run_check=False)
+        return _joined(x, self.mesh, [WHOLE] * self.mesh.ndim, x.shape)
 
 
 class Distributed(TorchOnGraph):
@@ -137,9 +149,38 @@ class Distributed(TorchOnGraph):
         """An index would gather the rows."""
         return self.sum_of_target(x, t)
 
+    def take_classes(self, x: Array, ids: Array) -> Array:
+        """Each process takes those that it has, and the sum is put together."""
+        part, local, held = self._local(x, ids)
+        taken = torch.take_along_dim(part, torch.where(held, local, 0), -1)
+        places = [Partial() if _is_of_classes(place, x) else place for place in x.placements]
+        return _whole(_joined(torch.where(held, taken, 0.0), x.device_mesh, places, ids.shape))
+
+    def put_classes(self, x: Array, ids: Array, values: Array) -> Array:
+        """Each process puts those that it has."""
+        part, local, held = self._local(x, ids)
+        # One column more, for those that it has not.
+        wide = torch.cat([part, part[..., :1]], -1)
+        values = _beside(x, values).to(part.dtype)
+        wide = wide.scatter(-1, torch.where(held, local, part.shape[-1]), values)
+        return _joined(wide[..., :-1], x.device_mesh, x.placements, x.shape)
+
+    def as_matrix(self, x: Array) -> Array:
+        """As they are, since torch merges no axes that lie in uneven parts."""
+        return x
+
+    def _local(self, x: Array, ids: Array) -> tuple[Array, Array, Array]:
+        """What this process has of `x` (..., V); classes (..., K) of its rows by their places there, and which are."""
+        part, ids = x.to_local(), _beside(x, ids)
+        v = x.shape[-1]
+        places = [Shard(0) if _is_of_classes(place, x) else WHOLE for place in x.placements]
+        numbers = self.xp.arange(v, dtype=ids.dtype, device=ids.device).redistribute(placements=places).to_local()
+        local = ids - numbers[:1]
+        return part, local, (local >= 0) & (local < part.shape[-1])
+
     def weights_of(self, class_weights: Array, t: Array) -> Array:
         """Looked up in each process: torch merges no axes that lie in uneven parts."""
-        return _joined(_everywhere(class_weights, t)[t.to_local()], t, t.placements, t.shape)
+        return _joined(_everywhere(class_weights, t)[t.to_local()], t.device_mesh, t.placements, t.shape)
 
     def per_token(self, x: Array, tokens: tuple[int, ...]) -> Array:
         """Of the shape of the tokens."""
@@ -170,6 +211,16 @@ class Distributed(TorchOnGraph):
         else:
             found = TRACED.losses_and_gradient(own, scale, None)
         return _spread(found[0], logits, 1), _spread(found[1], logits, 0)
+
+    def described(self, rows: Rows) -> Described:
+        """Of the shape of the tokens, without a graph."""
+        logits, own = _own_head(rows) if isinstance(rows.logits, Head) else (rows.logits, _own(rows))
+        if self.state == "eager":
+            found = of_head.described(own)
+        else:
+            found = super().described(own) if isinstance(own.logits, DTensor) else TRACED.described(own)
+        losses, maximum, *spread = (_spread(x, logits, 1) for x in (found.losses, found.maximum, *found.spread))
+        return Described(losses, maximum, Spread(*spread))
 
     def linear_losses(self, rows: Rows) -> Array:
         """Of the shape of the tokens. Each process has the weight whole, and the tokens that it has."""
@@ -263,6 +314,11 @@ def _own(rows: Rows) -> Rows:
     return formula.with_tensors(rows, (logits, soft, weight, class_weights, targets))
 
 
+def _beside(logits: Array, x: Array) -> Array:
+    """What of `x`, of tokens (...) or of several numbers of each, goes with what of the logits this process has."""
+    return x.redistribute(placements=_places(logits, 1)).to_local()
+
+
 def _part(logits: Array, x: Array) -> Array:
     """What of `x` belongs to the rows of this process."""
     axes, less = logits.ndim - 1, logits.ndim - x.ndim
@@ -273,7 +329,7 @@ def _part(logits: Array, x: Array) -> Array:
     part = part.reshape(math.prod(part.shape[:axes]), *part.shape[axes:])
     count = _count(logits, lambda place: place != WHOLE and not _is_of_classes(place, logits))
     shape = (count * len(part), *x.shape[axes:])
-    return _joined(part, logits, _places(logits, less, merged=True), shape)
+    return _joined(part, logits.device_mesh, _places(logits, less, merged=True), shape)
 
 
 def _spread(x: Array, logits: Array, less: int) -> Array:
@@ -281,10 +337,32 @@ def _spread(x: Array, logits: Array, less: int) -> Array:
     if isinstance(x, DTensor):
         x = x.redistribute(placements=_places(logits, less, merged=True)).to_local()
     shape = logits.shape[: logits.ndim - less]
-    return _joined(x.reshape(logits.to_local().shape[: len(shape)]), logits, _places(logits, less), shape)
+    part = x.reshape(logits.to_local().shape[: len(shape)])
+    return _joined(part, logits.device_mesh, _places(logits, less), shape)
 
 
-def _joined(part: Array, logits: Array, places: Sequence[Any], shape: Sequence[int]) -> Array:
+def _joined(part: Array, mesh: Any, places: Sequence[Any], shape: Sequence[int]) -> Array:
     """The DTensor of that shape of which `part` is what this process has."""
+    # The compiler knows torch's own, and takes no second derivatives.
+    joined = _join if torch.compiler.is_compiling() else _Joined.apply
+    return joined(part, mesh, places, torch.Size(shape))
+
+
+def _join(part: Array, mesh: Any, places: Sequence[Any], shape: torch.Size) -> Array:
     stride = torch.empty(shape, device="meta").stride()
-    return DTensor.from_local(part, logits.device_mesh, places, run_check=False, shape=torch.Size(shape), stride=stride)
+    return DTensor.from_local(part, mesh, places, run_check=False, shape=shape, stride=stride)
+
+
+class _Joined(torch.autograd.Function):
+    """With a gradient that has a gradient: that of torch's own has none, and is taken for a constant."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Array, mesh: Any, places: Sequence[Any], shape: torch.Size) -> Array:
+        ctx.places = places
+        return _join(part, mesh, places, shape)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Array) -> tuple[Any, ...]:
+        whole = [WHOLE if place.is_partial() else place for place in ctx.places]
+        # What is said of the gradient of a summand is a summand again.
+        return grad.redistribute(placements=whole).to_local(grad_placements=ctx.places), None, None, None

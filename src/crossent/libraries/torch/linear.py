@@ -19,6 +19,7 @@ from crossent.libraries.torch import formula, graph
 from crossent.libraries.torch.library import ON_GRAPH, TORCH
 from crossent.libraries.torch.tensors import is_traced, without_autocast
 from crossent.math.rows import Head, Rows
+from crossent.math.statistics import Described, Spread
 from crossent.types import Array
 
 if TYPE_CHECKING:
@@ -198,6 +199,20 @@ def walk_rows(rows: Rows, scale: Array | float, needs: tuple[bool, ...]) -> tupl
     head: Head = rows.logits
     factor = torch.as_tensor(scale, dtype=torch.float64 if head.hidden.dtype == torch.float64 else None)
     return walk(rows, (head.hidden, head.weight, head.bias, *formula.tensors_of(rows)[1:]), factor, needs)
+
+
+def described(rows: Rows) -> Described:
+    """What eager rows of tensors tell, of hidden states or of logits."""
+    if isinstance(rows.logits, Head):
+        head = rows.logits
+        library, rows = _entered(rows, (head.hidden, head.weight, head.bias, *formula.tensors_of(rows)[1:]))
+    else:
+        library = TORCH.eager(rows.logits)
+        rows = formula.entered(library, rows)
+    with library.computing(rows.targets):
+        found = library.described(rows)
+        losses, maximum, *spread = map(library.leave, (found.losses, found.maximum, *found.spread))
+    return Described(losses, maximum, Spread(*spread))
 
 
 def _gradients_of_others(
