@@ -27,10 +27,9 @@ def statistics(
     """What rows tell of their targets."""
     library = _library(inputs).of_call(inputs)
     if inputs.head is None:
-        form = checks.logits_and_targets(library, inputs.logits, inputs.targets)
+        form = checks.logits_and_targets(library, inputs.logits, inputs.targets, may_be_soft=False)
     else:
-        form = checks.hidden_and_targets(library, inputs, classes, memory)
-    checks.are_classes(form)
+        form = checks.hidden_and_targets(library, inputs, classes, memory, may_be_soft=False)
     with library.computing(inputs.logits):
         rows, ending = _prepared(library, inputs, form, options, memory)
         return library.token_statistics(inputs, rows, ending)

@@ -109,7 +109,7 @@ def token_accuracy(rank: Array, k: int = 1) -> Array:
     dtype = library.dtype_name(rank)
     if dtype not in FLOATS:
         raise TypeError(f"rank has dtype {dtype}; accepted: {', '.join(FLOATS)}")
-    most = checks.whole_number("k", 1 if k is None else k, None)
+    most = checks.whole_number("k", k, None, or_none="")
     xp, wide = library.xp, library.widest(library.device(rank))[0]
     rank = library.flat(rank)
     counted = library.count_in(wide, ~(rank < 0), None)
@@ -135,5 +135,6 @@ def _of_loss(loss: Any, of_number: Callable[[float], float], of_array: Callable[
     if dtype not in FLOATS:
         raise TypeError(f"loss has dtype {dtype}; accepted: a number, or an array of {', '.join(FLOATS)}")
     with np.errstate(over="ignore"):
-        result = of_array(loss, library.xp)
+        # A quotient of NumPy's and a number has another dtype than bfloat16.
+        result = library.cast(of_array(loss, library.xp), loss.dtype)
     return result if isinstance(loss, np.generic) else library.leave(result)
