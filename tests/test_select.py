@@ -205,7 +205,7 @@ def test_what_is_compiled_is_named(of, text, monkeypatch):
     from crossent.engines.numba_cpu import kernel
 
     monkeypatch.setattr(kernel, "_load", lambda *_: False)
-    monkeypatch.setattr(kernel, "log_if_slow", lambda said: pytest.fail(said))
+    monkeypatch.setattr(kernel, "log_if_slow", pytest.fail)
     with pytest.raises(pytest.fail.Exception, match=f"^crossent compiles its kernel for {text}, which"):
         kernel.kernel._make(*of)
 

@@ -142,6 +142,24 @@ def test_what_is_returned_where_no_reduction_is_named():
     assert crossent.token_statistics(X, T).most_likely.tolist() == [True, False]
 
 
+@pytest.mark.parametrize("v", [4, 4 * 12])
+def test_what_is_left_out_is_nothing_to_warn_of(v):
+    """Where a library computes later, NumPy's own settings hold, and here warnings are errors."""
+    array = pytest.importorskip("dask.array")
+    x = np.resize([0.5, -np.inf, 2.0, -np.inf, 3.0], (5, v))
+    x, ids, y = (
+        array.from_array(x, chunks=4),
+        array.from_array(np.array([[0, 1]] * 5)),
+        array.from_array(x[::-1].copy()),
+    )
+    found = [*crossent.token_statistics(x, ids[:, 1]), crossent.token_log_probs(x, ids), *crossent.entropy_and_grad(x)]
+    for direction in ("forward", "reverse", "jensen-shannon"):
+        options = {"direction": direction, "reduction": "none"}
+        found += [*crossent.kl_divergence_and_grad(x, x, **options), *crossent.kl_divergence_and_grad(x, y, **options)]
+    for each in found:
+        each.compute(scheduler="synchronous")
+
+
 @pytest.mark.parametrize("name", ["numpy", "torch", "jax", "dask", "array-api-strict"])
 def test_wide_rows_in_pieces(name):
     """Rows longer than a tile: their statistics merge, whatever lies where, and nothing at all is a piece too."""

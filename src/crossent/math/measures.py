@@ -137,15 +137,17 @@ def _log_ratio(ops: Operations, student: Distribution, teacher: Distribution) ->
     top = _top(ops, student)
     away, log_ratio = ops.take_target(teacher.gap, top), student.log_z - teacher.log_z
     is_near = (away < 1) & (xp.abs(log_ratio) < 1)
-    t = teacher.y - student.y
-    t = xp.where(neither, zero, t - ops.take_target(t, top)[:, None])
+    # Nothing is subtracted from its like: where a library computes later, it would warn of infinities.
+    t = xp.where(neither, zero, teacher.y) - student.y
+    t_top = xp.where(is_near, ops.take_target(t, top), xp.zeros_like(away))
+    t = xp.where(neither, zero, t - t_top[:, None])
     # Of the rows that are near, both sides of what the teacher's unlikely classes may be are within the dtype.
     # The student's gap is 0 there, and yet has a derivative.
     relative = xp.where(is_near, away, xp.zeros_like(away)) - ops.take_target(student.gap, top)
     relative = xp.exp(relative - student.log_z)[:, None]
     change = xp.where(t < 1, student.p * xp.expm1(xp.where(t < 1, t, zero)), teacher.e * relative - student.p)
     of_z = xp.log1p(xp.where(is_near, xp.sum(change, axis=1), xp.zeros_like(away)))
-    far = xp.where(neither, zero, student.gap - teacher.gap) + log_ratio[:, None]
+    far = xp.where(neither, zero, student.gap) - xp.where(neither, zero, teacher.gap) + log_ratio[:, None]
     return xp.where(is_near[:, None], t - of_z[:, None], far)
 
 
@@ -154,10 +156,15 @@ def _top(ops: Operations, student: Distribution) -> Array:
 
 
 def _centred(ops: Operations, student: Distribution, x: Array) -> Array:
-    """p_j·(Σ_k p_k·u_k − u_j) with u = x − x_a; NaN where x_a is not finite."""
+    """p_j·(Σ_k p_k·u_k − u_j) with u = x − x_a; NaN for all that occurs where x_a or the sum is not finite."""
     p, top = student.p, _top(ops, student)
-    u = x - ops.take_target(x, top)[:, None]
-    return _times(ops, p, ops.xp.sum(_times(ops, p, u), axis=1)[:, None] - u)
+    u = x - _finite_or_nan(ops, ops.take_target(x, top))[:, None]
+    mean = _finite_or_nan(ops, ops.xp.sum(_times(ops, p, u), axis=1))
+    return _times(ops, p, mean[:, None] - u)
+
+
+def _finite_or_nan(ops: Operations, x: Array) -> Array:
+    return ops.xp.where(ops.xp.abs(x) == ops.xp.inf, ops.xp.nan, x)
 
 
 def _times(ops: Operations, probability: Array, x: Array) -> Array:

@@ -60,7 +60,8 @@ def classes(
 def _holds(name: str, index: int) -> bool:
     """Whether the integer dtype of that name, which may be int4, has the number."""
     bits = int(name.lstrip("uint"))
-    return 0 <= index < 2**bits if name.startswith("u") else -(2 ** (bits - 1)) <= index < 2 ** (bits - 1)
+    least, past = (0, 1 << bits) if name.startswith("u") else (-1 << (bits - 1), 1 << (bits - 1))
+    return least <= index < past
 
 
 def weighed(
