@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # Logits that are copied at a time, to leave out some classes of each row.
 REST = 1 << 22
 _LAST_BITS = 4.0
+# The inverse of a probability that is 0 beside another.
+_NOTHING = 1e30
 
 
 class TokenStatistics(NamedTuple):
@@ -150,16 +152,25 @@ def gradient_of_log_probs(
         own = own + xp.where(ids == ids[..., k : k + 1], grads[..., k : k + 1], 0.0)
     total = xp.sum(grads, axis=-1)
     factor = -total
+    given = rows.logits
     if rest is not None:
         total = total + rest[0]
-        factor = rest[1] - total
+        is_nothing = xp.abs(rest[1]) > _NOTHING
+        factor = xp.where(is_nothing, rest[0], rest[1] - total)
+        if not library.leaves_out or xp.any(is_nothing):
+            # Beside the classes, what the others have is lost: a walk of the others alone finds how they share it.
+            wide = xp.reshape(library.widened(_flat(library, given), rows.dtype), given.shape)
+            others = library.put_classes(wide + 0.0, ids, xp.full_like(result, -xp.inf))
+            rows = rows._replace(logits=xp.where(is_nothing[..., None], others, wide))
     entries = -own * xp.expm1(result) - (total[..., None] - own) * xp.exp(result)
-    slopes = slope(library, _raw(library, rows, ids), c)
+    slopes = slope(library, _raw(library, rows._replace(logits=given), ids), c)
     entries = entries * c.inverse_temperature if slopes is None else entries * c.inverse_temperature * slopes
     if rows.weight is not None:
         entries = xp.where(rows.weight[..., None] == 0, 0.0, entries)
     scale = library.per_token(factor, factor.shape)
     _, d = library.losses_and_gradient(rows._replace(targets=ids[..., 0]), scale, None)
+    if rows.logits is not given:
+        d = xp.reshape(library.narrowed(_flat(library, d), given), d.shape)
     entries = xp.reshape(library.narrowed(_flat(library, entries), d), ids.shape)
     return library.put_classes(d, ids, entries)
 
