@@ -306,6 +306,20 @@ def test_a_teacher_of_few_classes(tail, direction):
     _same(torch.autograd.grad(value, x)[0], d_right, 1e-10, 1e-13)
 
 
+@pytest.mark.parametrize(("tail", "direction"), TAILS)
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0, 3), (0, 0)], ids=str)
+@pytest.mark.parametrize("make", [np.asarray, torch.tensor, jnp.asarray], ids=["numpy", "torch", "jax"])
+def test_a_teacher_of_no_tokens(make, shape, tail, direction):
+    several = (*shape[:-1], 2)
+    x, pair = make(np.zeros(shape, np.float32)), (make(np.zeros(several, int)), make(np.zeros(several, np.float32)))
+    value, d = crossent.kl_divergence_and_grad(x, pair, tail=tail, direction=direction)
+    assert (float(value), float(crossent.kl_divergence(x, pair, tail=tail, direction=direction))) == (0, 0)
+    assert tuple(d.shape) == shape
+    if isinstance(x, torch.Tensor):
+        crossent.kl_divergence(x.requires_grad_(), pair, tail=tail, direction=direction).backward()
+        assert x.grad.shape == shape
+
+
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("gap", [2.0, 15.0, 30.0, 60.0, 90.0, 2000.0])
 def test_a_bin_of_unlikely_classes(gap, direction):

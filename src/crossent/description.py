@@ -85,6 +85,8 @@ def composed(library: Library, inputs: Inputs, rows: Rows, ending: Ending) -> To
 def log_of_rest(library: Library, rows: Rows, ids: Array, log_probs: Array) -> Array:
     """log(1 − Σ_k p_k) (...) of what distinct classes (..., K) leave, −∞ for nothing, from a sum over the others."""
     xp, v = library.xp, rows.vocabulary
+    if 0 in ids.shape:
+        return xp.sum(log_probs, axis=-1)
     x, chosen = _flat(library, rows.logits), _flat(library, ids)
     height = max(1, REST // max(1, v)) if library.leaves_out else max(1, x.shape[0])
     parts = []
@@ -146,6 +148,8 @@ def gradient_of_log_probs(
     is right but at the classes, whose entries are found from their probabilities.
     """
     xp, c = library.xp, rows.coefficients
+    if 0 in ids.shape:
+        return xp.zeros_like(rows.logits)
     # The same class may be asked for more than once.
     own = xp.zeros_like(grads)
     for k in range(ids.shape[-1]):
@@ -193,6 +197,9 @@ def composed_log_probs(library: Library, inputs: Inputs, rows: Rows, ending: End
     graph = library.composes
     assert graph is not None
     xp, x = graph.xp, inputs.logits
+    if 0 in ids.shape:
+        # No library has the likeliest of no classes; and a sum stays on the graph.
+        return graph.cast(xp.sum(x, axis=-1)[..., None] + xp.zeros_like(ids), rows.dtype)
     top = xp.argmax(graph.stop_gradient(x), axis=-1)
     loss = library.loss(inputs._replace(targets=top), rows._replace(targets=library.enter(top)), ending)
     # Taken together, so that the likeliest class, where it is asked for, adds nothing to the gradient of its loss.
@@ -213,6 +220,8 @@ def composed_log_of_rest(
     graph = library.composes
     assert graph is not None
     xp = graph.xp
+    if 0 in ids.shape:
+        return xp.sum(log_probs, axis=-1)
     x = graph.cast(inputs.logits, rows.dtype)
     x = x - xp.max(graph.stop_gradient(x), axis=-1)[..., None]
     lost = xp.full(ids.shape, -xp.inf, dtype=x.dtype, device=graph.device(ids))

@@ -74,9 +74,6 @@ def log_probs_and_gradient(
         checks.gradient_of_loss(library, grad_output, logits, tuple(ids.shape))
         checks.output(library, out, logits)
         xp, ids = library.xp, chosen.ids
-        if 0 in ids.shape:
-            nothing = library.leave(description.log_probs(library, rows, ids))
-            return nothing, library.family.empty_like(logits) if out is None else out
         above = xp.ones(ids.shape, dtype=rows.dtype, device=library.device(ids))
         if grad_output is not None:
             above = library.cast(library.enter(grad_output), rows.dtype)

@@ -14,6 +14,8 @@ from crossent.options import number
 from crossent.types import A, Array, DType, Shape, T, TensorLike
 
 _LARGEST = 2**1023
+# More classes than there are, within every dtype that ranks are compared in.
+_MANY = 2**100
 
 
 @overload
@@ -111,10 +113,10 @@ def token_accuracy(rank: Array, k: int = 1) -> Array:
         raise TypeError(f"rank has dtype {dtype}; accepted: {', '.join(FLOATS)}")
     most = checks.whole_number("k", k, None, or_none="")
     xp, wide = library.xp, library.widest(library.device(rank))[0]
-    rank = library.flat(rank)
-    counted = library.count_in(wide, ~(rank < 0), None)
-    hits = library.count_in(wide, (rank >= 0) & (rank < most), None)
-    share = xp.where(xp.any(xp.isnan(rank)), xp.nan, hits / library.at_least_one(counted))
+    ranks = library.cast(library.flat(rank), wide)
+    counted = library.count_in(wide, ~(ranks < 0), None)
+    hits = library.count_in(wide, (ranks >= 0) & (ranks < float(min(most, _MANY))), None)
+    share = xp.where(xp.any(xp.isnan(ranks)), xp.nan, hits / library.at_least_one(counted))
     return library.leave(library.cast(share, rank.dtype))
 
 
