@@ -63,7 +63,9 @@ def test_engines_agree(dtype, v, options):
         _same(value, other, 50 * rtol, 100 * rtol * 1e-3)
         step = 2.0**-8 if dtype == "bfloat16" else 2e3 * rtol
         scale = float(torch.nan_to_num(d_other, 0, 0, 0).abs().max())
-        _same(d, d_other, step, step * scale)
+        # The gradient of an infinite reverse divergence has no meaning.
+        kept = torch.ones(12, dtype=bool) if more.get("direction") == "forward" else ~torch.isinf(other)
+        _same(d[kept], d_other[kept], step, step * scale)
         assert not d[0].any()
 
 
@@ -250,8 +252,22 @@ def test_a_teacher_of_few_classes(tail, direction):
     _same(torch.autograd.grad(value, x)[0], d_right, 1e-10, 1e-13)
 
 
+@pytest.mark.parametrize(("tail", "direction"), TAILS)
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0, 3), (0, 0)], ids=str)
+@pytest.mark.parametrize("make", [np.asarray, torch.tensor, jnp.asarray], ids=["numpy", "torch", "jax"])
+def test_a_teacher_of_no_tokens(make, shape, tail, direction):
+    several = (*shape[:-1], 2)
+    x, pair = make(np.zeros(shape, np.float32)), (make(np.zeros(several, int)), make(np.zeros(several, np.float32)))
+    value, d = crossent.kl_divergence_and_grad(x, pair, tail=tail, direction=direction)
+    assert (float(value), float(crossent.kl_divergence(x, pair, tail=tail, direction=direction))) == (0, 0)
+    assert tuple(d.shape) == shape
+    if isinstance(x, torch.Tensor):
+        crossent.kl_divergence(x.requires_grad_(), pair, tail=tail, direction=direction).backward()
+        assert x.grad.shape == shape
+
+
 @pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("gap", [2.0, 15.0, 30.0, 60.0])
+@pytest.mark.parametrize("gap", [2.0, 15.0, 30.0, 60.0, 90.0, 2000.0])
 def test_a_bin_of_unlikely_classes(gap, direction):
     """What the K classes leave is a sum over the others, not 1 less a sum that is nearly 1."""
     x = np.array([[0.0, -1.0, -gap, -gap - 1]], np.float32)
@@ -267,6 +283,10 @@ def test_a_bin_of_unlikely_classes(gap, direction):
     found.backward()
     np.testing.assert_allclose(found.detach(), right, rtol=3e-5)
     np.testing.assert_allclose(given.grad, d, rtol=1e-4, atol=1e-6)
+    _, of_jax = crossent.kl_divergence_and_grad(
+        jnp.asarray(x), tuple(map(jnp.asarray, pair)), tail="bin", direction=direction, mixture=0.3
+    )
+    np.testing.assert_allclose(of_jax, d, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

@@ -192,6 +192,24 @@ def test_a_compilation_that_takes_long_says_so(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@needs_numba
+@pytest.mark.parametrize(
+    ("of", "text"),
+    [
+        (("float32",), "float32"),
+        (("float32", "float64"), "float32 logits and float64 soft targets"),
+        (("float32", "float64", 6), "float32 logits and float64 logits of a teacher"),
+    ],
+)
+def test_what_is_compiled_is_named(of, text, monkeypatch):
+    from crossent.engines.numba_cpu import kernel
+
+    monkeypatch.setattr(kernel, "_load", lambda *_: False)
+    monkeypatch.setattr(kernel, "log_if_slow", pytest.fail)
+    with pytest.raises(pytest.fail.Exception, match=f"^crossent compiles its kernel for {text}, which"):
+        kernel.kernel._make(*of)
+
+
 @pytest.mark.extended
 @needs_numba
 def test_numbas_folder_will_do(tmp_path):

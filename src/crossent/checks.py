@@ -96,6 +96,7 @@ def logits_and_targets(
     logits: Array,
     targets: Array,
     made: tuple[tuple[int, ...], str] | None = None,
+    may_be_soft: bool = True,
 ) -> Form:
     """What the logits are, and whether the targets are soft.
 
@@ -104,16 +105,17 @@ def logits_and_targets(
     shape, dtype = logits_alone(library, logits) if made is None else made
     given = "logits" if made is None else "hidden"
     if type(targets) is not np.ndarray or type(logits) is not np.ndarray:
-        accepted = "an integer array of shape (...), or a floating one of shape (..., V)"
+        accepted = "an integer array of shape (...)" + ", or a floating one of shape (..., V)" * may_be_soft
         beside("targets", targets, logits, library, accepted, given)
     t_shape = tuple(targets.shape) if library.state == "eager" else _shape(library, "targets", targets)
     t_dtype = library.dtype_name(targets)
     tokens = shape[:-1]
-    soft = t_dtype in FLOATS
+    soft = may_be_soft and t_dtype in FLOATS
     if t_shape != (shape if soft else tokens) or not (soft or t_dtype.startswith(_INTEGERS)):
-        accepted = f"any integer dtype of shape {tokens}, or a floating dtype of shape {shape} (soft targets)"
+        accepted = f"any integer dtype of shape {tokens}"
+        accepted += f", or a floating dtype of shape {shape} (soft targets)" * may_be_soft
         if t_shape == shape:
-            accepted += "; of one-hot rows their argmax, or the same in a floating dtype"
+            accepted += "; of one-hot rows their argmax" + ", or the same in a floating dtype" * may_be_soft
         kind = ValueError if t_dtype.startswith(_INTEGERS) else TypeError
         raise kind(f"targets has dtype {t_dtype} and shape {t_shape} for logits of shape {shape}; accepted: {accepted}")
     if shape[-1] == 0:
@@ -158,14 +160,6 @@ def _classes(name: str, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} has shape {shape}, a vocabulary of 0 classes; accepted: V of at least 1")
 
 
-def are_classes(form: Form) -> None:
-    """TypeError for soft targets, of which there is no one class."""
-    if form.soft:
-        raise TypeError(
-            f"targets has a floating dtype and shape {form.shape}; accepted: any integer dtype of shape {form.tokens}"
-        )
-
-
 def logits_of_measure(library: Library, logits: Array, _targets: None = None) -> Form:
     """What logits are that have no targets."""
     shape, dtype = logits_alone(library, logits)
@@ -207,10 +201,10 @@ def ids(
     return form._replace(targets=name), is_one
 
 
-def hidden_and_targets(library: Library, inputs: Inputs, classes: Any, memory: Any) -> Form:
+def hidden_and_targets(library: Library, inputs: Inputs, classes: Any, memory: Any, may_be_soft: bool = True) -> Form:
     """What the logits of hidden states are: those of the first `classes` rows of the head, or of all."""
     form = _of_hidden(library, inputs, classes, memory)
-    return logits_and_targets(library, inputs.logits, inputs.targets, (form.shape, form.dtype))
+    return logits_and_targets(library, inputs.logits, inputs.targets, (form.shape, form.dtype), may_be_soft)
 
 
 def _of_hidden(library: Library, inputs: Inputs, classes: Any, memory: Any) -> Form:
@@ -246,9 +240,12 @@ def _floating(library: Library, name: str, x: Array, accepted: str) -> None:
         raise TypeError(f"{name} has dtype {dtype}; accepted: {accepted}")
 
 
-def whole_number(name: str, value: Any, most: int | None) -> int:
-    """A whole number from 1 on, or to `most`; TypeError or ValueError for anything else."""
-    accepted = "None, or a whole number of at least 1" + ("" if most is None else f" and at most {most}")
+def whole_number(name: str, value: Any, most: int | None, or_none: str = "None, or ") -> int:
+    """A whole number from 1 on, or to `most`; TypeError or ValueError for anything else.
+
+    or_none: what the caller accepts besides, in words.
+    """
+    accepted = or_none + "a whole number of at least 1" + ("" if most is None else f" and at most {most}")
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError
@@ -338,7 +335,7 @@ def gradient_of_loss(
     if grad_output is None:
         return
     accepted = f"a floating array of shape {shape}" + ("" if shape else ", or a number")
-    if not shape and not libraries.is_array(grad_output):
+    if not shape and (isinstance(grad_output, np.generic) or not libraries.is_array(grad_output)):
         number("grad_output", grad_output, accepted)
         return
     beside("grad_output", grad_output, logits, library, accepted, given)

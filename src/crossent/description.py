@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # Logits that are copied at a time, to leave out some classes of each row.
 REST = 1 << 22
 _LAST_BITS = 4.0
+# The inverse of a probability that is 0 beside another.
+_NOTHING = 1e30
 
 
 class TokenStatistics(NamedTuple):
@@ -82,6 +84,8 @@ def composed(library: Library, inputs: Inputs, rows: Rows, ending: Ending) -> To
 def log_of_rest(library: Library, rows: Rows, ids: Array, log_probs: Array) -> Array:
     """log(1 − Σ_k p_k) (...) of what distinct classes (..., K) leave, −∞ for nothing, from a sum over the others."""
     xp, v = library.xp, rows.vocabulary
+    if 0 in ids.shape:
+        return xp.sum(log_probs, axis=-1)
     x, chosen = library.as_matrix(rows.logits), library.as_matrix(ids)
     height = max(1, REST // max(1, v)) if library.leaves_out else max(1, x.shape[0])
     parts = []
@@ -144,22 +148,40 @@ def gradient_of_log_probs(
     is right but at the classes, whose entries are found from their probabilities.
     """
     xp, c = library.xp, rows.coefficients
+    if 0 in ids.shape:
+        return xp.zeros_like(rows.logits)
     # The same class may be asked for more than once.
     own = xp.zeros_like(grads)
     for k in range(ids.shape[-1]):
         own = own + xp.where(ids == ids[..., k : k + 1], grads[..., k : k + 1], 0.0)
     total = xp.sum(grads, axis=-1)
     factor = -total
+    given, d_slope = rows.logits, None
     if rest is not None:
         total = total + rest[0]
-        factor = rest[1] - total
+        is_nothing = xp.abs(rest[1]) > _NOTHING
+        factor = xp.where(is_nothing, rest[0], rest[1] - total)
+        if not library.leaves_out or xp.any(is_nothing):
+            # Beside the classes, what the others have is lost: a walk of the others alone finds how they share it.
+            wide = xp.reshape(library.widened(library.as_matrix(given), rows.dtype), given.shape)
+            y, d_slope = transformed(library, wide, c, None), slope(library, wide, c)
+            d_slope = c.inverse_temperature if d_slope is None else c.inverse_temperature * d_slope
+            others = library.put_classes(y + 0.0, ids, xp.full_like(result, -xp.inf))
+            rows = rows._replace(
+                logits=xp.where(is_nothing[..., None], others, y),
+                coefficients=c._replace(inverse_temperature=1.0, softcap=0.0),
+            )
     entries = -own * xp.expm1(result) - (total[..., None] - own) * xp.exp(result)
-    slopes = slope(library, _raw(library, rows, ids), c)
+    slopes = slope(library, _raw(library, rows._replace(logits=given), ids), c)
     entries = entries * c.inverse_temperature if slopes is None else entries * c.inverse_temperature * slopes
     if rows.weight is not None:
         entries = xp.where(rows.weight[..., None] == 0, 0.0, entries)
     scale = library.per_token(factor, factor.shape)
     _, d = library.losses_and_gradient(rows._replace(targets=ids[..., 0]), scale, None)
+    if d_slope is not None:
+        # What does not count is 0 whatever its slope.
+        d = xp.where(d == 0, d, d * d_slope)
+        d = xp.reshape(library.narrowed(library.as_matrix(d), given), d.shape)
     entries = xp.reshape(library.narrowed(library.as_matrix(entries), d), ids.shape)
     return library.put_classes(d, ids, entries)
 
@@ -178,6 +200,9 @@ def composed_log_probs(library: Library, inputs: Inputs, rows: Rows, ending: End
     graph = library.composes
     assert graph is not None
     xp, x = graph.xp, graph.enter_matrix(inputs.logits)
+    if 0 in ids.shape:
+        # No library has the likeliest of no classes; and a sum stays on the graph.
+        return graph.cast(xp.sum(x, axis=-1)[..., None] + xp.zeros_like(ids), rows.dtype)
     top = xp.argmax(graph.stop_gradient(x), axis=-1)
     loss = graph.enter(library.loss(inputs._replace(targets=top), rows._replace(targets=library.enter(top)), ending))
     # Taken together, so that the likeliest class, where it is asked for, adds nothing to the gradient of its loss.
@@ -194,6 +219,8 @@ def composed_log_of_rest(
     graph = library.composes
     assert graph is not None
     xp = graph.xp
+    if 0 in ids.shape:
+        return xp.sum(log_probs, axis=-1)
     x = graph.cast(graph.enter_matrix(inputs.logits), rows.dtype)
     x = transformed(graph, _counted(library, rows, x), rows.coefficients, None)
     x = x - xp.max(graph.stop_gradient(x), axis=-1)[..., None]

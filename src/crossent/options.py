@@ -20,6 +20,7 @@ import numpy as np
 
 from crossent.engines.select import ENGINES
 from crossent.libraries import is_array, of
+from crossent.math.operations import FLOATS
 from crossent.math.rows import EXPLICIT, LOSS, Coefficients
 from crossent.types import Algorithm, Array, Denominator, Reduction, Smoothing
 
@@ -184,7 +185,8 @@ def takes_options(function: _Function) -> _Function:
 
 def number(name: str, value: Any, accepted: str) -> float:
     """`value` as a float; TypeError unless it is a real number."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    is_number = isinstance(value, Real) or (isinstance(value, np.generic) and value.dtype.name in FLOATS)
+    if isinstance(value, bool) or not is_number:
         raise TypeError(f"{name} is {shown(value)}; accepted: {accepted}")
     try:
         return float(value)

@@ -89,7 +89,7 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
     reduction, coefficients, ignore_index = options.reduction, options.coefficients, options.ignore_index
     vocabulary, ieee = form.shape[-1], coefficients.ieee
     if reduction == "sequence" and not token_shape:
-        raise ValueError("reduction is 'sequence' with targets of shape (); accepted: targets of shape (..., sequence)")
+        raise ValueError("reduction is 'sequence' with tokens of shape (); accepted: tokens of shape (..., sequence)")
     if soft and ignore_index is not None:
         raise ValueError(f"ignore_index is {ignore_index} with soft targets; accepted: integer targets, or weights=")
     _, _, weights, class_weights, denominator, head, _ = inputs

@@ -27,10 +27,9 @@ def statistics(
     """What rows tell of their targets."""
     library = _library(inputs).of_call(inputs)
     if inputs.head is None:
-        form = checks.logits_and_targets(library, inputs.logits, inputs.targets)
+        form = checks.logits_and_targets(library, inputs.logits, inputs.targets, may_be_soft=False)
     else:
-        form = checks.hidden_and_targets(library, inputs, classes, memory)
-    checks.are_classes(form)
+        form = checks.hidden_and_targets(library, inputs, classes, memory, may_be_soft=False)
     with library.computing(inputs.logits):
         rows, ending = _prepared(library, inputs, form, options, memory)
         return library.token_statistics(inputs, rows, ending)
@@ -79,9 +78,6 @@ def log_probs_and_gradient(
         checks.gradient_of_loss(library, grad_output, logits, tuple(ids.shape))
         checks.output(library, out, logits)
         xp, ids = library.xp, chosen.ids
-        if 0 in ids.shape:
-            nothing = library.leave(description.log_probs(library, rows, ids))
-            return nothing, library.family.empty_like(logits) if out is None else out
         above = xp.ones(ids.shape, dtype=rows.dtype, device=library.device(ids))
         if grad_output is not None:
             above = library.cast(library.enter(grad_output), rows.dtype)

@@ -14,6 +14,8 @@ from crossent.options import number
 from crossent.types import A, Array, DType, Shape, T, TensorLike
 
 _LARGEST = 2**1023
+# More classes than there are, within every dtype that ranks are compared in.
+_MANY = 2**100
 
 
 @overload
@@ -109,12 +111,12 @@ def token_accuracy(rank: Array, k: int = 1) -> Array:
     dtype = library.dtype_name(rank)
     if dtype not in FLOATS:
         raise TypeError(f"rank has dtype {dtype}; accepted: {', '.join(FLOATS)}")
-    most = checks.whole_number("k", 1 if k is None else k, None)
+    most = checks.whole_number("k", k, None, or_none="")
     xp, wide = library.xp, library.widest(library.device(rank))[0]
-    rank = library.flat(rank)
-    counted = library.count_in(wide, ~(rank < 0), None)
-    hits = library.count_in(wide, (rank >= 0) & (rank < most), None)
-    share = xp.where(xp.any(xp.isnan(rank)), xp.nan, hits / library.at_least_one(counted))
+    ranks = library.cast(library.flat(rank), wide)
+    counted = library.count_in(wide, ~(ranks < 0), None)
+    hits = library.count_in(wide, (ranks >= 0) & (ranks < float(min(most, _MANY))), None)
+    share = xp.where(xp.any(xp.isnan(ranks)), xp.nan, hits / library.at_least_one(counted))
     return library.leave(library.cast(share, rank.dtype))
 
 
@@ -135,5 +137,6 @@ def _of_loss(loss: Any, of_number: Callable[[float], float], of_array: Callable[
     if dtype not in FLOATS:
         raise TypeError(f"loss has dtype {dtype}; accepted: a number, or an array of {', '.join(FLOATS)}")
     with np.errstate(over="ignore"):
-        result = of_array(loss, library.xp)
+        # A quotient of NumPy's and a number has another dtype than bfloat16.
+        result = library.cast(of_array(loss, library.xp), loss.dtype)
     return result if isinstance(loss, np.generic) else library.leave(result)

@@ -25,6 +25,8 @@ from crossent.types import Array
 
 RENORMALISE, BIN, DROP = "renormalise", "bin", "drop"
 TAILS = (RENORMALISE, BIN, DROP)
+# A logarithm from which on the exact one makes no difference, see `description.gradient_of_log_probs`.
+_FAR = 80.0
 
 
 def divergence(inputs: Inputs, log_probs: Array, tail: str, options: Options) -> Array:
@@ -156,7 +158,8 @@ def _slopes(library: Library, lp: Array, lq: Array, tail: str, options: Options)
     if c.measure == FORWARD and tail != BIN:
         return -xp.exp(lq)
     if c.measure == FORWARD:
-        slopes, of_rest = -xp.exp(lq), xp.exp(lq[..., -1:] - _finite(library, lp[..., -1:]))
+        slopes, away = -xp.exp(lq), lq[..., -1:] - _finite(library, lp[..., -1:])
+        of_rest = xp.exp(xp.where(away > _FAR, _FAR, away))
         return xp.concat([slopes, xp.where(slopes[..., -1:] == 0, 0.0, -of_rest)], axis=-1)
     other = lq if c.measure == REVERSE else _mixed(library, lp, lq, c.mixture)
     share = 1.0 if c.measure == REVERSE else 1.0 - c.mixture

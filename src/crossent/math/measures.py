@@ -138,8 +138,8 @@ def _log_ratio(ops: Operations, student: Distribution, teacher: Distribution) ->
     xp, zero = ops.xp, ops.xp.zeros_like(student.p)
     top = _top(ops, student)
     # A, B and S, constants to automatic differentiation: whatever they are, r is the same.
-    other, own, away = xp.max(teacher.y, axis=1), student.maximum, ops.take_target(teacher.gap, top)
-    start, other, away = (ops.stop_gradient(x) for x in (teacher.log_z - student.log_z, other, away))
+    start, away = (ops.stop_gradient(x) for x in (teacher.log_z - student.log_z, ops.take_target(teacher.gap, top)))
+    own, other = (ops.finite_from_below(x.maximum) for x in (student, teacher))
     is_sure = (ops.stop_gradient(student.log_z) < math.log(2)) & (away < 1)
     weight = xp.where(is_sure, away, -start)
     start = xp.where(is_sure, xp.zeros_like(start), start)
@@ -147,9 +147,10 @@ def _log_ratio(ops: Operations, student: Distribution, teacher: Distribution) ->
     is_close = xp.abs(other - own) <= 1
     start = xp.where(is_close, (other - own) + start, start)
     other, own = (xp.where(is_close, xp.zeros_like(x), x) for x in (other, own))
-    u = ((teacher.y - other[:, None]) - (student.y - own[:, None])) - start[:, None]
+    # Nothing is subtracted from its like: where a library computes later, it would warn of infinities.
     neither = (student.gap == xp.inf) & (teacher.gap == xp.inf)
-    u = xp.where(neither, zero, u)
+    y, y_q = (xp.where(neither, zero, x.y) for x in (student, teacher))
+    u = xp.where(neither, zero, ((y_q - other[:, None]) - (y - own[:, None])) - start[:, None])
     is_small = xp.abs(u) < 1
     # p·exp(u) of two classes that are far from each other, without the product of what may be 0 and ∞.
     product = teacher.e * xp.exp(weight - student.log_z)[:, None]
@@ -162,10 +163,15 @@ def _top(ops: Operations, student: Distribution) -> Array:
 
 
 def _centred(ops: Operations, student: Distribution, x: Array) -> Array:
-    """p_j·(Σ_k p_k·u_k − u_j) with u = x − x_a; NaN where x_a is not finite."""
+    """p_j·(Σ_k p_k·u_k − u_j) with u = x − x_a; NaN for all that occurs where x_a or the sum is not finite."""
     p, top = student.p, _top(ops, student)
-    u = x - ops.take_target(x, top)[:, None]
-    return _times(ops, p, ops.xp.sum(_times(ops, p, u), axis=1)[:, None] - u)
+    u = x - _finite_or_nan(ops, ops.take_target(x, top))[:, None]
+    mean = _finite_or_nan(ops, ops.xp.sum(_times(ops, p, u), axis=1))
+    return _times(ops, p, mean[:, None] - u)
+
+
+def _finite_or_nan(ops: Operations, x: Array) -> Array:
+    return ops.xp.where(ops.xp.abs(x) == ops.xp.inf, ops.xp.nan, x)
 
 
 def _times(ops: Operations, probability: Array, x: Array) -> Array:

@@ -42,8 +42,7 @@ def classes(
     t, kept = targets, None
     if targets.dtype != wide or not (ignore_index is None or -(2**31) <= ignore_index < 2**31):
         name = ops.dtype_name(targets)
-        own = np.iinfo(name)
-        if ignore_index is not None and not own.min <= ignore_index <= own.max:
+        if ignore_index is not None and not _holds(name, ignore_index):
             ignore_index = None
         t = ops.cast(targets, wide)
         if name in ("uint64", "uint32"):
@@ -56,6 +55,13 @@ def classes(
     if ignore_index is not None:
         kept = t != ignore_index
     return t if kept is None else ops.zero_where_not(kept, t), kept
+
+
+def _holds(name: str, index: int) -> bool:
+    """Whether the integer dtype of that name, which may be int4, has the number."""
+    bits = int(name.lstrip("uint"))
+    least, past = (0, 1 << bits) if name.startswith("u") else (-1 << (bits - 1), 1 << (bits - 1))
+    return least <= index < past
 
 
 def weighed(

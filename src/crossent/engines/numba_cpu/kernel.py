@@ -168,7 +168,8 @@ def kernel(name: str, soft: str | None = None, verb: int = WALK, transform: str 
     compiled = numba.njit(nogil=True, error_model="numpy", boundscheck=False)(_function_of(verb))
     path = _path("-".join(filter(None, (_VERBS[verb], name, soft, transform))), compiled)
     if not _load(compiled, path):
-        dtypes = name if soft is None else f"{name} logits and {soft} soft targets"
+        second = "soft targets" if verb < _MEASURE else "logits of a teacher"
+        dtypes = name if soft is None else f"{name} logits and {soft} {second}"
         with log_if_slow(f"crossent compiles its kernel for {dtypes}, which takes some seconds"):
             compiled.compile(kinds)
         made = compiled.overloads[kinds.args]
