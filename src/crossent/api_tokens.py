@@ -417,8 +417,8 @@ def kl_divergence_and_grad(
     divergence : Array
         As `kl_divergence` returns it.
     d_logits : Array
-        Of the shape and dtype of `logits`; of a forward divergence p_j − q_j over the tokens. That of another has
-        no meaning where the divergence is ∞.
+        Of the shape and dtype of `logits`; of a forward divergence p_j − q_j over the tokens. That of a reverse one is
+        NaN where the divergence is ∞.
 
     Examples
     --------

@@ -168,7 +168,8 @@ template <class Format, Targets DIRECTION, Transform TRANSFORM> struct Divergenc
         if (group.member == 0) store(value, weighed(line.problem, line.row, result));
         if (!has_gradient) return;
 
-        const Real middle = static_cast<Real>(found.number[2]);
+        // Where the divergence is infinite, its gradient has no meaning.
+        const Real middle = result < Limits<Real>::infinity() ? static_cast<Real>(found.number[2]) : Limits<Real>::nan();
         const Real scale = static_cast<Real>(weighed_scale<Real>(line.problem, line.row));
         for (int j = group.member; j < classes; j += group.size) {
             const Pair c = pair(j);

@@ -22,6 +22,7 @@ from crossent.engines.numba_cpu.elements import (
     scratch,
     store_first,
     store_one,
+    store_pair,
 )
 from crossent.engines.numba_cpu.functions import (
     added,
@@ -42,7 +43,7 @@ from crossent.engines.numba_cpu.long_rows import (
     zero_row,
 )
 from crossent.engines.numba_cpu.outcome import centre_of, plain
-from crossent.engines.numba_cpu.tiles import TILE, maximum_of_tile, place_in_tile, weighed
+from crossent.engines.numba_cpu.tiles import TILE, maximum_of_tile, pair_without, place_in_tile, weighed
 from crossent.engines.numba_cpu.transform import seen, seen_first, seen_one, seen_with_slope
 from crossent.engines.numba_cpu.vectors import filled, inline, vector_like, where
 from crossent.math.measures import ENTROPY, FORWARD, JENSEN_SHANNON, LOG_SUM_EXP, REVERSE
@@ -120,16 +121,30 @@ def _of_row(
         value, a, b = float(m) + log_z, factor * inverse, 0.0
     if d != 0:
         n, step = lanes(logits), lanes(logits) * itemsize(logits)
-        centre = centre_of(vector_like(losses, m))
-        constant, steep = vector_like(losses, a), vector_like(losses, b)
+        numbers_of_row = (centre_of(vector_like(losses, m)), vector_like(losses, a), vector_like(losses, b))
+        while left >= 2 * n:
+            x0, x1 = load_pair(logits, x)
+            for line in range(0, 2 * step, 64):
+                ask_to_write(d + AHEAD + line)
+            store_pair(logits, d, _entry(transform, x0, numbers_of_row), _entry(transform, x1, numbers_of_row))
+            x += 2 * step
+            d += 2 * step
+            left -= 2 * n
         while left > 0:
-            y, slope = seen_with_slope(transform, load_first(logits, x, left, 0.0))
-            e = exp(y - centre)
-            store_first(logits, d, plain((constant * e - steep * weighed(e, y - centre)) * slope), left)
+            store_first(logits, d, _entry(transform, load_first(logits, x, left, 0.0), numbers_of_row), left)
             x += step
             d += step
             left -= n
     return value
+
+
+@inline
+def _entry(transform: Any, x: Any, numbers: Any) -> Any:
+    """The gradient of some classes."""
+    centre, constant, steep = numbers
+    y, slope = seen_with_slope(transform, x)
+    e = exp(y - centre)
+    return plain((constant * e - steep * weighed(e, y - centre)) * slope)
 
 
 # --- divergences ------------------------------------------------------------------------------------------------------
@@ -190,7 +205,7 @@ def _divergence_of_row(measure: int, formats: Any, soft: Any, row: Any, d: int, 
     pair = (centres, (inverse, inverse_q), (other, own, start))
     _, _, at_top, _ = _of_mixture(formats, soft, x + top * itemsize(logits), q + top * itemsize(soft), 1, pair, mixed)
     at_top = filled(zero, largest(where(first(zero, 1), at_top, -_INF)))
-    value, mean = _sums_of_mixture(formats, soft, row, pair, mixed, at_top)
+    value, mean = _sums_of_mixture(formats, soft, row, pair, mixed, at_top, d != 0)
     if d != 0:
         _put_gradient_of_mixture(formats, soft, row, d, factor * (1.0 - mixture), pair, mixed, at_top, mean)
     return value
@@ -356,26 +371,48 @@ def _put_far_gradient(
     place, at_top = d + top * itemsize(logits), top
     # Before the gradient is written over the logit.
     _, slope_at_top = seen_with_slope(transform, filled(c, load_one(logits, x + max(0, top) * itemsize(logits))))
-    while left > 0:
-        for line in range(0, step, 64):
+    line_of_row = ((c, c_q), (inverse, inverse_q), (away, mean))
+    while left >= 2 * n and interleaved(logits) == interleaved(soft):
+        x0, x1 = load_pair(logits, x)
+        q0, q1 = load_pair(soft, q)
+        for line in range(0, 2 * step, 64):
             ask_to_write(d + AHEAD + line)
-        y, slope = seen_with_slope(transform, load_first(logits, x, left, 0.0))
-        a, b = y - c, seen(transform, load_first(soft, q, left, 0.0)) - c_q
-        if measure == _FORWARD:
-            entry = exp(a) * inverse - exp(b) * inverse_q
-            if balances:
-                counts = first(entry, left) & ~lane_is(entry, at_top)
-                others, others_low = added(others, others_low, where(counts, entry, 0.0))
-                at_top -= n
-        else:
-            entry = _times(exp(a) * inverse, mean - ((b - a) + away))
-        store_first(logits, d, plain(entry * slope), left)
+        entry0, slope0 = _far_entry(measure, transform, x0, q0, line_of_row)
+        entry1, slope1 = _far_entry(measure, transform, x1, q1, line_of_row)
+        if balances:
+            of_others0, of_others1 = pair_without(logits, entry0, entry1, at_top)
+            others, others_low = added(others, others_low, of_others0 + of_others1)
+            at_top -= 2 * n
+        store_pair(logits, d, plain(entry0 * slope0), plain(entry1 * slope1))
+        x += 2 * step
+        q += 2 * n * itemsize(soft)
+        d += 2 * step
+        left -= 2 * n
+    while left > 0:
+        x0, q0 = load_first(logits, x, left, 0.0), load_first(soft, q, left, 0.0)
+        entry0, slope0 = _far_entry(measure, transform, x0, q0, line_of_row)
+        if balances:
+            counts = first(entry0, left) & ~lane_is(entry0, at_top)
+            others, others_low = added(others, others_low, where(counts, entry0, 0.0))
+            at_top -= n
+        store_first(logits, d, plain(entry0 * slope0), left)
         x += step
         q += n * itemsize(soft)
         d += step
         left -= n
     if balances:
         store_one(logits, place, largest(-filled(others, sum_of_lanes(others, others_low)) * slope_at_top))
+
+
+@inline
+def _far_entry(measure: int, transform: Any, x: Any, q: Any, line: Any) -> Any:
+    """p − q, or p times the distance of u from its mean; and the slope of the student's logits."""
+    (c, c_q), (inverse, inverse_q), (away, mean) = line
+    y, slope = seen_with_slope(transform, x)
+    a, b = y - c, seen(transform, q) - c_q
+    if measure == _FORWARD:
+        return exp(a) * inverse - exp(b) * inverse_q, slope
+    return _times(exp(a) * inverse, mean - ((b - a) + away)), slope
 
 
 # --- near ones, whose every term is at least 0
@@ -440,7 +477,9 @@ def _near_sums(measure: int, formats: Any, soft: Any, row: Any, pair: Any) -> tu
         value = value / (1.0 + change)
     value -= float(largest(_excess(-log_sum if measure == _FORWARD else log_sum)))
     value = 0.0 if value < 0.0 else value
-    return value, filled(zero, float(largest(log_sum))), filled(zero, sum_of_lanes(mean, mean_low))
+    # Where the divergence is infinite, its gradient has no meaning.
+    mean_of_u = sum_of_lanes(mean, mean_low) if value < _INF else _NAN
+    return value, filled(zero, float(largest(log_sum))), filled(zero, mean_of_u)
 
 
 @inline
@@ -511,8 +550,10 @@ def _of_mixture(formats: Any, soft: Any, x: int, q: int, left: int, pair: Any, m
 
 
 @inline
-def _sums_of_mixture(formats: Any, soft: Any, row: Any, pair: Any, mixed: Any, at_top: Any) -> tuple[float, Any]:
-    """The divergence, and Σ p·u with u = log(m/p) but for that of the student's likeliest class."""
+def _sums_of_mixture(
+    formats: Any, soft: Any, row: Any, pair: Any, mixed: Any, at_top: Any, has_gradient: bool
+) -> tuple[float, Any]:
+    """The divergence, and for a gradient Σ p·u with u = log(m/p) but for that of the student's likeliest class."""
     logits, losses, _ = formats
     x, q, _, left = row
     zero = vector_like(losses, 0.0)
@@ -520,7 +561,8 @@ def _sums_of_mixture(formats: Any, soft: Any, row: Any, pair: Any, mixed: Any, a
     while left > 0:
         term, p, of_p, _ = _of_mixture(formats, soft, x, q, left, pair, mixed)
         high, low = added(high, low, term)
-        mean, mean_low = added(mean, mean_low, _times(p, of_p - at_top))
+        if has_gradient:
+            mean, mean_low = added(mean, mean_low, _times(p, of_p - at_top))
         x += lanes(logits) * itemsize(logits)
         q += lanes(logits) * itemsize(soft)
         left -= lanes(logits)

@@ -11,7 +11,7 @@ from crossent.engines.numba_cpu.functions import added, exp, sum_of_lanes, withi
 from crossent.engines.numba_cpu.lanes import first, first_of, itemsize, lane_is, lanes, largest
 from crossent.engines.numba_cpu.outcome import masses, possible, terms
 from crossent.engines.numba_cpu.transform import seen, seen_first
-from crossent.engines.numba_cpu.vectors import filled, inline, larger, vector_like, where
+from crossent.engines.numba_cpu.vectors import filled, fma, inline, larger, vector_like, where
 
 # Columns of a tile; a row of very many has longer ones. Part of the result's bits.
 TILE = 4096
@@ -88,9 +88,9 @@ def others_of_tile(
         x0, x1, x2, x3 = x0 - c, x1 - c, x2 - c, x3 - c
         e0, e1, e2, e3 = exp(x0), exp(x1), exp(x2), exp(x3)
         if threshold is not None:
-            g0, g1 = weighed(e0, x0), weighed(e1, x1)
-            g2, g3 = weighed(e2, x2), weighed(e3, x3)
-            moment, moment_low = added(moment, moment_low, (g0 + g1) + (g2 + g3))
+            gap = fma(e1, within(x1), weighed(e0, x0))
+            gap = fma(e3, within(x3), fma(e2, within(x2), gap))
+            moment, moment_low = added(moment, moment_low, gap)
         if 0 <= t < 4 * n:
             e0, e1 = pair_without(logits, e0, e1, t)
             e2, e3 = pair_without(logits, e2, e3, t - 2 * n)
