@@ -90,6 +90,15 @@ def test_functions_share_their_bits_and_no_neighbour_changes_them(v, engine):
             np.testing.assert_array_equal(alone[0], function(*given, engine=engine, **more)[i])
 
 
+def test_statistics_on_the_graph_are_those_off_it():
+    x, _, t = _special(300, "float32")
+    found = crossent.token_statistics(x.requires_grad_(), t)
+    for a, b in zip(found, crossent.token_statistics(x.detach(), t), strict=True):
+        np.testing.assert_array_equal(a.detach(), b)
+    assert [a.requires_grad for a in found] == [True] * 4 + [False] * 2
+    assert torch.autograd.grad(found.entropy[9:].sum(), x)[0][9:].any()
+
+
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 @pytest.mark.parametrize("size", [1e-6, 0.1, 0.3, 0.34, 0.36, 0.4, 1.0, 4.0])
 def test_near_and_far_divergences_meet(size, direction):

@@ -12,12 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crossent import description
+from crossent.description import TokenStatistics
 from crossent.libraries.base import Inputs, Library
 from crossent.libraries.torch import formula
 from crossent.libraries.torch.library import ON_GRAPH
 from crossent.libraries.torch.tensors import is_traced
 from crossent.math import tokens
-from crossent.math.rows import Rows
+from crossent.math.measures import ENTROPY, LOG_SUM_EXP
+from crossent.math.rows import LOSS, Rows
 
 if TYPE_CHECKING:
     from crossent.problem import Ending
@@ -87,6 +90,51 @@ class _PlainLoss(torch.autograd.Function):
             scale = ctx.ending.scale(library.above(grad))
             d = library.losses_and_gradient(rows, scale, None)[1]
         return library.leave_matrix(d, logits), *rest
+
+
+def plain_statistics(library: Library, inputs: Inputs, rows: Rows, ending: Ending) -> TokenStatistics:
+    """What rows tell of their tokens in one walk, where logits alone are differentiated."""
+    loss, log_sum_exp, entropy, rank = _PlainStatistics.apply(  # type: ignore[no-untyped-call]
+        inputs.logits, inputs.targets, library, rows, ending
+    )
+    return TokenStatistics(loss, 0.0 - loss, log_sum_exp, entropy, rank, rank == 0)
+
+
+class _PlainStatistics(torch.autograd.Function):
+    """Loss, log-sum-exp, entropy and rank of plain tensors. Each of the first three has a gradient of its own."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, targets: Tensor, library: Library, rows: Rows, ending: Ending
+    ) -> tuple[Tensor, ...]:
+        # The targets too, so that torch notices what is written between forward and backward.
+        ctx.save_for_backward(logits, targets)
+        ctx.library, ctx.rows, ctx.ending = library, rows._replace(logits=None), ending
+        found = description.finished(library, rows._replace(logits=library.enter_matrix(logits.detach())), ending)
+        ctx.mark_non_differentiable(found.rank)
+        ctx.set_materialize_grads(False)
+        return found.loss, found.log_sum_exp, found.entropy, found.rank
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        logits, _ = ctx.saved_tensors
+        library: Library = ctx.library
+        asked = [(m, g) for m, g in zip((LOSS, LOG_SUM_EXP, ENTROPY), grads[:3], strict=True) if g is not None]
+        again = torch.is_grad_enabled() or is_traced(*grads)
+        parts = []
+        for measure, grad in asked:
+            rows = ctx.rows._replace(coefficients=ctx.rows.coefficients._replace(measure=measure))
+            rows = rows if measure == LOSS else rows._replace(targets=None)
+            if again:
+                with torch.enable_grad():
+                    value = on_graph(rows, ctx.ending, logits, None)
+                parts += torch.autograd.grad(value, logits, grad, create_graph=torch.is_grad_enabled())
+            else:
+                rows = rows._replace(logits=library.enter_matrix(logits.detach()))
+                with library.computing(logits):
+                    d = library.losses_and_gradient(rows, ctx.ending.scale(library.above(grad)), None)[1]
+                parts.append(library.leave_matrix(d, logits))
+        return sum(parts[1:], parts[0]) if parts else None, None, None, None, None
 
 
 def _is_small(logits: Tensor) -> bool:

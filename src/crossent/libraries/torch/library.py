@@ -21,6 +21,7 @@ from crossent.math.rows import Rows
 from crossent.types import Array
 
 if TYPE_CHECKING:
+    from crossent.description import TokenStatistics
     from crossent.problem import Ending
 
 
@@ -83,6 +84,14 @@ class _Followed(Library):
         from crossent.libraries.torch.graph import plain_loss
 
         return plain_loss(self, inputs, rows, ending)
+
+    def token_statistics(self, inputs: Inputs, rows: Rows, ending: Ending) -> TokenStatistics:
+        """One function on the graph; of hidden states, several."""
+        if inputs.head is not None or 0 in ending.token_shape:
+            return super().token_statistics(inputs, rows, ending)
+        from crossent.libraries.torch.graph import plain_statistics
+
+        return plain_statistics(self, inputs, rows, ending)
 
     def linear_loss(self, inputs: Inputs, rows: Rows, ending: Ending) -> Array:
         """One function on the graph."""
