@@ -202,7 +202,7 @@ def composed_log_probs(library: Library, inputs: Inputs, rows: Rows, ending: End
     xp, x = graph.xp, graph.enter_matrix(inputs.logits)
     if 0 in ids.shape:
         # No library has the likeliest of no classes; and a sum stays on the graph.
-        return graph.cast(xp.sum(x, axis=-1)[..., None] + xp.zeros_like(ids), rows.dtype)
+        return graph.cast(xp.sum(x, axis=-1)[..., None] + xp.zeros_like(ids), graph.compute_dtype(x))
     top = xp.argmax(graph.stop_gradient(x), axis=-1)
     loss = graph.enter(library.loss(inputs._replace(targets=top), rows._replace(targets=library.enter(top)), ending))
     # Taken together, so that the likeliest class, where it is asked for, adds nothing to the gradient of its loss.
