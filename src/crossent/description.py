@@ -167,10 +167,7 @@ def gradient_of_log_probs(
             y, d_slope = transformed(library, wide, c, None), slope(library, wide, c)
             d_slope = c.inverse_temperature if d_slope is None else c.inverse_temperature * d_slope
             others = library.put_classes(y + 0.0, ids, xp.full_like(result, -xp.inf))
-            rows = rows._replace(
-                logits=xp.where(is_nothing[..., None], others, y),
-                coefficients=c._replace(inverse_temperature=1.0, softcap=0.0),
-            )
+            rows = rows._replace(logits=xp.where(is_nothing[..., None], others, y), coefficients=_bare(rows))
     entries = -own * xp.expm1(result) - (total[..., None] - own) * xp.exp(result)
     slopes = slope(library, _raw(library, rows._replace(logits=given), ids), c)
     entries = entries * c.inverse_temperature if slopes is None else entries * c.inverse_temperature * slopes

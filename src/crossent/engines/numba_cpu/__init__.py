@@ -8,6 +8,7 @@ a say.
     kernel.py                   compiled when first needed, kept on disk; which rows it can walk
     long_rows.py, tiles.py      rows of many columns: vectors along a row
     short_rows.py, transposes.py   short rows: one in each lane
+    measures.py                 what is measured beside the loss: entropies and divergences
     outcome.py, transform.py, functions.py    the formulas; exp, tanh, log1p and sums
     vectors.py, lanes.py, elements.py    vectors as a type of Numba's; their lanes; their elements in memory
 """

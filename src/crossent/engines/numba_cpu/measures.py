@@ -1,7 +1,7 @@
 """`math.measures` for the compiled kernels: a row at a time, in the cache from its statistics to its gradient.
 
-The formulas and their names are those of `math.measures`. The sums that make a distribution are those of the walk's
-tiles, see `long_rows`; a divergence then goes over both rows together.
+The formulas and their names are those of `math.measures`. The sums of one distribution are those of the walk's tiles,
+see `long_rows`; a divergence has sums of its own, over tiles of both rows.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from crossent.engines.numba_cpu.long_rows import (
 )
 from crossent.engines.numba_cpu.outcome import centre_of, plain
 from crossent.engines.numba_cpu.tiles import TILE, maximum_of_tile, pair_without, place_in_tile, weighed
-from crossent.engines.numba_cpu.transform import seen, seen_first, seen_one, seen_with_slope
+from crossent.engines.numba_cpu.transform import seen, seen_first, seen_one, seen_with_slope, steepened_one
 from crossent.engines.numba_cpu.vectors import filled, inline, vector_like, where
 from crossent.math.measures import ENTROPY, FORWARD, JENSEN_SHANNON, LOG_SUM_EXP, REVERSE
 
@@ -370,7 +370,7 @@ def _put_far_gradient(
     others = others_low = filled(c, 0.0)
     place, at_top = d + top * itemsize(logits), top
     # Before the gradient is written over the logit.
-    _, slope_at_top = seen_with_slope(transform, filled(c, load_one(logits, x + max(0, top) * itemsize(logits))))
+    slope_at_top = steepened_one(transform, logits, x + max(0, top) * itemsize(logits), 1.0)
     line_of_row = ((c, c_q), (inverse, inverse_q), (away, mean))
     while left >= 2 * n and interleaved(logits) == interleaved(soft):
         x0, x1 = load_pair(logits, x)
@@ -401,7 +401,7 @@ def _put_far_gradient(
         d += step
         left -= n
     if balances:
-        store_one(logits, place, largest(-filled(others, sum_of_lanes(others, others_low)) * slope_at_top))
+        store_one(logits, place, -sum_of_lanes(others, others_low) * slope_at_top)
 
 
 @inline
