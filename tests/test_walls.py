@@ -14,8 +14,9 @@ FILES = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py"))
 # Where a library may be imported, and where the suite, which the command line has commands of.
 HOMES = {
     "torch": ("libraries/torch/", "torch.py"),
-    "jax": ("libraries/jax.py", "libraries/jax_linear.py", "libraries/jax_mesh.py"),
+    "jax": ("libraries/jax.py", "libraries/jax_axis.py", "libraries/jax_linear.py", "libraries/jax_mesh.py"),
     "cupy": ("libraries/cupy.py",),
+    "mpi4py": ("libraries/mpi.py",),
     "dask": ("libraries/dask.py",),
     "array_api_strict": ("libraries/strict.py",),
     "mlx": ("libraries/mlx.py",),
@@ -59,9 +60,9 @@ def test_the_rooms_are_read():
 def test_the_mathematics_names_no_library_and_no_engine(file):
     imported = _imported(file, running=False)
     assert _under(imported, "crossent") == _under(imported, "crossent.math", "crossent.types")
-    # Beside them, the standard, and NumPy's limits of dtypes.
+    # Beside them, the standard, NumPy's limits of dtypes, and Python's functions of functions.
     others = {name.partition(".")[0] for name in imported} - {"__future__", "typing", "crossent"}
-    assert others <= {"array_api_compat", "numpy", "math"}
+    assert others <= {"array_api_compat", "numpy", "math", "collections", "functools"}
     assert not _under(imported, *(f"array_api_compat.{library}" for library in HOMES))
 
 

@@ -21,6 +21,7 @@ from crossent.api_tokens import (
 from crossent.description import TokenStatistics
 from crossent.engines.threads import get_num_threads, set_num_threads
 from crossent.loss import CrossEntropyLoss, LinearCrossEntropyLoss
+from crossent.shards import VocabularyShard
 from crossent.summaries import bits, perplexity, token_accuracy
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ __all__ = [
     "CrossEntropyLoss",
     "LinearCrossEntropyLoss",
     "TokenStatistics",
+    "VocabularyShard",
     "__version__",
     "bits",
     "cross_entropy",

@@ -11,6 +11,7 @@ from crossent import checks, problem
 from crossent.engines import select
 from crossent.libraries import Inputs
 from crossent.options import CallOptions, OptionNames, Options, takes_options
+from crossent.shards import VocabularyShard
 from crossent.types import A, Array, B, Denominator, DType, Float, NoArray, Shape, T, TensorLike
 
 
@@ -35,6 +36,7 @@ def cross_entropy(
     weights: Array | None = None,
     class_weights: Array | None = None,
     denominator: Denominator = None,
+    vocabulary: VocabularyShard | None = None,
     **options: Unpack[OptionNames],
 ) -> Array:
     """The cross-entropy of logits with targets.
@@ -69,6 +71,10 @@ def cross_entropy(
     denominator
         What "mean" and "sequence" divide by: None for the sum of the weights of the tokens that count, "tokens" for
         their number, or a number or 0-d array.
+    vocabulary
+        Where the logits are those of some of the classes, and other processes or devices have the others: which. Then
+        targets, weights and all options are the same everywhere, class weights and soft targets those of the classes
+        that are here.
     temperature
         T: the loss is that of the logits over T, from 1e-18 to 1e18; its gradient is with respect to the logits.
     logit_softcap
@@ -110,7 +116,12 @@ def cross_entropy(
     4.1223e-09
     0.40761
     """
-    return problem.loss(Inputs(logits, targets, weights, class_weights, denominator), options)
+    inputs = Inputs(logits, targets, weights, class_weights, denominator)
+    return (
+        problem.loss(inputs, options)
+        if vocabulary is None
+        else problem.of_part(problem.loss, vocabulary, inputs, options)
+    )
 
 
 @overload
@@ -151,6 +162,7 @@ def cross_entropy_and_grad(
     weights: Array | None = None,
     class_weights: Array | None = None,
     denominator: Denominator = None,
+    vocabulary: VocabularyShard | None = None,
     **options: Unpack[OptionNames],
 ) -> tuple[Array, Array]:
     """The loss and its gradient with respect to the logits, in one pass, outside any framework's graph.
@@ -179,7 +191,11 @@ def cross_entropy_and_grad(
     0.6931471805599453 [[ 0.5 -0.5]]
     """
     inputs = Inputs(logits, targets, weights, class_weights, denominator)
-    return problem.loss_and_gradient(inputs, options, grad_output, out)
+    if vocabulary is None:
+        return problem.loss_and_gradient(inputs, options, grad_output, out)
+    found: tuple[Array, Array]
+    found = problem.of_part(problem.loss_and_gradient, vocabulary, inputs, options, grad_output, out)
+    return found
 
 
 @overload

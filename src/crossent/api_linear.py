@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, Unpack
+from typing import Unpack
 
 from crossent import problem
 from crossent.libraries import Inputs
 from crossent.options import OptionNames, takes_options
+from crossent.shards import VocabularyShard
 from crossent.types import A, Array, Denominator
 
 
@@ -23,6 +24,7 @@ def linear_cross_entropy(
     weights: Array | None = None,
     class_weights: Array | None = None,
     denominator: Denominator = None,
+    vocabulary: VocabularyShard | None = None,
     **options: Unpack[OptionNames],
 ) -> A:
     """The cross-entropy of the logits hidden·weightᵀ + bias, which are made a block of tokens at a time.
@@ -69,7 +71,7 @@ def linear_cross_entropy(
     1.609438
     """
     inputs = Inputs(hidden, targets, weights, class_weights, denominator, weight, bias)
-    loss: A = problem.linear_loss(inputs, options, classes, memory)
+    loss: A = problem.of_part(problem.linear_loss, vocabulary, inputs, options, classes, memory)
     return loss
 
 
@@ -88,6 +90,7 @@ def linear_cross_entropy_and_grad(
     weights: Array | None = None,
     class_weights: Array | None = None,
     denominator: Denominator = None,
+    vocabulary: VocabularyShard | None = None,
     **options: Unpack[OptionNames],
 ) -> tuple[A, tuple[A | None, A | None, A | None]]:
     """The loss and its gradients with respect to hidden states, weight and bias, outside any framework's graph.
@@ -120,5 +123,7 @@ def linear_cross_entropy_and_grad(
     [[ 0.5 -0.5]] None
     """
     inputs = Inputs(hidden, targets, weights, class_weights, denominator, weight, bias)
-    found: Any = problem.linear_loss_and_gradients(inputs, options, classes, memory, grad_output, needs, out)
-    return found  # type: ignore[no-any-return]
+    given = inputs, options, classes, memory, grad_output, needs, out
+    found: tuple[A, tuple[A | None, A | None, A | None]]
+    found = problem.of_part(problem.linear_loss_and_gradients, vocabulary, *given)
+    return found

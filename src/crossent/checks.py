@@ -97,10 +97,12 @@ def logits_and_targets(
     targets: Array,
     made: tuple[tuple[int, ...], str] | None = None,
     may_be_soft: bool = True,
+    size: Any = None,
 ) -> Form:
     """What the logits are, and whether the targets are soft.
 
     made: the shape and the dtype's name of the logits that will be made of the array `logits`, hidden states then.
+    size: how many classes the first columns are of a part of a vocabulary; None where it is whole.
     """
     shape, dtype = logits_alone(library, logits) if made is None else made
     given = "logits" if made is None else "hidden"
@@ -118,9 +120,16 @@ def logits_and_targets(
             accepted += "; of one-hot rows their argmax" + ", or the same in a floating dtype" * may_be_soft
         kind = ValueError if t_dtype.startswith(_INTEGERS) else TypeError
         raise kind(f"targets has dtype {t_dtype} and shape {t_shape} for logits of shape {shape}; accepted: {accepted}")
-    if shape[-1] == 0:
+    if size is not None:
+        _fits_part(given, shape[-1], size)
+    elif shape[-1] == 0:
         _classes("logits", shape)
     return Form(shape, tokens, dtype, soft, given)
+
+
+def _fits_part(given: str, width: int, size: Any) -> None:
+    if isinstance(size, int) and size > width:
+        raise ValueError(f"{given} has {width} classes, and vocabulary= names {size} here; accepted: at least as many")
 
 
 def topk(library: Library, inputs: Inputs, log_probs: Any) -> Form:
@@ -201,13 +210,19 @@ def ids(
     return form._replace(targets=name), is_one
 
 
-def hidden_and_targets(library: Library, inputs: Inputs, classes: Any, memory: Any, may_be_soft: bool = True) -> Form:
-    """What the logits of hidden states are: those of the first `classes` rows of the head, or of all."""
-    form = _of_hidden(library, inputs, classes, memory)
-    return logits_and_targets(library, inputs.logits, inputs.targets, (form.shape, form.dtype), may_be_soft)
+def hidden_and_targets(
+    library: Library, inputs: Inputs, classes: Any, memory: Any, may_be_soft: bool = True, size: Any = None
+) -> Form:
+    """What the logits of hidden states are: those of the first `classes` rows of the head, or of all.
+
+    size: see `logits_and_targets`.
+    """
+    form = _of_hidden(library, inputs, classes, memory, size)
+    made = form.shape, form.dtype
+    return logits_and_targets(library, inputs.logits, inputs.targets, made, may_be_soft, size)
 
 
-def _of_hidden(library: Library, inputs: Inputs, classes: Any, memory: Any) -> Form:
+def _of_hidden(library: Library, inputs: Inputs, classes: Any, memory: Any, size: Any = None) -> Form:
     hidden, weight, bias = inputs.logits, inputs.head, inputs.bias
     dtype = library.dtype_name(hidden)
     _floating(library, "hidden", hidden, ", ".join(FLOATS))
@@ -227,7 +242,12 @@ def _of_hidden(library: Library, inputs: Inputs, classes: Any, memory: Any) -> F
         if _shape(library, "bias", bias) != of_weight[:1]:
             raise ValueError(f"bias has shape {tuple(bias.shape)}; accepted: {accepted}")
     v = of_weight[0] if classes is None else whole_number("classes", classes, of_weight[0])
-    if v == 0 and 0 not in shape[:-1]:
+    if size is not None:
+        if classes is not None:
+            raise ValueError(f"classes is {classes} with vocabulary=, which names them; accepted: None")
+        _fits_part("weight", v, size)
+        v = size if isinstance(size, int) else v
+    elif v == 0 and 0 not in shape[:-1]:
         raise ValueError(f"weight has shape {of_weight}, a vocabulary of 0 classes; accepted: V of at least 1")
     if memory is not None:
         whole_number("memory", memory, None)

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from crossent import views
-from crossent.math.rows import Head, Rows
-from crossent.math.statistics import Described, Spread
+from crossent.math.parts import nothing_of, put_together
+from crossent.math.rows import Head, Rows, over_lines
+from crossent.math.statistics import Described, RowStatistics, Spread
 from crossent.types import Array
 
 if TYPE_CHECKING:
@@ -62,9 +64,45 @@ def walk(
         library.put_rows(losses, block.places, found)
         if d_hidden is not None:
             library.put_rows(d_hidden, block.places, total.hidden)
+    if d_hidden is not None and rows.parts is not None:
+        # Each part has what its own classes say.
+        d_hidden = rows.parts.group.total(d_hidden)
     none = nothing(library, rows, (False, needs[1] and total.weight is None, needs[2] and total.bias is None))
     bias = none.bias if total.bias is None else library.flat(total.bias)
     return losses, Gradients(d_hidden, none.weight if total.weight is None else total.weight, bias)
+
+
+def statistics(library: Library, rows: Rows) -> RowStatistics:
+    """The statistics (N,) of whole rows, of whose classes a `Head` makes a part; tokens that are left out have none."""
+    if rows.soft is not None and rows.coefficients.smoothing:
+        # They are as large as the logits.
+        return library.statistics(filled(library, rows))
+    return put_together(library, flat(library, rows), partial(_of_part, library))
+
+
+def _of_part(library: Library, rows: Rows) -> RowStatistics:
+    head: Head = rows.logits
+    parts, places, block = [], [], None
+    for block in blocks(library, rows):
+        places.append(block.places)
+        parts.append(views.of_part(library, block.rows))
+    n = head.hidden.shape[0]
+    if not parts:
+        empty = library.xp.zeros((n, 0), dtype=rows.dtype, device=library.device(head.hidden))
+        return nothing_of(library, rows._replace(logits=empty))
+    if len(parts) == 1 and head.made is not None:
+        head.made.append(block)
+    if head.places is None:
+        return views.joined(library, parts)
+
+    def whole(*lines: Array) -> Array:
+        line = library.xp.zeros((n,), dtype=lines[0].dtype, device=library.device(lines[0]))
+        for place, part in zip(places, lines, strict=True):
+            library.put_rows(line, place, part)
+        return line
+
+    found: RowStatistics = over_lines(whole, *parts)
+    return found
 
 
 def describe(library: Library, rows: Rows) -> Described:
@@ -90,7 +128,7 @@ def filled(library: Library, rows: Rows) -> Rows:
 def nothing(library: Library, rows: Rows, needs: tuple[bool, ...]) -> Gradients:
     """The gradients that are needed where no token counts."""
     head: Head = rows.logits
-    width, v, device = head.hidden.shape[-1], rows.vocabulary, library.device(head.hidden)
+    width, v, device = head.hidden.shape[-1], rows.width, library.device(head.hidden)
     shapes = (math.prod(head.hidden.shape[:-1]), width), (v, width), (v,)
     zeros = (
         library.xp.zeros(shape, dtype=rows.dtype, device=device) if need else None
@@ -106,6 +144,8 @@ def whole(
     head: Head = rows.logits
     block = _block(library, flat(library, rows), slice(0, math.prod(head.hidden.shape[:-1])), None)
     losses, found = _of_block(library, head, block, scale, needs, Gradients())
+    if found.hidden is not None and rows.parts is not None:
+        found = found._replace(hidden=rows.parts.group.total(found.hidden))
     return losses, found._replace(bias=None if found.bias is None else library.flat(found.bias))
 
 
@@ -113,17 +153,21 @@ def blocks(library: Library, rows: Rows) -> Iterator[Block]:
     """The tokens that count, in blocks that the workspace has room for."""
     head: Head = rows.logits
     rows = flat(library, rows)
+    if head.made:
+        made: Block = head.made.pop()
+        yield made._replace(rows=_taken(library, rows, made.places, made.rows.logits))
+        return
     n, width = rows.logits.hidden.shape
     if head.places is not None:
         n = head.places.shape[0]
     size = 8 if rows.dtype == library.xp.float64 else 4
     # A block's logits, its hidden states and their gradient.
-    height = max(1, (head.memory - _tile(head)) // max(1, size * (rows.vocabulary + 2 * width)))
+    height = max(1, (head.memory - _tile(head)) // max(1, size * (rows.width + 2 * width)))
     # All of one size, or the last would take as long as it had less to do.
     height = -(-n // max(1, -(-n // height)))
     memory = None
     if library.in_place:
-        memory = library.workspace((height, rows.vocabulary), rows.dtype, head.hidden)
+        memory = library.workspace((height, rows.width), rows.dtype, head.hidden)
     for i in range(0, n, max(1, height)):
         j = min(i + height, n)
         places = slice(i, j) if head.places is None else head.places[i:j]
@@ -160,9 +204,17 @@ def _block(library: Library, rows: Rows, places: Array | slice, memory: Array | 
     if head.places is None and weight is not None:
         # What does not count has no part in the gradient of the weight, whatever it is.
         h = library.clear_rows(h, weight == 0, None)
+    if rows.parts is not None:
+        h = rows.parts.group.shared(h)
     logits = _logits(library, head, h, rows.dtype, memory)
-    targets, soft = taken(library, rows.targets, places), taken(library, rows.soft, places)
-    return Block(places, h, rows._replace(logits=logits, targets=targets, weight=weight, soft=soft))
+    return Block(places, h, _taken(library, rows, places, logits))
+
+
+def _taken(library: Library, rows: Rows, places: Array | slice, logits: Array) -> Rows:
+    """The rows at some places, whose logits are made."""
+    of = partial(taken, library, places=places)
+    targets, soft, weight = map(of, (rows.targets, rows.soft, rows.weight))
+    return rows._replace(logits=logits, targets=targets, weight=weight, soft=soft, found=over_lines(of, rows.found))
 
 
 def _tile(head: Head) -> int:
@@ -210,7 +262,8 @@ def _tiles(library: Library, weight: Array, dtype: Array, tile: int) -> Iterator
     v, width = weight.shape
     # What is recorded has no need of parts.
     step = v if weight.dtype == dtype or not library.in_place else max(1, tile // (8 * max(width, 1)))
-    for a in range(0, v, step):
+    # Of no classes, one part of none.
+    for a in range(0, max(v, 1), max(step, 1)):
         part = slice(a, min(a + step, v))
         yield part, _in(library, weight[part, :], dtype)
 

@@ -14,7 +14,7 @@ import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from numbers import Real
-from typing import Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from crossent.libraries import is_array, of
 from crossent.math.operations import FLOATS
 from crossent.math.rows import EXPLICIT, LOSS, Coefficients
 from crossent.types import Algorithm, Array, Denominator, Reduction, Smoothing
+
+if TYPE_CHECKING:
+    from crossent.shards import VocabularyShard
 
 REDUCTIONS = ("mean", "sum", "none", "sequence")
 ALGORITHMS = ("stable", "explicit")
@@ -53,6 +56,7 @@ class LossOptions(OptionNames, total=False):
 
     class_weights: Array | None
     denominator: Denominator
+    vocabulary: VocabularyShard | None
 
 
 class LinearOptions(LossOptions, total=False):

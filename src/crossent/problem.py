@@ -24,7 +24,8 @@ from crossent.math import reduction as reductions
 from crossent.math import tokens
 from crossent.math.measures import DIRECTIONS
 from crossent.math.rows import LOSS, Head, Rows
-from crossent.options import DEFAULT, Options, options_once
+from crossent.options import DEFAULT, OptionNames, Options, options_once
+from crossent.shards import Part, VocabularyShard, part_of
 from crossent.types import Array
 
 # Bytes of the blocks of a call that makes its logits. A device's products need more rows to be at their best.
@@ -80,14 +81,26 @@ class Ending(NamedTuple):
         )
 
 
-def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, options: Options) -> tuple[Rows, Ending]:
+def prepare(
+    library: Library,
+    like: Array,
+    inputs: Inputs,
+    form: checks.Form,
+    options: Options,
+    memory: int | None = None,
+    part: Part | None = None,
+) -> tuple[Rows, Ending]:
     """Check the arguments of a call and settle everything that does not depend on the values of the logits.
 
-    like: an array of the library on the device of the logits, which may be the logits.
+    like: an array of the library on the device of the logits, which may be the logits. memory: the bytes that the
+    blocks of a call may take that makes its logits. part: of the vocabulary, where the logits are not of all of it;
+    then its parts agree about the call, and the statistics of the whole rows are found.
     """
+    if part is not None:
+        options = part.options(library, form, options)
     token_shape, soft = form.tokens, form.soft
     reduction, coefficients, ignore_index = options.reduction, options.coefficients, options.ignore_index
-    vocabulary, ieee = form.shape[-1], coefficients.ieee
+    vocabulary, ieee = form.shape[-1] if part is None else part.shard.vocabulary, coefficients.ieee
     if reduction == "sequence" and not token_shape:
         raise ValueError("reduction is 'sequence' with tokens of shape (); accepted: tokens of shape (..., sequence)")
     if soft and ignore_index is not None:
@@ -98,13 +111,13 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
         weights, class_weights, denominator = map(library.enter, (weights, class_weights, denominator))
         if not isinstance(denominator, (str, type(None))):
             denominator = library.number(denominator)
-    engine = library.engine(options.engine, like, form.dtype, vocabulary, coefficients.measure)
+    engine = library.engine(options.engine, like, form.dtype, form.shape[-1], coefficients.measure)
     device = library.device(like)
     dtype, (wide, integer) = library.compute_dtype(like), library.widest(device)
     mean = reduction if denominator is None and reduction in ("mean", "sequence") and not ieee else None
     if class_weights is not None:
         # λ·lse² is multiplied by no class weight, and the mean of soft targets divided by none, so there they stay.
-        of_classes = None if soft or coefficients.z_loss else mean
+        of_classes = None if soft or coefficients.z_loss or part is not None else mean
         class_weights = tokens.weighed(library, class_weights, dtype, None, None, of_classes and "mean")
     t = kept = targets = None
     if not soft and inputs.targets is not None:
@@ -115,35 +128,79 @@ def prepare(library: Library, like: Array, inputs: Inputs, form: checks.Form, op
         kept = tokens.both(kept, weights != 0)
         # Whatever the target of a token without weight is, nothing looks at it.
         t = None if t is None else library.zero_where_not(kept, t)
-    if t is None:
-        counted = tokens.Tokens(None, weights, weights, kept)
-    else:
-        check = bool(options.check_targets) and (library.always_readable or may_check(library, inputs))
-        if check and library.checks_copies:
-            check_copies(inputs, vocabulary, ignore_index, form.targets)
-        elif check and library.any_outside(t, vocabulary):
-            targets, t = library.whole(targets), library.whole(t)
-            raise checks.outside_of_vocabulary(library, targets, t, vocabulary, ignore_index, form.targets)
-        # What torch differentiates may need the formula, which follows every target.
-        is_guarded = engine in ENGINE_CHECKS_RANGE and not library.keep_graph and class_weights is None
-        counted = tokens.of_targets(
-            library, t, kept, vocabulary, weights, class_weights, dtype, ieee=ieee, is_safe=check or is_guarded
+    check = t is not None and bool(options.check_targets) and (library.always_readable or may_check(library, inputs))
+    if check and library.checks_copies:
+        check_copies(inputs, vocabulary, ignore_index, form.targets)
+    elif check and library.any_outside(t, vocabulary):
+        targets, t = library.whole(targets), library.whole(t)
+        raise checks.outside_of_vocabulary(library, targets, t, vocabulary, ignore_index, form.targets)
+    # What torch differentiates may need the formula, which follows every target.
+    is_guarded = engine in ENGINE_CHECKS_RANGE and not library.keep_graph and class_weights is None
+    is_safe = check or is_guarded
+
+    def settled(own: Array | None) -> tuple[Rows, Ending]:
+        if class_weights is not None and t is not None and part is None:
+            own = tokens.weights_of(library, class_weights, t, vocabulary, is_safe=is_safe)
+        if t is None:
+            counted = tokens.Tokens(None, weights, weights, kept)
+        elif is_safe and kept is own is None:
+            counted = tokens.Tokens(t, None, None, None)
+        else:
+            counted = tokens.of_targets(
+                library, t, kept, vocabulary, weights, own, dtype, ieee=ieee, is_safe=is_safe
+            )  # fmt: skip
+        divisor = reductions.denominator_of(library, wide, device, counted, token_shape, reduction, denominator, ieee)
+        rows = Rows(
+            None if inputs.logits is None or head is not None else library.enter_matrix(inputs.logits),
+            counted.classes,
+            library.enter_matrix(inputs.targets) if soft else None,
+            counted.weight,
+            class_weights,
+            coefficients,
+            0 if part is None else part.shard.start,
+            vocabulary,
+            dtype,
+            engine,
+            None if part is None else part.shard.parts,
         )
-    divisor = reductions.denominator_of(library, wide, device, counted, token_shape, reduction, denominator, ieee)
-    rows = Rows(
-        None if inputs.logits is None or head is not None else library.enter_matrix(inputs.logits),
-        counted.classes,
-        library.enter_matrix(inputs.targets) if soft else None,
-        counted.weight,
-        class_weights,
-        coefficients,
-        0,
-        vocabulary,
-        dtype,
-        engine,
+        only = counted.counted if ieee else None
+        ending = Ending(library, device, dtype, wide, reduction, divisor, token_shape, only, ieee)
+        return (rows if head is None else _with_head(rows, ending, inputs, form, options, memory)), ending
+
+    rows, ending = settled(None)
+    if part is None:
+        return rows, ending
+    part.agree(_told(library, inputs, form, options, rows))
+    found, class_weights = library.statistics(rows), rows.class_weights
+    if found.own is not None:
+        if mean and not coefficients.z_loss:
+            found, class_weights = tokens.of_parts_near_one(library, found, class_weights, dtype)
+        rows, ending = settled(library.xp.reshape(found.own, token_shape))
+    return rows._replace(found=found, class_weights=class_weights), ending
+
+
+def _told(library: Library, inputs: Inputs, form: checks.Form, options: Options, rows: Rows) -> dict[str, Any]:
+    """What of a call is the same for all parts of a vocabulary, in the words of an error."""
+    named = {name: getattr(options, name) for name in OptionNames.__annotations__ if name != "engine"}
+    given = {
+        name: None if x is None else f"an array of shape {tuple(x.shape)}" if hasattr(x, "shape") else x
+        for name, x in (("weights", inputs.weights), ("denominator", inputs.denominator))
+    }
+    beside = inputs.class_weights, inputs.bias
+    told = (
+        named
+        | given
+        | {
+            "the shape of the tokens": form.tokens,
+            "the dtype of the loss": library.dtype_name(rows.weight) if rows.weight is not None else str(rows.dtype),
+            "class_weights": "given" if beside[0] is not None else "not given",
+            "bias": "given" if beside[1] is not None else "not given",
+            "targets are": "soft" if form.soft else "hard",
+        }
     )
-    only = counted.counted if ieee else None
-    return rows, Ending(library, device, dtype, wide, reduction, divisor, token_shape, only, ieee)
+    if rows.targets is not None and options.check_targets and 0 not in form.tokens:
+        told["a digest of the targets"] = library.digest(rows.targets)
+    return told
 
 
 def may_check(library: Library, inputs: Inputs) -> bool:
@@ -176,17 +233,25 @@ def _form(options: Options | Mapping[str, Any]) -> Callable[[Library, Array, Any
     return checks.logits_and_teacher if options.measure in DIRECTIONS else checks.logits_of_measure
 
 
-def loss(inputs: Inputs, options: Options | Mapping[str, Any]) -> Array:
-    """The loss of a call."""
+def of_part(function: Callable[..., Any], shard: VocabularyShard | None, *given: Any) -> Any:
+    """What one of the functions below makes of a call whose logits are of a shard of the vocabulary."""
+    with part_of(shard) as part:
+        return function(*given, part=part)
+
+
+def loss(inputs: Inputs, options: Options | Mapping[str, Any], part: Part | None = None) -> Array:
+    """The loss of a call. part: of the vocabulary, where the logits are not of all of it."""
     logits = inputs.logits
     library: Library = NUMPY
     if type(logits) is not np.ndarray:
         library = checks.library_of("logits", logits, "an array of shape (..., V)").of_call(inputs)
     form_of = checks.logits_and_targets if type(options) is dict else _form(options)
-    form = form_of(library, logits, inputs.targets)
+    form = form_of(library, logits, inputs.targets) if part is None else part.form(library, inputs)
     with library.computing(logits):
         parsed = options_once(options, library.keep_graph) if options else DEFAULT
-        rows, ending = prepare(library, logits, inputs, form, parsed)
+        if part is not None:
+            inputs, form = part.without_padding(library, inputs, form)
+        rows, ending = prepare(library, logits, inputs, form, parsed, part=part)
         return library.loss(inputs, rows, ending)
 
 
@@ -197,42 +262,57 @@ def loss_and_gradient(
     out: Array | None,
     sign: float = 1.0,
     form: checks.Form | None = None,
+    part: Part | None = None,
 ) -> tuple[Array, Array]:
     """The loss of a call and its gradient, times `sign`, outside any framework's graph."""
     family = checks.library_of("logits", inputs.logits, "an array of shape (..., V)")
     library, inputs = family.off_graph(inputs)
-    logits = inputs.logits
-    form = form or _form(options)(library, logits, inputs.targets)
-    with library.computing(logits):
+    given = inputs.logits
+    if part is not None:
+        form = part.form(library, inputs)
+    form = form or _form(options)(library, given, inputs.targets)
+    with library.computing(given):
         parsed = options_once(options, library.keep_graph, _OF_GRADIENT) if options else DEFAULT
-        rows, ending = prepare(library, logits, inputs, form, parsed)
-        checks.gradient_of_loss(library, grad_output, logits, ending.shape)
-        checks.output(library, out, logits)
+        if part is not None:
+            inputs, form = part.without_padding(library, inputs, form)
+        logits = inputs.logits
+        checks.gradient_of_loss(library, grad_output, given, reductions.result_shape(parsed.reduction, form.tokens))
+        checks.output(library, out, given)
+        rows, ending = prepare(library, logits, inputs, form, parsed, part=part)
         if 0 in ending.token_shape:
-            return ending.of_nothing(), family.empty_like(logits) if out is None else out
+            return ending.of_nothing(), family.empty_like(given) if out is None else out
         scale = ending.scale(sign if grad_output is None else library.above(grad_output) * sign)
-        into = None if out is None else library.shared(out)
+        into = None if out is None or logits is not given else library.shared(out)
         if into is not None and not views.is_safe(library, into, rows, (ending.denominator, scale)):
             into = None
         losses, d = library.losses_and_gradient(rows, scale, into)
         value = ending.finish(losses)
+        if out is None or d is not into:
+            d = library.leave_matrix(d, logits)
+            if part is not None and tuple(d.shape) != tuple(given.shape):
+                d = part.with_padding(family, d, given)
         if out is None:
-            return value, library.leave_matrix(d, logits)
+            return value, d
         if d is not into:
             # Last of all: the denominator may lie in this memory.
-            out[...] = library.leave_matrix(d, logits)
+            out[...] = d
         library.written(out)
         return value, out
 
 
-def linear_loss(inputs: Inputs, options: Options | Mapping[str, Any], classes: int | None, memory: int | None) -> Array:
+def linear_loss(
+    inputs: Inputs,
+    options: Options | Mapping[str, Any],
+    classes: int | None,
+    memory: int | None,
+    part: Part | None = None,
+) -> Array:
     """The loss of a call that makes its logits."""
     library = checks.library_of("hidden", inputs.logits, "an array of shape (..., D)").of_call(inputs)
-    form = checks.hidden_and_targets(library, inputs, classes, memory)
+    form = checks.hidden_and_targets(library, inputs, classes, memory, size=part and part.shard.size)
     with library.computing(inputs.logits):
-        rows, ending = prepare_linear(
-            library, inputs, form, options_once(options, library.keep_graph, _OF_HEAD), memory
-        )
+        parsed = options_once(options, library.keep_graph, _OF_HEAD)
+        rows, ending = prepare(library, inputs.logits, inputs, form, parsed, memory, part)
         return library.linear_loss(inputs, rows, ending)
 
 
@@ -244,18 +324,22 @@ def linear_loss_and_gradients(
     grad_output: Array | float | None,
     needs: Collection[str],
     out: tuple[Array | None, ...] | None,
+    part: Part | None = None,
 ) -> tuple[Array, tuple[Array | None, ...]]:
     """The loss of a call that makes its logits, and the gradients that are needed, outside any framework's graph."""
     family = checks.library_of("hidden", inputs.logits, "an array of shape (..., D)")
     library, inputs = family.off_graph(inputs)
-    form = checks.hidden_and_targets(library, inputs, classes, memory)
+    form = checks.hidden_and_targets(library, inputs, classes, memory, size=part and part.shard.size)
     wanted = checks.needs(needs, inputs.bias is not None)
+    if part is not None:
+        part.told["the gradient of hidden"] = "needed" if wanted[0] else "not needed"
     hidden = inputs.logits
     with library.computing(hidden):
         parsed = options_once(options, library.keep_graph, (*_OF_HEAD, "needs", *_OF_GRADIENT))
-        rows, ending = prepare_linear(library, inputs, form, parsed, memory)
-        checks.gradient_of_loss(library, grad_output, hidden, ending.shape, form.given)
+        shape = reductions.result_shape(parsed.reduction, form.tokens)
+        checks.gradient_of_loss(library, grad_output, hidden, shape, form.given)
         checks.outputs(library, out, inputs)
+        rows, ending = prepare(library, hidden, inputs, form, parsed, memory, part)
         scale = ending.scale(1.0 if grad_output is None else library.above(grad_output))
         if 0 in ending.token_shape:
             value, found = ending.of_nothing(), linear.nothing(library, rows, wanted)
@@ -275,12 +359,11 @@ def put(library: Library, out: Array | None, d: Array | None) -> Array | None:
     return out
 
 
-def prepare_linear(
-    library: Library, inputs: Inputs, form: checks.Form, options: Options, memory: int | None
-) -> tuple[Rows, Ending]:
-    """The same for rows whose logits are to be made."""
-    rows, ending = prepare(library, inputs.logits, inputs, form, options)
-    counted = ending.counted
+def _with_head(
+    rows: Rows, ending: Ending, inputs: Inputs, form: checks.Form, options: Options, memory: int | None
+) -> Rows:
+    """The rows with what makes their logits."""
+    library, counted = ending.library, ending.counted
     if counted is None and rows.weight is not None and not ending.ieee:
         counted = rows.weight != 0
     memory_kind = library.memory_of(ending.device)[0]
@@ -298,4 +381,8 @@ def prepare_linear(
         bias = library.enter_matrix(inputs.bias)
     if weight.shape[0] != v:
         weight, bias = weight[:v, :], None if bias is None else bias[:v]
-    return rows._replace(logits=Head(library.enter_matrix(inputs.logits), weight, bias, places, memory)), ending
+    # The logits of one block are made once; of tokens that only turn out not to count, the block is another.
+    made: list[Any] | None = (
+        [] if rows.parts is not None and library.in_place and inputs.class_weights is None else None
+    )
+    return rows._replace(logits=Head(library.enter_matrix(inputs.logits), weight, bias, places, memory, made))

@@ -31,7 +31,7 @@ def statistics(
     else:
         form = checks.hidden_and_targets(library, inputs, classes, memory, may_be_soft=False)
     with library.computing(inputs.logits):
-        rows, ending = _prepared(library, inputs, form, options, memory)
+        rows, ending = problem.prepare(library, inputs.logits, inputs, form, options, memory)
         return library.token_statistics(inputs, rows, ending)
 
 
@@ -92,16 +92,8 @@ def _library(inputs: Inputs) -> Library:
     return checks.library_of(name, inputs.logits, f"an array of shape (..., {axis})")
 
 
-def _prepared(
-    library: Library, inputs: Inputs, form: checks.Form, options: Options, memory: int | None
-) -> tuple[Rows, Ending]:
-    if inputs.head is None:
-        return problem.prepare(library, inputs.logits, inputs, form, options)
-    return problem.prepare_linear(library, inputs, form, options, memory)
-
-
 def _of_one(library: Library, inputs: Inputs, form: checks.Form, options: Options, memory: int | None) -> Array:
-    rows, ending = _prepared(library, inputs, form, options, memory)
+    rows, ending = problem.prepare(library, inputs.logits, inputs, form, options, memory)
     loss = library.loss if inputs.head is None else library.linear_loss
     return loss(inputs, rows, ending)
 

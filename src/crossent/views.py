@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crossent.engines import select
 from crossent.math import formula
-from crossent.math.rows import Rows, of_rows
-from crossent.math.statistics import Described
+from crossent.math.parts import nothing_of, put_together, with_masses
+from crossent.math.rows import Rows, of_rows, over_lines
+from crossent.math.statistics import Described, RowStatistics
 from crossent.types import Array
 
 if TYPE_CHECKING:
@@ -76,7 +78,9 @@ def walk(
     library: Library, rows: Rows, scale: Array | float | None = None, out: Array | None = None
 ) -> tuple[Array, Array | None]:
     """The token losses (N,) of eager rows, and with `scale` the gradient (..., V), in `out` where it is given."""
-    logits, soft = rows.logits, rows.soft
+    if rows.parts is not None:
+        return _walk_part(library, rows, scale, out)
+    logits = rows.logits
     shape = logits.shape
     n = shape[0] if len(shape) == 2 else math.prod(shape[:-1])
     losses = library.empty(n, rows.dtype, logits)
@@ -85,51 +89,113 @@ def walk(
     if len(shape) == 2:
         engine_walk(library, rows, losses, scale, d)
         return losses, d
-    reshape = library.xp.reshape
-    targets = None if rows.targets is None else reshape(rows.targets, (n,))
-    weight = None if rows.weight is None else reshape(rows.weight, (n,))
-    rows = rows._replace(targets=targets, weight=weight)
-    start = 0
-    for place in _places(library, shape[:-1], [x for x in (logits, soft, d) if x is not None]):
-        x = _matrix(library, logits, place)
-        stop = start + x.shape[0]
-        part = rows.part(start, stop, x, None if soft is None else _matrix(library, soft, place))
+    for start, part, place in _matrices(library, rows, d):
+        stop = start + part.logits.shape[0]
         if d is None:
             engine_walk(library, part, losses[start:stop], None, None)
         else:
             matrix = _matrix(library, d, place)
             engine_walk(library, part, losses[start:stop], of_rows(scale, start, stop), matrix)
-            if not overlap(library.memory(matrix), library.memory(d)):
-                d[place] = reshape(matrix, d[place].shape)
-        start = stop
+            _put(library, d, place, matrix)
     return losses, d
+
+
+def statistics(library: Library, rows: Rows) -> RowStatistics:
+    """The statistics (N,) of whole rows, of whose classes these eager ones have a part."""
+    if rows.soft is not None and rows.coefficients.smoothing:
+        rows = flat(library, rows)
+    return put_together(library, _with_lines(library, rows), partial(of_part, library))
+
+
+def of_part(library: Library, rows: Rows) -> RowStatistics:
+    """The statistics (N,) of the part of rows that these are."""
+    if not rows.logits.shape[-1]:
+        return nothing_of(library, rows)
+    engine = select.engine(rows.engine)
+    return joined(library, [engine.statistics(library, part) for _, part, _ in _matrices(library, rows, None)])
+
+
+def _walk_part(
+    library: Library, rows: Rows, scale: Array | float | None, out: Array | None
+) -> tuple[Array, Array | None]:
+    """The same of rows of whose classes others have the rest."""
+    found = statistics(library, rows) if rows.found is None else rows.found
+    rows = _with_lines(library, rows)
+    outcome = formula.outcome_of(library, found, rows, scale)
+    if scale is None:
+        return outcome.loss, None
+    d = library.empty_like(rows.logits) if out is None else out
+    if not rows.logits.shape[-1]:
+        return outcome.loss, d
+    walked = rows
+    if found.shares is not None:
+        # Of one axis of rows, and so is what they are walked with.
+        walked = with_masses(library, flat(library, rows), found.shares)
+    matrix = d if walked.logits.ndim == d.ndim else _matrix(library, d, ())
+    engine = select.engine(rows.engine)
+    for start, part, place in _matrices(library, walked, matrix):
+        stop = start + part.logits.shape[0]
+        here = _matrix(library, matrix, place)
+        engine.gradient(library, part, _cut(found, start, stop), _cut(outcome, start, stop), here)
+        _put(library, matrix, place, here)
+    if matrix is not d:
+        _put(library, d, (), matrix)
+    return outcome.loss, d
+
+
+def joined(library: Library, parts: list[RowStatistics]) -> RowStatistics:
+    """The statistics of rows, from those of consecutive ones."""
+    return parts[0] if len(parts) == 1 else over_lines(lambda *lines: library.xp.concat(list(lines)), *parts)
+
+
+def _cut(lines: Any, start: int, stop: int) -> Any:
+    """What belongs to the rows from `start` to `stop`."""
+    return over_lines(lambda x: of_rows(x, start, stop), lines)
 
 
 def describe(library: Library, rows: Rows) -> Described:
     """What eager rows with hard targets tell besides their losses, each (N,)."""
-    logits, n = rows.logits, math.prod(rows.logits.shape[:-1])
-    rows = rows._replace(
-        targets=library.xp.reshape(rows.targets, (n,)),
-        weight=None if rows.weight is None else library.xp.reshape(rows.weight, (n,)),
-    )
-    parts, start = [], 0
-    for place in _places(library, logits.shape[:-1], [logits]):
-        x = _matrix(library, logits, place)
-        stop = start + x.shape[0]
-        parts.append(select.engine(rows.engine).describe(library, rows.part(start, stop, x, None)))
-        start = stop
-    return formula.joined(library, parts)
+    engine = select.engine(rows.engine)
+    return formula.joined(library, [engine.describe(library, part) for _, part, _ in _matrices(library, rows, None)])
 
 
 def flat(library: Library, rows: Rows) -> Rows:
     """The tokens as rows of one matrix; reshaping stays on the graph of a framework that follows the arrays."""
     n, reshape = math.prod(rows.logits.shape[:-1]), library.xp.reshape
-    return rows._replace(
+    return _with_lines(library, rows)._replace(
         logits=reshape(rows.logits, (n, rows.logits.shape[-1])),
-        targets=None if rows.targets is None else reshape(rows.targets, (n,)),
         soft=None if rows.soft is None else reshape(rows.soft, (n, rows.soft.shape[-1])),
+    )
+
+
+def _with_lines(library: Library, rows: Rows) -> Rows:
+    """The rows with one axis of what is not a matrix."""
+    n, reshape = math.prod(rows.logits.shape[:-1]), library.xp.reshape
+    return rows._replace(
+        targets=None if rows.targets is None else reshape(rows.targets, (n,)),
         weight=None if rows.weight is None else reshape(rows.weight, (n,)),
     )
+
+
+def _matrices(library: Library, rows: Rows, d: Array | None) -> Iterator[tuple[int, Rows, tuple[Any, ...]]]:
+    """Consecutive rows as matrices, the number of the first of them, and their place in the arrays."""
+    rows, start = _with_lines(library, rows), 0
+    for place in _places(library, rows.logits.shape[:-1], [x for x in (rows.logits, rows.soft, d) if x is not None]):
+        x = _matrix(library, rows.logits, place)
+        yield (
+            start,
+            rows.part(
+                start, start + x.shape[0], x, rows.soft if rows.soft is None else _matrix(library, rows.soft, place)
+            ),
+            place,
+        )
+        start += x.shape[0]
+
+
+def _put(library: Library, d: Array, place: tuple[Any, ...], matrix: Array) -> None:
+    """Write a matrix to where it belongs, unless it is there."""
+    if not overlap(library.memory(matrix), library.memory(d)):
+        d[place] = library.xp.reshape(matrix, d[place].shape)
 
 
 def _matrix(library: Library, x: Array, place: tuple[Any, ...]) -> Array:

@@ -10,16 +10,17 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
-from typing import Final
+from typing import Any, Final
 
 import array_api_compat
 import numpy as np
 
 from crossent.libraries.base import AsGraph, Inputs, Library
+from crossent.libraries.exchange import Exchange
 from crossent.libraries.numpy import NUMPY
 from crossent.types import Namespace
 
-__all__ = ["NUMPY", "SERVED", "Inputs", "Library", "is_array", "of"]
+__all__ = ["NUMPY", "SERVED", "Exchange", "Inputs", "Library", "exchange_of", "is_array", "of"]
 
 SERVED: Final = "NumPy, CuPy, PyTorch, JAX, Dask, MLX, or a library that has what the array API standard has"
 # What the mathematics takes of a namespace: one that claims the standard and lacks some is not served.
@@ -38,6 +39,12 @@ _FILES = (
     ("array_api_strict", "_array_object.Array", "strict"),
     ("mlx.core", "array", "mlx"),
     ("ndonnx", "Array", "ndonnx"),
+)
+# The same of groups.
+_GROUPS = (
+    ("torch.distributed", "ProcessGroup", "torch.group"),
+    ("torch.distributed", "DeviceMesh", "torch.group"),
+    ("mpi4py.MPI", "Comm", "mpi"),
 )
 _by_type: dict[type, Library] = {np.ndarray: NUMPY}
 
@@ -104,3 +111,19 @@ def _object(file: str) -> Library:
 def is_array(x: object) -> bool:
     """Whether `x` is an array of a library that this package serves."""
     return of(x) is not None
+
+
+def exchange_of(group: Any) -> Exchange:
+    """What the members of a group do together; TypeError where `group` is none that this package knows."""
+    if isinstance(group, Exchange):
+        return group
+    file = next((file for module, name, file in _GROUPS if _is_of(group, module, name)), None)
+    if file is None and "jax" in sys.modules and group and (isinstance(group, str) or type(group) is tuple):
+        file = "jax_axis"
+    if file is None:
+        raise TypeError(
+            f"group is {type(group).__name__}; accepted: a ProcessGroup or a DeviceMesh of one dimension of torch, a "
+            f"communicator of mpi4py, or the name of an axis within jax.shard_map"
+        )
+    exchange: Exchange = importlib.import_module(f"crossent.libraries.{file}").of(group)
+    return exchange

@@ -19,7 +19,7 @@ from crossent.engines import select
 from crossent.math import formula
 from crossent.math.operations import RUN, Operations
 from crossent.math.rows import Head, Rows
-from crossent.math.statistics import Described
+from crossent.math.statistics import Described, RowStatistics
 from crossent.types import Array, Namespace
 
 if TYPE_CHECKING:
@@ -199,6 +199,9 @@ class Library(Operations):
         """Uninitialised memory of the shape, dtype, device and, where it has a dense one, layout of `x`."""
         return self.xp.empty(x.shape, dtype=x.dtype, device=self.device(x))
 
+    def wait(self, x: Array) -> None:
+        """Until `x` has its values in memory."""
+
     def strides(self, x: Array) -> tuple[int, ...] | None:
         """The steps of `x` along its axes, in the library's unit; None where it does not say."""
         return None
@@ -222,6 +225,10 @@ class Library(Operations):
         if 0 in ending.token_shape and not self.keep_graph:
             return ending.of_nothing()
         return ending.finish(self.losses(rows))
+
+    def statistics(self, rows: Rows) -> RowStatistics:
+        """The statistics (N,) of whole rows, of whose classes these have a part."""
+        return linear.statistics(self, rows) if isinstance(rows.logits, Head) else views.statistics(self, rows)
 
     def described(self, rows: Rows) -> Described:
         """What rows with hard targets tell besides their losses, each (N,)."""

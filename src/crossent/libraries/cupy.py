@@ -43,6 +43,10 @@ class CuPy(Library):
         number: int = x.device.id
         return number, cupy.cuda.get_current_stream(number).ptr
 
+    def wait(self, x: Array) -> None:
+        """For what is queued on the current stream."""
+        cupy.cuda.get_current_stream(x.device.id).synchronize()
+
     def memory(self, x: Array) -> views.Memory | None:
         """As CuPy tells."""
         return views.Memory(x.data.ptr, x.strides, x.shape, x.itemsize)

@@ -6,9 +6,12 @@ engine does to each block. `statistics` and `gradient` are their two halves, for
 
 from __future__ import annotations
 
+from functools import partial
+
 from crossent.math import explicit, measures, statistics
 from crossent.math.operations import Operations
 from crossent.math.outcome import Outcome, outcome
+from crossent.math.parts import nothing_of, put_together, shared, with_masses
 from crossent.math.rows import EXPLICIT, LOSS, Rows
 from crossent.math.statistics import Described, Masses, RowStatistics, Spread
 from crossent.math.targets import class_masses, soft_masses
@@ -18,6 +21,8 @@ from crossent.types import Array
 
 def losses(ops: Operations, rows: Rows, out: Array | None = None) -> Array:
     """The losses (N,) of rows whose logits have the compute dtype. out: scratch memory (N, V), or None."""
+    if rows.parts is not None:
+        return outcome_of(ops, whole_statistics(ops, rows), rows, None).loss
     rows = _transformed(ops, rows, out)
     if rows.coefficients.measure == EXPLICIT:
         return explicit.losses_and_gradient(ops, rows, 1.0)[0]
@@ -31,6 +36,17 @@ def losses_and_gradient(
     ops: Operations, rows: Rows, scale: Array | float, out: Array | None = None
 ) -> tuple[Array, Array]:
     """The losses (N,) and the gradient rows (N, V), times `scale` (one number or one per row); in `out` where given."""
+    if rows.parts is not None:
+        found = whole_statistics(ops, rows)
+        result = outcome_of(ops, found, rows, scale)
+        # What all parts have alike each computes its own part of the gradient from.
+        numbers = Outcome(result.loss, *(shared(ops, rows.parts, result[1:]) or ()))
+        rows = with_masses(ops, rows, shared(ops, rows.parts, found.shares))
+        if not rows.logits.shape[1]:
+            # Of no numbers, but on the graph, since what the others find is added up there.
+            nothing = rows.logits * numbers.factor[:, None]
+            return result.loss, nothing if rows.soft is None else nothing - rows.soft
+        return result.loss, gradient_of(ops, rows, found, numbers, out)
     slopes = slope(ops, rows.logits, rows.coefficients)
     rows = _transformed(ops, rows, out)
     measure = rows.coefficients.measure
@@ -87,6 +103,15 @@ def statistics_of(
     return found._replace(spread=statistics.spread_of(ops, rows.logits, seen.logits, found.maximum, threshold))
 
 
+def whole_statistics(ops: Operations, rows: Rows) -> RowStatistics:
+    """The statistics of whole rows whose classes lie in parts."""
+    return put_together(ops, rows, partial(_of_part, ops)) if rows.found is None else rows.found
+
+
+def _of_part(ops: Operations, rows: Rows) -> RowStatistics:
+    return statistics_of(ops, rows) if rows.logits.shape[1] else nothing_of(ops, rows)
+
+
 def describe(ops: Operations, rows: Rows) -> Described:
     """What lazy or traced rows with hard targets tell, all at once."""
     rows = widened(ops, rows)
@@ -123,7 +148,9 @@ def outcome_of(ops: Operations, found: RowStatistics, rows: Rows, scale: Array |
     rows: with the class weights of the whole vocabulary, whatever piece of the logits they have.
     """
     own: Array | float = 1.0
-    if rows.class_weights is not None and rows.soft is None:
+    if found.own is not None:
+        own = found.own
+    elif rows.class_weights is not None and rows.soft is None:
         own = ops.xp.take(rows.class_weights, rows.targets, axis=0)
     return outcome(ops, found, own, rows.weight, scale, rows.coefficients)
 
@@ -196,7 +223,7 @@ def _targets(ops: Operations, rows: Rows) -> tuple[Array, Array | None, Masses |
     """Where hard targets lie in the columns of `rows`; what x_t is in rows that hold theirs elsewhere; the masses."""
     xp, x, t, elsewhere = ops.xp, rows.logits, rows.targets, None
     assert t is not None
-    if rows.first_class or x.shape[1] != rows.vocabulary:
+    if rows.parts is not None or rows.first_class or x.shape[1] != rows.vocabulary:
         outside = (t < 0) | (t >= rows.vocabulary)
         t, held = _local(ops, t, rows)
         absent = xp.where(outside, xp.full_like(x[:, 0], xp.nan), -xp.inf)

@@ -49,7 +49,7 @@ def outcome(
     own: the class weight of a hard target, (N,) or 1; not looked at for soft ones, whose masses are final.
     """
     xp = ops.xp
-    maximum, others, target, sums, apart, _ = statistics
+    maximum, others, target, sums, apart, *_ = statistics
     ieee = coefficients.ieee
     tau = target - maximum
     # log(others + exp(tau)): nothing is added that has to be taken away again.

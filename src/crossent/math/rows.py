@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crossent.types import Array
+
+if TYPE_CHECKING:
+    from crossent.math.parts import Parts
+    from crossent.math.statistics import RowStatistics
 
 LOSS = "cross_entropy"
 """The measure of rows that have targets."""
@@ -43,7 +48,8 @@ class Head(NamedTuple):
     """What makes the logits of rows, in place of them: hidden·weightᵀ + bias, in the compute dtype.
 
     hidden: (..., D). weight: (V, D). bias: (V,) or None. places: the numbers of the tokens that count, or None where
-    none is left out. memory: the bytes that the blocks of tokens may take.
+    none is left out. memory: the bytes that the blocks of tokens may take. made: a place for the block of all
+    tokens, if one will do, whose logits are made already.
     """
 
     hidden: Array
@@ -51,6 +57,7 @@ class Head(NamedTuple):
     bias: Array | None
     places: Array | None
     memory: int
+    made: list[Any] | None = None
 
 
 class Rows(NamedTuple):
@@ -61,7 +68,8 @@ class Rows(NamedTuple):
     weight: (N,) or None for 1. class_weights: those of the piece, (W,), or None for 1. All floating arrays but the
     logits and the soft targets have the compute dtype. A target elsewhere in the vocabulary is not held by the piece;
     the row of one outside of the vocabulary is NaN. dtype: the compute dtype, as the library has it. engine: the name
-    of the one that walks them.
+    of the one that walks them. parts: of a piece whose others are elsewhere (`math/parts.py`); found: the statistics of
+    the whole rows then, where they are known already.
     """
 
     logits: Array
@@ -74,6 +82,13 @@ class Rows(NamedTuple):
     vocabulary: int
     dtype: Array
     engine: str = "array_api"
+    parts: Parts | None = None
+    found: RowStatistics | None = None
+
+    @property
+    def width(self) -> int:
+        """How many classes the logits are of: all, or those of a part."""
+        return self.vocabulary if self.parts is None else self.parts.size
 
     def part(self, start: int, stop: int, logits: Array, soft: Array | None) -> Rows:
         """The rows from `start` to `stop`, with their logits and soft targets as the caller has prepared them."""
@@ -104,3 +119,14 @@ class Rows(NamedTuple):
 def of_rows(scale: Array | float, start: int, stop: int) -> Array | float:
     """The part of a scale (one number, or one per row) that belongs to the rows from `start` to `stop`."""
     return scale if isinstance(scale, float) or scale.ndim == 0 else scale[start:stop]
+
+
+def over_lines(function: Callable[..., Any], *of: Any) -> Any:
+    """`function` of the arrays of tuples of arrays, numbers and None."""
+    first = of[0]
+    if first is None or isinstance(first, float):
+        return first
+    if not isinstance(first, tuple):
+        return function(*of)
+    made = (over_lines(function, *each) for each in zip(*of, strict=True))
+    return first._make(made) if hasattr(first, "_make") else tuple(made)

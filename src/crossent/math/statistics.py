@@ -67,7 +67,8 @@ class RowStatistics(NamedTuple):
 
     maximum: m = max_j x_j; others: S = Σ_{j≠t} exp(x_j − m); target: x_t, −inf where the piece does not hold it;
     sums: only where the target distribution has mass on other classes; apart: only for soft targets, whose t is the
-    likeliest class of the piece; spread: only where a threshold is given.
+    likeliest class of the piece; spread: only where a threshold is given; own and shares: only of parts that have been
+    put together (`math/parts.py`), the class weights of hard targets, and what the smoothing of soft ones asks.
     """
 
     maximum: Array
@@ -76,6 +77,8 @@ class RowStatistics(NamedTuple):
     sums: SmoothingSums | None
     apart: KeptApart | None
     spread: Spread | None = None
+    own: Array | None = None
+    shares: tuple[Array, ...] | None = None
 
 
 LINES = 7

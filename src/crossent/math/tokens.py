@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from crossent.math.operations import Operations
+from crossent.math.statistics import RowStatistics
 from crossent.types import Array
 
 # By whether the compute dtype is float64: the power of two beyond which weights are scaled, and by how much.
@@ -87,11 +88,33 @@ def weighed(
     return ops.brought_near(weights, largest, 2.0**bound, 2.0**step)
 
 
+def of_parts_near_one(
+    ops: Operations, found: RowStatistics, class_weights: Array, dtype: Array
+) -> tuple[RowStatistics, Array]:
+    """What `weighed` does for a mean with class weights, after parts of them are put together."""
+    assert found.own is not None
+    largest = ops.stop_gradient(ops.xp.max(ops.xp.abs(found.own)))
+    bound, step = _STEPS[dtype == ops.xp.float64]
+
+    def near(x: Array) -> Array:
+        return ops.brought_near(x, largest, 2.0**bound, 2.0**step)
+
+    sums = found.sums
+    if sums is not None:
+        sums = sums._replace(mass=near(sums.mass), weighted_gap=near(sums.weighted_gap))
+    return found._replace(own=near(found.own), sums=sums), near(class_weights)
+
+
 def in_range(ops: Operations, t: Array, weight: Array | None, vocabulary: int, dtype: Array) -> tuple[Array, Array]:
     """Classes that are safe to index with, and weights that are NaN where a target is outside of the vocabulary."""
     bad = (t < 0) | (t >= vocabulary)
     one = ops.xp.ones(t.shape, dtype=dtype, device=ops.device(t)) if weight is None else weight
     return ops.zero_where_not(~bad, t), ops.xp.where(bad, ops.xp.nan, one)
+
+
+def weights_of(ops: Operations, class_weights: Array, t: Array, vocabulary: int, *, is_safe: bool) -> Array:
+    """The class weights of the classes `t`, of which one that is not there has that of class 0."""
+    return ops.weights_of(class_weights, t if is_safe else ops.zero_where_not((t >= 0) & (t < vocabulary), t))
 
 
 def of_targets(
@@ -100,7 +123,7 @@ def of_targets(
     kept: Array | None,
     vocabulary: int,
     weights: Array | None,
-    class_weights: Array | None,
+    own: Array | None,
     dtype: Array,
     *,
     ieee: bool,
@@ -108,19 +131,14 @@ def of_targets(
 ) -> Tokens:
     """The tokens of hard targets whose classes are `t`, of which `kept` are not ignored.
 
-    weights: of the tokens' shape, in the compute dtype `dtype`; those of weight 0 are not kept. is_safe: whether every
-    class is one of the vocabulary, or the engine sees to those that are not.
+    weights: of the tokens' shape, in the compute dtype `dtype`; those of weight 0 are not kept. own: the class weights
+    of the targets (`weights_of`), or None for 1. is_safe: whether every class is one of the vocabulary, or the engine
+    sees to those that are not.
     """
-    if is_safe and kept is class_weights is None:
-        return Tokens(t, None, None, None)
     xp = ops.xp
-    weight, counted, own, safe = weights, kept, None, t
-    if class_weights is not None:
-        # The weight of a class is looked up here, and one that is not there is NaN.
-        safe = t if is_safe else ops.zero_where_not((t >= 0) & (t < vocabulary), t)
-        own = ops.weights_of(class_weights, safe)
-        if not ieee:
-            counted = both(counted, own != 0)
+    weight, counted = weights, kept
+    if own is not None and not ieee:
+        counted = both(counted, own != 0)
     if counted is not None:
         weight = ops.cast(counted, dtype) if weight is None else xp.where(counted, weight, xp.zeros_like(weight))
     total = counted if weights is None else weight

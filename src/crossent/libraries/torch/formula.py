@@ -14,8 +14,11 @@ from crossent import views
 from crossent.libraries.base import Inputs, Library
 from crossent.libraries.torch.library import TORCH, TRACED, of_dtensors
 from crossent.libraries.torch.recorded import TorchOnGraph
+from crossent.libraries.torch.tensors import is_traced
 from crossent.math import formula
-from crossent.math.rows import Rows
+from crossent.math.parts import own_of_part
+from crossent.math.rows import Rows, over_lines
+from crossent.math.statistics import RowStatistics
 
 
 def tensors_of(rows: Rows) -> tuple[Tensor | None, ...]:
@@ -48,7 +51,34 @@ def entered(library: Library, rows: Rows) -> Rows:
         targets=library.enter(rows.targets),
         weight=library.enter(rows.weight),
         class_weights=library.enter(rows.class_weights),
+        found=over_lines(library.enter, rows.found),
     )
+
+
+def statistics(rows: Rows) -> RowStatistics:
+    """The statistics (N,) of whole rows of whose classes these have a part, constants to torch but for `own`.
+
+    By the engine where they have values, else by the formula.
+    """
+    tensors = (None if x is None else x.detach() for x in tensors_of(rows))
+    alone = with_tensors(rows, tuple(tensors))
+    if is_traced(*tensors_of(rows)):
+        found = formula.whole_statistics(TRACED, formula.widened(TRACED, views.flat(TRACED, alone)))
+    else:
+        library = TORCH.eager(rows.logits)
+        with library.computing(rows.logits):
+            found = over_lines(library.leave, views.statistics(library, entered(library, alone)))
+    return with_own(rows, found)
+
+
+def with_own(rows: Rows, found: RowStatistics) -> RowStatistics:
+    """With the class weights of the targets on the graph of the class weights: their values, and the gradient of what
+    the part looks up.
+    """
+    if found.own is None or rows.targets is None or not getattr(rows.class_weights, "requires_grad", False):
+        return found
+    looked_up = own_of_part(TRACED, rows._replace(targets=rows.targets.flatten()))
+    return found._replace(own=found.own + (looked_up - looked_up.detach()))
 
 
 def losses(rows: Rows) -> Tensor:
@@ -72,6 +102,7 @@ def _library(rows: Rows) -> TorchOnGraph:
 
 def of_others(rows: Rows, places: list[int]) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
     """The losses as a function of the fields 1 to 3, soft targets, weights and class weights; and those there are."""
+    rows = rows._replace(found=None)
     tensors = tensors_of(rows)
 
     def of(*values: Tensor) -> Tensor:

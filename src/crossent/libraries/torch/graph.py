@@ -160,12 +160,14 @@ def on_graph(rows: Rows, ending: Ending, logits: Tensor, soft: Tensor | None) ->
         # The engine saw to targets outside of the vocabulary; the formula follows every target.
         targets, weight = tokens.in_range(ON_GRAPH, targets, weight, rows.vocabulary, ending.dtype)
     given = (logits, soft, weight, tensor(rows.class_weights), targets)
-    rows = formula.with_tensors(rows._replace(dtype=ending.dtype), given)
-    return ending.finish(losses(rows, forward=True))  # type: ignore[no-any-return]
+    rows = formula.with_tensors(rows._replace(dtype=ending.dtype, found=None), given)
+    return ending.finish(losses(rows, forward=rows.parts is None))  # type: ignore[no-any-return]
 
 
 def losses(rows: Rows, *, forward: bool) -> Tensor:
     """The token losses (N,), with forward derivatives or without."""
+    if rows.parts is not None and rows.found is None:
+        rows = rows._replace(found=formula.statistics(rows))
     function = _ForwardLosses if forward else _Losses
     rest = formula.with_tensors(rows, (None,) * 5)
     result: Tensor = function.apply(*formula.tensors_of(rows), rest)  # type: ignore[no-untyped-call]
@@ -206,7 +208,9 @@ class _Losses(torch.autograd.Function):
         d = None
         if ctx.needs_input_grad[0]:
             if torch.is_grad_enabled() or _is_traced(rows) or is_traced(grad):
-                d = formula.gradient(rows, grad)[1]
+                # What was found of whole rows is a constant, which it is not to derivatives of the gradient.
+                again = rows if torch.compiler.is_compiling() else rows._replace(found=None)
+                d = formula.gradient(again, grad)[1]
             else:
                 d = formula.walk(rows, grad)[1]
         return d, *formula.gradients_of_others(rows, grad, ctx.needs_input_grad[1:4]), None, None

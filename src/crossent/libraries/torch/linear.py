@@ -16,10 +16,10 @@ from torch import Tensor
 from crossent import linear
 from crossent.libraries.base import Inputs, Library
 from crossent.libraries.torch import formula, graph
-from crossent.libraries.torch.library import ON_GRAPH, TORCH
+from crossent.libraries.torch.library import ON_GRAPH, TORCH, TRACED
 from crossent.libraries.torch.tensors import is_traced, without_autocast
-from crossent.math.rows import Head, Rows
-from crossent.math.statistics import Described, Spread
+from crossent.math.rows import Head, Rows, over_lines
+from crossent.math.statistics import Described, RowStatistics, Spread
 from crossent.types import Array
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class _PlainLoss(torch.autograd.Function):
         ctx.save_for_backward(hidden, weight, bias, targets, *others)
         ctx.library, ctx.ending, ctx.found = library, ending, []
         # What may be large is saved by torch.
-        ctx.rows = rows._replace(logits=rows.logits._replace(hidden=None, weight=None, bias=None), soft=None)
+        ctx.rows = rows._replace(logits=rows.logits._replace(hidden=None, weight=None, bias=None, made=None), soft=None)
         ctx.is_soft = rows.soft is not None
         result: Tensor
         if 0 in ending.token_shape:
@@ -96,7 +96,7 @@ def _gradients(ctx: Any, inputs: list[Any], targets: Tensor, grad: Tensor) -> li
     soft = library.enter_matrix(targets.detach()) if ctx.is_soft else None
     entered: list[Any] = [None if x is None else library.enter_matrix(x) for x in inputs]
     hidden, weight, bias = entered
-    rows, v = ctx.rows, ctx.rows.vocabulary
+    rows, v = ctx.rows, ctx.rows.width
     head = rows.logits._replace(hidden=hidden, weight=weight[:v], bias=None if bias is None else bias[:v])
     rows = rows._replace(logits=head, soft=soft)
     return library.linear_losses_and_gradients(rows, ctx.ending.scale(factor), ctx.needs_input_grad[:3])[1]
@@ -108,11 +108,13 @@ def _on_graph(rows: Rows, ending: Ending, inputs: list[Any], soft: Tensor | None
     dtype = ON_GRAPH.compute_dtype(hidden)
     kept = None if rows.weight is None else torch.as_tensor(rows.weight).reshape(hidden.shape[:-1]) != 0
     hidden = hidden.to(dtype)
+    if rows.parts is not None:
+        hidden = rows.parts.group.shared(hidden)
     hidden = hidden if kept is None else torch.where(kept[..., None], hidden, 0.0)
     with without_autocast(hidden.device.type):
-        logits = hidden @ weight[: rows.vocabulary].to(dtype).T
+        logits = hidden @ weight[: rows.width].to(dtype).T
     if bias is not None:
-        logits = logits + bias[: rows.vocabulary].to(dtype)
+        logits = logits + bias[: rows.width].to(dtype)
     return graph.on_graph(rows, ending, logits, soft)
 
 
@@ -194,6 +196,19 @@ def walk(
         return library.leave(found), linear.Gradients(*(None if x is None else library.leave(x) for x in gradients))
 
 
+def statistics(rows: Rows) -> RowStatistics:
+    """The statistics of whole rows, of whose classes these have a part, as `formula.statistics` has them."""
+    head: Head = rows.logits
+    given = (head.hidden, head.weight, head.bias, *formula.tensors_of(rows)[1:])
+    if is_traced(*given):
+        return formula.statistics(linear.filled(TRACED, rows))
+    alone = tuple(None if x is None else x.detach() for x in given)
+    library, entered = _entered(rows, alone)
+    with library.computing(head.hidden):
+        found = over_lines(library.leave, linear.statistics(library, entered))
+    return formula.with_own(rows, found)
+
+
 def walk_rows(rows: Rows, scale: Array | float, needs: tuple[bool, ...]) -> tuple[Tensor, linear.Gradients]:
     """The losses and the gradients of eager rows of tensors."""
     head: Head = rows.logits
@@ -223,6 +238,9 @@ def _gradients_of_others(
         return [None, None, None]
     found = [torch.zeros_like(x) if need else None for x, need in zip(inputs[3:6], needs, strict=True)]
     head = rest.logits._replace(hidden=inputs[0], weight=inputs[1], bias=inputs[2])
+    if rest.parts is not None:
+        # All parts are to have the same blocks: one, of whatever size.
+        head, rest = head._replace(memory=1 << 62), rest._replace(found=None)
     for block in linear.blocks(TORCH, formula.with_tensors(rest, (head, *inputs[3:]))):
         parts = formula.gradients_of_others(block.rows, grad[block.places], needs)
         of_classes = parts.pop()

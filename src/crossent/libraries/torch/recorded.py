@@ -17,8 +17,8 @@ from crossent.libraries.torch.tensors import Torch, is_traced, without_autocast
 from crossent.linear import Gradients, filled, whole
 from crossent.math import formula
 from crossent.math.operations import FLOATS, Operations
-from crossent.math.rows import EXPLICIT, Rows
-from crossent.math.statistics import Described
+from crossent.math.rows import EXPLICIT, Head, Rows
+from crossent.math.statistics import Described, RowStatistics
 from crossent.types import Array
 
 if TYPE_CHECKING:
@@ -64,10 +64,16 @@ class TorchOnGraph(Torch):
         return Operations.divide_in(self, wide, a, b)
 
     def losses(self, rows: Rows) -> Array:
-        """With all derivatives, forward ones too."""
+        """With all derivatives; forward ones too, unless others have some of the classes."""
         from crossent.libraries.torch import graph
 
-        return graph.losses(rows, forward=True)
+        return graph.losses(rows, forward=rows.parts is None)
+
+    def statistics(self, rows: Rows) -> RowStatistics:
+        """As constants, but for the class weights of targets."""
+        from crossent.libraries.torch import formula, linear
+
+        return linear.statistics(rows) if isinstance(rows.logits, Head) else formula.statistics(rows)
 
     def pulled(self, function: Callable[..., Array], given: tuple[Array, ...], grad: Array) -> tuple[Array, ...]:
         """What the gradient of a function's result is to what it was given."""
@@ -131,7 +137,7 @@ class TorchTraced(TorchOnGraph):
             return operator.losses(rows)
         from crossent.libraries.torch import graph
 
-        return graph.losses(rows, forward=not torch.compiler.is_compiling())
+        return graph.losses(rows, forward=rows.parts is None and not torch.compiler.is_compiling())
 
     def losses_and_gradient(self, rows: Rows, scale: Array | float, out: Array | None) -> tuple[Array, Array]:
         """As operators, or by the formula."""
