@@ -216,7 +216,7 @@ def test_each_chunk_is_made_once_and_read_once_for_the_loss(blocks):
         assert _readers(arrays, x) == {(x.name, 0, i): most for i in range(blocks)}
         MADE.clear()
         _compute(*arrays)
-        assert MADE == {(0, i): 1 for i in range(blocks)}
+        assert dict(MADE) == {(0, i): 1 for i in range(blocks)}
 
 
 @pytest.mark.parametrize("split_every", [2, 4])
@@ -242,8 +242,10 @@ def _peak(arrays):
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize(("soft", "most"), [(False, 2), (True, 3)], ids=["hard", "soft"])
-def test_memory_is_that_of_a_chunk(soft, most):
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_memory_is_that_of_a_chunk(soft):
+    """And what the engine makes of one: Numba's nothing, NumPy some arrays of its size."""
+
     def arrays(blocks):
         x, t = _made(blocks)
         return [crossent.cross_entropy(x, _made(blocks, seed=1)[0], reduction="none")] if soft else _calls(x, t)[0]
@@ -251,8 +253,7 @@ def test_memory_is_that_of_a_chunk(soft, most):
     _peak(arrays(2))  # what the first call loads stays
     few, many = _peak(arrays(4)), _peak(arrays(64))
     chunk = 4 * ROWS * WIDTH
-    assert many < most * chunk
-    assert many < few + chunk
+    assert many < min(8 * chunk, few + chunk)
 
 
 def test_bits_do_not_depend_on_the_scheduler():
