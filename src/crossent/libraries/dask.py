@@ -1,9 +1,11 @@
 """Dask: graphs of arrays that have no values yet.
 
-The loss is computed of chunks by the engines of what the chunks are: statistics of each, which merge along the
-vocabulary as a tree, and from the merged ones the losses and the gradient, a chunk at a time. Nothing larger than a
-chunk is made. What is a graph of operations instead: the explicit algorithm, the measures, and soft targets that are
-smoothed, whose masses need sums over the whole row first, where several chunks hold a row.
+The loss is a graph of tasks. The engine of what a chunk is finds the statistics of its piece of rows, or walks whole
+rows; statistics merge along the vocabulary as a tree, and of the merged ones come the losses, and the gradient chunk by
+chunk. A task makes nothing that is larger than a chunk, and looks at one.
+
+All else is a graph of operations: the explicit algorithm, the measures, and, where several chunks hold a row, soft
+targets that are smoothed. Their masses need sums over the whole row, which would take a tree of their own.
 """
 
 from __future__ import annotations
