@@ -8,7 +8,10 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
+from functools import partial
 
+import numpy as np
 import pytest
 
 from crossent.engines import threads
@@ -86,6 +89,21 @@ def test_a_call_from_a_thread_of_the_pool_runs_where_it_is():
     assert outer
     assert [part[:2] for part in inner] == [(0, 10)] * len(outer)
     assert {part[2] for part in inner} == set(outer)
+
+
+def test_a_call_that_has_ended_keeps_nothing_alive():
+    """Nor where every thread of the pool is busy with other callers' work, and its own still waits for one."""
+    go_on, size = threading.Event(), threads._shared(1)._max_workers
+    busy = [threads._shared(size).submit(go_on.wait) for _ in range(size)]
+    kept = np.zeros(3)
+    gone = weakref.ref(kept)
+    threads.split(partial(lambda x, start, stop: None, kept), 40, 2)
+    del kept
+    try:
+        assert gone() is None
+    finally:
+        go_on.set()
+    assert all(each.result() for each in busy)
 
 
 def test_many_callers_share_the_pool():

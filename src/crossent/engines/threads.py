@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 
 _lock = threading.Lock()
@@ -105,14 +106,16 @@ def split(work: Callable[[int, int], None], n: int, threads: int) -> None:
         return
     # More parts than threads, taken as they become free: a core that other processes slow down takes fewer.
     count_of_parts = min(n, 4 * threads)
-    parts = deque(pairwise(n * i // count_of_parts for i in range(count_of_parts + 1)))
+    edges = pairwise(n * i // count_of_parts for i in range(count_of_parts + 1))
+    # What a helper knows is cleared in the end: one that never begins stays in the pool's queue for a while.
+    parts = deque(partial(work, start, stop) for start, stop in edges)
     helpers = []
     # An interpreter that is on its way out starts no threads, but still answers calls from those that it has.
     with contextlib.suppress(RuntimeError):
         pool = _shared(threads - 1)
-        helpers += [pool.submit(_help, work, parts) for _ in range(threads - 1)]
+        helpers += [pool.submit(_help, parts) for _ in range(threads - 1)]
     try:
-        _drain(work, parts)
+        _drain(parts)
     finally:
         parts.clear()
         # A helper that has not begun is not needed any more, and may stand behind other callers' work.
@@ -123,18 +126,18 @@ def split(work: Callable[[int, int], None], n: int, threads: int) -> None:
         helper.result()
 
 
-def _drain(work: Callable[[int, int], None], parts: deque[tuple[int, int]]) -> None:
+def _drain(parts: deque[partial[None]]) -> None:
     while True:
         try:
-            start, stop = parts.popleft()
+            part = parts.popleft()
         except IndexError:
             return
-        work(start, stop)
+        part()
 
 
-def _help(work: Callable[[int, int], None], parts: deque[tuple[int, int]]) -> None:
+def _help(parts: deque[partial[None]]) -> None:
     _local.busy = True
     try:
-        _drain(work, parts)
+        _drain(parts)
     finally:
         _local.busy = False
