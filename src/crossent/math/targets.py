@@ -50,7 +50,10 @@ def soft_masses(ops: Operations, x: Array, q: Array, class_weights: Array | None
 
 def _sum_of_others(ops: Operations, q: Array) -> Array:
     """Σ_{i≠j} q_ij for every j. Where one class has nearly all the mass, the total less that would lose the rest."""
-    largest = ops.xp.argmax(q, axis=1)
-    peak = ops.take_target(q, largest)
-    rest = ops.xp.sum(ops.set_target(q, largest, 0.0, None), axis=1)
-    return ops.set_target((rest[:, None] - q) + peak[:, None], largest, rest, None)
+    places, more, single = ops.likeliest(q)
+    peak = ops.take_target(q, places)
+    rest = ops.xp.sum(ops.set_target(q, places, 0.0, None), axis=1)
+    if not isinstance(more, float):
+        peak = peak / (1.0 + more)
+        rest = rest + ops.xp.where(more == 0, 0.0, more * peak)
+    return ops.set_target((rest[:, None] - q) + peak[:, None], single, rest, None)
