@@ -122,7 +122,7 @@ class Jax(Library):
         return super().length(wide, n) if _is_known(n) else jnp.asarray(n).astype(wide)
 
     def likeliest(self, x: Array) -> Likeliest:
-        """Of parts on several devices all, as a mask: to find the first, they would have to tell each other of theirs."""
+        """Where they lie on several devices all, as a mask: to find the first, devices would have to meet once more."""
         if is_in_one_place(x):
             return super().likeliest(x)
         found = x == jnp.max(x, axis=1)[:, None]
