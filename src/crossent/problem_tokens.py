@@ -127,7 +127,8 @@ def several(
 ) -> tuple[Rows, Ending, Several]:
     """Rows without targets, whose weight is 1 where anything counts, and the classes that are asked for."""
     vocabulary, ignored = form.shape[-1], options.ignore_index
-    rows, ending = _prepared(library, inputs._replace(targets=None), form, replace(options, ignore_index=None), memory)
+    alone, plain = inputs._replace(targets=None), replace(options, ignore_index=None)
+    rows, ending = problem.prepare(library, inputs.logits, alone, form, plain, memory)
     integer = library.widest(ending.device)[1]
     ids, kept = tokens.classes(library, integer, library.enter(inputs.targets), vocabulary, ignored)
     xp, counts = library.xp, None if kept is None else library.xp.any(kept, axis=-1)

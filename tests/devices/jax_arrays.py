@@ -118,6 +118,97 @@ def test_A13_no_logits_are_gathered(kind, devices, shape, spec):
         assert not any(word in text for word in ("all-gather", "all-to-all", "collective-permute"))
 
 
+# What a call has, and in how many sums over the classes it meets: smoothed soft targets have sums in their masses.
+SMOOTHED, UNIFORM = {"label_smoothing": 0.1}, {"label_smoothing": 0.1, "smoothing": "uniform"}
+MEETINGS = {
+    "plain": ({}, 1),
+    "classes": ({"class_weights": P(), "ignore_index": 3} | SMOOTHED, 1),
+    "soft": ({"soft": True}, 1),
+    "soft-smoothed": ({"soft": True} | SMOOTHED, 2),
+    "ignored": ({"ignore_index": 3}, 1),
+    "smoothed": (SMOOTHED, 1),
+    "uniform": (UNIFORM, 1),
+    "weighed": ({"class_weights": P()}, 1),
+    "weighed-in-parts": ({"class_weights": P("b")}, 1),
+    "z": ({"z_loss": 0.1}, 1),
+    "capped": ({"logit_softcap": 5.0, "temperature": 2.0}, 1),
+    "soft-weighed": ({"soft": True, "class_weights": P("b"), "z_loss": 0.1}, 1),
+    "soft-uniform": ({"soft": True} | UNIFORM, 2),
+}
+OFTEN = ("plain", "classes", "soft", "soft-smoothed")
+# On both axes of a mesh every call, on one of them again those.
+EVERY_MEETING = [
+    *(pytest.param((2, 2), P("a", "b"), k, marks=() if k in OFTEN else pytest.mark.extended) for k in MEETINGS),
+    *(pytest.param((1, 4), P(None, "b"), k, marks=pytest.mark.extended) for k in OFTEN),
+]
+
+
+def _collectives(text):
+    """The operation of each all-reduce of more than a few numbers in a program, and how many each of its arrays has."""
+    assert not re.search(r"all-gather|all-to-all|collective-|reduce-scatter", text)
+    found = []
+    for shapes, name in re.findall(r"= (.*) all-reduce(?:-start)?\(.*to_apply=(\S+?)[,\s]", text):
+        sizes = [math.prod(int(n) for n in shape.split(",") if n) for shape in re.findall(r"\[([\d,]*)\]", shapes)]
+        if max(sizes) > 1:
+            body = re.search(rf"^{re.escape(name)} .*?\n\s+ROOT [^\n]*? (\w+)\(", text, re.M | re.S)
+            found.append((body[1], sizes))
+    return found
+
+
+@pytest.mark.clause("P2")
+@EVERY_KIND
+@pytest.mark.parametrize(("devices", "places", "name"), EVERY_MEETING)
+def test_P2_devices_meet_for_a_maximum_and_a_sum(kind, devices, places, name):
+    """Of as many numbers as there are rows, and for a gradient no more often."""
+    options, sums = MEETINGS[name]
+    options, n, v = dict(options), 64, 256
+    mesh = _mesh(kind, devices)
+
+    def shaped(dtype, spec, *shape):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+
+    x, u = shaped(jnp.float32, places, n, v), options.pop("class_weights", None)
+    t = x if options.pop("soft", False) else shaped(jnp.int32, P(places[0]), n)
+    classes = None if u is None else shaped(jnp.float32, u, v)
+
+    def loss(x, t, u, reduction="mean"):
+        return crossent.cross_entropy(x, t, class_weights=u, reduction=reduction, **options)
+
+    def pair(x, t, u):
+        return crossent.cross_entropy_and_grad(x, t, class_weights=u, **options)
+
+    for call in (partial(loss, reduction="none"), pair, jax.value_and_grad(loss)):
+        with jax.set_mesh(mesh):
+            found = _collectives(jax.jit(call).lower(x, t, classes).compile().as_text())
+        assert [kind for kind, _ in found] == ["maximum"] + ["add"] * sums
+        # A row's numbers; the total of the rows that are somewhere is one more.
+        assert all(len(sizes) <= 8 and max(sizes) == n // devices[0] for _, sizes in found)
+
+
+@EVERY_KIND
+def test_A13_several_likeliest_classes(kind):
+    """On one device and on several; each device knows of its own."""
+    rng = np.random.default_rng(2)
+    x, q = 3 * rng.standard_normal((5, V)), rng.random((5, V))
+    x[0], x[1, [2, 3]], x[2, [1, 9, 15]], x[3, 7] = 0, 8, 9, 50
+    # As likely as it gets in the masses, too.
+    q[0], q[1, [4, 12]], q[4] = 1, 3, np.arange(V) == 5
+    q /= q.sum(1, keepdims=True)
+    mesh = _mesh(kind, (4,))
+    given = [_put(a.astype(np.float32), mesh, P(None, "a")) for a in (x, q)]
+    for options in ({}, {"label_smoothing": 0.125}):
+        exact = oracle.cross_entropy(np.asarray(given[0], np.float64), np.asarray(given[1]), **options)
+        loss, gradient = crossent.cross_entropy_and_grad(*given, **options)
+        _check(loss, exact[0])
+        _check(gradient, exact[1], "d_logits")
+    with jax.set_mesh(mesh):
+        hessian = np.asarray(jax.jit(jax.hessian(crossent.cross_entropy))(*given))
+    p = np.exp(x - x.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    for i in range(5):
+        np.testing.assert_allclose(5 * hessian[i, :, i], np.diag(p[i]) - np.outer(p[i], p[i]), atol=1e-6)
+
+
 @EVERY_KIND
 @pytest.mark.parametrize("rows", [8, 4096], ids=["small", "in-blocks"])
 def test_A13_inside_shard_map(kind, rows):

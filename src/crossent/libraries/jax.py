@@ -22,7 +22,7 @@ from jax.sharding import AxisType, NamedSharding
 from crossent.libraries.base import NO_CONTEXT, Inputs, Library
 from crossent.linear import Gradients
 from crossent.math import formula
-from crossent.math.operations import RUN
+from crossent.math.operations import RUN, Likeliest
 from crossent.math.rows import Coefficients, Head, Rows
 from crossent.math.statistics import Described
 from crossent.types import Array
@@ -121,9 +121,21 @@ class Jax(Library):
         """In a program for any size, an array that knows it when the program runs."""
         return super().length(wide, n) if _is_known(n) else jnp.asarray(n).astype(wide)
 
+    def likeliest(self, x: Array) -> Likeliest:
+        """Where they lie on several devices all, as a mask: to find the first, devices would have to meet once more."""
+        if is_in_one_place(x):
+            return super().likeliest(x)
+        found = x == jnp.max(x, axis=1)[:, None]
+        more = jnp.sum(found, axis=1, dtype=x.dtype) - 1.0
+        return Likeliest(found, more, found & (more == 0)[:, None])
+
+    def one_hot_mask(self, shape: tuple[int, int], t: Array) -> Array:
+        """A mask is one already."""
+        return t if t.ndim == 2 else super().one_hot_mask(shape, t)
+
     def take_target(self, x: Array, t: Array) -> Array:
         """An index would gather rows that lie on several devices; of a sum each device has its own part."""
-        return super().take_target(x, t) if is_in_one_place(x) else self.sum_of_target(x, t)
+        return super().take_target(x, t) if t.ndim == 1 and is_in_one_place(x) else self.sum_of_target(x, t)
 
     def take_classes(self, x: Array, ids: Array) -> Array:
         """The same of several."""

@@ -213,10 +213,12 @@ def _statistics(ops: Operations, rows: Rows, out: Array | None) -> tuple[RowStat
         found, e = statistics.of_rows(ops, x, t, elsewhere=elsewhere, masses=masses, out=out)
         return found, e, t, masses
     # Any class may be kept apart from the sum of exponentials; the likeliest one leaves the smallest sum.
-    t = ops.xp.argmax(x, axis=1)
+    likeliest = ops.likeliest(x)
     masses = soft_masses(ops, x, rows.soft, rows.class_weights, rows.coefficients)
-    found, e = statistics.of_rows(ops, x, t, masses=masses, first_class=rows.first_class, out=out)
-    return found, e, t, masses
+    found, e = statistics.of_rows(
+        ops, x, likeliest.places, masses=masses, first_class=rows.first_class, more=likeliest.more, out=out
+    )
+    return found, e, likeliest.single, masses
 
 
 def _targets(ops: Operations, rows: Rows) -> tuple[Array, Array | None, Masses | None]:

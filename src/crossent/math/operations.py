@@ -8,6 +8,7 @@ torch memory as well as immutable, lazy and traced arrays.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import array_api_compat
 import numpy as np
@@ -18,6 +19,18 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 _LARGEST = {name: float(np.finfo(name).max) for name in ("float32", "float64")}
 # Terms of a sum in parts: runs of this length keep its rounding to a few eps.
 RUN = 8
+
+
+class Likeliest(NamedTuple):
+    """Where the largest numbers of rows are, as the targets `t` of the operations below.
+
+    places: of each row the first of them, or all, which are then taken and set together; more: how many there are
+    beside one, (N,) or 0; single: the places of rows that have one only, or at which one only is named.
+    """
+
+    places: Array
+    more: Array | float
+    single: Array
 
 
 class Operations:
@@ -164,6 +177,11 @@ class Operations:
         """A number that tells integers from others, or the same in another order. It waits for the device of `t`."""
         t = self.flat(t)
         return int(self.xp.sum(t * (self.xp.arange(t.shape[0], dtype=t.dtype, device=self.device(t)) + 1)))
+
+    def likeliest(self, x: Array) -> Likeliest:
+        """Where the largest numbers of rows are."""
+        first = self.xp.argmax(x, axis=1)
+        return Likeliest(first, 0.0, first)
 
     def weights_of(self, class_weights: Array, t: Array) -> Array:
         """The class weights of the classes `t`."""

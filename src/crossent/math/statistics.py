@@ -110,31 +110,41 @@ def of_rows(
     elsewhere: Array | None = None,
     masses: Masses | None = None,
     first_class: int | None = None,
+    more: Array | float = 0.0,
     out: Array | None = None,
 ) -> tuple[RowStatistics, Array]:
     """The statistics of the rows `x` (N, W) with target positions `t` (N,), and exp(x − m) with 0 at the target.
 
     elsewhere: for pieces of rows, what takes the place of x_t in rows that do not hold their target (t lies in [0, W)
     all the same), and 0 in those that do; None where all do. first_class: for soft targets, the number of the first
-    class. out: memory for the exponentials, which may be `x` itself.
+    class. more: how many classes beside one `t` names, whose exponentials then stay. out: memory for the exponentials,
+    which may be `x` itself.
     """
     xp = ops.xp
     # Results do not depend on m, so it is a constant to automatic differentiation.
     maximum = ops.stop_gradient(xp.max(x, axis=1))
     # A piece of nothing but −inf has no exponentials, and −inf − (−inf) would make them NaN.
     centre = ops.finite_from_below(maximum)
-    target = ops.take_target(x, t)
     held = None
-    if elsewhere is not None:
-        held = elsewhere == 0
-        target = xp.where(held, target, elsewhere)
+    if first_class is None:
+        target = ops.take_target(x, t)
+        if elsewhere is not None:
+            held = elsewhere == 0
+            target = xp.where(held, target, elsewhere)
     sums = None if masses is None else _sums(ops, x, centre, t, held, masses)
     apart = None
     if first_class is not None and masses is not None:
         apart = KeptApart(t + first_class, ops.take_target(xp.broadcast_to(masses.values, x.shape), t))
-    e = ops.exp(ops.subtract(x, centre[:, None], out), out)
-    e = _without_target(ops, e, t, held, out)
-    return RowStatistics(maximum, xp.sum(e, axis=1), target, sums, apart), e
+    e = ops.subtract(x, centre[:, None], out)
+    if first_class is not None:
+        # It is m, with the derivative of x_t; a sum of several of the likeliest logits is not.
+        target = maximum + ops.take_target(e, t)
+    e = ops.exp(e, out)
+    rest = _without_target(ops, e, t, held, out)
+    others = xp.sum(rest, axis=1)
+    if isinstance(more, float):
+        return RowStatistics(maximum, others, target, sums, apart), rest
+    return RowStatistics(maximum, others + more, target, sums, apart), e
 
 
 def spread_of(ops: Operations, x: Array, y: Array, maximum: Array, threshold: Array) -> Spread:

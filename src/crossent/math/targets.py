@@ -26,8 +26,8 @@ class Shares(NamedTuple):
     """What the smoothing of soft targets asks of whole rows, each (N,).
 
     peak: the largest mass of a class that can occur, a constant to automatic differentiation; count: how many can;
-    lost: the mass of those that cannot; tops: that of one class that has the peak (of parts that tie, of one in each),
-    and rest: of all others that can.
+    lost: the mass of those that cannot; tops: that of one class that has the peak (of several places that have it, of one in
+    each), and rest: of all others that can.
     """
 
     peak: Array
@@ -41,12 +41,12 @@ def shares_of(ops: Operations, x: Array, q: Array, coefficients: Coefficients) -
     """The shares of rows `x` (N, V), or of a piece of each, with soft targets `q`."""
     xp, possible = ops.xp, _possible(ops, x, coefficients)
     kept = q * possible
-    largest = xp.argmax(kept, axis=1)
+    places, more, _ = ops.likeliest(kept)
+    tops = ops.take_target(kept, places)
     # Where one class has nearly all the mass, the total less that would lose the rest.
-    rest = xp.sum(ops.set_target(kept, largest, 0.0, None), axis=1)
+    rest = xp.sum(ops.set_target(kept, places, 0.0, None), axis=1)
     lost = xp.sum(q * (1.0 - possible), axis=1)
-    top = ops.take_target(kept, largest)
-    return Shares(ops.stop_gradient(top), xp.sum(possible, axis=1), lost, top, rest)
+    return Shares(ops.stop_gradient(tops / (1.0 + more)), xp.sum(possible, axis=1), lost, tops, rest)
 
 
 def soft_masses(
