@@ -170,7 +170,7 @@ def prepare(
     rows, ending = settled(None)
     if part is None:
         return rows, ending
-    part.agree(_told(library, inputs, form, options, rows))
+    part.agree(lambda: _told(library, inputs, form, options, rows))
     found, class_weights = library.statistics(rows), rows.class_weights
     if found.own is not None:
         if mean and not coefficients.z_loss:
@@ -312,6 +312,8 @@ def linear_loss(
     form = checks.hidden_and_targets(library, inputs, classes, memory, size=part and part.shard.size)
     with library.computing(inputs.logits):
         parsed = options_once(options, library.keep_graph, _OF_HEAD)
+        if part is not None:
+            inputs, form = part.without_padding(library, inputs, form)
         rows, ending = prepare(library, inputs.logits, inputs, form, parsed, memory, part)
         return library.linear_loss(inputs, rows, ending)
 
@@ -339,6 +341,8 @@ def linear_loss_and_gradients(
         shape = reductions.result_shape(parsed.reduction, form.tokens)
         checks.gradient_of_loss(library, grad_output, hidden, shape, form.given)
         checks.outputs(library, out, inputs)
+        if part is not None:
+            inputs, form = part.without_padding(library, inputs, form)
         rows, ending = prepare(library, hidden, inputs, form, parsed, memory, part)
         scale = ending.scale(1.0 if grad_output is None else library.above(grad_output))
         if 0 in ending.token_shape:

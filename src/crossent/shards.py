@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -98,7 +98,7 @@ class VocabularyShard:
     def parts(self) -> Parts:
         """What the mathematics knows of it."""
         group: Group = self._exchange
-        return Parts(group, self.size, self.check and not self._exchange.is_traced)
+        return Parts(group, self.size, self.check)
 
 
 class Part:
@@ -137,13 +137,13 @@ class Part:
                 return x
             return self._exchange.columns(x, size, fill)
 
-        logits: Array = columns(inputs.logits, -math.inf)
+        logits: Array = inputs.logits if inputs.head is not None else columns(inputs.logits, -math.inf)
         inputs = inputs._replace(
             logits=logits,
             targets=columns(inputs.targets, 0.0) if form.soft else inputs.targets,
             class_weights=columns(inputs.class_weights, 0.0),
         )
-        return inputs, form._replace(shape=(*form.tokens, logits.shape[-1]))
+        return inputs, form if inputs.head is not None else form._replace(shape=(*form.tokens, logits.shape[-1]))
 
     def with_padding(self, library: Library, d: Array, like: Array) -> Array:
         """A gradient of the shape of `like`, 0 in the columns that are no classes."""
@@ -151,7 +151,7 @@ class Part:
         rest = xp.zeros((*like.shape[:-1], like.shape[-1] - d.shape[-1]), dtype=d.dtype, device=library.device(d))
         return xp.concat([d, rest], axis=-1)
 
-    def agree(self, call: dict[str, Any]) -> None:
+    def agree(self, told: Callable[[], dict[str, Any]]) -> None:
         """ValueError on all where one has another call; RuntimeError where one has none, since an error was raised.
 
         It takes one exchange of a number, where all is well.
@@ -159,7 +159,7 @@ class Part:
         if not self._checks or self._has_agreed:
             return
         self._has_agreed = True
-        call = self.told | call
+        call = self.told | told()
         text = repr(sorted(call.items()))
         digest = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
         if len(set(self._exchange.numbers(digest))) == 1:
@@ -179,7 +179,7 @@ class Part:
 
     def failed(self, error: Exception) -> None:
         """Tell the others."""
-        self.agree({_ERROR: f"{type(error).__name__}: {error}"})
+        self.agree(lambda: {_ERROR: f"{type(error).__name__}: {error}"})
 
 
 @contextmanager

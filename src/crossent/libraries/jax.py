@@ -24,7 +24,7 @@ from crossent.linear import Gradients
 from crossent.math import formula
 from crossent.math.operations import RUN, Likeliest
 from crossent.math.rows import Coefficients, Head, Rows
-from crossent.math.statistics import Described
+from crossent.math.statistics import Described, RowStatistics
 from crossent.types import Array
 
 if TYPE_CHECKING:
@@ -162,13 +162,25 @@ class Jax(Library):
 
     def losses(self, rows: Rows) -> Array:
         """By the rule below; of the shape of the tokens."""
+        if rows.parts is not None:
+            of_part: Array = _axis().losses(rows)
+            return of_part
         others = (rows.soft, rows.weight, rows.class_weights)
         return _compiled(rows.coefficients, rows.logits, rows.targets, others)
 
     def losses_and_gradient(self, rows: Rows, scale: Array | float, out: Array | None) -> tuple[Array, Array]:
         """The losses, of the shape of the tokens, and the gradient, times `scale`, in the dtype of the logits."""
+        if rows.parts is not None:
+            of_part: tuple[Array, Array] = _axis().losses_and_gradient(rows, scale)
+            return of_part
         others = (rows.soft, rows.weight, rows.class_weights)
         found: tuple[Array, Array] = _compiled_gradient(rows.coefficients, rows.logits, rows.targets, others, scale)
+        return found
+
+    def statistics(self, rows: Rows) -> RowStatistics:
+        """As a function that JAX differentiates."""
+        found: RowStatistics
+        found = (_axis().linear_statistics if isinstance(rows.logits, Head) else _axis().statistics)(rows)
         return found
 
     def described(self, rows: Rows) -> Described:
@@ -191,6 +203,8 @@ class Jax(Library):
 
     def linear_loss(self, inputs: Inputs, rows: Rows, ending: Ending) -> Array:
         """As one function with its own derivative, compiled once per shape."""
+        if rows.parts is not None:
+            return ending.of_nothing() if 0 in ending.token_shape else ending.finish(_axis().linear_losses(rows))
         from crossent.libraries import jax_linear
 
         return ending.of_nothing() if 0 in ending.token_shape else jax_linear.loss(rows, ending)
@@ -199,9 +213,18 @@ class Jax(Library):
         self, rows: Rows, scale: Array | float, needs: tuple[bool, ...]
     ) -> tuple[Array, Gradients]:
         """Compiled once per shape."""
+        if rows.parts is not None:
+            of_part: tuple[Array, Gradients] = _axis().linear_losses_and_gradients(rows, scale, needs)
+            return of_part
         from crossent.libraries import jax_linear
 
         return jax_linear.losses_and_gradients(rows, scale, needs)
+
+
+def _axis() -> Any:
+    from crossent.libraries import jax_axis
+
+    return jax_axis
 
 
 LIBRARY = Jax(jnp, "jax")
@@ -228,7 +251,7 @@ def is_in_one_place(x: Array) -> bool:
     return jax.device_count() == 1 or set(mesh_of(x).axis_types) == {AxisType.Manual}
 
 
-def _by_rows(function: Callable[[_PerRow], _Result], per_row: _PerRow) -> _Result:
+def by_rows(function: Callable[[_PerRow], _Result], per_row: _PerRow) -> _Result:
     """`function` of matrices of rows and of what rows have, for arrays whose first axes are those of the tokens.
 
     Axes that lie on several devices are not merged, which would gather them, and their rows not walked in turn.
@@ -236,7 +259,7 @@ def _by_rows(function: Callable[[_PerRow], _Result], per_row: _PerRow) -> _Resul
     x: Array = per_row[0]
     *tokens, v = x.shape
     if not is_in_one_place(x) and len(tokens) > 1:
-        return jax.vmap(partial(_by_rows, function))(per_row)
+        return jax.vmap(partial(by_rows, function))(per_row)
     n, k = math.prod(tokens), len(tokens)
     rows = jax.tree.map(lambda a: jnp.reshape(a, (n, *a.shape[k:])), per_row)
     height = max(1, BLOCK // (4 * max(v, 1))) if _is_known(v) else 1
@@ -274,7 +297,7 @@ def _formula(coefficients: Coefficients, x: Array, t: Array | None, others: _Oth
     def losses_of(rows: _PerRow) -> Array:
         return formula.whole(LIBRARY, _rows(coefficients, rows, class_weights))
 
-    return _by_rows(losses_of, (x, t, soft, weight))
+    return by_rows(losses_of, (x, t, soft, weight))
 
 
 def _with_gradient(
@@ -286,7 +309,7 @@ def _with_gradient(
         *per_row, scale = rows
         return formula.whole_with_gradient(LIBRARY, _rows(coefficients, tuple(per_row), class_weights), scale)
 
-    return _by_rows(pair_of, (x, t, soft, weight, jnp.broadcast_to(scale, x.shape[:-1])))
+    return by_rows(pair_of, (x, t, soft, weight, jnp.broadcast_to(scale, x.shape[:-1])))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -324,4 +347,4 @@ def _compiled_description(coefficients: Coefficients, x: Array, t: Array, weight
     def described(rows: _PerRow) -> Described:
         return formula.describe(LIBRARY, _rows(coefficients, rows, None))
 
-    return _by_rows(described, (x, t, None, weight))
+    return by_rows(described, (x, t, None, weight))

@@ -11,7 +11,7 @@ from functools import partial
 from crossent.math import explicit, measures, statistics
 from crossent.math.operations import Operations
 from crossent.math.outcome import Outcome, outcome
-from crossent.math.parts import nothing_of, put_together, shared, with_masses
+from crossent.math.parts import nothing_of, put_together, seen, shared, with_masses
 from crossent.math.rows import EXPLICIT, LOSS, Rows
 from crossent.math.statistics import Described, Masses, RowStatistics, Spread
 from crossent.math.targets import class_masses, soft_masses
@@ -176,7 +176,7 @@ def _transformed(ops: Operations, rows: Rows, out: Array | None) -> Rows:
     soft = rows.soft
     if soft is not None and rows.coefficients.measure in measures.DIRECTIONS:
         soft = transformed(ops, soft, rows.coefficients, None)
-    return rows._replace(logits=transformed(ops, rows.logits, rows.coefficients, out), soft=soft)
+    return rows._replace(logits=seen(ops, rows, rows.logits, out), soft=soft)
 
 
 def _gradient(

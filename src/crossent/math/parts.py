@@ -37,7 +37,8 @@ class Group(Protocol):
 class Parts(NamedTuple):
     """What there is to know of a part, beside its first class.
 
-    size: how many of the first columns of its logits are classes. is_known: whether the parts are known to hold each
+    size: how many of the first columns of its logits are classes: all, unless that is a number that a program is to
+    compute. is_known: whether the parts are known to hold each
     class once, and the vocabulary to be as large as they are together.
     """
 
@@ -121,6 +122,18 @@ def shared(
     return tuple(x if isinstance(x, float) else next(found) for x in numbers)
 
 
+def seen(ops: Operations, rows: Rows, x: Array, out: Array | None) -> Array:
+    """Logits of the compute dtype as everything else sees them; −inf in columns that are no classes.
+
+    A softcap would make something of what stands in these.
+    """
+    y = transformed(ops, x, rows.coefficients, out)
+    size: Array = None if rows.parts is None else rows.parts.size
+    return (
+        y if size is None or isinstance(size, int) else ops.xp.where(ops.xp.arange(x.shape[-1]) < size, y, -ops.xp.inf)
+    )
+
+
 def own_of_part(ops: Operations, rows: Rows) -> Array:
     """The class weights (N,) of the targets that the part holds, and 0 for the others."""
     local, held = _held(rows)
@@ -163,8 +176,7 @@ def _shares(ops: Operations, rows: Rows) -> tuple[Shares, Array, Array]:
 
 def _seen(ops: Operations, rows: Rows) -> tuple[Array, Array]:
     """Logits as everything sees them, and soft targets, in the compute dtype."""
-    x = transformed(ops, ops.widened(rows.logits, rows.dtype), rows.coefficients, None)
-    return x, ops.widened(rows.soft, rows.dtype)
+    return seen(ops, rows, ops.widened(rows.logits, rows.dtype), None), ops.widened(rows.soft, rows.dtype)
 
 
 def _known(ops: Operations, maximum: Array) -> Array:
@@ -176,9 +188,9 @@ def _moved(ops: Operations, piece: RowStatistics, mass: Array, maximum: Array) -
     """The weighted gap of a part, from the maximum of the rows."""
     xp, moved = ops.xp, maximum * UNIT - piece.maximum * UNIT
     assert piece.sums is not None
-    # An empty part has no mass, or a gap that is infinite already.
+    # An empty part has no mass, or a gap that is infinite already; and 0·∞ is no gradient of either.
     keeps = (piece.maximum == -xp.inf) | (moved == 0)
-    return piece.sums.weighted_gap + xp.where(keeps, xp.zeros_like(moved), mass * moved)
+    return piece.sums.weighted_gap + mass * xp.where(keeps, xp.zeros_like(moved), moved)
 
 
 def _scale(ops: Operations, piece: RowStatistics, maximum: Array) -> Array:

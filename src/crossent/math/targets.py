@@ -26,8 +26,8 @@ class Shares(NamedTuple):
     """What the smoothing of soft targets asks of whole rows, each (N,).
 
     peak: the largest mass of a class that can occur, a constant to automatic differentiation; count: how many can;
-    lost: the mass of those that cannot; tops: that of one class that has the peak (of several places that have it, of one in
-    each), and rest: of all others that can.
+    lost: the mass of those that cannot; tops: that of one class that has the peak (of several places that have it, of
+    one in each), and rest: of all others that can.
     """
 
     peak: Array
