@@ -43,3 +43,22 @@ def test_A13_two_processes_of_torch(tier, tmp_path):
         pytest.skip("older DTensors have no second derivatives, and gather a gradient that lies in uneven parts")
     store = str(tmp_path / "store")
     _all_pass("dtensors.py", tier, *({"RANK": rank, "STORE": store} for rank in "01"))
+
+
+@pytest.mark.clause("P1", "P2", "P3", "P4", "D1")
+@EVERY_TIER
+def test_P1_four_processes_of_torch(tier, tmp_path):
+    torch = pytest.importorskip("torch")
+    if not torch.distributed.is_available():
+        pytest.skip("this build of torch has no torch.distributed")
+    store = str(tmp_path / "store")
+    _all_pass("torch_shards.py", tier, *({"RANK": rank, "STORE": store} for rank in "0123"))
+
+
+@pytest.mark.clause("P1", "P2", "P3")
+@EVERY_TIER
+def test_P1_four_devices_of_jax_in_shard_map(tier):
+    jax = pytest.importorskip("jax")
+    if not hasattr(jax, "shard_map"):
+        pytest.skip("JAX has shard_map as it is meant here since 0.6")
+    _all_pass("jax_shards.py", tier, {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"})

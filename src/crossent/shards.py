@@ -94,6 +94,14 @@ class VocabularyShard:
         of = "" if self._exchange.is_traced else f", rank {self._exchange.rank} of {self._exchange.ranks}"
         return f"VocabularyShard(start={self.start}, size={self.size}{of}{whole})"
 
+    def __copy__(self) -> VocabularyShard:
+        """Itself, which does not change: a group is what this process has."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> VocabularyShard:
+        """The same."""
+        return self
+
     @property
     def parts(self) -> Parts:
         """What the mathematics knows of it."""
