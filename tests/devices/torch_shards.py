@@ -1,5 +1,5 @@
-"""P1 to P4: a vocabulary in shards on torch's processes. `tests/test_several_devices.py` runs this file in four of them,
-and every test in all.
+"""P1 to P4: a vocabulary in shards on torch's processes. `tests/test_several_devices.py` runs this file in four, every
+test in all of them.
 """
 
 from __future__ import annotations

@@ -20,6 +20,9 @@ from crossent.math.parts import own_of_part
 from crossent.math.rows import Rows, over_lines
 from crossent.math.statistics import RowStatistics
 
+# The place of the weights of tokens among the tensors of rows.
+_WEIGHT = 2
+
 
 def tensors_of(rows: Rows) -> tuple[Tensor | None, ...]:
     """What of rows are tensors: those that may be differentiated, in this order, and the targets."""
@@ -102,7 +105,9 @@ def _library(rows: Rows) -> TorchOnGraph:
 
 def of_others(rows: Rows, places: list[int]) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
     """The losses as a function of the fields 1 to 3, soft targets, weights and class weights; and those there are."""
-    rows = rows._replace(found=None)
+    if places != [_WEIGHT]:
+        # Of soft targets and class weights they are functions.
+        rows = rows._replace(found=None)
     tensors = tensors_of(rows)
 
     def of(*values: Tensor) -> Tensor:
