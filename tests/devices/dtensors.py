@@ -16,6 +16,7 @@ import torch.distributed as dist
 from tests.devices import functions
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import loss_parallel
 from torch.nn import functional as F  # noqa: N812
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -192,6 +193,29 @@ def test_A13_a_mesh_of_two_axes(shape):
         assert logits.grad.placements == logits.placements
 
 
+@pytest.mark.parametrize("v", [8, 7], ids=["even", "uneven"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"ignore_index": 1}, {"weight": torch.linspace(0.5, 2, 8)}, {"reduction": "sum"}, {"reduction": "none"}],
+    ids=["plain", "ignored", "classes", "sum", "none"],
+)
+def test_A13_loss_parallel_gives_the_same(mesh, v, options):
+    x, t = torch.randn((N, v), generator=torch.Generator().manual_seed(0)), torch.arange(N)
+    targets = distribute_tensor(t, mesh, [WHOLE])
+    options = {k: distribute_tensor(a[:v], mesh, [WHOLE]) if k == "weight" else a for k, a in options.items()}
+    found = []
+    for function in (F.cross_entropy, crossent.torch.cross_entropy):
+        logits = distribute_tensor(x, mesh, [Shard(1)]).requires_grad_()
+        with loss_parallel():
+            loss = function(logits, targets, **options)
+            loss.sum().backward()
+        assert loss.placements == (WHOLE,)
+        assert logits.grad.placements == (Shard(1),)
+        found.append((loss.detach().full_tensor(), logits.grad.full_tensor()))
+    for expected, own in zip(*found, strict=True):
+        torch.testing.assert_close(own, expected)
+
+
 @EVERY_LAYOUT
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 def test_A13_derivatives_of_the_others_and_second_ones(mesh, layout, soft):
@@ -303,40 +327,90 @@ def test_D1_compiled(mesh, layout):
     ):
         _check(value, exact[0])
         _check(gradient, exact[1], "d_logits")
+    x, weight = x[..., :5].clone(), torch.linspace(-1, 1, V * 5).reshape(V, 5)
+    value, made = crossent.linear_cross_entropy_and_grad(x, weight, t)
+    hidden = distribute_tensor(x, mesh, [_tokens(LAYOUTS[layout])]).requires_grad_()
+    weight = distribute_tensor(weight, mesh, [Shard(0) if layout == "vocabulary" else WHOLE]).requires_grad_()
+    loss = compiled(crossent.linear_cross_entropy)(hidden, weight, targets)
+    loss.backward()
+    again, others = compiled(crossent.linear_cross_entropy_and_grad)(hidden.detach(), weight.detach(), targets)
+    for found, expected in zip(
+        (loss.detach(), again, hidden.grad, weight.grad, *others[:2]), (value, value, *made[:2], *made[:2]), strict=True
+    ):
+        torch.testing.assert_close(found.full_tensor(), expected)
 
 
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-@pytest.mark.parametrize("spread", [Shard(0), Shard(1), WHOLE], ids=["batch", "sequence", "replicated"])
-def test_A13_hidden_states(mesh, spread, reduction):
+HIDDEN = pytest.mark.parametrize(
+    "spread", [Shard(0), Shard(1), Shard(2), WHOLE], ids=["batch", "sequence", "features", "replicated"]
+)
+WEIGHT = pytest.mark.parametrize("of_weight", [WHOLE, Shard(0)], ids=["whole-weight", "vocabulary"])
+
+
+def _linear(v, soft=False):
     rng = np.random.default_rng(1)
-    given = [torch.from_numpy(rng.standard_normal(shape)).requires_grad_() for shape in ((N, S, 6), (V, 6), (V,))]
-    targets = torch.from_numpy(rng.integers(0, V, (N, S)))
+    given = [torch.from_numpy(rng.standard_normal(shape)).requires_grad_() for shape in ((N, S, 6), (v, 6), (v,))]
+    targets = rng.random((N, S, v)) if soft else rng.integers(0, v, (N, S))
+    return given, torch.from_numpy(targets)
 
-    def loss(hidden, weight, bias, targets):
-        return crossent.linear_cross_entropy(
-            hidden, weight, targets, bias=bias, ignore_index=3, reduction=reduction, memory=1000
+
+def _same_linear(given, targets, mesh, places, of_targets, options):
+    """A linear loss, its derivatives and second ones, and what gives the gradients itself."""
+    spread = [distribute_tensor(x.detach(), mesh, p).requires_grad_() for x, p in zip(given, places, strict=True)]
+    found = []
+    for leaves, t in ((given, targets), (spread, distribute_tensor(targets, mesh, of_targets))):
+        hidden, weight, bias = leaves
+        value = crossent.linear_cross_entropy(hidden, weight, t, bias=bias, memory=1000, **options)
+        first = torch.autograd.grad(value.sum(), leaves, retain_graph=True)
+        gradient = torch.autograd.grad((value * value).sum(), hidden, create_graph=True)[0]
+        second = torch.autograd.grad((gradient * gradient).sum(), weight)
+        constants = (x.detach() for x in leaves)
+        again, made = crossent.linear_cross_entropy_and_grad(
+            *(next(constants), next(constants), t), bias=next(constants), **options
         )
+        found.append([value.detach(), *first, *second, again, *made])
+        if leaves is spread:
+            assert [x.placements for x in (*first, *made)] == [x.placements for x in spread] * 2
+    for expected, own in zip(*found, strict=True):
+        torch.testing.assert_close(own.full_tensor(), expected)
 
-    expected = loss(*given, targets)
-    gradients = torch.autograd.grad(expected.sum(), given)
-    places = (spread, WHOLE, WHOLE)
-    parts = [distribute_tensor(x.detach(), mesh, [p]).requires_grad_() for x, p in zip(given, places, strict=True)]
-    found = loss(*parts, distribute_tensor(targets, mesh, [spread]))
-    torch.testing.assert_close(found.full_tensor(), expected)
-    for a, b in zip(torch.autograd.grad(found.sum(), parts), gradients, strict=True):
-        torch.testing.assert_close(a.full_tensor(), b)
-    value, made = crossent.linear_cross_entropy_and_grad(
-        *(x.detach() for x in parts[:2]),
-        distribute_tensor(targets, mesh, [spread]),
-        bias=parts[2].detach(),
-        ignore_index=3,
-    )
-    expected, gradients = crossent.linear_cross_entropy_and_grad(
-        *(x.detach() for x in given[:2]), targets, bias=given[2].detach(), ignore_index=3
-    )
-    torch.testing.assert_close(value.full_tensor(), expected)
-    for a, b in zip(made, gradients, strict=True):
-        torch.testing.assert_close(a.full_tensor(), b)
+
+@HIDDEN
+@WEIGHT
+@pytest.mark.parametrize("name", ["mean", "none", "soft"])
+def test_A13_hidden_states(mesh, spread, of_weight, name):
+    soft = name == "soft"
+    given, targets = _linear(V, soft)
+    options = {"label_smoothing": 0.125} if soft else {"ignore_index": 3, "reduction": name}
+    of_targets = WHOLE if spread == Shard(2) else spread
+    _same_linear(given, targets, mesh, ([spread], [of_weight], [of_weight]), [of_targets], options)
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (2, 1)])
+@pytest.mark.parametrize("v", [V, 1], ids=["uneven", "one-class"])
+def test_A13_hidden_states_on_a_mesh_of_two_axes(shape, v):
+    """Tokens on one, the classes of the weight on the other."""
+    mesh = init_device_mesh("cpu", shape)
+    given, targets = _linear(v)
+    of_classes = [WHOLE, Shard(0)]
+    _same_linear(given, targets, mesh, ([Shard(0), WHOLE], of_classes, of_classes), [Shard(0), WHOLE], {})
+    # Classes over both: each process has them all.
+    both = [Shard(0), Shard(0)]
+    _same_linear(given, targets, mesh, ([WHOLE, WHOLE], both, both), [WHOLE, WHOLE], {})
+
+
+@pytest.mark.parametrize("spread", [None, WHOLE], ids=["no-dtensor", "replicated"])
+def test_A13_no_weight_is_gathered(mesh, spread):
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn((N, 8), generator=generator), torch.randn((256, 8), generator=generator)
+    hidden = (hidden if spread is None else distribute_tensor(hidden, mesh, [spread])).requires_grad_()
+    weight = distribute_tensor(weight, mesh, [Shard(0)]).requires_grad_()
+    with Moved() as moved:
+        loss = crossent.linear_cross_entropy(hidden, weight, torch.arange(N))
+        forward = len(moved.sizes)
+        loss.backward()
+    # A maximum and a sum of numbers of tokens, and the sum of the gradients of the hidden states.
+    assert moved.sizes == [N, 2 * N, N * 8]
+    assert forward == 2
 
 
 # --- what rows tell besides their loss --------------------------------------------------------------------------------
@@ -445,15 +519,18 @@ def test_A4_a_bad_class_is_named_on_every_process(mesh, layout):
 
 
 @pytest.mark.parametrize("name", functions.LINEAR)
-@pytest.mark.parametrize("spread", [Shard(0), Shard(1), WHOLE], ids=["batch", "sequence", "replicated"])
-def test_A13_tokens_of_hidden_states(mesh, spread, name):
+@HIDDEN
+@WEIGHT
+def test_A13_tokens_of_hidden_states(mesh, spread, of_weight, name):
     rng = np.random.default_rng(1)
     given = [torch.from_numpy(rng.standard_normal(shape)).requires_grad_() for shape in ((N, S, 6), (V, 6))]
     beside = {key: torch.from_numpy(rng.integers(0, V, (N, S, *more))) for key, more in (("t", ()), ("ids", (2,)))}
     row = functions.LINEAR[name]
     expected = _made(row, given, beside, given)
     parts = [
-        distribute_tensor(x.detach(), mesh, [p]).requires_grad_() for x, p in zip(given, (spread, WHOLE), strict=True)
+        distribute_tensor(x.detach(), mesh, [p]).requires_grad_()
+        for x, p in zip(given, (spread, of_weight), strict=True)
     ]
-    found = _made(row, parts, {key: distribute_tensor(a, mesh, [spread]) for key, a in beside.items()}, parts)
+    of_tokens = WHOLE if spread == Shard(2) else spread
+    found = _made(row, parts, {key: distribute_tensor(a, mesh, [of_tokens]) for key, a in beside.items()}, parts)
     _same(found, expected)

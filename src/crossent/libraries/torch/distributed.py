@@ -89,10 +89,10 @@ class Distributed(TorchOnGraph):
         """mesh: of the DTensors of the call."""
         self.xp: _Namespace
         super().__init__(_Namespace(mesh), "torch", TORCH)
-        logits, self.head = inputs.logits, inputs.head
+        logits, head = inputs.logits, inputs.head
         self.classes = [Shard(1) if _is_of_classes(place, logits) else WHOLE for place in _placements(logits)]
-        self.has_parts = any(place != WHOLE for place in self.classes)
-        self.has_shards = _axis(logits if self.head is None else self.head, self.head is not None) is not None
+        self.has_parts = head is None and any(place != WHOLE for place in self.classes)
+        self.has_shards = (_axis(logits, logits.ndim - 1) if head is None else _axis(head, 0)) is not None
         if torch.compiler.is_compiling():
             self.state = "traced"
 
@@ -120,7 +120,7 @@ class Distributed(TorchOnGraph):
 
     def _is_composed(self, measure: str) -> bool:
         """Whether the formula is computed of DTensors."""
-        return self.head is None and self.has_parts and not (self.has_shards and measure == LOSS)
+        return self.has_parts and not (self.has_shards and measure == LOSS)
 
     def any_outside(self, x: Array, stop: int) -> bool:
         """Of all processes, so that all raise or none."""
@@ -222,8 +222,8 @@ class Distributed(TorchOnGraph):
         found: tuple[Array, Array | None]
         own, logits = _own(rows, _axis_of(rows))
         if isinstance(scale, DTensor):
-            merged = isinstance(own.logits, DTensor)
-            scale = _part(logits, scale, merged=merged) if scale.ndim else scale.full_tensor()
+            part = _part if isinstance(own.logits, DTensor) else _beside
+            scale = part(logits, scale).flatten() if scale.ndim else scale.full_tensor()
         if self._walks(own):
             wide = self.widest(logits.device)[0]
             found = formula.walk(own, torch.as_tensor(scale, dtype=wide, device=logits.device))
@@ -257,8 +257,9 @@ class Distributed(TorchOnGraph):
         """The same, and the gradients: of weight and bias, the sums of what processes have."""
         own, hidden = self._own_head(rows)
         if isinstance(scale, DTensor):
-            scale = _part(hidden, scale) if scale.ndim else scale.full_tensor()
-        found, (d, *of_weight) = of_head.walk_rows(own, scale, needs)
+            scale = _beside(hidden, scale).flatten() if scale.ndim else scale.full_tensor()
+        walk = of_head.walk_rows if self.state == "eager" else TRACED.linear_losses_and_gradients
+        found, (d, *of_weight) = walk(own, scale, needs)
         parts, likes = _summands(hidden, _axis_of(rows)), rows.logits[1:3]
         sums = (
             None if x is None else _whole(_joined(x, hidden.device_mesh, parts, like.shape))
@@ -267,7 +268,7 @@ class Distributed(TorchOnGraph):
         return _spread(found, hidden, 1), linear.Gradients(None if d is None else _spread(d, hidden, 0), *sums)
 
     def _own_head(self, rows: Rows) -> tuple[Rows, Array]:
-        """With the statistics of whole rows, found in one go: blocks are of as many tokens as a process has room for."""
+        """With the statistics of whole rows: processes have blocks of their own, and meet for all tokens at once."""
         own, hidden = _own_head(rows, _axis_of(rows))
         if own.parts is not None and self.state == "eager":
             # The logits of one block are made once.
@@ -295,25 +296,26 @@ def _whole(x: Array) -> Array:
 
 def _fitting(x: Array) -> Array:
     """`x`, whole in its last axis where some process has nothing of that, of which torch has no maximum."""
+    spread = [place for place in x.placements if _is_of_classes(place, x)]
     n = _count(x, lambda place: _is_of_classes(place, x))
-    is_even = all(type(place) is Shard for place in x.placements if _is_of_classes(place, x))
-    fits = is_even and -(-x.shape[-1] // n) * (n - 1) < x.shape[-1]
-    return x if fits or not x.ndim else x.redistribute(placements=_places(x, 1))
+    fits = not spread or (
+        all(type(place) is Shard for place in spread) and -(-x.shape[-1] // n) * (n - 1) < x.shape[-1]
+    )
+    return x if fits else x.redistribute(placements=_places(x, 1))
 
 
-def _axis(x: Array, of_weight: bool) -> int | None:
-    """The axis of the mesh over which classes are spread, those of logits or of the weight; None for none or several."""
-    dim = 0 if of_weight else x.ndim - 1
+def _axis(x: Array, dim: int) -> int | None:
+    """The axis of the mesh over which that dimension of `x`, the classes, is spread; None for none or several."""
     axes = [i for i, place in enumerate(_placements(x)) if getattr(place, "dim", None) == dim]
     return axes[0] if len(axes) == 1 and type(x.placements[axes[0]]) is Shard else None
 
 
 def _axis_of(rows: Rows) -> int | None:
     """That of the rows of a loss, whose classes then are walked in shards."""
+    x = rows.logits
     if rows.coefficients.measure != LOSS:
         return None
-    logits = rows.logits
-    return _axis(logits.weight, True) if isinstance(logits, Head) else _axis(logits, False)
+    return _axis(x.weight, 0) if isinstance(x, Head) else _axis(x, x.ndim - 1)
 
 
 def _count(x: Array, where: Callable[[Any], bool]) -> int:
@@ -346,10 +348,8 @@ def _places(logits: Array, less: int, *, merged: bool = False) -> list[Any]:
 
 
 def _summands(x: Array, axis: int | None) -> list[Any]:
-    """Where that lies which processes say of classes, each of its part of `x` and, along an axis, of its own classes."""
-    return [
-        Shard(0) if i == axis else WHOLE if place == WHOLE else Partial() for i, place in enumerate(x.placements)
-    ]
+    """Where that lies which processes say of classes: each of its part of `x` and, along an axis, of its classes."""
+    return [Shard(0) if i == axis else WHOLE if place == WHOLE else Partial() for i, place in enumerate(x.placements)]
 
 
 def _of_classes(given: Array, x: Array, axis: int | None = None) -> Array:
@@ -380,8 +380,8 @@ def _own_head(rows: Rows, axis: int | None) -> tuple[Rows, Array]:
 
 
 def _own(rows: Rows, axis: int | None) -> tuple[Rows, Array]:
-    """The rows of this process as its own tensors, with its classes along an axis of the mesh; without one, where it has
-    parts of them, as DTensors with one axis of rows. And the logits, as they lie then.
+    """The rows of this process as its own tensors, with its classes along an axis of the mesh; without one, where it
+    has parts of them, as DTensors with one axis of rows. And the logits, as they lie then.
     """
     if axis is not None or not _has_parts(rows.logits):
         return _of_process(rows, axis), rows.logits
@@ -389,11 +389,9 @@ def _own(rows: Rows, axis: int | None) -> tuple[Rows, Array]:
     rows = rows._replace(logits=logits, engine="array_api")
     if not _has_parts(logits):
         return _of_process(rows, None), logits
-    given = (
-        None if x is None else _part(logits, x, merged=True) for x in (logits, rows.soft, rows.weight, rows.targets)
-    )
-    logits_of, soft, weight, targets = given
-    return formula.with_tensors(rows, (logits_of, soft, weight, rows.class_weights, targets)), logits
+    given = (logits, rows.soft, rows.weight, rows.targets)
+    matrix, soft, weight, targets = (None if x is None else _part(logits, x) for x in given)
+    return formula.with_tensors(rows, (matrix, soft, weight, rows.class_weights, targets)), logits
 
 
 def _of_process(rows: Rows, axis: int | None) -> Rows:
@@ -421,17 +419,12 @@ def _beside(logits: Array, x: Array) -> Array:
     return x.redistribute(placements=_places(logits, 1)).to_local()
 
 
-def _part(logits: Array, x: Array, *, merged: bool = False) -> Array:
-    """What of `x` belongs to the rows of this process, with one axis of rows.
-
-    merged: as a DTensor, which takes all processes to have as many rows.
-    """
+def _part(logits: Array, x: Array) -> Array:
+    """What of `x` belongs to the rows of this process, as a DTensor with one axis of rows."""
     axes, less = logits.ndim - 1, logits.ndim - x.ndim
     part = x.redistribute(placements=_places(logits, less)).to_local()
-    # Merged here, since torch merges no axes that lie in uneven parts.
+    # Merged here, since torch merges no axes that lie in uneven parts; it takes all processes to have as many rows.
     part = part.reshape(math.prod(part.shape[:axes]), *part.shape[axes:])
-    if not merged:
-        return part
     count = _count(logits, lambda place: place != WHOLE and not _is_of_classes(place, logits))
     shape = (count * len(part), *x.shape[axes:])
     return _joined(part, logits.device_mesh, _places(logits, less, merged=True), shape)
