@@ -376,11 +376,14 @@ def _same_linear(given, targets, mesh, places, of_targets, options):
 
 @HIDDEN
 @WEIGHT
-@pytest.mark.parametrize("name", ["mean", "none", "soft"])
+@pytest.mark.parametrize("name", ["mean", "none", "soft", "padded"])
 def test_A13_hidden_states(mesh, spread, of_weight, name):
-    soft = name == "soft"
+    soft = name in ("soft", "padded")
     given, targets = _linear(V, soft)
     options = {"label_smoothing": 0.125} if soft else {"ignore_index": 3, "reduction": name}
+    if name == "padded":
+        # Of the classes but the last two, which is not how torch cuts five.
+        targets, options = targets[..., :5], options | {"classes": 5}
     of_targets = WHOLE if spread == Shard(2) else spread
     _same_linear(given, targets, mesh, ([spread], [of_weight], [of_weight]), [of_targets], options)
 
@@ -399,13 +402,14 @@ def test_A13_hidden_states_on_a_mesh_of_two_axes(shape, v):
 
 
 @pytest.mark.parametrize("spread", [None, WHOLE], ids=["no-dtensor", "replicated"])
-def test_A13_no_weight_is_gathered(mesh, spread):
+@pytest.mark.parametrize("classes", [None, 200], ids=["whole", "padded"])
+def test_A13_no_weight_is_gathered(mesh, spread, classes):
     generator = torch.Generator().manual_seed(0)
     hidden, weight = torch.randn((N, 8), generator=generator), torch.randn((256, 8), generator=generator)
     hidden = (hidden if spread is None else distribute_tensor(hidden, mesh, [spread])).requires_grad_()
     weight = distribute_tensor(weight, mesh, [Shard(0)]).requires_grad_()
     with Moved() as moved:
-        loss = crossent.linear_cross_entropy(hidden, weight, torch.arange(N))
+        loss = crossent.linear_cross_entropy(hidden, weight, torch.arange(N), classes=classes)
         forward = len(moved.sizes)
         loss.backward()
     # A maximum and a sum of numbers of tokens, and the sum of the gradients of the hidden states.

@@ -147,6 +147,10 @@ class Distributed(TorchOnGraph):
         """A sum of what processes have is put together."""
         return _whole(self.enter(x))
 
+    def first_rows(self, x: Array, n: int) -> Array:
+        """All: each process leaves out of its own, where torch would gather them."""
+        return x
+
     def leave(self, result: Array) -> Array:
         """A DTensor."""
         return self.enter(result)
@@ -260,10 +264,9 @@ class Distributed(TorchOnGraph):
             scale = _beside(hidden, scale).flatten() if scale.ndim else scale.full_tensor()
         walk = of_head.walk_rows if self.state == "eager" else TRACED.linear_losses_and_gradients
         found, (d, *of_weight) = walk(own, scale, needs)
-        parts, likes = _summands(hidden, _axis_of(rows)), rows.logits[1:3]
         sums = (
-            None if x is None else _whole(_joined(x, hidden.device_mesh, parts, like.shape))
-            for x, like in zip(of_weight, likes, strict=True)
+            None if x is None else _sum_of_classes(x, like, hidden, _axis_of(rows))
+            for x, like in zip(of_weight, rows.logits[1:3], strict=True)
         )
         return _spread(found, hidden, 1), linear.Gradients(None if d is None else _spread(d, hidden, 0), *sums)
 
@@ -360,6 +363,21 @@ def _of_classes(given: Array, x: Array, axis: int | None = None) -> Array:
     return given.redistribute(placements=places).to_local(grad_placements=_summands(x, axis))
 
 
+def _cut(n: int, mesh: Any, axis: int) -> tuple[int, int]:
+    """The first of `n` that torch gives this process of an axis of the mesh, and how many."""
+    step = -(-n // mesh.size(axis))
+    first = min(step * mesh.get_local_rank(axis), n)
+    return first, min(step, n - first)
+
+
+def _sum_of_classes(d: Array, like: Array, x: Array, axis: int | None) -> Array:
+    """What processes say of `like`, which belongs to classes, each of its part of `x`, put together; 0 of padding."""
+    mesh, n = x.device_mesh, len(like)
+    size = n if axis is None else _cut(n, mesh, axis)[1]
+    padding = d.new_zeros((size - len(d), *d.shape[1:]))
+    return _whole(_joined(torch.cat([d, padding]), mesh, _summands(x, axis), like.shape))
+
+
 def _own_head(rows: Rows, axis: int | None) -> tuple[Rows, Array]:
     """The rows of this process, and the hidden states: no process has a part of their features, and those with parts of
     the classes have the same tokens.
@@ -370,11 +388,11 @@ def _own_head(rows: Rows, axis: int | None) -> tuple[Rows, Array]:
         for i, place in enumerate(head.hidden.placements)
     ]
     hidden = head.hidden.redistribute(placements=places)
-    own = _of_process(rows._replace(logits=hidden), axis)
+    own = _of_process(rows._replace(logits=hidden), axis, len(head.weight))
     head = head._replace(
         hidden=own.logits,
-        weight=_of_classes(head.weight, hidden, axis),
-        bias=None if head.bias is None else _of_classes(head.bias, hidden, axis),
+        weight=_of_classes(head.weight, hidden, axis)[: own.width],
+        bias=None if head.bias is None else _of_classes(head.bias, hidden, axis)[: own.width],
     )
     return own._replace(logits=head), hidden
 
@@ -384,34 +402,43 @@ def _own(rows: Rows, axis: int | None) -> tuple[Rows, Array]:
     has parts of them, as DTensors with one axis of rows. And the logits, as they lie then.
     """
     if axis is not None or not _has_parts(rows.logits):
-        return _of_process(rows, axis), rows.logits
+        return _of_process(rows, axis, rows.vocabulary), rows.logits
     logits = _fitting(rows.logits)
     rows = rows._replace(logits=logits, engine="array_api")
     if not _has_parts(logits):
-        return _of_process(rows, None), logits
+        return _of_process(rows, None, rows.vocabulary), logits
     given = (logits, rows.soft, rows.weight, rows.targets)
     matrix, soft, weight, targets = (None if x is None else _part(logits, x) for x in given)
     return formula.with_tensors(rows, (matrix, soft, weight, rows.class_weights, targets)), logits
 
 
-def _of_process(rows: Rows, axis: int | None) -> Rows:
-    """Rows of logits or hidden states as a process has them, with its classes along an axis of the mesh or with all."""
+def _of_process(rows: Rows, axis: int | None, padded: int) -> Rows:
+    """Rows of logits or hidden states as a process has them, with its classes along an axis of the mesh or with all.
+
+    padded: how many classes there are together with padding.
+    """
     x: Array = rows.logits
     soft, class_weights = rows.soft, rows.class_weights
+    if axis is not None:
+        mesh = x.device_mesh
+        first, size = _cut(padded, mesh, axis)
+        size = max(0, min(size, rows.vocabulary - first))
+        rows = rows._replace(first_class=first, parts=Parts(Processes(mesh.get_group(axis)), size, True))
+        # Cut as those are.
+        soft, class_weights = (None if given is None else _padded(given, padded) for given in (soft, class_weights))
     if soft is not None:
         places = [Shard(x.ndim - 1) if i == axis else place for i, place in enumerate(x.placements)]
-        soft = soft.redistribute(placements=places).to_local()
+        soft = soft.redistribute(placements=places).to_local()[..., : rows.width]
     if class_weights is not None:
-        class_weights = _of_classes(class_weights, x, axis)
+        class_weights = _of_classes(class_weights, x, axis)[: rows.width]
     weight, targets = (None if given is None else _beside(x, given) for given in (rows.weight, rows.targets))
-    own = formula.with_tensors(rows, (x.to_local(), soft, weight, class_weights, targets))
-    if axis is None:
-        return own
-    # As torch cuts an axis.
-    mesh, v = x.device_mesh, rows.vocabulary
-    step = -(-v // mesh.size(axis))
-    first = min(step * mesh.get_local_rank(axis), v)
-    return own._replace(first_class=first, parts=Parts(Processes(mesh.get_group(axis)), min(step, v - first), True))
+    return formula.with_tensors(rows, (x.to_local(), soft, weight, class_weights, targets))
+
+
+def _padded(x: Array, n: int) -> Array:
+    """Numbers of classes (..., V), and 0 up to `n`."""
+    rest = n - x.shape[-1]
+    return torch.cat([x, x.new_zeros((*x.shape[:-1], rest))], -1) if rest else x
 
 
 def _beside(logits: Array, x: Array) -> Array:
