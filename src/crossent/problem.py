@@ -384,7 +384,7 @@ def _with_head(
     if inputs.bias is not None:
         bias = library.enter_matrix(inputs.bias)
     if weight.shape[0] != v:
-        weight, bias = weight[:v, :], None if bias is None else bias[:v]
+        weight, bias = library.first_rows(weight, v), None if bias is None else library.first_rows(bias, v)
     # The logits of one block are made once; of tokens that only turn out not to count, the block is another.
     made: list[Any] | None = (
         [] if rows.parts is not None and library.in_place and inputs.class_weights is None else None

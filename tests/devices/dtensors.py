@@ -16,11 +16,13 @@ import torch.distributed as dist
 from tests.devices import functions
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import loss_parallel
 from torch.nn import functional as F  # noqa: N812
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import crossent
 import crossent.torch
+from crossent.engines import select
 from crossent_conformance import oracle, units
 
 # No process has as many rows or classes as the other.
@@ -141,7 +143,7 @@ class Moved(TorchDispatchMode):
         if DTensor in types:
             return NotImplemented
         if "c10d" in str(func) and not any(word in str(func) for word in ("wait", "wrap")):
-            self.sizes += [x.numel() for x in args if isinstance(x, torch.Tensor)]
+            self.sizes += [x.numel() for x in torch.utils._pytree.tree_leaves(args[:1]) if isinstance(x, torch.Tensor)]
         return func(*args, **(kwargs or {}))
 
 
@@ -159,10 +161,17 @@ def test_A13_no_logits_are_gathered(mesh, layout, name):
     targets = distribute_tensor(t, mesh, [layout if soft else _tokens(layout)])
     with Moved() as moved:
         loss = crossent.cross_entropy(logits, targets, **options)
+        forward = len(moved.sizes)
         loss.backward(torch.ones_like(loss))
+        backward = len(moved.sizes) - forward
         crossent.cross_entropy_and_grad(logits, targets, **options)
-    assert max(moved.sizes, default=0) <= 6 * S
+    # The numbers of a token that are added up go together; its classes here are 32.
+    assert max(moved.sizes, default=0) <= 7 * 6 * S
     assert bool(moved.sizes) == (layout != WHOLE)
+    if layout == LAYOUTS["vocabulary"] and name != "explicit":
+        # A maximum and a sum; what smoothed soft targets ask first is a sum more.
+        assert (forward, backward) == (3 if soft else 2, 0)
+        assert len(moved.sizes) == 2 * forward
 
 
 @pytest.mark.parametrize("shape", [(1, 2), (2, 1)])
@@ -178,10 +187,33 @@ def test_A13_a_mesh_of_two_axes(shape):
         with Moved() as moved:
             loss = crossent.cross_entropy(logits, targets, **options)
             loss.backward()
-        assert 0 < max(moved.sizes) <= N * S
+        assert 0 < max(moved.sizes) <= 5 * N * S
         _check(loss.detach(), exact[0])
         _check(logits.grad, exact[1], "d_logits")
         assert logits.grad.placements == logits.placements
+
+
+@pytest.mark.parametrize("v", [8, 7], ids=["even", "uneven"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"ignore_index": 1}, {"weight": torch.linspace(0.5, 2, 8)}, {"reduction": "sum"}, {"reduction": "none"}],
+    ids=["plain", "ignored", "classes", "sum", "none"],
+)
+def test_A13_loss_parallel_gives_the_same(mesh, v, options):
+    x, t = torch.randn((N, v), generator=torch.Generator().manual_seed(0)), torch.arange(N)
+    targets = distribute_tensor(t, mesh, [WHOLE])
+    options = {k: distribute_tensor(a[:v], mesh, [WHOLE]) if k == "weight" else a for k, a in options.items()}
+    found = []
+    for function in (F.cross_entropy, crossent.torch.cross_entropy):
+        logits = distribute_tensor(x, mesh, [Shard(1)]).requires_grad_()
+        with loss_parallel():
+            loss = function(logits, targets, **options)
+            loss.sum().backward()
+        assert loss.placements == (WHOLE,)
+        assert logits.grad.placements == (Shard(1),)
+        found.append((loss.detach().full_tensor(), logits.grad.full_tensor()))
+    for expected, own in zip(*found, strict=True):
+        torch.testing.assert_close(own, expected)
 
 
 @EVERY_LAYOUT
@@ -264,9 +296,15 @@ def test_A5_what_cannot_be_served(mesh):
     logits, other = distribute_tensor(x, mesh, [Shard(2)]), init_device_mesh("cpu", (1, 2))
     with pytest.raises(ValueError, match=r"targets is on device cpu of DeviceMesh\(.*; accepted: the same for both"):
         crossent.cross_entropy(logits, distribute_tensor(t, other, [WHOLE, WHOLE]))
-    with pytest.raises(ValueError, match=r"engine is 'numba'.*in parts of rows; accepted: 'auto', 'array_api'"):
-        crossent.cross_entropy(logits, t, engine="numba")
-    assert crossent.explain(logits).splitlines()[0].endswith("'array_api'")
+    for given, options in ((logits, {"algorithm": "explicit"}), (distribute_tensor(x, other, [Shard(2)] * 2), {})):
+        with pytest.raises(ValueError, match=r"engine is 'numba'.*in parts of rows; accepted: 'auto', 'array_api'"):
+            crossent.cross_entropy(given, t, engine="numba", **options)
+        assert crossent.explain(given, **options).splitlines()[0].endswith("'array_api'")
+    # What a process has of the rows of a loss is walked as its own tensors are.
+    assert crossent.explain(logits).splitlines()[0].endswith(crossent.explain(x).splitlines()[0].rpartition(" ")[2])
+    if select.numba_problem() is None:
+        loss = crossent.cross_entropy(logits, t, engine="numba")
+        _check(loss, oracle.cross_entropy(x.double().numpy(), t.numpy())[0])
     whole = distribute_tensor(x, mesh, [Shard(0)])
     assert crossent.explain(whole).splitlines()[0].endswith(crossent.explain(x).splitlines()[0].rpartition(" ")[2])
 
@@ -289,40 +327,94 @@ def test_D1_compiled(mesh, layout):
     ):
         _check(value, exact[0])
         _check(gradient, exact[1], "d_logits")
+    x, weight = x[..., :5].clone(), torch.linspace(-1, 1, V * 5).reshape(V, 5)
+    value, made = crossent.linear_cross_entropy_and_grad(x, weight, t)
+    hidden = distribute_tensor(x, mesh, [_tokens(LAYOUTS[layout])]).requires_grad_()
+    weight = distribute_tensor(weight, mesh, [Shard(0) if layout == "vocabulary" else WHOLE]).requires_grad_()
+    loss = compiled(crossent.linear_cross_entropy)(hidden, weight, targets)
+    loss.backward()
+    again, others = compiled(crossent.linear_cross_entropy_and_grad)(hidden.detach(), weight.detach(), targets)
+    for found, expected in zip(
+        (loss.detach(), again, hidden.grad, weight.grad, *others[:2]), (value, value, *made[:2], *made[:2]), strict=True
+    ):
+        torch.testing.assert_close(found.full_tensor(), expected)
 
 
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-@pytest.mark.parametrize("spread", [Shard(0), Shard(1), WHOLE], ids=["batch", "sequence", "replicated"])
-def test_A13_hidden_states(mesh, spread, reduction):
+HIDDEN = pytest.mark.parametrize(
+    "spread", [Shard(0), Shard(1), Shard(2), WHOLE], ids=["batch", "sequence", "features", "replicated"]
+)
+WEIGHT = pytest.mark.parametrize("of_weight", [WHOLE, Shard(0)], ids=["whole-weight", "vocabulary"])
+
+
+def _linear(v, soft=False):
     rng = np.random.default_rng(1)
-    given = [torch.from_numpy(rng.standard_normal(shape)).requires_grad_() for shape in ((N, S, 6), (V, 6), (V,))]
-    targets = torch.from_numpy(rng.integers(0, V, (N, S)))
+    given = [torch.from_numpy(rng.standard_normal(shape)).requires_grad_() for shape in ((N, S, 6), (v, 6), (v,))]
+    targets = rng.random((N, S, v)) if soft else rng.integers(0, v, (N, S))
+    return given, torch.from_numpy(targets)
 
-    def loss(hidden, weight, bias, targets):
-        return crossent.linear_cross_entropy(
-            hidden, weight, targets, bias=bias, ignore_index=3, reduction=reduction, memory=1000
+
+def _same_linear(given, targets, mesh, places, of_targets, options):
+    """A linear loss, its derivatives and second ones, and what gives the gradients itself."""
+    spread = [distribute_tensor(x.detach(), mesh, p).requires_grad_() for x, p in zip(given, places, strict=True)]
+    found = []
+    for leaves, t in ((given, targets), (spread, distribute_tensor(targets, mesh, of_targets))):
+        hidden, weight, bias = leaves
+        value = crossent.linear_cross_entropy(hidden, weight, t, bias=bias, memory=1000, **options)
+        first = torch.autograd.grad(value.sum(), leaves, retain_graph=True)
+        gradient = torch.autograd.grad((value * value).sum(), hidden, create_graph=True)[0]
+        second = torch.autograd.grad((gradient * gradient).sum(), weight)
+        constants = (x.detach() for x in leaves)
+        again, made = crossent.linear_cross_entropy_and_grad(
+            *(next(constants), next(constants), t), bias=next(constants), **options
         )
+        found.append([value.detach(), *first, *second, again, *made])
+        if leaves is spread:
+            assert [x.placements for x in (*first, *made)] == [x.placements for x in spread] * 2
+    for expected, own in zip(*found, strict=True):
+        torch.testing.assert_close(own.full_tensor(), expected)
 
-    expected = loss(*given, targets)
-    gradients = torch.autograd.grad(expected.sum(), given)
-    places = (spread, WHOLE, WHOLE)
-    parts = [distribute_tensor(x.detach(), mesh, [p]).requires_grad_() for x, p in zip(given, places, strict=True)]
-    found = loss(*parts, distribute_tensor(targets, mesh, [spread]))
-    torch.testing.assert_close(found.full_tensor(), expected)
-    for a, b in zip(torch.autograd.grad(found.sum(), parts), gradients, strict=True):
-        torch.testing.assert_close(a.full_tensor(), b)
-    value, made = crossent.linear_cross_entropy_and_grad(
-        *(x.detach() for x in parts[:2]),
-        distribute_tensor(targets, mesh, [spread]),
-        bias=parts[2].detach(),
-        ignore_index=3,
-    )
-    expected, gradients = crossent.linear_cross_entropy_and_grad(
-        *(x.detach() for x in given[:2]), targets, bias=given[2].detach(), ignore_index=3
-    )
-    torch.testing.assert_close(value.full_tensor(), expected)
-    for a, b in zip(made, gradients, strict=True):
-        torch.testing.assert_close(a.full_tensor(), b)
+
+@HIDDEN
+@WEIGHT
+@pytest.mark.parametrize("name", ["mean", "none", "soft", "padded"])
+def test_A13_hidden_states(mesh, spread, of_weight, name):
+    soft = name in ("soft", "padded")
+    given, targets = _linear(V, soft)
+    options = {"label_smoothing": 0.125} if soft else {"ignore_index": 3, "reduction": name}
+    if name == "padded":
+        # Of the classes but the last two, which is not how torch cuts five.
+        targets, options = targets[..., :5], options | {"classes": 5}
+    of_targets = WHOLE if spread == Shard(2) else spread
+    _same_linear(given, targets, mesh, ([spread], [of_weight], [of_weight]), [of_targets], options)
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (2, 1)])
+@pytest.mark.parametrize("v", [V, 1], ids=["uneven", "one-class"])
+def test_A13_hidden_states_on_a_mesh_of_two_axes(shape, v):
+    """Tokens on one, the classes of the weight on the other."""
+    mesh = init_device_mesh("cpu", shape)
+    given, targets = _linear(v)
+    of_classes = [WHOLE, Shard(0)]
+    _same_linear(given, targets, mesh, ([Shard(0), WHOLE], of_classes, of_classes), [Shard(0), WHOLE], {})
+    # Classes over both: each process has them all.
+    both = [Shard(0), Shard(0)]
+    _same_linear(given, targets, mesh, ([WHOLE, WHOLE], both, both), [WHOLE, WHOLE], {})
+
+
+@pytest.mark.parametrize("spread", [None, WHOLE], ids=["no-dtensor", "replicated"])
+@pytest.mark.parametrize("classes", [None, 200], ids=["whole", "padded"])
+def test_A13_no_weight_is_gathered(mesh, spread, classes):
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn((N, 8), generator=generator), torch.randn((256, 8), generator=generator)
+    hidden = (hidden if spread is None else distribute_tensor(hidden, mesh, [spread])).requires_grad_()
+    weight = distribute_tensor(weight, mesh, [Shard(0)]).requires_grad_()
+    with Moved() as moved:
+        loss = crossent.linear_cross_entropy(hidden, weight, torch.arange(N), classes=classes)
+        forward = len(moved.sizes)
+        loss.backward()
+    # A maximum and a sum of numbers of tokens, and the sum of the gradients of the hidden states.
+    assert moved.sizes == [N, 2 * N, N * 8]
+    assert forward == 2
 
 
 # --- what rows tell besides their loss --------------------------------------------------------------------------------
@@ -431,15 +523,18 @@ def test_A4_a_bad_class_is_named_on_every_process(mesh, layout):
 
 
 @pytest.mark.parametrize("name", functions.LINEAR)
-@pytest.mark.parametrize("spread", [Shard(0), Shard(1), WHOLE], ids=["batch", "sequence", "replicated"])
-def test_A13_tokens_of_hidden_states(mesh, spread, name):
+@HIDDEN
+@WEIGHT
+def test_A13_tokens_of_hidden_states(mesh, spread, of_weight, name):
     rng = np.random.default_rng(1)
     given = [torch.from_numpy(rng.standard_normal(shape)).requires_grad_() for shape in ((N, S, 6), (V, 6))]
     beside = {key: torch.from_numpy(rng.integers(0, V, (N, S, *more))) for key, more in (("t", ()), ("ids", (2,)))}
     row = functions.LINEAR[name]
     expected = _made(row, given, beside, given)
     parts = [
-        distribute_tensor(x.detach(), mesh, [p]).requires_grad_() for x, p in zip(given, (spread, WHOLE), strict=True)
+        distribute_tensor(x.detach(), mesh, [p]).requires_grad_()
+        for x, p in zip(given, (spread, of_weight), strict=True)
     ]
-    found = _made(row, parts, {key: distribute_tensor(a, mesh, [spread]) for key, a in beside.items()}, parts)
+    of_tokens = WHOLE if spread == Shard(2) else spread
+    found = _made(row, parts, {key: distribute_tensor(a, mesh, [of_tokens]) for key, a in beside.items()}, parts)
     _same(found, expected)

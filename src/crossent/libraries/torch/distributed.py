@@ -1,8 +1,9 @@
 """DTensors: tensors that lie in parts on the processes of a mesh.
 
 What belongs to tokens is computed as DTensors, in operations that torch spreads. Rows that a process has whole it walks
-as tensors of its own. Where it has some of the classes of each, the formula is computed of DTensors as well, and its
-sums over the classes are reductions among processes. No logits are gathered.
+as tensors of its own; so it does where the classes of a loss are spread over one axis of the mesh, whose processes then
+are those of a vocabulary in shards. What else is asked of rows in parts is the formula computed of DTensors, whose sums
+over the classes are reductions among processes. No logits are gathered, and no weight that makes those of a loss.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ import torch
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 from crossent import linear
+from crossent.engines.select import Kind
+from crossent.libraries.base import Inputs
 from crossent.libraries.torch import formula
 from crossent.libraries.torch import linear as of_head
+from crossent.libraries.torch.group import Processes
 from crossent.libraries.torch.library import TORCH, TRACED
 from crossent.libraries.torch.recorded import TorchOnGraph
-from crossent.math.rows import Head, Rows
+from crossent.math.parts import Parts
+from crossent.math.rows import LOSS, Head, Rows
 from crossent.math.statistics import Described, Spread
 from crossent.types import Array
 
@@ -51,7 +56,7 @@ class _Namespace:
         return self.replicated(TORCH.xp.full(shape, value, **options))
 
     def max(self, x: Array, **options: Any) -> Array:
-        return _whole(TORCH.xp.max(x, **options))
+        return _whole(TORCH.xp.max(_fitting(x), **options))
 
     def argmax(self, x: Array, axis: int | None = None) -> Array:
         """Along the last axis, or of all."""
@@ -80,14 +85,15 @@ class Distributed(TorchOnGraph):
 
     leaves_out = False
 
-    def __init__(self, mesh: Any, logits: Array) -> None:
+    def __init__(self, mesh: Any, inputs: Inputs) -> None:
         """mesh: of the DTensors of the call."""
         self.xp: _Namespace
         super().__init__(_Namespace(mesh), "torch", TORCH)
+        logits, head = inputs.logits, inputs.head
         self.classes = [Shard(1) if _is_of_classes(place, logits) else WHOLE for place in _placements(logits)]
-        if any(place != WHOLE for place in self.classes):
-            self.state = "in parts of rows"
-        elif torch.compiler.is_compiling():
+        self.has_parts = head is None and any(place != WHOLE for place in self.classes)
+        self.has_shards = (_axis(logits, logits.ndim - 1) if head is None else _axis(head, 0)) is not None
+        if torch.compiler.is_compiling():
             self.state = "traced"
 
     def readable(self, x: Array) -> bool:
@@ -95,12 +101,26 @@ class Distributed(TorchOnGraph):
         return not torch.compiler.is_compiling()
 
     def engine(self, asked: str, like: Array, dtype: str, classes: int, measure: str) -> str:
-        """Of whole rows that of the tensors of each process."""
-        if self.state == "traced":
+        """That of the tensors of each process; those that torch calls when a program runs walk whole rows."""
+        is_whole = not (self.has_shards or self._is_composed(measure))
+        if self.state == "traced" and is_whole:
             return TRACED.engine(asked, like, dtype, classes, measure)
-        if self.state != "eager" and asked == "auto":
+        if asked == "auto" and (self.state == "traced" or self._is_composed(measure)):
             return "array_api"
         return super().engine(asked, like, dtype, classes, measure)
+
+    def kind(self, like: Array, dtype: str, classes: int, measure: str) -> Kind:
+        """No engine walks what the formula is computed of."""
+        kind = super().kind(like, dtype, classes, measure)
+        return kind._replace(state="in parts of rows") if self._is_composed(measure) else kind
+
+    def describe(self, x: Array) -> str:
+        """With what a process has of rows."""
+        return super().describe(x) + (", in parts of rows" if self.has_parts else "")
+
+    def _is_composed(self, measure: str) -> bool:
+        """Whether the formula is computed of DTensors."""
+        return self.has_parts and not (self.has_shards and measure == LOSS)
 
     def any_outside(self, x: Array, stop: int) -> bool:
         """Of all processes, so that all raise or none."""
@@ -124,12 +144,12 @@ class Distributed(TorchOnGraph):
         return x if not isinstance(x, torch.Tensor) or isinstance(x, DTensor) else self.xp.replicated(x)
 
     def enter_matrix(self, x: Array) -> Array:
-        """A sum of what processes have is put together, and so are classes of which some process has none."""
-        x = _whole(self.enter(x))
-        n = _count(x, lambda place: _is_of_classes(place, x))
-        is_even = all(type(place) is Shard for place in x.placements if _is_of_classes(place, x))
-        fits = is_even and -(-x.shape[-1] // n) * (n - 1) < x.shape[-1]
-        return x if fits else x.redistribute(placements=_places(x, 1))
+        """A sum of what processes have is put together."""
+        return _whole(self.enter(x))
+
+    def first_rows(self, x: Array, n: int) -> Array:
+        """All: each process leaves out of its own, where torch would gather them."""
+        return x
 
     def leave(self, result: Array) -> Array:
         """A DTensor."""
@@ -137,7 +157,7 @@ class Distributed(TorchOnGraph):
 
     def leave_matrix(self, d: Array, logits: Array) -> Array:
         """Where the logits lie."""
-        return d.redistribute(placements=_whole(self.enter(logits)).placements)
+        return d.redistribute(placements=_settled(self.enter(logits)))
 
     def one_hot_mask(self, shape: tuple[int, int], t: Array) -> Array:
         """In the parts in which the classes are."""
@@ -151,6 +171,7 @@ class Distributed(TorchOnGraph):
 
     def take_classes(self, x: Array, ids: Array) -> Array:
         """Each process takes those that it has, and the sum is put together."""
+        x = _fitting(x)
         part, local, held = self._local(x, ids)
         taken = torch.take_along_dim(part, torch.where(held, local, 0), -1)
         places = [Partial() if _is_of_classes(place, x) else place for place in x.placements]
@@ -158,6 +179,7 @@ class Distributed(TorchOnGraph):
 
     def put_classes(self, x: Array, ids: Array, values: Array) -> Array:
         """Each process puts those that it has."""
+        x = _fitting(x)
         part, local, held = self._local(x, ids)
         # One column more, for those that it has not.
         wide = torch.cat([part, part[..., :1]], -1)
@@ -180,7 +202,7 @@ class Distributed(TorchOnGraph):
 
     def weights_of(self, class_weights: Array, t: Array) -> Array:
         """Looked up in each process: torch merges no axes that lie in uneven parts."""
-        return _joined(_everywhere(class_weights, t)[t.to_local()], t.device_mesh, t.placements, t.shape)
+        return _joined(_of_classes(class_weights, t)[t.to_local()], t.device_mesh, t.placements, t.shape)
 
     def per_token(self, x: Array, tokens: tuple[int, ...]) -> Array:
         """Of the shape of the tokens."""
@@ -195,27 +217,32 @@ class Distributed(TorchOnGraph):
 
     def losses(self, rows: Rows) -> Array:
         """Of the shape of the tokens."""
-        own = _own(rows)
-        found = super().losses(own) if self.state == "eager" else TRACED.losses(own)
-        return _spread(found, rows.logits, 1)
+        own, logits = _own(rows, _axis_of(rows))
+        found = super().losses(own) if self._walks(own) else TRACED.losses(own)
+        return _spread(found, logits, 1)
 
     def losses_and_gradient(self, rows: Rows, scale: Array | float, out: Array | None) -> tuple[Array, Array]:
         """The same, and the gradient, times `scale`."""
         found: tuple[Array, Array | None]
-        logits, own = rows.logits, _own(rows)
+        own, logits = _own(rows, _axis_of(rows))
         if isinstance(scale, DTensor):
-            scale = _part(logits, scale).flatten() if scale.ndim else scale.full_tensor()
-        if self.state == "eager":
+            part = _part if isinstance(own.logits, DTensor) else _beside
+            scale = part(logits, scale).flatten() if scale.ndim else scale.full_tensor()
+        if self._walks(own):
             wide = self.widest(logits.device)[0]
             found = formula.walk(own, torch.as_tensor(scale, dtype=wide, device=logits.device))
         else:
             found = TRACED.losses_and_gradient(own, scale, None)
         return _spread(found[0], logits, 1), _spread(found[1], logits, 0)
 
+    def _walks(self, own: Rows) -> bool:
+        """Whether an engine does."""
+        return self.state == "eager" and not isinstance(own.logits, DTensor)
+
     def described(self, rows: Rows) -> Described:
         """Of the shape of the tokens, without a graph."""
-        logits, own = _own_head(rows) if isinstance(rows.logits, Head) else (rows.logits, _own(rows))
-        if self.state == "eager":
+        own, logits = _own_head(rows, None) if isinstance(rows.logits, Head) else _own(rows, None)
+        if self._walks(own):
             found = of_head.described(own)
         else:
             found = super().described(own) if isinstance(own.logits, DTensor) else TRACED.described(own)
@@ -223,8 +250,8 @@ class Distributed(TorchOnGraph):
         return Described(losses, maximum, Spread(*spread))
 
     def linear_losses(self, rows: Rows) -> Array:
-        """Of the shape of the tokens. Each process has the weight whole, and the tokens that it has."""
-        hidden, own = _own_head(rows)
+        """Of the shape of the tokens. Each process has the weight of all classes, or of its part, for its tokens."""
+        own, hidden = self._own_head(rows)
         found = of_head.losses(own) if self.state == "eager" else TRACED.linear_losses(own)
         return _spread(found, hidden, 1)
 
@@ -232,13 +259,25 @@ class Distributed(TorchOnGraph):
         self, rows: Rows, scale: Array | float, needs: tuple[bool, ...]
     ) -> tuple[Array, linear.Gradients]:
         """The same, and the gradients: of weight and bias, the sums of what processes have."""
-        hidden, own = _own_head(rows)
+        own, hidden = self._own_head(rows)
         if isinstance(scale, DTensor):
-            scale = _part(hidden, scale).flatten() if scale.ndim else scale.full_tensor()
-        found, (d, *of_weight) = of_head.walk_rows(own, scale, needs)
-        parts = [WHOLE if place == WHOLE else Partial() for place in hidden.placements]
-        sums = (None if x is None else _whole(DTensor.from_local(x, hidden.device_mesh, parts)) for x in of_weight)
+            scale = _beside(hidden, scale).flatten() if scale.ndim else scale.full_tensor()
+        walk = of_head.walk_rows if self.state == "eager" else TRACED.linear_losses_and_gradients
+        found, (d, *of_weight) = walk(own, scale, needs)
+        sums = (
+            None if x is None else _sum_of_classes(x, like, hidden, _axis_of(rows))
+            for x, like in zip(of_weight, rows.logits[1:3], strict=True)
+        )
         return _spread(found, hidden, 1), linear.Gradients(None if d is None else _spread(d, hidden, 0), *sums)
+
+    def _own_head(self, rows: Rows) -> tuple[Rows, Array]:
+        """With the statistics of whole rows: processes have blocks of their own, and meet for all tokens at once."""
+        own, hidden = _own_head(rows, _axis_of(rows))
+        if own.parts is not None and self.state == "eager":
+            # The logits of one block are made once.
+            own = own._replace(logits=own.logits._replace(made=[]))
+            own = own._replace(found=of_head.statistics(own))
+        return own, hidden
 
 
 def _placements(x: Array) -> Sequence[Any]:
@@ -247,10 +286,39 @@ def _placements(x: Array) -> Sequence[Any]:
     return placements
 
 
+def _settled(x: Array) -> list[Any]:
+    """Where `x` lies once what the processes have of a sum or a maximum is put together."""
+    return [WHOLE if place.is_partial() else place for place in x.placements]
+
+
 def _whole(x: Array) -> Array:
     """What the processes have of a sum or a maximum, put together."""
-    places = [WHOLE if place.is_partial() else place for place in x.placements]
+    places = _settled(x)
     return x if places == list(x.placements) else x.redistribute(placements=places)
+
+
+def _fitting(x: Array) -> Array:
+    """`x`, whole in its last axis where some process has nothing of that, of which torch has no maximum."""
+    spread = [place for place in x.placements if _is_of_classes(place, x)]
+    n = _count(x, lambda place: _is_of_classes(place, x))
+    fits = not spread or (
+        all(type(place) is Shard for place in spread) and -(-x.shape[-1] // n) * (n - 1) < x.shape[-1]
+    )
+    return x if fits else x.redistribute(placements=_places(x, 1))
+
+
+def _axis(x: Array, dim: int) -> int | None:
+    """The axis of the mesh over which that dimension of `x`, the classes, is spread; None for none or several."""
+    axes = [i for i, place in enumerate(_placements(x)) if getattr(place, "dim", None) == dim]
+    return axes[0] if len(axes) == 1 and type(x.placements[axes[0]]) is Shard else None
+
+
+def _axis_of(rows: Rows) -> int | None:
+    """That of the rows of a loss, whose classes then are walked in shards."""
+    x = rows.logits
+    if rows.coefficients.measure != LOSS:
+        return None
+    return _axis(x.weight, 0) if isinstance(x, Head) else _axis(x, x.ndim - 1)
 
 
 def _count(x: Array, where: Callable[[Any], bool]) -> int:
@@ -282,36 +350,95 @@ def _places(logits: Array, less: int, *, merged: bool = False) -> list[Any]:
     return places
 
 
-def _everywhere(class_weights: Array, x: Array) -> Array:
-    """All class weights, to go with what of `x` this process has; what all say of them adds up to their gradient."""
-    parts = [WHOLE if place == WHOLE else Partial() for place in x.placements]
-    return class_weights.redistribute(placements=[WHOLE] * len(parts)).to_local(grad_placements=parts)
+def _summands(x: Array, axis: int | None) -> list[Any]:
+    """Where that lies which processes say of classes: each of its part of `x` and, along an axis, of its classes."""
+    return [Shard(0) if i == axis else WHOLE if place == WHOLE else Partial() for i, place in enumerate(x.placements)]
 
 
-def _own_head(rows: Rows) -> tuple[Array, Rows]:
-    """The hidden states, whose features no process has a part of, and the rows of this process."""
+def _of_classes(given: Array, x: Array, axis: int | None = None) -> Array:
+    """What belongs to classes, all or those of this process, to go with what of `x` it has; what all say of it adds up
+    to its gradient.
+    """
+    places = [Shard(0) if i == axis else WHOLE for i in range(len(x.placements))]
+    return given.redistribute(placements=places).to_local(grad_placements=_summands(x, axis))
+
+
+def _cut(n: int, mesh: Any, axis: int) -> tuple[int, int]:
+    """The first of `n` that torch gives this process of an axis of the mesh, and how many."""
+    step = -(-n // mesh.size(axis))
+    first = min(step * mesh.get_local_rank(axis), n)
+    return first, min(step, n - first)
+
+
+def _sum_of_classes(d: Array, like: Array, x: Array, axis: int | None) -> Array:
+    """What processes say of `like`, which belongs to classes, each of its part of `x`, put together; 0 of padding."""
+    mesh, n = x.device_mesh, len(like)
+    size = n if axis is None else _cut(n, mesh, axis)[1]
+    padding = d.new_zeros((size - len(d), *d.shape[1:]))
+    return _whole(_joined(torch.cat([d, padding]), mesh, _summands(x, axis), like.shape))
+
+
+def _own_head(rows: Rows, axis: int | None) -> tuple[Rows, Array]:
+    """The rows of this process, and the hidden states: no process has a part of their features, and those with parts of
+    the classes have the same tokens.
+    """
     head: Head = rows.logits
-    hidden = head.hidden.redistribute(
-        placements=[p if p.is_shard() and not _is_of_classes(p, head.hidden) else WHOLE for p in head.hidden.placements]
-    )
-    own = _own(rows._replace(logits=hidden))
+    places = [
+        place if place.is_shard() and i != axis and not _is_of_classes(place, head.hidden) else WHOLE
+        for i, place in enumerate(head.hidden.placements)
+    ]
+    hidden = head.hidden.redistribute(placements=places)
+    own = _of_process(rows._replace(logits=hidden), axis, len(head.weight))
     head = head._replace(
         hidden=own.logits,
-        weight=_everywhere(head.weight, hidden),
-        bias=None if head.bias is None else _everywhere(head.bias, hidden),
+        weight=_of_classes(head.weight, hidden, axis)[: own.width],
+        bias=None if head.bias is None else _of_classes(head.bias, hidden, axis)[: own.width],
     )
-    return hidden, own._replace(logits=head)
+    return own._replace(logits=head), hidden
 
 
-def _own(rows: Rows) -> Rows:
-    """The rows of this process, as its own tensors; where it has parts of them, as DTensors with one axis of rows."""
-    logits: Array = rows.logits
-    class_weights = rows.class_weights
-    if class_weights is not None and not _has_parts(logits):
-        class_weights = _everywhere(class_weights, logits)
-    given = (None if x is None else _part(logits, x) for x in (logits, rows.soft, rows.weight, rows.targets))
-    logits, soft, weight, targets = given
-    return formula.with_tensors(rows, (logits, soft, weight, class_weights, targets))
+def _own(rows: Rows, axis: int | None) -> tuple[Rows, Array]:
+    """The rows of this process as its own tensors, with its classes along an axis of the mesh; without one, where it
+    has parts of them, as DTensors with one axis of rows. And the logits, as they lie then.
+    """
+    if axis is not None or not _has_parts(rows.logits):
+        return _of_process(rows, axis, rows.vocabulary), rows.logits
+    logits = _fitting(rows.logits)
+    rows = rows._replace(logits=logits, engine="array_api")
+    if not _has_parts(logits):
+        return _of_process(rows, None, rows.vocabulary), logits
+    given = (logits, rows.soft, rows.weight, rows.targets)
+    matrix, soft, weight, targets = (None if x is None else _part(logits, x) for x in given)
+    return formula.with_tensors(rows, (matrix, soft, weight, rows.class_weights, targets)), logits
+
+
+def _of_process(rows: Rows, axis: int | None, padded: int) -> Rows:
+    """Rows of logits or hidden states as a process has them, with its classes along an axis of the mesh or with all.
+
+    padded: how many classes there are together with padding.
+    """
+    x: Array = rows.logits
+    soft, class_weights = rows.soft, rows.class_weights
+    if axis is not None:
+        mesh = x.device_mesh
+        first, size = _cut(padded, mesh, axis)
+        size = max(0, min(size, rows.vocabulary - first))
+        rows = rows._replace(first_class=first, parts=Parts(Processes(mesh.get_group(axis)), size, True))
+        # Cut as those are.
+        soft, class_weights = (None if given is None else _padded(given, padded) for given in (soft, class_weights))
+    if soft is not None:
+        places = [Shard(x.ndim - 1) if i == axis else place for i, place in enumerate(x.placements)]
+        soft = soft.redistribute(placements=places).to_local()[..., : rows.width]
+    if class_weights is not None:
+        class_weights = _of_classes(class_weights, x, axis)[: rows.width]
+    weight, targets = (None if given is None else _beside(x, given) for given in (rows.weight, rows.targets))
+    return formula.with_tensors(rows, (x.to_local(), soft, weight, class_weights, targets))
+
+
+def _padded(x: Array, n: int) -> Array:
+    """Numbers of classes (..., V), and 0 up to `n`."""
+    rest = n - x.shape[-1]
+    return torch.cat([x, x.new_zeros((*x.shape[:-1], rest))], -1) if rest else x
 
 
 def _beside(logits: Array, x: Array) -> Array:
@@ -320,11 +447,9 @@ def _beside(logits: Array, x: Array) -> Array:
 
 
 def _part(logits: Array, x: Array) -> Array:
-    """What of `x` belongs to the rows of this process."""
+    """What of `x` belongs to the rows of this process, as a DTensor with one axis of rows."""
     axes, less = logits.ndim - 1, logits.ndim - x.ndim
     part = x.redistribute(placements=_places(logits, less)).to_local()
-    if not _has_parts(logits):
-        return part
     # Merged here, since torch merges no axes that lie in uneven parts; it takes all processes to have as many rows.
     part = part.reshape(math.prod(part.shape[:axes]), *part.shape[axes:])
     count = _count(logits, lambda place: place != WHOLE and not _is_of_classes(place, logits))

@@ -32,7 +32,7 @@ def of_dtensors(inputs: Inputs) -> TorchOnGraph | None:
         if isinstance(x, torch.Tensor) and hasattr(x, "device_mesh"):
             from crossent.libraries.torch.distributed import Distributed
 
-            return Distributed(x.device_mesh, inputs.logits)
+            return Distributed(x.device_mesh, inputs)
     return None
 
 
