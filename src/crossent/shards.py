@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from crossent import checks, libraries
+from crossent.libraries.exchange import UNKNOWN
 from crossent.math.parts import Group, Parts
 from crossent.options import Options, shown
 from crossent.types import Array
@@ -22,8 +23,6 @@ from crossent.types import Array
 if TYPE_CHECKING:
     from crossent.libraries import Exchange, Inputs, Library
 
-# The vocabulary of shards that nobody has counted: a target that none of them holds is found by that.
-UNKNOWN = 2**31 - 1
 # The line of what is told that is there where a call has failed.
 _ERROR = "error"
 

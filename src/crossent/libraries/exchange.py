@@ -8,6 +8,9 @@ from typing import Any
 
 from crossent.types import Array
 
+# The vocabulary of shards that nothing has counted: what none of them holds is no class of it.
+UNKNOWN = 2**31 - 1
+
 
 class Exchange:
     """Those of a group; every verb is called by all of them, in the same order."""

@@ -16,7 +16,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from crossent import linear
-from crossent.libraries.exchange import Exchange
+from crossent.libraries.exchange import UNKNOWN, Exchange
 from crossent.libraries.jax import LIBRARY, by_rows
 from crossent.math import formula
 from crossent.math.parts import Parts, nothing_of, put_together, with_masses
@@ -37,13 +37,14 @@ class Axis(Exchange):
 
     def of_ranges(self, start: Any, size: Any, check: bool) -> tuple[Exchange, Any]:
         """An exchange of two numbers of each device, where they are compared."""
-        vocabulary = _psum(size, self.name)
         if not check:
-            return self, vocabulary
+            # Of plain numbers JAX knows the sum.
+            return self, _psum(size, self.name) if isinstance(size, int) else UNKNOWN
         mine = jnp.arange(_psum(1, self.name)) == lax.axis_index(self.name)
         starts, sizes = _psum(
             jnp.where(mine, jnp.stack([jnp.asarray(start), jnp.asarray(size)])[:, None], 0), self.name
         )
+        vocabulary = _psum(size, self.name) if isinstance(size, int) else jnp.sum(sizes)
         # Those without classes begin anywhere.
         order = jnp.argsort(jnp.where(sizes == 0, vocabulary, starts))
         starts, sizes = starts[order], sizes[order]

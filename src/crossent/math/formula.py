@@ -237,5 +237,5 @@ def _targets(ops: Operations, rows: Rows) -> tuple[Array, Array | None, Masses |
 def _local(ops: Operations, t: Array, rows: Rows) -> tuple[Array, Array]:
     """Class numbers as columns of the piece, 0 where it does not hold them; and where it does."""
     local = t - rows.first_class
-    held = (local >= 0) & (local < rows.logits.shape[1])
+    held = (local >= 0) & (local < (rows.logits.shape[1] if rows.parts is None else rows.parts.size))
     return ops.zero_where_not(held, local), held
