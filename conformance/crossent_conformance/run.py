@@ -73,6 +73,8 @@ class Settings:
     first_failure: bool = False
     """Whether an implementation is left alone after its first failing case, which is then told as it is."""
     curves: bool = True
+    shards: int = 0
+    """How many processes have a shard of the vocabulary each; 0: P1 to P4 are not asked."""
     command: str = "crossent conform"
 
 
@@ -204,6 +206,7 @@ class Run:
             seed=settings.seed,
             thorough=settings.thorough,
             clauses_asked=list(settings.clauses) or None,
+            shards=settings.shards,
         )
         self._subjects: list[_Subject] = []
         self._queue: deque[_Job] = deque()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 import crossent
 from crossent_conformance.adapter import UnderTest
 from crossent_conformance.backends import BACKENDS, FLOATS
-from crossent_conformance.implementation import Adapter
+from crossent_conformance.implementation import Adapter, DoesNotApply, Sharded
 from crossent_conformance.linear import ThroughIdentity
 
 
@@ -70,6 +74,58 @@ class Crossent(Adapter):
                 del os.environ["CROSSENT_ENGINE"]
             else:
                 os.environ["CROSSENT_ENGINE"] = before
+
+    def sharded(self, backend: str) -> Sharded:
+        """Shards on processes, or as chunks."""
+        groups = {"torch": "gloo", "numpy": "mpi"}
+        if backend == "dask":
+            return Sharded("one", _chunked)
+        if backend not in groups:
+            raise DoesNotApply(f"shards of {backend} arrays in processes of a CPU")
+        return Sharded(groups[backend], _shard)
+
+
+def _shard(group: Any, ranges: list[tuple[int, int]], check: bool) -> Adapter:
+    """The public functions for the classes of one rank."""
+    return _Bound(vocabulary=crossent.VocabularyShard(*ranges[group.rank], group.handle, check))
+
+
+class _Bound(Adapter):
+    """The public functions with options that are always given."""
+
+    flat = False
+
+    def __init__(self, **always: Any) -> None:
+        """With these."""
+        self.loss = partial(crossent.cross_entropy, **always)
+        self.loss_and_grad = partial(crossent.cross_entropy_and_grad, **always)
+        self.linear = partial(crossent.linear_cross_entropy, **always)
+        self.linear_and_grad = partial(crossent.linear_cross_entropy_and_grad, **always)
+
+
+def _chunked(_group: Any, ranges: list[tuple[int, int]], _check: bool) -> Adapter:
+    """The public functions for Dask arrays whose chunks along the vocabulary are the shards."""
+    sizes = tuple(size for _, size in ranges)
+
+    class Chunked(Adapter):
+        flat = False
+
+        def loss(self, logits: Any, targets: Any, **options: Any) -> Any:
+            return crossent.cross_entropy(_cut(logits, sizes), targets, **options)
+
+        def loss_and_grad(self, logits: Any, targets: Any, **options: Any) -> Any:
+            return crossent.cross_entropy_and_grad(_cut(logits, sizes), targets, **options)
+
+    return Chunked()
+
+
+def _cut(array: Any, sizes: tuple[int, ...]) -> Any:
+    """The array in such chunks along its last axis; Dask itself cannot make empty ones of others."""
+    import dask.array
+
+    bounds = np.cumsum([0, *sizes])
+    parts = [array[..., start:stop].rechunk({-1: -1}) for start, stop in itertools.pairwise(bounds.tolist())]
+    return dask.array.concatenate(parts, axis=-1)
 
 
 subject = Crossent()
