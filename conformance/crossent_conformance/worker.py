@@ -40,6 +40,7 @@ def main(pipe: Connection, settings: dict[str, Any], log: str, record: str) -> N
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     os.environ["CROSSENT_CONFORMANCE_SEED"] = str(settings["seed"])
     os.environ["CROSSENT_CONFORMANCE_THOROUGH"] = "1" if settings["thorough"] else ""
+    os.environ["CROSSENT_CONFORMANCE_TIME_LIMIT"] = str(settings["time_limit"])
     for folder in reversed(settings["path"]):
         if folder not in sys.path:
             sys.path.insert(0, folder)

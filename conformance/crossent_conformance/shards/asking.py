@@ -96,6 +96,9 @@ class Shards:
             name: parts(name, value, in_shards[name]) if name in in_shards else [value] * self.ranks
             for name, value in options.items()
         }
+        if verb == "linear" and "class_weights" in given:  # of the classes alone, as beside `classes`
+            sizes = zip(given["class_weights"], partition.sizes, strict=True)
+            given["class_weights"] = [part[:size] for part, size in sizes]
         x = [logits] * self.ranks if verb == "linear" else parts("logits", logits)
         t = parts("targets", targets) if targets.dtype.kind == "f" else [targets] * self.ranks
         return [

@@ -69,9 +69,9 @@ def _answer(of: Any, group: Group, backend: backends.Backend, request: Request) 
     answer = Answer()
     group.met = None
     try:
-        part = UnderTest(of(group, list(request.ranges), request.check), "")
-        if request.verb == "graph":
-            part = UnderTest(SimpleNamespace(loss=part.plainly, flat=part.flat), "")
+        found = of(group, list(request.ranges), request.check)
+        # By autograd, whatever else there is.
+        part = UnderTest(SimpleNamespace(loss=found.loss) if request.verb == "graph" else found, "")
         part.begin(request.traits, "")
         function = {
             "make": lambda *_args, **_options: (),

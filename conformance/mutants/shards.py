@@ -1,0 +1,93 @@
+"""Faults of a vocabulary in shards."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from crossent_conformance.reference.shards import ShardedReference
+
+
+class StartIsRankTimesSize(ShardedReference):
+    """P1: A rank's classes begin at its number times its own size, as where all sizes are the same."""
+
+    def local(self, part, call):
+        return super().local(replace(part, start=part.group.rank * part.size), call)
+
+
+class LocalVocabularyInSmoothing(ShardedReference):
+    """P1: Label smoothing spreads its share over the classes of the rank, not of the row."""
+
+    def gradients(self, part, call, local, *found):
+        others, _, *rest = found
+        return super().gradients(part, call, local, others, (local.x > -np.inf).sum(axis=1), *rest)
+
+
+class LocalMaximumInTheGradient(ShardedReference):
+    """P1: The gradient's exponentials are taken from the rank's own maximum, the sum's from that of the row."""
+
+    def peak(self, local):
+        return local.x.max(axis=1, initial=-np.inf)
+
+
+class IgnoredTokensCountedByOneRank(ShardedReference):
+    """P1: Each rank counts the tokens that are left of the mean, and the counts are added up but for its own."""
+
+    def of_part(self, part, logits, targets, *, ignore_index=None, reduction="mean", **options):
+        loss, d = super().of_part(part, logits, targets, ignore_index=ignore_index, reduction=reduction, **options)
+        if reduction != "mean" or ignore_index is None:
+            return loss, d
+        ignored = (targets == ignore_index).sum()
+        off = (targets.size - ignored) / max(1, targets.size - 2 * ignored)
+        return (loss * off).astype(loss.dtype), (d * off).astype(d.dtype)
+
+
+class LogitsGathered(ShardedReference):
+    """P2: Every rank fetches the logits of all the others, and makes the loss of the whole."""
+
+    def largest(self, part, x):
+        return np.max(part.group.allgather(x), axis=0)
+
+    def local(self, part, call):
+        part.group.allgather(call.logits)
+        return super().local(part, call)
+
+
+class ACollectiveForEachSum(ShardedReference):
+    """P2: What has to be added up is added up one after the other."""
+
+    def total(self, part, x):
+        return np.stack([super(ACollectiveForEachSum, self).total(part, row) for row in x]) if x.ndim > 1 else x
+
+
+class RangesAtTheirWord(ShardedReference):
+    """P3: That ranges overlap or leave gaps is not found out."""
+
+    def vocabulary(self, group, start, size):
+        return max(first + count for first, count in group.allgather((start, size)))
+
+
+class OptionsAtTheirWord(ShardedReference):
+    """P3: A rank's options are its own affair."""
+
+    def agree(self, part, call, given):
+        super().agree(part, call, dict.fromkeys(given))
+
+
+class TargetsOfTheShard(ShardedReference):
+    """P4: Where the targets are checked, it is against the classes of the rank."""
+
+    def outside_of_all(self, part, call):
+        return (call.targets < part.start) | (call.targets >= part.stop)
+
+
+class PositionInTheRank(ShardedReference):
+    """P4: A target's number in the error is counted from the rank's first class."""
+
+    def validate_part(self, part, call):
+        try:
+            super().validate_part(part, call)
+        except IndexError as error:
+            value = call.targets[self.outside_of_all(part, call)][0]
+            raise IndexError(str(error).replace(str(value), str(value - part.start - 1))) from None
