@@ -438,6 +438,8 @@ class Run:
             to.deadline = time.monotonic() + (self._limit(to.jobs[0]) if to.jobs else 0.0)
             if job.what == "case":
                 assert job.case is not None
+                if content["kind"] == "hangs":  # processes that the case had started
+                    job.subject.ends[job.case["backend"], job.case["function"]] += 1
                 self._note(job.subject, job.case, **content)
                 self._count()
             elif job.what == "curves":

@@ -19,9 +19,9 @@ class StartIsRankTimesSize(ShardedReference):
 class LocalVocabularyInSmoothing(ShardedReference):
     """P1: Label smoothing spreads its share over the classes of the rank, not of the row."""
 
-    def gradients(self, part, call, local, *found):
-        others, _, *rest = found
-        return super().gradients(part, call, local, others, (local.x > -np.inf).sum(axis=1), *rest)
+    def sums(self, part, call, local):
+        others, _, *rest = super().sums(part, call, local)
+        return others, np.maximum((local.x > -np.inf).sum(axis=1), 1), *rest
 
 
 class LocalMaximumInTheGradient(ShardedReference):
@@ -31,16 +31,11 @@ class LocalMaximumInTheGradient(ShardedReference):
         return local.x.max(axis=1, initial=-np.inf)
 
 
-class IgnoredTokensCountedByOneRank(ShardedReference):
-    """P1: Each rank counts the tokens that are left of the mean, and the counts are added up but for its own."""
+class IgnoredTokensCountedTwice(ShardedReference):
+    """P1: Ignored tokens are taken off the mean's denominator once for the row and once more for their class's rank."""
 
-    def of_part(self, part, logits, targets, *, ignore_index=None, reduction="mean", **options):
-        loss, d = super().of_part(part, logits, targets, ignore_index=ignore_index, reduction=reduction, **options)
-        if reduction != "mean" or ignore_index is None:
-            return loss, d
-        ignored = (targets == ignore_index).sum()
-        off = (targets.size - ignored) / max(1, targets.size - 2 * ignored)
-        return (loss * off).astype(loss.dtype), (d * off).astype(d.dtype)
+    def divided_by(self, call, local, u):
+        return super().divided_by(call, local, u) - ((~local.counted).sum() if call.reduction == "mean" else 0)
 
 
 class LogitsGathered(ShardedReference):

@@ -7,6 +7,7 @@ import pytest
 
 from crossent_conformance import cases, texts
 from crossent_conformance.backends import Mode
+from crossent_conformance.shards import Partition
 from crossent_conformance.subject import DoesNotApply
 
 pytestmark = [pytest.mark.elsewhere, pytest.mark.places(modes=(Mode.EAGER, Mode.LAZY))]
@@ -171,11 +172,15 @@ def _met(shards, logits, targets, verb="loss_and_grad", **options):
     return [numbers for _, numbers in answers[0].met]
 
 
+def _are(met, count):
+    assert len(met) == count, f"{len(met)} collectives, where the contract has {count}: of {met} numbers"
+
+
 @FLOAT32
 @pytest.mark.parametrize("verb", ["loss", "loss_and_grad", "graph"])
 @pytest.mark.parametrize("options", HARD)
 def test_P2_two_collectives(place, shards, verb, options):
-    assert len(_met(shards, *_hard(), verb, check=False, **HARD[options])) == 2
+    _are(_met(shards, *_hard(), verb, check=False, **HARD[options]), 2)
 
 
 @FLOAT32
@@ -183,7 +188,7 @@ def test_P2_two_collectives(place, shards, verb, options):
 @pytest.mark.parametrize("options", SOFT)
 def test_P2_soft_targets_that_are_smoothed_take_three(place, shards, verb, options):
     smoothed = "label_smoothing" in SOFT[options]
-    assert len(_met(shards, *_soft(), verb, check=False, **SOFT[options])) == (3 if smoothed else 2)
+    _are(_met(shards, *_soft(), verb, check=False, **SOFT[options]), 3 if smoothed else 2)
 
 
 @FLOAT32
@@ -216,19 +221,11 @@ def test_P2_one_number_more_where_ranks_compare(place, shards):
 def test_P2_one_for_the_hidden_states(place, shards):
     hidden, targets, weight, bias = cases.head((9,), 5, V)
     met = _met(shards, hidden, targets, "linear", weight=weight, bias=bias, check=False)
-    assert len(met) == 3, f"{len(met)} collectives"
+    _are(met, 3)
     assert met[-1] == hidden.size
 
 
 # ---- P3
-
-
-def _moved(by, more):
-    def change(rank, call):
-        if rank == LAST:
-            call.range = (call.range[0] + by, call.range[1] + more)
-
-    return change
 
 
 LAST = 1
@@ -252,19 +249,20 @@ def _several(shards):
 
 
 @FLOAT32
-@pytest.mark.parametrize("fault", ["overlap", "gap", "missing"])
+@pytest.mark.parametrize("fault", ["overlap", "gap", "before"])
 def test_P3_ranges_that_do_not_fit(place, shards, fault):
-    partition = _several(shards)
-    start, size = partition.ranges[LAST]
-    by, more = {"overlap": (-1, 1), "gap": (1, -1), "missing": (0, -1)}[fault]
-    if fault == "missing" and shards.ranks == 2:
+    fits = _several(shards)
+    first, last = {"overlap": (-1, 0), "gap": (1, 0), "before": (0, -1)}[fault]
+    ranges = list(fits.ranges)
+    start, stop = ranges[LAST][0] + first, sum(ranges[LAST]) + last
+    ranges[LAST] = (start, stop - start)
+    if fault == "before" and shards.ranks == 2:
         raise DoesNotApply("a third shard, which --shards 3 has")
-    answers = shards.refused(partition, *_hard(), change=_moved(by, more))
+    answers = shards.refused(Partition(tuple(ranges), fits.padding), *_hard())
     assert {answer.error for answer in answers} == {"ValueError"}
     assert len({answer.text for answer in answers}) == 1, f"several errors: {[answer.text for answer in answers]}"
-    after = LAST + 1 if fault == "missing" else LAST
-    first = partition.ranges[after][0] if fault == "missing" else start + by
-    _each_names(answers, f"rank {after}", str(first), str(size + start - 1 if after == LAST else first))
+    rank, start, size = (LAST + 1, *ranges[LAST + 1]) if fault == "before" else (LAST, *ranges[LAST])
+    _each_names(answers, f"rank {rank}", str(start), str(start + size - 1))
 
 
 @FLOAT32

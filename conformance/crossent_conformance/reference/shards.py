@@ -94,17 +94,17 @@ class ShardedReference(TokensReference):
             local = self.local(part, call)
             found = self.sums(part, call, local)
             losses, d = self.losses(call, local, *found), self.gradients(part, call, local, *found)
-            weighed = self.total(part, np.where(local.held, local.u[local.column], 0.0)) if self.divides(call) else 1.0
-            divisor = np.sum(np.where(local.counted, weighed, 0.0)) if reduction == "mean" else 1.0
-            divisor = divisor if local.counted.any() else 1.0
+            divisor = self.divided_by(call, local, found[5])
         loss = losses.reshape(call.tokens) if reduction == "none" else losses.sum() / divisor
         d_logits = np.zeros(logits.shape)
         d_logits[..., : part.size] = (d / divisor).reshape(*call.tokens, part.size)
         return np.asarray(loss).astype(call.compute_dtype), d_logits.astype(logits.dtype)
 
-    def divides(self, call: Call) -> bool:
-        """Whether the sum over class weights of targets is asked for."""
-        return call.reduction == "mean" and call.class_weights is not None
+    def divided_by(self, call: Call, local: Local, u: np.ndarray) -> Any:
+        """`u` is the class weight of each target."""
+        if call.reduction != "mean" or not local.counted.any():
+            return 1.0
+        return np.sum(np.where(local.counted, u, 0.0))
 
     # ---- what the ranks tell each other before
 
@@ -175,7 +175,7 @@ class ShardedReference(TokensReference):
 
     def local(self, part: Part, call: Call) -> Local:
         """A rank's part, of which the maximum is that of all."""
-        x = self.wide(call.logits[..., : part.size]).reshape(-1, part.size)
+        x = self.wide(call.logits[..., : part.size]).reshape(call.targets.size, part.size)
         u = np.ones(part.size) if call.class_weights is None else self.wide(call.class_weights[: part.size])
         t, outside = call.targets.reshape(-1), self.outside_of_all(part, call).reshape(-1)
         held = (part.start <= t) & (t < part.stop)

@@ -64,8 +64,8 @@ class Shards:
         if kind == "one":
             if change is not None:
                 raise DoesNotApply("calls that differ between its shards")
-            if any(partition.padding) or list(partition.ranges) != sorted(partition.ranges):
-                raise DoesNotApply("shards that are padded or in another order")
+            if any(partition.padding) or not partition.is_in_order:
+                raise DoesNotApply("shards that are padded, or do not follow each other in the order of their ranks")
             calls = [Asked(logits, targets, options, (0, logits.shape[-1]))]
         else:
             calls = self._parts(partition, logits, targets, verb, options)

@@ -22,6 +22,11 @@ class Partition:
         return " ".join(f"{start}:{start + size}" for start, size in self.ranges) + padded
 
     @property
+    def is_in_order(self) -> bool:
+        """Whether each shard begins where that of the rank before ends."""
+        return [start for start, _ in self.ranges] == [0, *accumulate(self.sizes)][:-1]
+
+    @property
     def sizes(self) -> list[int]:
         return [size for _, size in self.ranges]
 
