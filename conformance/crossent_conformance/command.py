@@ -80,7 +80,12 @@ def run(given: argparse.Namespace) -> int:
         workers=given.workers,
         shards=given.shards,
         command=arguments.words(
-            "conform", given, "backend", "clause", "case", "thorough",
+            "conform",
+            given,
+            "backend",
+            "clause",
+            "case",
+            "thorough",
             *(name for name in ("shards", "seed") if getattr(given, name)),
         ),
     )

@@ -135,6 +135,7 @@ class Results:
             "format": FORMAT,
             **vars(self),
             "seconds": round(self.seconds, 1),
+            "not_asked": self.not_asked,
             "machine": machine(),
             "contract": contract.clauses(),
             "subjects": [

@@ -6,7 +6,8 @@ import contextlib
 import itertools
 import os
 from collections.abc import Iterator
-from functools import partial
+from functools import partial, wraps
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -85,38 +86,32 @@ class Crossent(Adapter):
         return Sharded(groups[backend], _shard)
 
 
-def _shard(group: Any, ranges: list[tuple[int, int]], check: bool) -> Adapter:
+def _shard(group: Any, ranges: list[tuple[int, int]], check: bool) -> Any:
     """The public functions for the classes of one rank."""
-    return _Bound(vocabulary=crossent.VocabularyShard(*ranges[group.rank], group.handle, check))
+    start, size = ranges[group.rank]
+    always: dict[str, Any] = {"vocabulary": crossent.VocabularyShard(start, size, group.handle, check)}
+    return SimpleNamespace(
+        loss=partial(crossent.cross_entropy, **always),
+        loss_and_grad=partial(crossent.cross_entropy_and_grad, **always),
+        linear=partial(crossent.linear_cross_entropy, **always),
+        linear_and_grad=partial(crossent.linear_cross_entropy_and_grad, **always),
+        flat=False,
+    )
 
 
-class _Bound(Adapter):
-    """The public functions with options that are always given."""
-
-    flat = False
-
-    def __init__(self, **always: Any) -> None:
-        """With these."""
-        self.loss = partial(crossent.cross_entropy, **always)
-        self.loss_and_grad = partial(crossent.cross_entropy_and_grad, **always)
-        self.linear = partial(crossent.linear_cross_entropy, **always)
-        self.linear_and_grad = partial(crossent.linear_cross_entropy_and_grad, **always)
-
-
-def _chunked(_group: Any, ranges: list[tuple[int, int]], _check: bool) -> Adapter:
+def _chunked(_group: Any, ranges: list[tuple[int, int]], _check: bool) -> Any:
     """The public functions for Dask arrays whose chunks along the vocabulary are the shards."""
     sizes = tuple(size for _, size in ranges)
 
-    class Chunked(Adapter):
-        flat = False
+    def cut(function: Any) -> Any:
+        @wraps(function)
+        def of_chunks(logits: Any, targets: Any, **options: Any) -> Any:
+            return function(_cut(logits, sizes), targets, **options)
 
-        def loss(self, logits: Any, targets: Any, **options: Any) -> Any:
-            return crossent.cross_entropy(_cut(logits, sizes), targets, **options)
+        return of_chunks
 
-        def loss_and_grad(self, logits: Any, targets: Any, **options: Any) -> Any:
-            return crossent.cross_entropy_and_grad(_cut(logits, sizes), targets, **options)
-
-    return Chunked()
+    loss, pair = cut(crossent.cross_entropy), cut(crossent.cross_entropy_and_grad)
+    return SimpleNamespace(loss=loss, loss_and_grad=pair, flat=False)
 
 
 def _cut(array: Any, sizes: tuple[int, ...]) -> Any:

@@ -165,7 +165,7 @@ def test_P1_hidden_states(place, shards, kind, options):
 
 def _met(shards, logits, targets, verb="loss_and_grad", **options):
     """The collectives of a call, and how many numbers a rank gave to each."""
-    answers = shards.right(shards.partition(logits.shape[-1]), logits, targets, verb, counts=True, **options)
+    answers = shards.right(shards.partition(logits.shape[-1], "even"), logits, targets, verb, counts=True, **options)
     if answers[0].met is None:
         raise DoesNotApply("a count of its collectives")
     assert all(answer.met == answers[0].met for answer in answers), "ranks that differ in their collectives"
@@ -240,8 +240,6 @@ def _each_names(answers, *words):
         assert not lacking, f"{' and '.join(map(repr, lacking))} named by no error: {told}"
 
 
-
-
 def _several(shards):
     if shards.ranks < 2:
         raise DoesNotApply("a second shard, which --shards 2 has")
@@ -301,7 +299,7 @@ def test_P3_options_that_differ(place, shards, name):
     answers = shards.refused(_several(shards), *_hard(), change=change)
     words = (str(usual), str(other)) if name != "algorithm" else (str(other),)
     _each_names([answer for rank, answer in enumerate(answers) if rank != LAST], f"rank {LAST}", *words)
-    shards.agree(shards.partition(V), *_hard())
+    shards.agree(shards.partition(V, "even"), *_hard())
 
 
 @FLOAT32
@@ -365,7 +363,7 @@ def test_P3_what_one_alone_is_refused(place, shards, what):
     answers = shards.refused(_several(shards), *_hard(), change=change)
     assert texts.names_argument(answers[LAST].text, *shards.subject.names_of(what)), answers[LAST].text
     _each_names([answer for rank, answer in enumerate(answers) if rank != LAST], f"rank {LAST}", answers[LAST].text)
-    shards.agree(shards.partition(V), *_hard())
+    shards.agree(shards.partition(V, "even"), *_hard())
 
 
 # ---- P4

@@ -17,7 +17,7 @@ class Parallel(Functional):
     """The loss within the context of that name."""
 
     name = "torch loss_parallel"
-    backends = ("torch",)
+    backends: tuple[str, ...] = ("torch",)
 
     def sharded(self, backend: str) -> Sharded:
         """Where the process has its rows of a mesh."""
@@ -50,7 +50,8 @@ class _Part(Functional):
 
         whole = torch.Size((logits.shape[0], self.V))
         spread = DTensor.from_local(logits, _mesh(self.ranks), [Shard(1)], shape=whole, stride=(self.V, 1))
-        return functional.cross_entropy(spread, targets, **options).to_local()
+        loss: Any = functional.cross_entropy(spread, targets, **options)
+        return loss.to_local()
 
 
 @cache

@@ -6,6 +6,6 @@ them, `groups` how they reach each other, `asking` what a test has of all this.
 
 from crossent_conformance.shards.asking import Asked, Shards
 from crossent_conformance.shards.partition import Partition, partitions
-from crossent_conformance.shards.team import Answer, HungError, Teams
+from crossent_conformance.shards.team import Answer, Teams
 
-__all__ = ["Answer", "Asked", "HungError", "Partition", "Shards", "Teams", "partitions"]
+__all__ = ["Answer", "Asked", "Partition", "Shards", "Teams", "partitions"]

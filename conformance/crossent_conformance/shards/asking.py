@@ -1,4 +1,4 @@
-"""What a test asks of a loss in shards: arrays of the whole go in, the answers of the ranks come out and are checked."""
+"""What a test asks of a loss in shards: arrays of the whole go in, the ranks' answers come out and are checked."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class Shards:
         return self.right(partition, logits, targets, "loss", check=check, **forward)
 
     def linear_agrees(self, partition: Partition, hidden: np.ndarray, targets: np.ndarray, **options: Any) -> None:
-        """The same of the loss of hidden states: their gradient is on every rank, those of weight and bias in shards."""
+        """The same of hidden states: their gradient is on every rank, those of weight and bias are in shards."""
         place = self.place
         hidden = place.round(hidden)
         options |= {name: place.round(options[name]) for name in ("weight", "bias")}
@@ -157,9 +157,7 @@ class Shards:
         _alike(answers)
         units.check(answers[0].parts[0], exact.loss, place.compute_dtype, what="loss")
         for rank, answer in enumerate(answers):
-            units.check(
-                answer.parts[1], exact.d_hidden, place.compute_dtype, place.dtype, f"d_hidden of rank {rank}"
-            )
+            units.check(answer.parts[1], exact.d_hidden, place.compute_dtype, place.dtype, f"d_hidden of rank {rank}")
         rows = partition.joined([np.moveaxis(answer.parts[2], 0, -1) for answer in answers])
         units.check(np.moveaxis(rows, -1, 0), exact.d_weight, place.compute_dtype, place.dtype, "d_weight")
         bias = partition.joined([answer.parts[3] for answer in answers])

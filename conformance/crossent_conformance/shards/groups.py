@@ -1,8 +1,8 @@
 """How the processes that have the shards reach each other, and what they say: counted where it is said.
 
-    gloo    torch.distributed, which finds the others by a file
-    mpi     MPI, whose `mpiexec` starts the processes
-    one     a process that has all shards, as chunks or on devices
+gloo    torch.distributed, which finds the others by a file
+mpi     MPI, whose `mpiexec` starts the processes
+one     a process that has all shards, as chunks or on devices
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ class Group:
     ranks = 1
     met: list[tuple[str, int]] | None = None
     """The collectives since `counting` began, each with how many numbers this process gave; None: cannot be told."""
+
+    def __init__(self, rank: int, ranks: int, folder: str) -> None:
+        """Join the others, which meet in that folder."""
+        raise NotImplementedError
 
     @staticmethod
     def commands(ranks: int, rank: list[str]) -> list[list[str]]:
@@ -73,7 +77,7 @@ class Gloo(Group):
         met: list[tuple[str, int]] = []
 
         class Counting(TorchDispatchMode):
-            def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[override]
+            def __torch_dispatch__(self, function, types, args=(), kwargs=None):
                 if function.namespace in ("c10d", "_c10d_functional") and "wait" not in function.name():
                     # An all-gather has what it gives beside where it puts what it gets.
                     given = args[1] if "gather" in function.name() and function.namespace == "c10d" else args[0]
@@ -94,7 +98,7 @@ class Gloo(Group):
 class Mpi(Group):
     """A communicator of mpi4py, which counts."""
 
-    def __init__(self, _rank: int, _ranks: int, _folder: str) -> None:
+    def __init__(self, rank: int, ranks: int, folder: str) -> None:
         from mpi4py import MPI
 
         group = self
@@ -133,11 +137,11 @@ class Mpi(Group):
 class One(Group):
     """One process with all that there is."""
 
-    def __init__(self, _rank: int, ranks: int, _folder: str) -> None:
+    def __init__(self, rank: int, ranks: int, folder: str) -> None:
         self.ranks = ranks
 
     @staticmethod
-    def commands(_ranks: int, rank: list[str]) -> list[list[str]]:
+    def commands(ranks: int, rank: list[str]) -> list[list[str]]:
         return [[*rank, "0"]]
 
 

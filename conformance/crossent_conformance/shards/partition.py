@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -57,11 +57,11 @@ def partitions(V: int, ranks: int) -> dict[str, Partition]:
     """Of each kind one: shards as even as can be, uneven, in another order than the ranks, some empty, padded."""
     even = _of([len(part) for part in np.array_split(np.arange(V), ranks)])
     bounds = [0, *sorted({round(V * (i / ranks) ** 1.7) for i in range(1, ranks)} | {V})]
-    sizes = [after - before for before, after in zip(bounds, bounds[1:], strict=False)]
+    sizes = [after - before for before, after in pairwise(bounds)]
     sizes = ([0] * ranks + sizes)[-ranks:]
     uneven = _of(sizes)
     # The first has nothing, and one between two others, where there are so many.
-    halves = [part for part in np.array_split(np.arange(V), max(1, ranks - ranks // 2))]
+    halves = np.array_split(np.arange(V), max(1, ranks - ranks // 2))
     empty = [0] * ranks
     for rank, part in zip(range(ranks - 1, -1, -2), reversed(halves), strict=True):
         empty[rank] = len(part)

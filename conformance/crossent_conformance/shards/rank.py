@@ -1,6 +1,6 @@
 """One of the processes that have the shards: it answers calls, as `team` makes them, until nobody asks any more.
 
-    python -m crossent_conformance.shards.rank ADDRESS SUBJECT BACKEND GROUP RANKS FOLDER RANK
+python -m crossent_conformance.shards.rank ADDRESS SUBJECT BACKEND GROUP RANKS FOLDER RANK
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from crossent_conformance.implementation import DoesNotApply
 from crossent_conformance.shards.groups import GROUPS, Group
 from crossent_conformance.shards.team import KEY, Answer, Request
 
+VERBS = {"graph": "loss_and_grad", "linear": "linear_loss_and_grads"}
+"""What is asked of an implementation, where a request has a name of its own for it."""
+
 
 def main(address: str, spec: str, backend: str, kind: str, ranks: str, folder: str, rank: str) -> None:
     """Join the others and serve."""
@@ -31,25 +34,15 @@ def main(address: str, spec: str, backend: str, kind: str, ranks: str, folder: s
     library = backends.get(backend)
     found = subject.load(spec).sharded(backend)
     pipe.send(group.rank)
-    while (request := _next(pipe)) is not None:
+    requests = _listening(pipe)
+    while (request := requests.get()) is not None:
         pipe.send(_answer(found.of, group, library, request))
     group.leave()
 
 
-def _next(pipe: Connection) -> Request | None:
-    """What is asked next. While it is answered, who asks may go: then so does this process, wherever it waits."""
-    if _requests is None:
-        _listen(pipe)
-    assert _requests is not None
-    return _requests.get()
-
-
-_requests: queue.SimpleQueue[Request | None] | None = None
-
-
-def _listen(pipe: Connection) -> None:
-    global _requests  # noqa: PLW0603 - there is one
-    _requests = requests = queue.SimpleQueue()
+def _listening(pipe: Connection) -> queue.SimpleQueue[Request | None]:
+    """What is asked, one after the other. Who asks may go: then so does this process, wherever it waits."""
+    requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
 
     def listen() -> None:
         while True:
@@ -62,6 +55,7 @@ def _listen(pipe: Connection) -> None:
                 return
 
     threading.Thread(target=listen, daemon=True).start()
+    return requests
 
 
 def _answer(of: Any, group: Group, backend: backends.Backend, request: Request) -> Answer:
@@ -73,13 +67,7 @@ def _answer(of: Any, group: Group, backend: backends.Backend, request: Request) 
         # By autograd, whatever else there is.
         part = UnderTest(SimpleNamespace(loss=found.loss) if request.verb == "graph" else found, "")
         part.begin(request.traits, "")
-        function = {
-            "make": lambda *_args, **_options: (),
-            "loss": part.loss,
-            "loss_and_grad": part.loss_and_grad,
-            "graph": part.loss_and_grad,
-            "linear": part.linear_loss_and_grads,
-        }[request.verb]
+        function = getattr(part, VERBS.get(request.verb, request.verb))
         with np.errstate(all="ignore"):
             x, t = place.pair(request.logits, request.targets)
             options = place.options(request.options)

@@ -136,10 +136,11 @@ class Team:
                     f"{_ranks(open_ones.values())} did not answer within {seconds:g} seconds"
                     + "".join(f"; rank {rank} raised {found[rank].error}" for rank in found if found[rank].error)
                 )
-            for pipe in ready:
-                rank = open_ones[pipe]  # type: ignore[index]
+            for pipe, rank in open_ones.items():
+                if pipe not in ready:
+                    continue
                 try:
-                    found[rank] = pipe.recv()  # type: ignore[union-attr]
+                    found[rank] = pipe.recv()
                 except (EOFError, OSError):
                     last = self._last_words()
                     self.end()
