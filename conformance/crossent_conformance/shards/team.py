@@ -63,7 +63,6 @@ class Team:
     """So many processes with an implementation and a backend."""
 
     def __init__(self, spec: str, backend: str, kind: str, ranks: int, environment: dict[str, str]) -> None:
-        self.ranks = ranks
         self._folder = tempfile.TemporaryDirectory(prefix="crossent-shards-", ignore_cleanup_errors=True)
         self._pipes: dict[int, Connection] = {}
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -154,12 +153,12 @@ class Team:
         """Whether there are no processes any more."""
         return not self._processes
 
-    def end(self) -> None:
-        """Ask them to go, and see to it that they have."""
+    def end(self, patience: float = 0.0) -> None:
+        """Ask them to go, and see to it that they have after so many seconds."""
         for pipe in self._pipes.values():
             with contextlib.suppress(OSError):
                 pipe.send(None)
-        deadline = time.monotonic() + (0 if len(self._pipes) < self.ranks else 5)
+        deadline = time.monotonic() + patience
         for process in self._processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))
@@ -206,5 +205,5 @@ class Teams:
     def end(self) -> None:
         """Of all of them."""
         for team, _ in self._teams.values():
-            team.end()
+            team.end(patience=5.0)
         self._teams = {}
