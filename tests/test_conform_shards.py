@@ -140,7 +140,12 @@ def test_a_rank_that_ends_is_told_with_its_last_words():
     assert not is_left(str(SUBJECTS))
 
 
-QUICK = ("test_P1_reductions*several*", "test_P1_fewer*", "test_P2_two_collectives*several-loss?", "test_P3_other_targets")
+QUICK = (
+    "test_P1_reductions*several*",
+    "test_P1_fewer*",
+    "test_P2_two_collectives*several-loss?",
+    "test_P3_other_targets",
+)
 OURS = "crossent_conformance.subjects_crossent:subject"
 
 

@@ -8,6 +8,7 @@ one     a process that has all shards, as chunks or on devices
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import shutil
 import sys
@@ -122,10 +123,12 @@ class Mpi(Group):
 
     @staticmethod
     def commands(ranks: int, rank: list[str]) -> list[list[str]]:
+        if importlib.util.find_spec("mpi4py") is None:
+            raise DoesNotApply("mpi4py (pip install 'crossent[mpi]')")
         beside = Path(sys.executable).parent / "mpiexec"
         mpiexec = str(beside) if beside.is_file() else shutil.which("mpiexec")
         if mpiexec is None:
-            raise DoesNotApply("mpiexec, beside Python or on the PATH")
+            raise DoesNotApply("mpiexec, beside Python or on the PATH (pip install mpich)")
         return [[mpiexec, "-n", str(ranks), *rank, "0"]]
 
     @contextlib.contextmanager

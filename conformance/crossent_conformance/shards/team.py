@@ -167,7 +167,10 @@ class Team:
         for process in self._processes:
             if process.poll() is None:
                 with contextlib.suppress(OSError):
-                    os.killpg(process.pid, signal.SIGKILL)
+                    if hasattr(os, "killpg"):
+                        os.killpg(process.pid, signal.SIGKILL)  # with what it has started
+                    else:
+                        process.kill()
             process.wait()
         self._processes, self._pipes = [], {}
         self._folder.cleanup()
