@@ -26,7 +26,10 @@ class _Trial(Run):
     def __init__(self, mutants: list[catalogue.Mutant], backends: tuple[str, ...]) -> None:
         self.clause_of = {mutant.spec: mutant.clause for mutant in mutants}
         clauses = tuple(sorted(set(self.clause_of.values())))
-        settings = Settings(backends, clauses, first_failure=True, curves=False, workers=1, time_limit=120.0)
+        shards = 4 if any(clause.startswith(contract.SHARDS) for clause in clauses) else 0
+        settings = Settings(
+            backends, clauses, first_failure=True, curves=False, shards=shards, workers=1, time_limit=120.0
+        )
         super().__init__(list(self.clause_of), settings)
 
     def _plan(self) -> None:
@@ -70,4 +73,13 @@ def test_the_clean_implementation_passes_all_that_applies():
     on_numpy = {case.clause for case in cases if case.outcome == HOLDS}
     # Nothing waits for a device on NumPy, no graph goes through it, it has one device, and array-api-strict is another
     # library.
-    assert set(contract.clauses()) - on_numpy <= {"A6", "A11", "A12", "A13", "D1", "D2"}
+    assert set(contract.clauses()) - on_numpy <= {"A6", "A11", "A12", "A13", "D1", "D2", "P1", "P2", "P3", "P4"}
+
+
+@pytest.mark.extended
+def test_the_clean_implementation_of_shards_passes_all_that_applies():
+    clauses = tuple(clause for clause in contract.clauses() if clause.startswith(contract.SHARDS))
+    run = Run([f"{CLEAN.partition(':')[0]}.shards:subject"], Settings(("numpy",), clauses, shards=4, workers=1))
+    cases = run.execute().subjects[0].cases
+    assert [f"{case.id}: {case.message}" for case in cases if case.outcome == FAILS] == []
+    assert {case.clause for case in cases if case.outcome == HOLDS} == set(clauses)

@@ -35,6 +35,7 @@ WITHOUT_NUMBERS = {
     "D1",
     "D2",
     *(f"L{i}" for i in range(1, 7)),
+    *(f"P{i}" for i in range(1, 5)),
     *(f"T{i}" for i in range(1, 5)),
 }
 

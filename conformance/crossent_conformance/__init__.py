@@ -9,11 +9,11 @@ contract's units), `clauses` (the tests), `worker` and `run` (which run them, an
 its reports: `table`, `page`, `figure`, `junit`. A test knows an implementation only through its subject, an array
 library only through its place; its fixtures are told in `clauses`.
 
-Beside them: `parity` (backends compared with each other), `vectors` (the contract as files, for any language),
-`reference` (a clean implementation, to test the suite with), `peers` (other people's) and their `scoreboard`. Of a room
-that is a folder, other rooms know what its `__init__` exports.
+Beside them: `shards` (a vocabulary in several processes), `parity` (backends compared with each other), `vectors` (the
+contract as files, for any language), `reference` (a clean implementation, to test the suite with), `peers` (other
+people's) and their `scoreboard`. Of a room that is a folder, other rooms know what its `__init__` exports.
 """
 
-from crossent_conformance.implementation import Adapter, DoesNotApply
+from crossent_conformance.implementation import Adapter, DoesNotApply, Sharded
 
-__all__ = ["Adapter", "DoesNotApply"]
+__all__ = ["Adapter", "DoesNotApply", "Sharded"]

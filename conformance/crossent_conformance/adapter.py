@@ -58,6 +58,7 @@ BESIDES = {
     "drop_in_module": "PyTorch's own signature",
     "linear": linear.LACK,
     "linear_and_grad": linear.LACK,
+    "sharded": "a vocabulary in shards",
     **measures.LACKS,
 }
 """What an adapter may have besides losses and gradients (`implementation.Adapter`), and what one without it lacks."""

@@ -35,6 +35,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ("case", "NAME", "tests by name or pattern (default: all)"),
     ):
         parser.add_argument(f"--{name}", nargs="+", action="extend", default=[], metavar=metavar, help=what)
+    parser.add_argument(
+        "--shards", type=arguments.count, default=0, metavar="N",
+        help="processes with a shard of the vocabulary each, for P1 to P4 (default: these are not asked)",
+    )  # fmt: skip
     parser.add_argument("--thorough", action="store_true", help="ten times the random cases")
     parser.add_argument("--seed", type=arguments.whole, default=0, metavar="N", help="of the random cases (default: 0)")
     parser.add_argument(
@@ -62,6 +66,9 @@ def run(given: argparse.Namespace) -> int:
 
     arguments.check_names("backend", given.backend, BACKENDS)
     arguments.check_names("clause", given.clause, contract.clauses())
+    in_shards = [clause for clause in given.clause if clause.startswith(contract.SHARDS)]
+    if in_shards and not given.shards:
+        raise UsageError(f"{', '.join(in_shards)} of --clause want --shards N, as --shards 4")
     arguments.check_files(given.json, given.html, given.junit)
     settings = Settings(
         backends=tuple(dict.fromkeys(given.backend)),
@@ -71,8 +78,15 @@ def run(given: argparse.Namespace) -> int:
         thorough=given.thorough,
         time_limit=given.time_limit * (10 if given.thorough and given.time_limit == 60.0 else 1),
         workers=given.workers,
+        shards=given.shards,
         command=arguments.words(
-            "conform", given, "backend", "clause", "case", "thorough", *(["seed"] if given.seed else [])
+            "conform",
+            given,
+            "backend",
+            "clause",
+            "case",
+            "thorough",
+            *(name for name in ("shards", "seed") if getattr(given, name)),
         ),
     )
     interrupted = False

@@ -16,8 +16,11 @@ GROUPS = {
     "A": "Arrays",
     "D": "Derivatives",
     "L": "Linear",
+    "P": "Shards",
     "T": "Tokens",
 }
+SHARDS = "P"
+"""The group whose clauses are asked in several processes."""
 _CLAUSE = re.compile(rf"^- \*\*([{''.join(GROUPS)}]\d+)\*\* (.*)$")
 
 

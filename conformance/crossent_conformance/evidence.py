@@ -56,6 +56,10 @@ class Disagreement(Unlike):
         self.call = last_call()
 
 
+class HungError(AssertionError):
+    """Processes that were asked together did not answer in time."""
+
+
 _last: Call | None = None
 
 

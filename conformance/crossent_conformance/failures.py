@@ -50,6 +50,8 @@ def _kind(error: BaseException) -> str:
         return "wrong type"
     if isinstance(error, evidence.NotRefusedError):
         return "not refused"
+    if isinstance(error, evidence.HungError):
+        return "hangs"
     return "disagrees" if isinstance(error, AssertionError) else "raises"
 
 

@@ -7,6 +7,7 @@ raises `DoesNotApply`, and the case reads "does not apply": it neither holds nor
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 
@@ -29,6 +30,21 @@ class LossObject(Protocol):
     def backward(self, grad_output: Any = None) -> Any: ...
 
 
+@dataclass(frozen=True)
+class Sharded:
+    """A loss of a vocabulary that lies in shards, each on a rank of a group."""
+
+    group: str
+    """How the ranks reach each other: "gloo" (torch.distributed), "mpi", or "one": a process has all shards."""
+    of: Callable[..., Any]
+    """`of(group, ranges, check)`: an implementation whose logits, soft targets and class weights are those of the rank
+    `group.rank` alone, and those of all shards where one process has them. `group.handle` is what libraries take for
+    the group, `ranges` the first class and the number of classes of each rank, `check` whether ranks compare what they
+    are given. It is called on every rank, before each call of the loss."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables for the processes; {ranks} is the number of shards."""
+
+
 class Adapter:
     """What an implementation calls its options and leaves out, in terms of the contract.
 
@@ -44,6 +60,8 @@ class Adapter:
     `kl_divergence(logits, teacher_logits, **options)`, each with a sibling `…_and_grad` where its gradient is not
     autograd's, and giving a number for each token where `reduction` is no option; `token_statistics(logits, targets,
     **options)`, which gives an object with the attributes of `crossent.TokenStatistics`.
+
+    `sharded(backend)` gives the `Sharded` loss of a vocabulary in shards, on that backend.
     """
 
     name: str = ""

@@ -24,6 +24,7 @@ import pytest
 from crossent_conformance import adapter, backends, contract, evidence, places, probe, units
 from crossent_conformance import subject as subjects
 from crossent_conformance.escaped import escaped
+from crossent_conformance.shards import Shards, Teams
 
 
 @dataclass
@@ -40,6 +41,8 @@ class Session:
     """Whether a parent process drives the session, for its own reports (see `worker`)."""
     shrinks: bool = False
     """Whether small failing inputs are looked for."""
+    teams: Teams | None = None
+    """The processes that have shards of a vocabulary."""
 
     def traits_on(self, backend: backends.Backend) -> adapter.Traits:
         """The implementation's traits on the backend."""
@@ -75,6 +78,10 @@ def pytest_configure(config):
         config.stash[SESSION] = Session(subjects.load(config.getoption("crossent_subject") or subjects.DEFAULT))
     except subjects.SubjectError as error:
         raise pytest.UsageError(escaped(f"the implementation under test: {error}")) from None
+    if count := config.getoption("crossent_shards"):
+        if count < 1:
+            raise pytest.UsageError(f"{count} shards; accepted: a number from 1")
+        config.stash[SESSION].teams = Teams(count)
     for clause in config.getoption("crossent_clause") or ():
         if clause not in contract.clauses():
             raise pytest.UsageError(f"no clause is called {clause!r}; there are {', '.join(contract.clauses())}")
@@ -86,6 +93,12 @@ def pytest_configure(config):
         problem = backends.load(name)
         if isinstance(problem, str):
             raise pytest.UsageError(f"backend {name} is required, but {problem}")
+
+
+def pytest_unconfigure(config):
+    session = config.stash.get(SESSION, None)
+    if session is not None and session.teams is not None:
+        session.teams.end()
 
 
 def _is_our_own(config):
@@ -151,6 +164,8 @@ def pytest_collection_modifyitems(config, items):
             # The session's filters are for its own tests: no clause is about warnings.
             item.add_marker(pytest.mark.filterwarnings("ignore"))
     elsewhere = {item for item in ours if not _is_a_case(item) or (clauses and not _is_of(item, clauses))}
+    if config.stash[SESSION].teams is None:
+        elsewhere |= {item for item in ours if _clause(item).startswith(contract.SHARDS)}
     if elsewhere:
         items[:] = [item for item in items if item not in elsewhere]
         config.hook.pytest_deselected(items=list(elsewhere))
@@ -207,6 +222,12 @@ def subject(request):
     return request.config.stash[SESSION].subject
 
 
+@pytest.fixture
+def shards(request, place, subject):
+    """The implementation under test in several processes, with a shard of the vocabulary each."""
+    return Shards(place, subject, request.config.stash[SESSION].teams)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
     """What does not apply is skipped, a failing input made small, the worst error noted for the report."""
@@ -234,7 +255,7 @@ def pytest_runtest_call(item):
 
             # A cell shows one failing input: to look for small ones in every failing case would take minutes.
             cell = (clause, where.backend.name, where.dtype)
-            small = session.shrinks and cell not in session.shown
+            small = session.shrinks and cell not in session.shown and not clause.startswith(contract.SHARDS)
             told = failures.told(error, item.name, where, known, small=small)
             if told.shrunk:
                 session.shown.add(cell)
@@ -248,7 +269,8 @@ def pytest_runtest_call(item):
 
 
 def _does_not_apply(item, reason):
-    if _is_our_own(item.config):
+    # What of shards a library has no way to have, its room of the suite says.
+    if _is_our_own(item.config) and not _clause(item).startswith(contract.SHARDS):
         pytest.fail(f"a case of our own subject does not apply: {reason}", pytrace=False)
     pytest.skip(escaped(reason))
 

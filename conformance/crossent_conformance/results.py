@@ -113,6 +113,7 @@ class Results:
     seed: int
     thorough: bool
     clauses_asked: list[str] | None = None
+    shards: int = 0
     seconds: float = 0.0
     complete: bool = False
     subjects: list[SubjectResult] = field(default_factory=list)
@@ -122,12 +123,19 @@ class Results:
         """Whether anything fails."""
         return any(subject.fails for subject in self.subjects)
 
+    @property
+    def not_asked(self) -> list[str]:
+        """The clauses that no case was of, because they ask for processes: nothing is known of them."""
+        asked = self.clauses_asked is None or any(clause[:1] == contract.SHARDS for clause in self.clauses_asked)
+        return [] if self.shards or not asked else [each for each in contract.clauses() if each[:1] == contract.SHARDS]
+
     def to_json(self) -> dict[str, Any]:
         """The form that is written."""
         document = {
             "format": FORMAT,
             **vars(self),
             "seconds": round(self.seconds, 1),
+            "not_asked": self.not_asked,
             "machine": machine(),
             "contract": contract.clauses(),
             "subjects": [

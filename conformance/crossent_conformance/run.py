@@ -37,7 +37,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from crossent_conformance import frames, witness, worker
+from crossent_conformance import contract, frames, witness, worker
 from crossent_conformance.adapter import Traits
 from crossent_conformance.results import FAILS, NOT, Case, Failure, Results, SubjectResult
 from crossent_conformance.subject import SubjectError
@@ -73,6 +73,8 @@ class Settings:
     first_failure: bool = False
     """Whether an implementation is left alone after its first failing case, which is then told as it is."""
     curves: bool = True
+    shards: int = 0
+    """How many processes have a shard of the vocabulary each; 0: P1 to P4 are not asked."""
     command: str = "crossent conform"
 
 
@@ -204,6 +206,7 @@ class Run:
             seed=settings.seed,
             thorough=settings.thorough,
             clauses_asked=list(settings.clauses) or None,
+            shards=settings.shards,
         )
         self._subjects: list[_Subject] = []
         self._queue: deque[_Job] = deque()
@@ -410,8 +413,13 @@ class Run:
                 hungry.spec = spec
                 hungry.send(_Job(subject, "subject", spec), self.settings.time_limit)
                 hungry.send(_Job(subject, "traits", subject.traits), self.settings.time_limit)
-            hungry.send(job, self.settings.time_limit)
+            hungry.send(job, self._limit(job))
             return
+
+    def _limit(self, job: _Job) -> float:
+        """What a case may take; one in shards knows the limit itself, and may have to start their processes first."""
+        in_shards = job.case is not None and job.case["clause"].startswith(contract.SHARDS)
+        return self.settings.time_limit + (STARTING if in_shards else 0.0)
 
     def _listen(self, to: _Worker) -> None:
         while to.pipe.poll():
@@ -427,9 +435,11 @@ class Run:
             if what in ("error", "broken"):
                 raise BrokenRunError(str(content))
             job = to.jobs.popleft()
-            to.deadline = time.monotonic() + self.settings.time_limit
+            to.deadline = time.monotonic() + (self._limit(to.jobs[0]) if to.jobs else 0.0)
             if job.what == "case":
                 assert job.case is not None
+                if content["kind"] == "hangs":  # processes that the case had started
+                    job.subject.ends[job.case["backend"], job.case["function"]] += 1
                 self._note(job.subject, job.case, **content)
                 self._count()
             elif job.what == "curves":

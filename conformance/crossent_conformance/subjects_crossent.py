@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
+from functools import partial, wraps
+from types import SimpleNamespace
 from typing import Any
+
+import numpy as np
 
 import crossent
 from crossent_conformance.adapter import UnderTest
 from crossent_conformance.backends import BACKENDS, FLOATS
-from crossent_conformance.implementation import Adapter
+from crossent_conformance.implementation import Adapter, DoesNotApply, Sharded
 from crossent_conformance.linear import ThroughIdentity
 
 
@@ -70,6 +75,52 @@ class Crossent(Adapter):
                 del os.environ["CROSSENT_ENGINE"]
             else:
                 os.environ["CROSSENT_ENGINE"] = before
+
+    def sharded(self, backend: str) -> Sharded:
+        """Shards on processes, or as chunks."""
+        groups = {"torch": "gloo", "numpy": "mpi"}
+        if backend == "dask":
+            return Sharded("one", _chunked)
+        if backend not in groups:
+            raise DoesNotApply(f"shards of {backend} arrays in processes of a CPU")
+        return Sharded(groups[backend], _shard)
+
+
+def _shard(group: Any, ranges: list[tuple[int, int]], check: bool) -> Any:
+    """The public functions for the classes of one rank."""
+    start, size = ranges[group.rank]
+    always: dict[str, Any] = {"vocabulary": crossent.VocabularyShard(start, size, group.handle, check)}
+    return SimpleNamespace(
+        loss=partial(crossent.cross_entropy, **always),
+        loss_and_grad=partial(crossent.cross_entropy_and_grad, **always),
+        linear=partial(crossent.linear_cross_entropy, **always),
+        linear_and_grad=partial(crossent.linear_cross_entropy_and_grad, **always),
+        flat=False,
+    )
+
+
+def _chunked(_group: Any, ranges: list[tuple[int, int]], _check: bool) -> Any:
+    """The public functions for Dask arrays whose chunks along the vocabulary are the shards."""
+    sizes = tuple(size for _, size in ranges)
+
+    def cut(function: Any) -> Any:
+        @wraps(function)
+        def of_chunks(logits: Any, targets: Any, **options: Any) -> Any:
+            return function(_cut(logits, sizes), targets, **options)
+
+        return of_chunks
+
+    loss, pair = cut(crossent.cross_entropy), cut(crossent.cross_entropy_and_grad)
+    return SimpleNamespace(loss=loss, loss_and_grad=pair, flat=False)
+
+
+def _cut(array: Any, sizes: tuple[int, ...]) -> Any:
+    """The array in such chunks along its last axis; Dask itself cannot make empty ones of others."""
+    import dask.array
+
+    bounds = np.cumsum([0, *sizes])
+    parts = [array[..., start:stop].rechunk({-1: -1}) for start, stop in itertools.pairwise(bounds.tolist())]
+    return dask.array.concatenate(parts, axis=-1)
 
 
 subject = Crossent()

@@ -113,6 +113,8 @@ def _verdict(results: Results) -> str:
             f"{subject.name}: {word}. {held} cases hold, {failed} fail, {len(cases) - held - failed} do not apply; "
             f"of {sum(cells.values())} cells {cells[HOLDS]} hold, {cells[FAILS]} fail."
         )
+    if results.not_asked:
+        lines.append(f"{', '.join(results.not_asked)} were not asked: --shards 4 asks them, in four processes.")
     done = "" if results.complete else " The run was interrupted: this is what was finished."
     depth = ", thorough" if results.thorough else ""
     return "\n".join([*lines, f"{results.seconds:.0f} seconds, seed {results.seed}{depth}.{done}"])

@@ -40,6 +40,7 @@ def main(pipe: Connection, settings: dict[str, Any], log: str, record: str) -> N
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     os.environ["CROSSENT_CONFORMANCE_SEED"] = str(settings["seed"])
     os.environ["CROSSENT_CONFORMANCE_THOROUGH"] = "1" if settings["thorough"] else ""
+    os.environ["CROSSENT_CONFORMANCE_TIME_LIMIT"] = str(settings["time_limit"])
     for folder in reversed(settings["path"]):
         if folder not in sys.path:
             sys.path.insert(0, folder)
@@ -60,6 +61,7 @@ def main(pipe: Connection, settings: dict[str, Any], log: str, record: str) -> N
         "-pcrossent_conformance.options",
         *(f"--backend={name}" for name in settings["backends"]),
         *(f"--clause={clause}" for clause in settings["clauses"]),
+        f"--shards={settings['shards']}",
     ]
     driver = Driver(pipe, settings["backends"] or tuple(backends.BACKENDS), not settings["first_failure"], record)
     code = pytest.main(arguments, plugins=[driver])
@@ -165,6 +167,8 @@ def _answer(session: plugin.Session, witness: Witness, what: str, argument: Any)
 
     try:
         if what == "subject":
+            if session.teams is not None:
+                session.teams.end()
             session.subject, session.traits, session.shown = subject.load(argument), {}, set()
             session.subject.witness = witness
             told = {name: getattr(session.subject, name) for name in ("name", "version", "file")}

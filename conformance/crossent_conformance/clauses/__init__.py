@@ -35,6 +35,9 @@ and what it denies is no case. `@pytest.mark.elsewhere` is for a test that asks 
     subject.drop_in, subject.drop_in_module               what stands for PyTorch's own (D2)
     with subject.unassisted(): ...                        no help with ranks, shapes and integers that it does not take
 
+`shards` is the implementation in several processes, with a shard of the vocabulary each (`shards.Shards`). Only cases
+of the clauses P use it; there are such in a run with `--shards` alone.
+
 Soft targets arrive as `targets`, floating and of the shape of the logits. Options are weights, class_weights,
 ignore_index, reduction, label_smoothing, smoothing, z_loss, temperature, logit_softcap, denominator, algorithm,
 check_targets.

@@ -21,7 +21,7 @@ class Functional(Adapter):
 
     name = "torch.nn.functional.cross_entropy"
     package = "torch"
-    backends = ("torch", "torch-cuda")
+    backends: tuple[str, ...] = ("torch", "torch-cuda")
     flat = True
     fixed: Mapping[str, Any] = {"smoothing": "uniform"}
     names: Mapping[str, Any] = {"logits": "input", "targets": "target", "class_weights": "weight"}
