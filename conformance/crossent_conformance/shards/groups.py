@@ -72,6 +72,7 @@ class Gloo(Group):
     def counting(self) -> Iterator[None]:
         """As torch dispatches them, whoever asks for them."""
         from torch import Tensor
+        from torch.distributed.tensor import DTensor
         from torch.utils._python_dispatch import TorchDispatchMode
         from torch.utils._pytree import tree_flatten
 
@@ -79,7 +80,9 @@ class Gloo(Group):
 
         class Counting(TorchDispatchMode):
             def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-                if function.namespace in ("c10d", "_c10d_functional") and "wait" not in function.name():
+                if any(issubclass(kind, DTensor) for kind in types):  # which first becomes what it consists of
+                    return NotImplemented
+                if function.namespace in ("c10d", "_c10d_functional") and "_tensor" not in function.name():
                     # An all-gather has what it gives beside where it puts what it gets.
                     given = args[1] if "gather" in function.name() and function.namespace == "c10d" else args[0]
                     tensors = [x for x in tree_flatten(given)[0] if isinstance(x, Tensor)]
