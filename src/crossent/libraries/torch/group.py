@@ -71,7 +71,8 @@ class Processes(Exchange):
 
 def _reduced(x: Tensor, operation: str, group: Any) -> Tensor:
     if torch.compiler.is_compiling():
-        reduced: Tensor = functional.all_reduce(x, operation, group)
+        # The compiler reduces in place, and takes what was put side by side to be there still.
+        reduced: Tensor = functional.all_reduce(x + 0.0, operation, group)
         return reduced
     found = x.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(found, _OPERATIONS[operation], group)
