@@ -62,6 +62,7 @@ def _contenders(rank, ranks):
 def _sent(call):
     """The collectives of a call, and their bytes."""
     import torch
+    from torch.distributed.tensor import DTensor
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
@@ -69,6 +70,8 @@ def _sent(call):
 
     class Sent(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if DTensor in types:
+                return NotImplemented
             name = str(func)
             if "c10d" in name and ("reduce" in name or "gather" in name):
                 given = args[0] if "reduce" in name else args[1]

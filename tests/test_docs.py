@@ -4,6 +4,8 @@
 """
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -96,6 +98,18 @@ def test_a_page_shows_the_picture_that_its_examples_draw(page, picture):
     assert f"](images/{picture})" in shown
     assert all(label in words for label in re.findall(r"[xy]?label=\"([\w ]+)\"", shown))
     assert all(line in words for line in re.findall(r"^(T = [\d.]+): ", shown, re.MULTILINE))
+
+
+def test_the_program_of_the_page_of_shards_finds_what_one_process_finds(tmp_path):
+    torch = pytest.importorskip("torch")
+    if not torch.distributed.is_available():
+        pytest.skip("this build of torch has no torch.distributed")
+    (program,) = re.findall(r"```python\n(# parallel\.py.*?)```", text("docs/shards.md"), re.DOTALL)
+    (tmp_path / "parallel.py").write_text(program)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "4", tmp_path / "parallel.py"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("loss 14.0677, as on one process") == 4
 
 
 def test_the_citation_is_of_this_version():

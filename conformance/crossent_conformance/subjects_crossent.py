@@ -77,10 +77,12 @@ class Crossent(Adapter):
                 os.environ["CROSSENT_ENGINE"] = before
 
     def sharded(self, backend: str) -> Sharded:
-        """Shards on processes, or as chunks."""
+        """Shards on processes, on devices, or as chunks."""
         groups = {"torch": "gloo", "numpy": "mpi"}
         if backend == "dask":
             return Sharded("one", _chunked)
+        if backend == "jax":
+            return Sharded("one", _on_devices, {"XLA_FLAGS": "--xla_force_host_platform_device_count={ranks}"})
         if backend not in groups:
             raise DoesNotApply(f"shards of {backend} arrays in processes of a CPU")
         return Sharded(groups[backend], _shard)
@@ -111,6 +113,49 @@ def _chunked(_group: Any, ranges: list[tuple[int, int]], _check: bool) -> Any:
         return of_chunks
 
     loss, pair = cut(crossent.cross_entropy), cut(crossent.cross_entropy_and_grad)
+    return SimpleNamespace(loss=loss, loss_and_grad=pair, flat=False)
+
+
+def _on_devices(_group: Any, ranges: list[tuple[int, int]], check: bool) -> Any:
+    """The public functions within `shard_map`, whose devices have as many columns as the largest shard has classes."""
+    import jax
+    from jax.sharding import PartitionSpec
+
+    starts, sizes = np.array(ranges, np.int32).T
+    width = max(sizes.max(), 1)
+    columns = np.concatenate([rank * width + np.arange(size) for rank, size in enumerate(sizes)])
+    mesh = jax.make_mesh((len(ranges),), ("shards",), axis_types=(jax.sharding.AxisType.Auto,))
+    whole, of_classes = PartitionSpec(), PartitionSpec("shards")
+
+    def spread(array: Any) -> Any:
+        full = jax.numpy.ones((*array.shape[:-1], len(ranges) * width), array.dtype)
+        return full.at[..., columns].set(array)
+
+    def on_devices(function: Any, gives_gradient: bool) -> Any:
+        @wraps(function)
+        def of_all(logits: Any, targets: Any, **options: Any) -> Any:
+            last = PartitionSpec(*(None,) * (logits.ndim - 1), "shards")
+            arrays = {name: x for name, x in options.items() if isinstance(x, jax.Array)}
+            rest = {name: x for name, x in options.items() if name not in arrays}
+            places = {name: of_classes if name == "class_weights" else whole for name in arrays}
+            is_soft = targets.ndim == logits.ndim
+            given = [spread(logits), spread(targets) if is_soft else targets]
+            given.append({name: spread(x) if name == "class_weights" else x for name, x in arrays.items()})
+
+            def of_part(logits: Any, targets: Any, arrays: Any) -> Any:
+                rank = jax.lax.axis_index("shards")
+                start, size = (jax.numpy.asarray(numbers)[rank] for numbers in (starts, sizes))
+                shard = crossent.VocabularyShard(start, size, "shards", check)
+                return function(logits, targets, vocabulary=shard, **arrays, **rest)
+
+            outs = (whole, last) if gives_gradient else whole
+            specs = (last, last if is_soft else whole, places)
+            found = jax.jit(jax.shard_map(of_part, mesh=mesh, in_specs=specs, out_specs=outs))(*given)
+            return (found[0], found[1][..., columns]) if gives_gradient else found
+
+        return of_all
+
+    loss, pair = on_devices(crossent.cross_entropy, False), on_devices(crossent.cross_entropy_and_grad, True)
     return SimpleNamespace(loss=loss, loss_and_grad=pair, flat=False)
 
 

@@ -376,8 +376,8 @@ def test_P4_a_target_that_is_no_class(place, shards, kind, value):
     """Not even where the padding would be."""
     logits, targets = _hard()
     targets[1, 2], targets[2, 0] = value, 77
-    if place.backend.modes[0] is Mode.LAZY:
-        raise DoesNotApply("a look at the targets of a lazy array")
+    if place.backend.modes[0] is Mode.LAZY or place.backend.name == "jax":
+        raise DoesNotApply("a look at the targets of an array that is lazy, or traced in shard_map")
     answers = shards.refused(shards.partition(V, kind), logits, targets)
     assert {answer.error for answer in answers} == {"IndexError"}, {answer.error for answer in answers}
     for answer in answers:
