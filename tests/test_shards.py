@@ -136,6 +136,30 @@ def test_P2_of_hidden_states(name, memory):
     assert all(size <= 12 * 6 for _, size in hub.moved[:-1])
 
 
+@pytest.mark.clause("P1")
+@pytest.mark.parametrize("name", ["plain", "classes", "smoothed", "soft-smoothed"])
+def test_P1_no_tokens_and_none_that_count(name):
+    x, targets, options = inputs(name)
+
+    def call(group):
+        logits, t, given = of_rank(group.rank, x, targets, options)
+        given["vocabulary"] = _shard(group)
+        nothing, gradient = crossent.cross_entropy_and_grad(logits[:0], t[:0], **given)
+        assert nothing == 0
+        assert gradient.shape == (0, 4, SIZES[group.rank])
+        ignored = {"weights": np.zeros(4)}
+        nothing, gradient = crossent.cross_entropy_and_grad(np.full_like(logits, np.nan), t, **given, **ignored)
+        assert nothing == 0
+        assert not gradient.any()
+        weight = np.zeros((SIZES[group.rank], 6))
+        hidden, t = np.full((3, 4, 6), np.nan), targets if name not in SOFT else t
+        nothing, found = crossent.linear_cross_entropy_and_grad(hidden, weight, t, **given, **ignored)
+        assert nothing == 0
+        return not any(d.any() for d in found[:2])
+
+    assert _values(Hub(4).run(call)) == [True] * 4
+
+
 def test_the_loss_as_an_object_and_copies():
     x, targets, _ = inputs("plain")
 

@@ -173,7 +173,7 @@ def prepare(
     part.agree(lambda: _told(library, inputs, form, options, rows))
     found, class_weights = library.statistics(rows), rows.class_weights
     if found.own is not None:
-        if mean and not coefficients.z_loss:
+        if mean and not coefficients.z_loss and 0 not in token_shape:
             found, class_weights = tokens.of_parts_near_one(library, found, class_weights, dtype)
         rows, ending = settled(library.xp.reshape(found.own, token_shape))
     return rows._replace(found=found, class_weights=class_weights), ending

@@ -7,6 +7,7 @@ for the cache are summed in tiles of one fixed width.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from crossent.engines import host_memory, threads
 from crossent.math import formula
 from crossent.math import statistics as row_statistics
 from crossent.math.outcome import Outcome
-from crossent.math.rows import Rows, of_rows
+from crossent.math.rows import Rows, of_rows, over_lines
 from crossent.math.statistics import Described, RowStatistics
 from crossent.types import Array
 
@@ -76,14 +77,31 @@ def describe(library: Library, rows: Rows) -> Described:
 
 
 def statistics(library: Library, rows: Rows) -> RowStatistics:
-    """The statistics of rows, or of a piece of each."""
-    return formula.statistics_of(library, formula.widened(library, rows))
+    """The statistics of rows, or of a piece of each, a block at a time."""
+    parts = [formula.statistics_of(library, part) for _, _, part in _widened(library, rows)]
+    found: RowStatistics = over_lines(lambda *lines: library.xp.concat(list(lines)), *parts)
+    return found
 
 
 def gradient(library: Library, rows: Rows, found: RowStatistics, outcome: Outcome, out: Array) -> None:
     """Write the gradient of a piece of rows, from the statistics and the outcome of the whole rows, into `out`."""
-    d = formula.gradient_of(library, formula.widened(library, rows), found, outcome)
-    out[...] = library.narrowed(d, out)
+    for i, j, part in _widened(library, rows):
+        of_block = over_lines(lambda x, i=i, j=j: of_rows(x, i, j), found)
+        numbers = over_lines(lambda x, i=i, j=j: of_rows(x, i, j), outcome)
+        block = out[i:j, :]
+        block[...] = library.narrowed(formula.gradient_of(library, part, of_block, numbers), block)
+
+
+def _widened(library: Library, rows: Rows) -> Iterator[tuple[int, int, Rows]]:
+    """Blocks of rows in the compute dtype, and where they begin and end; of no rows, one of none."""
+    x = rows.logits
+    n, v = x.shape
+    size = (HOST_BLOCK if isinstance(x, np.ndarray) else DEVICE_BLOCK) // 8
+    height = max(1, size // (max(v, 1) * formula.temporaries(rows)))
+    for i in range(0, max(n, 1), height):
+        j = min(i + height, n)
+        soft = None if rows.soft is None else rows.soft[i:j, :]
+        yield i, j, formula.widened(library, rows.part(i, j, x[i:j, :], soft))
 
 
 def _walk_device(library: Library, rows: Rows, losses: Array, scale: Array | float | None, out: Array | None) -> None:
