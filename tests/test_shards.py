@@ -15,6 +15,7 @@ import pytest
 from tests.shard_cases import OPTIONS, SIZES, SOFT, STARTS, Hub, V, inputs, of_rank, part
 
 import crossent
+from crossent.libraries import NUMPY
 from crossent_conformance import oracle, units
 
 EVERY_OPTION = pytest.mark.parametrize("name", OPTIONS)
@@ -134,6 +135,27 @@ def test_P2_of_hidden_states(name, memory):
     assert [kind for kind, _ in hub.moved] == [*once, *once, "sum"]
     assert hub.moved[-1][1] == hidden.size
     assert all(size <= 12 * 6 for _, size in hub.moved[:-1])
+
+
+@pytest.mark.parametrize(("memory", "count"), [(None, 1), (2000, 6)])
+def test_the_logits_of_one_block_are_made_once(monkeypatch, memory, count):
+    """And those of several for their statistics and for their gradient."""
+    shapes, product = [], type(NUMPY).product
+
+    def counted(self, a, b, out):
+        shapes.append(b.shape)
+        return product(self, a, b, out)
+
+    monkeypatch.setattr(type(NUMPY), "product", counted)
+    hidden, weight = np.ones((12, 6)), np.ones((V, 6))
+
+    def call(group):
+        shard = crossent.VocabularyShard(0, V, group)
+        options = {"vocabulary": shard, "memory": memory, "needs": ["bias"], "bias": np.zeros(V)}
+        return crossent.linear_cross_entropy_and_grad(hidden, weight, np.arange(12), **options)
+
+    _values(Hub(1).run(call))
+    assert shapes.count((6, V)) == count
 
 
 @pytest.mark.clause("P1")
