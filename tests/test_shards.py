@@ -238,7 +238,16 @@ CALLS = {
     "option": (lambda r, x, t: ((x, t), {"z_loss": 0.5 * (r == 3)}), "z_loss is 0.0 on rank 0 and 0.5 on rank 3"),
     "weights": (lambda r, x, t: ((x, t), {"weights": None if r else np.ones(4)}), "weights is an array of shape"),
     "targets": (lambda r, x, t: ((x, t if r else t[::-1]), {}), "a digest of the targets is"),
-    "dtype": (lambda r, x, t: ((x.astype("float32") if r else x, t), {}), "the dtype of the loss is float64 on rank 0"),
+    "two-targets": (lambda r, x, t: ((x, t + (r == 1) * np.array([-2, 1, 0, 0])), {}), "a digest of the targets is"),
+    "token-weights": (lambda r, x, t: ((x, t), {"weights": np.array([1, 1 + r, 1, 1.0])}), "a digest of the weights"),
+    "denominator": (
+        lambda r, x, t: ((x, t), {"denominator": np.array(2.0 + r)}),
+        "denominator is 2.0 on rank 0 and 3.0",
+    ),
+    "dtype": (
+        lambda r, x, t: ((x.astype("float32") if r else x, t), {}),
+        "the dtype is float64 on rank 0 and float32 on rank 1",
+    ),
     "refused": (lambda r, x, t: ((x, t if r != 1 else t[0]), {}), r"targets has dtype int64 and shape \(4,\)"),
     "narrow": (lambda r, x, t: ((x[..., :2] if r == 3 else x, t), {}), "has 2 classes, and vocabulary= names 5 here"),
     "explicit": (
@@ -261,6 +270,30 @@ def test_P3_calls_that_differ(change, text):
     for error in _errors(Hub(4).run(call)):
         with pytest.raises((ValueError, TypeError, RuntimeError), match=text):
             raise error
+
+
+@pytest.mark.clause("P3")
+def test_P3_another_function_on_one_rank():
+    hidden, weight, targets = np.ones((3, 4, 6)), np.ones((V, 6)), inputs("plain")[1]
+
+    def call(group):
+        own = weight[STARTS[group.rank] : STARTS[group.rank] + SIZES[group.rank]]
+        functions = crossent.linear_cross_entropy, crossent.linear_cross_entropy_and_grad
+        return functions[group.rank == 2](hidden, own, targets, vocabulary=_shard(group))
+
+    for error in _errors(Hub(4).run(call)):
+        assert "the gradient of hidden is not to come on rank 0 and asked for on rank 2" in str(error)
+
+
+@pytest.mark.clause("P3")
+def test_P3_equal_options_of_other_types_are_the_same():
+    x, targets, _ = inputs("plain")
+
+    def call(group):
+        options = {"label_smoothing": (0.5, np.float64(0.5))[group.rank % 2], "temperature": (1, 1.0)[group.rank % 2]}
+        return crossent.cross_entropy(part(x, group.rank), targets, vocabulary=_shard(group), **options)
+
+    assert len({float(value) for value in _values(Hub(4).run(call))}) == 1
 
 
 @pytest.mark.clause("P3")

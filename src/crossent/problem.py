@@ -25,7 +25,7 @@ from crossent.math import tokens
 from crossent.math.measures import DIRECTIONS
 from crossent.math.rows import LOSS, Head, Rows
 from crossent.options import DEFAULT, OptionNames, Options, options_once
-from crossent.shards import Part, VocabularyShard, part_of
+from crossent.shards import TARGETS, Part, VocabularyShard, part_of
 from crossent.types import Array
 
 # Bytes of the blocks of a call that makes its logits. A device's products need more rows to be at their best.
@@ -33,6 +33,7 @@ MEMORY, MEMORY_OF_DEVICE = 128 * 1024 * 1024, 1024 * 1024 * 1024
 
 
 # What calls accept besides options, by name: those that make their logits, and those that give gradients.
+_HIDDEN = "the gradient of hidden"
 _OF_HEAD, _OF_GRADIENT = ("bias", "classes", "memory"), ("out", "grad_output")
 
 
@@ -181,25 +182,27 @@ def prepare(
 
 def _told(library: Library, inputs: Inputs, form: checks.Form, options: Options, rows: Rows) -> dict[str, Any]:
     """What of a call is the same for all parts of a vocabulary, in the words of an error."""
-    named = {name: getattr(options, name) for name in OptionNames.__annotations__ if name != "engine"}
-    given = {
-        name: None if x is None else f"an array of shape {tuple(x.shape)}" if hasattr(x, "shape") else x
-        for name, x in (("weights", inputs.weights), ("denominator", inputs.denominator))
-    }
-    beside = inputs.class_weights, inputs.bias
-    told = (
-        named
-        | given
-        | {
-            "the shape of the tokens": form.tokens,
-            "the dtype of the loss": library.dtype_name(rows.weight) if rows.weight is not None else str(rows.dtype),
-            "class_weights": "given" if beside[0] is not None else "not given",
-            "bias": "given" if beside[1] is not None else "not given",
-            "targets are": "soft" if form.soft else "hard",
-        }
-    )
-    if rows.targets is not None and options.check_targets and 0 not in form.tokens:
-        told["a digest of the targets"] = library.digest(rows.targets)
+    told: dict[str, Any] = {"logits are": "given" if inputs.head is None else "made of hidden states"}
+    for name in OptionNames.__annotations__:
+        value = getattr(options, name)
+        if name != "engine":
+            told[name] = value if value is None or isinstance(value, (str, bool)) else float(value)
+    told["the shape of the tokens"], told["the dtype"] = form.tokens, form.dtype
+    told["the kind of the targets"] = "soft" if form.soft else "hard"
+    for name, x in (("class_weights", inputs.class_weights), ("bias", inputs.bias)):
+        told[name] = "not given" if x is None else "given"
+    beside: Any
+    for name, beside in (("weights", inputs.weights), ("denominator", inputs.denominator)):
+        x = beside
+        if hasattr(x, "shape") and tuple(x.shape):
+            told[name] = f"an array of shape {tuple(x.shape)}"
+        else:
+            told[name] = x if x is None or isinstance(x, str) else float(x)
+    if options.check_targets and 0 not in form.tokens:
+        if rows.targets is not None:
+            told[TARGETS] = library.digest(rows.targets)
+        if inputs.weights is not None:
+            told["a digest of the weights"] = library.digest(library.enter(inputs.weights))
     return told
 
 
@@ -313,6 +316,8 @@ def linear_loss(
     with library.computing(inputs.logits):
         parsed = options_once(options, library.keep_graph, _OF_HEAD)
         if part is not None:
+            is_followed = library.composes is not None and library.is_followed(inputs.logits)
+            part.told[_HIDDEN] = "to come" if is_followed else "not to come"
             inputs, form = part.without_padding(library, inputs, form)
         rows, ending = prepare(library, inputs.logits, inputs, form, parsed, memory, part)
         return library.linear_loss(inputs, rows, ending)
@@ -334,7 +339,7 @@ def linear_loss_and_gradients(
     form = checks.hidden_and_targets(library, inputs, classes, memory, size=part and part.shard.size)
     wanted = checks.needs(needs, inputs.bias is not None)
     if part is not None:
-        part.told["the gradient of hidden"] = "needed" if wanted[0] else "not needed"
+        part.told[_HIDDEN] = "asked for" if wanted[0] else "not asked for"
     hidden = inputs.logits
     with library.computing(hidden):
         parsed = options_once(options, library.keep_graph, (*_OF_HEAD, "needs", *_OF_GRADIENT))

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # The line of what is told that is there where a call has failed.
 _ERROR = "error"
+TARGETS = "a digest of the targets"
+_HINTS = {TARGETS: ", and numbers of classes of the whole vocabulary"}
 
 
 class VocabularyShard:
@@ -120,6 +122,8 @@ class Part:
 
     def options(self, library: Library, form: checks.Form, options: Options) -> Options:
         """Those of the call; TypeError or ValueError unless the group moves arrays of that library, by them."""
+        if library.knows_parts:
+            raise ValueError(f"{form.given} are in parts that are known, with vocabulary=; accepted: None")
         if library.family.name not in self._exchange.libraries:
             accepted = " and ".join(self._exchange.libraries)
             raise TypeError(f"{form.given} is a {library.name} array; accepted by the group of vocabulary=: {accepted}")
@@ -175,13 +179,14 @@ class Part:
         for rank, other in enumerate(everyone):
             if _ERROR in other and _ERROR not in call:
                 raise RuntimeError(f"rank {rank} of the group of vocabulary= raised {other[_ERROR]}")
-        for name in () if _ERROR in call else call:
+        names = dict.fromkeys(name for other in everyone for name in other)
+        for name in () if _ERROR in call else names:
             values = [other.get(name) for other in everyone]
             for rank, value in enumerate(values):
                 if repr(value) != repr(values[0]):
                     raise ValueError(
                         f"{name} is {values[0]} on rank 0 and {value} on rank {rank} of the group of "
-                        f"vocabulary=; accepted: the same on all"
+                        f"vocabulary=; accepted: the same on all{_HINTS.get(name, '')}"
                     )
 
     def failed(self, error: Exception) -> None:

@@ -57,6 +57,8 @@ class Library(Operations):
     """Whether Python may look at the values of any array, at any time."""
     checks_copies = False
     """Whether targets are checked as NumPy has them, since what is computed of readable ones may not be."""
+    knows_parts = False
+    """Whether arrays that lie in parts say so themselves."""
     keep_graph = False
     """Whether every array has to stay on the graph of the library."""
     leaves_out = True

@@ -77,6 +77,13 @@ _varying: Any = partial(lax.pcast, to="varying") if hasattr(lax, "pcast") else g
 
 def of(group: Any) -> Exchange:
     """That of the name of an axis."""
+    try:
+        lax.axis_index(group)
+    except NameError:
+        raise ValueError(
+            f"group is {group!r}, an axis that JAX does not know here; accepted: one that the program is within, as in "
+            f"jax.shard_map"
+        ) from None
     return Axis(group)
 
 

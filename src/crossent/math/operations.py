@@ -33,6 +33,14 @@ class Likeliest(NamedTuple):
     single: Array
 
 
+def _mixed(xp: Namespace, x: Array) -> Array:
+    """Integers of which each bit depends on many: products that wrap around, as those of machines do."""
+    for factor in (0x9E3779B1, 0x85EBCA77):
+        x = x * factor
+        x = xp.bitwise_xor(x, xp.bitwise_right_shift(x, xp.full_like(x, 15)))
+    return x
+
+
 class Operations:
     """Of one array library, whose namespace is `xp`."""
 
@@ -173,10 +181,14 @@ class Operations:
         """The same as a sum over one class, for arrays that are not to be indexed by arrays."""
         return self.xp.sum(self.xp.where(self.one_hot_mask(x.shape, t), x, self.xp.zeros_like(x)), axis=1)
 
-    def digest(self, t: Array) -> int:
-        """A number that tells integers from others, or the same in another order. It waits for the device of `t`."""
-        t = self.flat(t)
-        return int(self.xp.sum(t * (self.xp.arange(t.shape[0], dtype=t.dtype, device=self.device(t)) + 1)))
+    def digest(self, x: Array) -> int | float:
+        """A number that tells numbers from others, or the same in another order. It waits for the device of `x`."""
+        xp, (wide, integer) = self.xp, self.widest(self.device(x))
+        x = self.flat(x)
+        places = xp.arange(x.shape[0], dtype=integer, device=self.device(x))
+        if self.dtype_name(x) in FLOATS:
+            return float(xp.sum(self.cast(x, wide) * self.cast(_mixed(xp, places) & 0xFFFF, wide)))
+        return int(xp.sum(_mixed(xp, _mixed(xp, places) + self.cast(x, integer))))
 
     def likeliest(self, x: Array) -> Likeliest:
         """Where the largest numbers of rows are."""

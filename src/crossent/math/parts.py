@@ -129,9 +129,11 @@ def seen(ops: Operations, rows: Rows, x: Array, out: Array | None) -> Array:
     """
     y = transformed(ops, x, rows.coefficients, out)
     size: Array = None if rows.parts is None else rows.parts.size
-    return (
-        y if size is None or isinstance(size, int) else ops.xp.where(ops.xp.arange(x.shape[-1]) < size, y, -ops.xp.inf)
-    )
+    if size is None or isinstance(size, int):
+        return y
+    # A size that is only known now may be more than there is.
+    beyond = ops.xp.where(size > x.shape[-1], ops.xp.nan, -ops.xp.inf)
+    return ops.xp.where((ops.xp.arange(x.shape[-1]) < size) & (size <= x.shape[-1]), y, beyond)
 
 
 def own_of_part(ops: Operations, rows: Rows) -> Array:

@@ -84,6 +84,7 @@ class Distributed(TorchOnGraph):
     """Of one call, whose tensors are DTensors, or the same on every process."""
 
     leaves_out = False
+    knows_parts = True
 
     def __init__(self, mesh: Any, inputs: Inputs) -> None:
         """mesh: of the DTensors of the call."""

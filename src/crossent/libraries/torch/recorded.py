@@ -71,6 +71,8 @@ class TorchOnGraph(Torch):
 
     def statistics(self, rows: Rows) -> RowStatistics:
         """As constants, but for the class weights of targets."""
+        if torch.autograd.forward_ad._current_level >= 0:
+            raise RuntimeError("a vocabulary in shards has no forward derivatives in torch; accepted: reverse ones")
         from crossent.libraries.torch import formula, linear
 
         return linear.statistics(rows) if isinstance(rows.logits, Head) else formula.statistics(rows)
