@@ -194,10 +194,10 @@ def _told(library: Library, inputs: Inputs, form: checks.Form, options: Options,
     beside: Any
     for name, beside in (("weights", inputs.weights), ("denominator", inputs.denominator)):
         x = beside
-        if hasattr(x, "shape") and tuple(x.shape):
-            told[name] = f"an array of shape {tuple(x.shape)}"
-        else:
+        if not hasattr(x, "shape"):
             told[name] = x if x is None or isinstance(x, str) else float(x)
+        else:
+            told[name] = f"an array of shape {tuple(x.shape)}" if tuple(x.shape) else float(library.stop_gradient(x))
     if options.check_targets and 0 not in form.tokens:
         if rows.targets is not None:
             told[TARGETS] = library.digest(rows.targets)

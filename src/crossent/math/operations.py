@@ -184,7 +184,7 @@ class Operations:
     def digest(self, x: Array) -> int | float:
         """A number that tells numbers from others, or the same in another order. It waits for the device of `x`."""
         xp, (wide, integer) = self.xp, self.widest(self.device(x))
-        x = self.flat(x)
+        x = self.stop_gradient(self.flat(x))
         places = xp.arange(x.shape[0], dtype=integer, device=self.device(x))
         if self.dtype_name(x) in FLOATS:
             return float(xp.sum(self.cast(x, wide) * self.cast(_mixed(xp, places) & 0xFFFF, wide)))
