@@ -166,6 +166,7 @@ RANGES = {
     "gap": ((0, 7, 8, 18), (7, 0, 10, 5)),
     "late": ((1, 7, 7, 18), (6, 0, 11, 5)),
     "empty": ((0, 0, 0, 0), (0, 0, 0, 0)),
+    "more-than-columns": ((0, 7, 7, 19), (7, 0, 12, 4)),
 }
 
 
@@ -184,6 +185,11 @@ def test_P3_ranges_that_do_not_fit_are_nan(name, starts, sizes):
     of = jax.shard_map(local, mesh=MESH, in_specs=(LAST, LAST if soft else P()), out_specs=P())
     found = of(_spread(jnp.asarray(x)), _spread(jnp.asarray(targets), 0.0) if soft else jnp.asarray(targets))
     assert np.isnan(found).all()
+
+
+def test_an_axis_that_is_not_there():
+    with pytest.raises(ValueError, match="group is 'rows', an axis that JAX does not know here; accepted: one that"):
+        crossent.VocabularyShard(0, 4, "rows")
 
 
 def test_P1_shards_of_one_size_and_no_tokens():
