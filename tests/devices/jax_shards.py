@@ -5,7 +5,7 @@ this file in a process of its own, which has four.
 from __future__ import annotations
 
 import re
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +22,15 @@ WIDTH = max(SIZES)
 STARTS_OF, SIZES_OF = jnp.asarray(STARTS, jnp.int32), jnp.asarray(SIZES, jnp.int32)
 PLACES = np.concatenate([rank * WIDTH + np.arange(SIZES[rank]) for rank in range(4)])
 LAST = P(None, None, "classes")
-MESH = jax.make_mesh((4,), ("classes",), axis_types=(AxisType.Auto,))
 QUICK = ("plain", "classes-smoothed", "sequence", "soft-smoothed")
 EVERY_OPTION = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.extended) for name in OPTIONS]
 )
+
+
+@cache
+def _mesh():
+    return jax.make_mesh((4,), ("classes",), axis_types=(AxisType.Auto,))
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +61,7 @@ def _call(function, options, soft, *, outs, check=True):
         return function(x, t, vocabulary=_shard(check), **arrays, **rest)
 
     specs = {key: P("classes") if key == "class_weights" else P() for key in arrays}
-    of = jax.shard_map(local, mesh=MESH, in_specs=(LAST, LAST if soft else P(), specs), out_specs=outs)
+    of = jax.shard_map(local, mesh=_mesh(), in_specs=(LAST, LAST if soft else P(), specs), out_specs=outs)
     return lambda x, t: of(x, t, arrays)
 
 
@@ -103,7 +107,7 @@ def test_P1_derivatives_of_the_others_and_second_ones(name):
         return crossent.cross_entropy(x, t, weights=w, class_weights=u, vocabulary=_shard(), **options)
 
     specs = (LAST, LAST if soft else P(), P(), P("classes"))
-    of_shards = jax.shard_map(local, mesh=MESH, in_specs=specs, out_specs=P())
+    of_shards = jax.shard_map(local, mesh=_mesh(), in_specs=specs, out_specs=P())
 
     def sharded(x, w, u, q):
         return of_shards(_spread(x), _spread(q) if soft else jnp.asarray(targets), w, _spread(u))
@@ -147,7 +151,7 @@ def test_P2_hidden_states(name, memory):
 
         specs = {key: P("classes") if key == "class_weights" else P() for key in arrays}
         ins = (P(), P("classes"), P("classes"), LAST if soft else P(), specs)
-        of = jax.shard_map(local, mesh=MESH, in_specs=ins, out_specs=outs)
+        of = jax.shard_map(local, mesh=_mesh(), in_specs=ins, out_specs=outs)
         return lambda h, w, b: of(h, w, b, t, arrays)
 
     pair = in_parts(crossent.linear_cross_entropy_and_grad, (P(), (P(), P("classes"), P("classes"))))
@@ -182,7 +186,7 @@ def test_P3_ranges_that_do_not_fit_are_nan(name, starts, sizes):
         shard = crossent.VocabularyShard(jnp.asarray(starts)[i], jnp.asarray(sizes)[i], "classes")
         return crossent.cross_entropy(x, t, vocabulary=shard, reduction="none")
 
-    of = jax.shard_map(local, mesh=MESH, in_specs=(LAST, LAST if soft else P()), out_specs=P())
+    of = jax.shard_map(local, mesh=_mesh(), in_specs=(LAST, LAST if soft else P()), out_specs=P())
     found = of(_spread(jnp.asarray(x)), _spread(jnp.asarray(targets), 0.0) if soft else jnp.asarray(targets))
     assert np.isnan(found).all()
 
@@ -200,7 +204,7 @@ def test_P1_shards_of_one_size_and_no_tokens():
         shard = crossent.VocabularyShard(2 * jax.lax.axis_index("classes"), 2, "classes")
         return crossent.cross_entropy(x, t, vocabulary=shard)
 
-    of = jax.shard_map(local, mesh=MESH, in_specs=(P(None, "classes"), P()), out_specs=P())
+    of = jax.shard_map(local, mesh=_mesh(), in_specs=(P(None, "classes"), P()), out_specs=P())
     np.testing.assert_allclose(of(x, t), crossent.cross_entropy(x, t), rtol=1e-14)
     assert of(x[:0], t[:0]) == 0
     padded = partial(jnp.pad, pad_width=((0, 0), (0, 1)), constant_values=9)

@@ -25,10 +25,10 @@ __all__ = ["NUMPY", "SERVED", "Exchange", "Inputs", "Library", "exchange_of", "i
 SERVED: Final = "NumPy, CuPy, PyTorch, JAX, Dask, MLX, or a library that has what the array API standard has"
 # What the mathematics takes of a namespace: one that claims the standard and lacks some is not served.
 _TAKEN: Final = (
-    *("abs", "any", "arange", "argmax", "argsort", "astype", "broadcast_to", "concat", "empty", "exp", "expm1"),
-    *("float32", "float64", "full", "full_like", "inf", "int64", "isnan", "log", "log1p", "matmul", "max", "maximum"),
-    *("moveaxis", "multiply", "nan", "ones", "ones_like", "reshape", "sort", "subtract", "sum", "take"),
-    *("take_along_axis", "tanh", "uint8", "where", "zeros", "zeros_like"),
+    *("abs", "any", "arange", "argmax", "argsort", "astype", "bitwise_right_shift", "bitwise_xor", "broadcast_to"),
+    *("concat", "empty", "exp", "expm1", "float32", "float64", "full", "full_like", "inf", "int64", "isnan", "log"),
+    *("log1p", "matmul", "max", "maximum", "moveaxis", "multiply", "nan", "ones", "ones_like", "reshape", "round"),
+    *("sort", "stack", "subtract", "sum", "take", "take_along_axis", "tanh", "uint8", "where", "zeros", "zeros_like"),
 )
 
 # The module that has the type of a library's arrays, the type's name, and the file here that has the library's object.
