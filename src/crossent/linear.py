@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from crossent import views
+from crossent.math import formula
 from crossent.math.parts import nothing_of, put_together
 from crossent.math.rows import Head, Rows, over_lines
 from crossent.math.statistics import Described, RowStatistics, Spread
@@ -93,7 +94,7 @@ def _of_part(library: Library, rows: Rows) -> RowStatistics:
     if len(parts) == 1 and head.made is not None:
         head.made.append(block)
     if head.places is None:
-        return views.joined(library, parts)
+        return formula.joined(library, parts)
 
     def whole(*lines: Array) -> Array:
         line = library.xp.zeros((n,), dtype=lines[0].dtype, device=library.device(lines[0]))

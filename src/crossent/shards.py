@@ -129,7 +129,7 @@ class Part:
             raise TypeError(f"{form.given} is a {library.name} array; accepted by the group of vocabulary=: {accepted}")
         if options.algorithm == "explicit":
             raise ValueError("algorithm is 'explicit' with vocabulary=; accepted: 'stable'")
-        # The engines that torch calls when a program runs walk whole rows.
+        # The engines that a traced program calls walk whole rows.
         is_open = library.state == "traced" and options.engine == "auto"
         return replace(options, engine="array_api") if is_open else options
 

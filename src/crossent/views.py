@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from crossent.engines import select
 from crossent.math import formula
 from crossent.math.parts import nothing_of, put_together, with_masses
-from crossent.math.rows import Rows, of_rows, over_lines
+from crossent.math.rows import Rows, cut_lines, of_rows
 from crossent.math.statistics import Described, RowStatistics
 from crossent.types import Array
 
@@ -112,7 +112,7 @@ def of_part(library: Library, rows: Rows) -> RowStatistics:
     if not rows.logits.shape[-1]:
         return nothing_of(library, rows)
     engine = select.engine(rows.engine)
-    return joined(library, [engine.statistics(library, part) for _, part, _ in _matrices(library, rows, None)])
+    return formula.joined(library, [engine.statistics(library, part) for _, part, _ in _matrices(library, rows, None)])
 
 
 def _walk_part(
@@ -136,21 +136,11 @@ def _walk_part(
     for start, part, place in _matrices(library, walked, matrix):
         stop = start + part.logits.shape[0]
         here = _matrix(library, matrix, place)
-        engine.gradient(library, part, _cut(found, start, stop), _cut(outcome, start, stop), here)
+        engine.gradient(library, part, cut_lines(found, start, stop), cut_lines(outcome, start, stop), here)
         _put(library, matrix, place, here)
     if matrix is not d:
         _put(library, d, (), matrix)
     return outcome.loss, d
-
-
-def joined(library: Library, parts: list[RowStatistics]) -> RowStatistics:
-    """The statistics of rows, from those of consecutive ones."""
-    return parts[0] if len(parts) == 1 else over_lines(lambda *lines: library.xp.concat(list(lines)), *parts)
-
-
-def _cut(lines: Any, start: int, stop: int) -> Any:
-    """What belongs to the rows from `start` to `stop`."""
-    return over_lines(lambda x: of_rows(x, start, stop), lines)
 
 
 def describe(library: Library, rows: Rows) -> Described:

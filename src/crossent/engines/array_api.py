@@ -17,7 +17,7 @@ from crossent.engines import host_memory, threads
 from crossent.math import formula
 from crossent.math import statistics as row_statistics
 from crossent.math.outcome import Outcome
-from crossent.math.rows import Rows, of_rows, over_lines
+from crossent.math.rows import Rows, cut_lines, of_rows
 from crossent.math.statistics import Described, RowStatistics
 from crossent.types import Array
 
@@ -78,18 +78,15 @@ def describe(library: Library, rows: Rows) -> Described:
 
 def statistics(library: Library, rows: Rows) -> RowStatistics:
     """The statistics of rows, or of a piece of each, a block at a time."""
-    parts = [formula.statistics_of(library, part) for _, _, part in _widened(library, rows)]
-    found: RowStatistics = over_lines(lambda *lines: library.xp.concat(list(lines)), *parts)
-    return found
+    return formula.joined(library, [formula.statistics_of(library, part) for _, _, part in _widened(library, rows)])
 
 
 def gradient(library: Library, rows: Rows, found: RowStatistics, outcome: Outcome, out: Array) -> None:
     """Write the gradient of a piece of rows, from the statistics and the outcome of the whole rows, into `out`."""
     for i, j, part in _widened(library, rows):
-        of_block = over_lines(lambda x, i=i, j=j: of_rows(x, i, j), found)
-        numbers = over_lines(lambda x, i=i, j=j: of_rows(x, i, j), outcome)
         block = out[i:j, :]
-        block[...] = library.narrowed(formula.gradient_of(library, part, of_block, numbers), block)
+        d = formula.gradient_of(library, part, cut_lines(found, i, j), cut_lines(outcome, i, j))
+        block[...] = library.narrowed(d, block)
 
 
 def _widened(library: Library, rows: Rows) -> Iterator[tuple[int, int, Rows]]:

@@ -7,16 +7,19 @@ engine does to each block. `statistics` and `gradient` are their two halves, for
 from __future__ import annotations
 
 from functools import partial
+from typing import TypeVar
 
 from crossent.math import explicit, measures, statistics
 from crossent.math.operations import Operations
 from crossent.math.outcome import Outcome, outcome
 from crossent.math.parts import nothing_of, put_together, seen, shared, with_masses
-from crossent.math.rows import EXPLICIT, LOSS, Rows
-from crossent.math.statistics import Described, Masses, RowStatistics, Spread
+from crossent.math.rows import EXPLICIT, LOSS, Rows, over_lines
+from crossent.math.statistics import Described, Masses, RowStatistics
 from crossent.math.targets import class_masses, soft_masses
 from crossent.math.transform import slope, transformed
 from crossent.types import Array
+
+_Lines = TypeVar("_Lines", Described, RowStatistics)
 
 
 def losses(ops: Operations, rows: Rows, out: Array | None = None) -> Array:
@@ -125,14 +128,12 @@ def described(ops: Operations, pieces: list[RowStatistics], rows: Rows) -> Descr
     return Described(outcome_of(ops, found, rows, None).loss, found.maximum, found.spread)
 
 
-def joined(ops: Operations, parts: list[Described]) -> Described:
-    """What rows tell, from what consecutive ones do."""
+def joined(ops: Operations, parts: list[_Lines]) -> _Lines:
+    """What rows tell, or the statistics of them, from those of consecutive ones."""
     if len(parts) == 1:
         return parts[0]
-    losses, maximum, spreads = zip(*parts, strict=True)
-    concat = ops.xp.concat
-    spread = Spread(*(concat(list(each)) for each in zip(*spreads, strict=True)))
-    return Described(concat(list(losses)), concat(list(maximum)), spread)
+    found: _Lines = over_lines(lambda *lines: ops.xp.concat(list(lines)), *parts)
+    return found
 
 
 def target_logits(ops: Operations, rows: Rows) -> Array:

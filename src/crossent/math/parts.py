@@ -38,8 +38,8 @@ class Parts(NamedTuple):
     """What there is to know of a part, beside its first class.
 
     size: how many of the first columns of its logits are classes: all, unless that is a number that a program is to
-    compute. is_known: whether the parts are known to hold each
-    class once, and the vocabulary to be as large as they are together.
+    compute. is_known: whether the parts are known to hold each class once, and the vocabulary to be as large as they
+    are together.
     """
 
     group: Group

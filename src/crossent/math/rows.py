@@ -121,6 +121,11 @@ def of_rows(scale: Array | float, start: int, stop: int) -> Array | float:
     return scale if isinstance(scale, float) or scale.ndim == 0 else scale[start:stop]
 
 
+def cut_lines(lines: Any, start: int, stop: int) -> Any:
+    """What belongs to the rows from `start` to `stop`."""
+    return over_lines(lambda x: of_rows(x, start, stop), lines)
+
+
 def over_lines(function: Callable[..., Any], *of: Any) -> Any:
     """`function` of the arrays of tuples of arrays, numbers and None."""
     first = of[0]
