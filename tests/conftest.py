@@ -20,10 +20,12 @@ def pytest_collection_finish(session):
     worker = getattr(session.config, "workerinput", None)
     if worker is None or len(session.items) < 1000 or importlib.util.find_spec("numba") is None:
         return
-    from crossent.engines.numba_cpu.kernel import GRADIENT, STATISTICS, kernel
+    from crossent.engines.numba_cpu.kernel import kernel
+    from crossent.engines.numba_cpu.layout import GRADIENT, STATISTICS, WALK, Kind
 
-    kinds = [(name, soft) for name in ("float32", "float64", "float16", "bfloat16") for soft in (None, name)]
+    dtypes = [(name, soft) for name in ("float32", "float64", "float16", "bfloat16") for soft in (None, name)]
+    kinds = [Kind(WALK, *of, short=short) for short in (True, False) for of in dtypes]
     # The halves of the walk, which `test_verbs.py` asks for.
-    kinds += [(name, soft, verb) for name, soft in kinds[:4] for verb in (STATISTICS, GRADIENT)]
+    kinds += [Kind(verb, *of) for of in dtypes[:4] for verb in (STATISTICS, GRADIENT)]
     for kind in kinds[int(worker["workerid"].removeprefix("gw")) :: worker["workercount"]]:
-        kernel(*kind)
+        kernel(kind)

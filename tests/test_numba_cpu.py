@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("numba")
 
 from crossent.engines import array_api, host_memory
-from crossent.engines.numba_cpu import kernel
+from crossent.engines.numba_cpu import kernel, native
 from crossent.libraries import NUMPY
 from crossent.math.rows import Coefficients, Rows
 from crossent_conformance import oracle, units
@@ -327,7 +327,9 @@ def test_what_is_walked_as_it_lies():
 
 CHANGES = {
     "package": lambda monkeypatch: monkeypatch.setattr("crossent.__version__", "0"),
-    "compiler": lambda monkeypatch: monkeypatch.setattr("numba.__version__", "0"),
+    "compiler": lambda monkeypatch: monkeypatch.setattr(native.metadata, "version", lambda name: "0"),
+    "settings": lambda monkeypatch: monkeypatch.setenv("NUMBA_OPT", "2"),
+    "processor": lambda monkeypatch: monkeypatch.setattr(native, "_processor", lambda: ("", "", "")),
     "machine code": lambda monkeypatch: monkeypatch.setattr("llvmlite.__version__", "0"),
     "python": lambda monkeypatch: monkeypatch.setattr("sys.version", "0"),
     "sources": lambda monkeypatch: monkeypatch.setattr(Path, "read_bytes", lambda self: self.name.encode()),
@@ -337,8 +339,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_what_a_kernel_is_made_from_is_in_the_name_under_which_it_is_kept(monkeypatch, tmp_path, change):
     monkeypatch.setenv("CROSSENT_CACHE_DIR", str(tmp_path))
-    compiled = importlib.import_module("numba").njit(lambda: None)
-    before = kernel._path("walk", compiled)
-    assert before == kernel._path("walk", compiled) != kernel._path("statistics", compiled)
+    before = native._path("walk")
+    assert before == native._path("walk") != native._path("statistics")
     change(monkeypatch)
-    assert kernel._path("walk", compiled) != before
+    assert native._path("walk") != before

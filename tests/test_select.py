@@ -153,7 +153,7 @@ EXPLAINED = f"{TWICE}print(crossent.explain(x))"
 
 def test_a_numba_that_does_not_import_is_a_reason(tmp_path):
     (tmp_path / "numba.py").write_text("raise ImportError('Numba needs NumPy 1.99 or less')\n")
-    found = _fresh(EXPLAINED, str(tmp_path)).stdout
+    found = _fresh(EXPLAINED, str(tmp_path), CROSSENT_CACHE_DIR=str(tmp_path / "kept")).stdout
     assert "numba: cannot serve: Numba does not import: ImportError: Numba needs NumPy 1.99 or less" in found
 
 
@@ -196,18 +196,19 @@ def test_a_compilation_that_takes_long_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("of", "text"),
     [
-        (("float32",), "float32"),
-        (("float32", "float64"), "float32 logits and float64 soft targets"),
-        (("float32", "float64", 6), "float32 logits and float64 logits of a teacher"),
+        ((0, "float32"), "float32"),
+        ((0, "float32", "float64"), "float32 logits and float64 soft targets"),
+        ((6, "float32", "float64"), "float32 logits and float64 logits of a teacher"),
     ],
 )
 def test_what_is_compiled_is_named(of, text, monkeypatch):
-    from crossent.engines.numba_cpu import kernel
+    from crossent.engines.numba_cpu import kernel, native
+    from crossent.engines.numba_cpu.layout import Kind
 
-    monkeypatch.setattr(kernel, "_load", lambda *_: False)
-    monkeypatch.setattr(kernel, "log_if_slow", pytest.fail)
+    monkeypatch.setattr(native, "_loaded", lambda *_: None)
+    monkeypatch.setattr(native, "log_if_slow", pytest.fail)
     with pytest.raises(pytest.fail.Exception, match=f"^crossent compiles its kernel for {text}, which"):
-        kernel.kernel._make(*of)
+        kernel.kernel._make(Kind(*of))
 
 
 @pytest.mark.extended
@@ -290,7 +291,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.parametrize(
     ("module", "later"),
-    [("numba.core", 0), ("crossent.engines.numba_cpu.kernel", 1.0)],
+    [("numba.core", 0), ("crossent.engines.numba_cpu.program", 1.0)],
     ids=["imports", "compiles"],
 )
 def test_a_fork_while_a_thread_imports_or_compiles(tmp_path, module, later):

@@ -5,7 +5,8 @@ formulas are those of `crossent.math`. The bits of a row are a function of its o
 its dtypes, and of nothing else: the order of every sum is written down, and no block, part, alignment or neighbour has
 a say.
 
-    kernel.py                   compiled when first needed, kept on disk; which rows it can walk
+    kernel.py, layout.py        calls of what is compiled: which rows it can walk, the words that it is told
+    native.py, program.py       machine code: kept on disk and loaded; made by Numba when it is first needed
     long_rows.py, tiles.py      rows of many columns: vectors along a row
     short_rows.py, transposes.py   short rows: one in each lane
     measures.py                 what is measured beside the loss: entropies and divergences
@@ -21,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crossent.engines import host_memory, threads
-from crossent.engines.numba_cpu import kernel
-from crossent.engines.numba_cpu.long_rows import BLOCK
+from crossent.engines.numba_cpu import kernel, native
+from crossent.engines.numba_cpu.layout import BLOCK, SMALL
 from crossent.math.outcome import Outcome
 from crossent.math.rows import Rows, of_rows
 from crossent.math.statistics import LINES, Described, RowStatistics, Spread, of_table
@@ -31,14 +32,12 @@ from crossent.types import Array
 if TYPE_CHECKING:
     from crossent.libraries.base import Library
 
-# Logits below which a second thread costs more than it saves.
-SMALL = 1 << 17
 _EVERY = slice(None)
 
 
 def problem(device: int = 0) -> str | None:
     """Why the engine cannot be used on this machine; None where it can."""
-    return kernel.problem()
+    return native.problem()
 
 
 def obstacle(dtype: str, classes: int, device: int) -> str | None:

@@ -292,6 +292,38 @@ def store_place(typingctx: Any, address: Any, number: Any) -> Any:
 
 
 @intrinsic
+def load_int32(typingctx: Any, address: Any) -> Any:
+    """The int32 number at an address, as an int64."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: list[ir.Value]) -> ir.Value:
+        return builder.sext(builder.load(pointer_to(builder, args[0], INT32), typ=INT32), ir.IntType(64))
+
+    return signature(types.intp, types.intp), emit
+
+
+@intrinsic
+def load_double(typingctx: Any, address: Any) -> Any:
+    """The float64 number at an address."""
+    double = ir.DoubleType()
+
+    def emit(context: Any, builder: Any, sig: Any, args: list[ir.Value]) -> ir.Value:
+        return builder.load(pointer_to(builder, args[0], double), typ=double)
+
+    return signature(types.float64, types.intp), emit
+
+
+@intrinsic
+def store_double(typingctx: Any, address: Any, number: Any) -> Any:
+    """Write a float64 number at an address."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: list[ir.Value]) -> ir.Value:
+        builder.store(args[1], pointer_to(builder, args[0], args[1].type))
+        return context.get_dummy_value()
+
+    return signature(types.none, types.intp, types.float64), emit
+
+
+@intrinsic
 def copy_one(typingctx: Any, like: Any, target: Any, source: Any) -> Any:
     """Copy an element of the format `like` from one address to another."""
     memory, _ = shape_in_memory(like, None)

@@ -28,6 +28,7 @@ from crossent.engines.numba_cpu.elements import (
 )
 from crossent.engines.numba_cpu.functions import added, exp, sum_of_lanes
 from crossent.engines.numba_cpu.lanes import first, first_of, itemsize, lane_is, lanes, largest, lowest, widened
+from crossent.engines.numba_cpu.layout import BLOCK
 from crossent.engines.numba_cpu.outcome import centre_of, masses, outcome, plain, possible
 from crossent.engines.numba_cpu.tiles import (
     TILE,
@@ -43,9 +44,6 @@ from crossent.math.statistics import UNIT
 
 # The most tiles of a row; longer rows have longer tiles. Part of the result's bits.
 PIECES = 256
-# Bytes of logits that are to stay in a core's second-level cache between their statistics and their gradient.
-BLOCK = 256 * 1024
-
 # Bytes from a gradient that is written to the one whose cache lines are asked for meanwhile.
 AHEAD = 512
 _INF, _NAN = np.inf, np.nan

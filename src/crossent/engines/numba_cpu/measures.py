@@ -34,6 +34,7 @@ from crossent.engines.numba_cpu.functions import (
     sum_of_lanes,
 )
 from crossent.engines.numba_cpu.lanes import first, itemsize, lane_is, lanes, largest, total, widened
+from crossent.engines.numba_cpu.layout import MEASURES
 from crossent.engines.numba_cpu.long_rows import (
     AHEAD,
     PIECE_TABLE,
@@ -46,9 +47,7 @@ from crossent.engines.numba_cpu.outcome import centre_of, plain
 from crossent.engines.numba_cpu.tiles import TILE, maximum_of_tile, pair_without, place_in_tile, weighed
 from crossent.engines.numba_cpu.transform import seen, seen_first, seen_one, seen_with_slope, steepened_one
 from crossent.engines.numba_cpu.vectors import filled, inline, vector_like, where
-from crossent.math.measures import ENTROPY, FORWARD, JENSEN_SHANNON, LOG_SUM_EXP, REVERSE
 
-MEASURES = (LOG_SUM_EXP, ENTROPY, FORWARD, REVERSE, JENSEN_SHANNON)
 _LOG_SUM_EXP, _ENTROPY, _FORWARD, _REVERSE, _JENSEN_SHANNON = range(len(MEASURES))
 _INF, _NAN = np.inf, np.nan
 

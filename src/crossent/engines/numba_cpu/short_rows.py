@@ -24,15 +24,13 @@ from crossent.engines.numba_cpu.elements import (
 )
 from crossent.engines.numba_cpu.functions import added, exp, finished
 from crossent.engines.numba_cpu.lanes import itemsize, lanes
+from crossent.engines.numba_cpu.layout import SHORT
 from crossent.engines.numba_cpu.long_rows import weight_and_scale
 from crossent.engines.numba_cpu.outcome import centre_of, masses, outcome, possible, terms
 from crossent.engines.numba_cpu.tiles import counted, weighed
 from crossent.engines.numba_cpu.transform import format_seen, seen_with_slope
 from crossent.engines.numba_cpu.transposes import few_to_lanes, lanes_to_few, lanes_to_rows, rows_to_lanes
 from crossent.engines.numba_cpu.vectors import filled, inline, larger, vector_like, where
-
-# The most columns of rows that are walked this way. Part of the result's bits.
-SHORT = 112
 
 _INF, _NAN = np.inf, np.nan
 _TABLE = SHORT * 64

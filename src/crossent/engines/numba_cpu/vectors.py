@@ -97,6 +97,19 @@ def format_of(typingctx: Any, array: Any) -> Any:
     return signature(Format(array.dtype), array), emit
 
 
+def format_like(dtype: types.Type) -> Any:
+    """A function that gives the format of elements of a type."""
+
+    @intrinsic
+    def the_format(typingctx: Any) -> Any:
+        def emit(context: Any, builder: Any, sig: Any, args: list[ir.Value]) -> ir.Value:
+            return context.get_dummy_value()
+
+        return signature(Format(dtype)), emit
+
+    return the_format
+
+
 def constant(kind: ir.Type, value: Any) -> ir.Constant:
     """A constant of an LLVM type, in every lane where that is a vector."""
     return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
