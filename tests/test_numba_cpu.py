@@ -1,6 +1,5 @@
 """The compiled engine for host memory beside the array-API engine, and beside 60 digits."""
 
-import importlib
 from pathlib import Path
 
 import numpy as np

@@ -94,6 +94,10 @@ class Options:
     """
     mixture: Any = 0.5
     coefficients: Coefficients = field(init=False)
+    straight: tuple[Coefficients, int | None, bool, float, bool] | None = field(init=False)
+    """For a call of plain arrays that may be answered in one step: the coefficients, the target that is ignored,
+    whether targets are checked, what the sum is divided by (0 for how many tokens count), whether losses are kept.
+    """
 
     def __post_init__(self) -> None:
         """Check the values, and find what they mean."""
@@ -131,6 +135,10 @@ class Options:
                 mixture=float(self.mixture),
             ),
         )
+        c, divisors = self.coefficients, {"mean": 0.0, "sum": 1.0, "none": 1.0}
+        is_straight = c.measure == LOSS and not c.ieee and self.reduction in divisors
+        ending = bool(self.check_targets), divisors.get(self.reduction, 1.0), self.reduction == "none"
+        object.__setattr__(self, "straight", (c, self.ignore_index, *ending) if is_straight else None)
 
 
 DEFAULTS = {each.name: each.default for each in fields(Options) if each.name in OptionNames.__annotations__}

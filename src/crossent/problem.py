@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crossent import checks, linear, views
-from crossent.engines.select import ENGINE_CHECKS_RANGE
+from crossent.engines import select
+from crossent.engines.select import ENGINE_CHECKS_RANGE, STRAIGHT
 from crossent.libraries import NUMPY, Inputs, Library
 from crossent.math import reduction as reductions
 from crossent.math import tokens
@@ -242,12 +243,58 @@ def of_part(function: Callable[..., Any], shard: VocabularyShard | None, *given:
         return function(*given, part=part)
 
 
+def _straight(
+    library: Library, inputs: Inputs, options: Options, scale: float | None = None, out: Array | None = None
+) -> tuple[Array, Array | None] | None:
+    """The loss of a call of plain arrays in one step, and with `scale` its gradient, in `out` where it is given.
+
+    None where there is no such step, or where something is wrong with the call: nothing is written then.
+    """
+    x, t, weights, class_weights, denominator, _, _ = inputs
+    if options.straight is None or not weights is class_weights is denominator is None:
+        return None
+    given = library.straight(x, t)
+    if given is None:
+        return None
+    name = library.engine(options.engine, x, given[0], given[2], LOSS)
+    if name not in STRAIGHT:
+        return None
+    d, place, step = None, 0, 0
+    if scale is not None:
+        found = library.straight_out(x, t, out)
+        if found is None:
+            return None
+        d, place, step = found
+    value: Array | None = select.engine(name).straight(given, *options.straight, scale, place, step, out is not None)
+    if value is None:
+        return None
+    return value.reshape(tuple(t.shape)) if value.ndim and t.ndim != 1 else value, d
+
+
+def _straight_loss(library: Library, inputs: Inputs, options: Options) -> Array | None:
+    is_recorded = library.is_recorded(inputs.logits)
+    if is_recorded is None or (is_recorded and options.reduction == "none"):
+        return None
+    found = _straight(library, inputs, options, 1.0 if is_recorded else None)
+    return None if found is None else library.leave_straight(inputs, *found, partial(_prepared, library, options))
+
+
+def _prepared(library: Library, options: Options, inputs: Inputs) -> tuple[Rows, Ending]:
+    form = checks.logits_and_targets(library, inputs.logits, inputs.targets)
+    with library.computing(inputs.logits):
+        return prepare(library, inputs.logits, inputs, form, options)
+
+
 def loss(inputs: Inputs, options: Options | Mapping[str, Any], part: Part | None = None) -> Array:
     """The loss of a call. part: of the vocabulary, where the logits are not of all of it."""
     logits = inputs.logits
     library: Library = NUMPY
     if type(logits) is not np.ndarray:
         library = checks.library_of("logits", logits, "an array of shape (..., V)").of_call(inputs)
+    if part is None and library.has_steps:
+        value = _straight_loss(library, inputs, options_once(options, library.keep_graph) if options else DEFAULT)
+        if value is not None:
+            return value
     form_of = checks.logits_and_targets if type(options) is dict else _form(options)
     form = form_of(library, logits, inputs.targets) if part is None else part.form(library, inputs)
     with library.computing(logits):
@@ -270,6 +317,15 @@ def loss_and_gradient(
     """The loss of a call and its gradient, times `sign`, outside any framework's graph."""
     family = checks.library_of("logits", inputs.logits, "an array of shape (..., V)")
     library, inputs = family.off_graph(inputs)
+    if part is None and form is None and library.has_steps and (grad_output is None or type(grad_output) is float):
+        parsed = options_once(options, library.keep_graph, _OF_GRADIENT) if options else DEFAULT
+        if grad_output is None or parsed.reduction != "none":
+            found = _straight(library, inputs, parsed, sign if grad_output is None else grad_output * sign, out)
+            if found is not None:
+                value, d = found
+                if out is not None:
+                    library.written(out)
+                return library.leave(value), d
     given = inputs.logits
     if part is not None:
         form = part.form(library, inputs)

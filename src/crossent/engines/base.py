@@ -6,6 +6,7 @@ pieces of a vocabulary that lie apart have no other way.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from crossent.math.outcome import Outcome
@@ -31,6 +32,9 @@ class Engine(Protocol):
 
     def walk(self, library: Library, rows: Rows, losses: Array, scale: Array | float | None, out: Array | None) -> None:
         """Write the losses (N,) of whole rows into `losses`, and with `out` (N, V) their gradient, times `scale`."""
+
+    straight: Callable[..., Array | None]
+    """Of engines in `select.STRAIGHT`: see `numba_cpu/one_step.py`."""
 
     def describe(self, library: Library, rows: Rows) -> Described:
         """What whole rows with hard targets tell, without smoothing; their losses have the bits of `walk`."""

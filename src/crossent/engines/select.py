@@ -32,6 +32,9 @@ _WALKS: Final = {
 # The engines that look at a target before they follow it: the row of one outside the vocabulary is NaN by itself.
 ENGINE_CHECKS_RANGE: Final = frozenset(_WALKS)
 
+# The engines that check targets, walk rows and add up losses in one step: see `numba_cpu/one_step.py`.
+STRAIGHT: Final = frozenset(("numba",))
+
 
 class Kind(NamedTuple):
     """What an engine knows of logits before it walks them: eager, lazy or traced; their memory and its number."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +19,7 @@ from crossent.description import TokenStatistics
 from crossent.engines import select
 from crossent.math import formula
 from crossent.math.operations import RUN, Operations
-from crossent.math.rows import Head, Rows
+from crossent.math.rows import Head, Rows, Straight
 from crossent.math.statistics import Described, RowStatistics
 from crossent.types import Array, Namespace
 
@@ -59,6 +60,8 @@ class Library(Operations):
     """Whether targets are checked as NumPy has them, since what is computed of readable ones may not be."""
     knows_parts = False
     """Whether arrays that lie in parts say so themselves."""
+    has_steps = False
+    """Whether a call may be answered in one step."""
     keep_graph = False
     """Whether every array has to stay on the graph of the library."""
     leaves_out = True
@@ -156,6 +159,16 @@ class Library(Operations):
             return select.best(self.state, memory, number, dtype, classes, measure)
         return select.asked_for(asked, self.kind(like, dtype, classes, measure), self.describe(like))
 
+    def straight(self, x: Array, t: Array) -> Straight | None:
+        """Logits and targets for a call in one step; None where there is no such call of them."""
+        return None
+
+    def straight_out(self, x: Array, t: Array, out: Array | None) -> tuple[Array, int, int] | None:
+        """What the gradient is written to, its name as `straight` has names, and the bytes from row to row; None where
+        it may not be written while `x` and `t` are read.
+        """
+        raise NotImplementedError(f"{self.name} has no calls in one step")
+
     # --- in and out ---------------------------------------------------------------------------------------------------
 
     def enter(self, x: Any) -> Any:
@@ -175,6 +188,19 @@ class Library(Operations):
     def first_rows(self, x: Array, n: int) -> Array:
         """The first `n` rows of a weight, or numbers of a bias: those of classes, without padding."""
         return x[:n, ...]
+
+    def leave_straight(
+        self, inputs: Inputs, loss: Array, d: Array | None, prepared: Callable[[Inputs], tuple[Rows, Ending]]
+    ) -> Array:
+        """A loss of a call in one step as an array of the library of the logits.
+
+        d: its gradient, where `is_recorded`. prepared: what the call is, should it be needed.
+        """
+        return self.leave(loss)
+
+    def is_recorded(self, x: Array) -> bool | None:
+        """Whether a call in one step finds the gradient, too; None where it is no such call."""
+        return False
 
     def leave(self, result: Array) -> Array:
         """A loss as an array of the library of the logits."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from crossent import views
 from crossent.engines import host_memory, select
-from crossent.libraries.base import Library
+from crossent.libraries.base import Inputs, Library
+from crossent.math.rows import Straight
 from crossent.types import Array
 
 _NAMES: dict[Any, str] = {}
@@ -17,6 +19,10 @@ _DOUBLE, _SINGLE, _INTEGER = np.dtype(np.float64), np.dtype(np.float32), np.dtyp
 _LEAST = {dtype: dtype.type(np.finfo(dtype).min) for dtype in (_SINGLE, _DOUBLE)}
 _OF_NUMPY = frozenset(np.dtype(name) for name in ("float16", "float32", "float64"))
 _EVERY = slice(None)
+_STRAIGHT = {_SINGLE: "float32", _DOUBLE: "float64", np.dtype(np.float16): "float16"}
+_TARGETS = {_INTEGER: 8, np.dtype(np.int32): 4}
+WITHIN = object.__basicsize__
+"""Where the address of its elements stands in an array of NumPy's: first, after what every object has."""
 # Bytes of a cache line.
 _LINE = 64
 
@@ -26,6 +32,7 @@ class NumPy(Library):
 
     in_place = True
     always_readable = True
+    has_steps = True
 
     # --- what the arrays of a call are --------------------------------------------------------------------------------
 
@@ -62,6 +69,38 @@ class NumPy(Library):
             return select.best("eager", "host", 0, "", 0, measure)
         return super().engine(asked, like, dtype, classes, measure)
 
+    def straight(self, x: Array, t: Array) -> Straight | None:
+        """Plain arrays, whose rows are a matrix with elements side by side."""
+        if type(x) is not np.ndarray or type(t) is not np.ndarray:
+            return None
+        dtype, size = _STRAIGHT.get(x.dtype), _TARGETS.get(t.dtype)
+        *tokens, v = x.shape or (0,)
+        flags, flags_of_targets = x.flags, t.flags
+        if dtype is None or size is None or t.shape != (*tokens,) or not flags.aligned or not flags_of_targets.aligned:
+            return None
+        step, n = v * x.itemsize, t.size
+        if not flags.c_contiguous:
+            if len(tokens) != 1 or x.strides[1] != x.itemsize:
+                return None
+            step = x.strides[0]
+        if not n or not v or not flags_of_targets.c_contiguous:
+            return None
+        return dtype, n, v, id(x), step, id(t), size, WITHIN
+
+    def straight_out(self, x: Array, t: Array, out: Array | None) -> tuple[Array, int, int] | None:
+        """The logits, or memory of the same kind apart from both."""
+        if out is None:
+            out = np.empty(x.shape, x.dtype)
+        elif type(out) is not np.ndarray or out.shape != x.shape or out.dtype != x.dtype:
+            return None
+        else:
+            flags = out.flags
+            if not (flags.c_contiguous and flags.aligned and flags.writeable) or np.may_share_memory(out, t):
+                return None
+            if out is not x and np.may_share_memory(out, x):
+                return None
+        return out, id(out), out.shape[-1] * out.itemsize
+
     # --- in and out ---------------------------------------------------------------------------------------------------
 
     def enter_matrix(self, x: Array) -> Array:
@@ -69,6 +108,10 @@ class NumPy(Library):
         if type(x) is np.ndarray and x.dtype in _OF_NUMPY:
             return x
         return np.asarray(x).view(np.uint16) if self.dtype_name(x) == "bfloat16" else np.asarray(x)
+
+    def leave_straight(self, inputs: Inputs, loss: Array, d: Array | None, prepared: Callable[..., Any]) -> Array:
+        """As it is."""
+        return loss
 
     def leave(self, result: Array) -> Array:
         """NumPy's functions give scalars for arrays without dimensions."""

@@ -44,6 +44,13 @@ class Coefficients(NamedTuple):
     mixture: float = 0.5
 
 
+Straight = tuple[str, int, int, int, int, int, int, int]
+"""Plain logits with hard targets, in host memory: the dtype's name, the numbers of rows and of columns; the name of the
+logits, the bytes from row to row; the name of the targets, the bytes of one; and where in what is named by these names
+the address stands, 0 for names that are addresses.
+"""
+
+
 class Head(NamedTuple):
     """What makes the logits of rows, in place of them: hidden·weightᵀ + bias, in the compute dtype.
 

@@ -5,6 +5,7 @@ formulas are those of `crossent.math`. The bits of a row are a function of its o
 its dtypes, and of nothing else: the order of every sum is written down, and no block, part, alignment or neighbour has
 a say.
 
+    one_step.py                 calls of plain arrays, in one step
     kernel.py, layout.py        calls of what is compiled: which rows it can walk, the words that it is told
     native.py, program.py       machine code: kept on disk and loaded; made by Numba when it is first needed
     long_rows.py, tiles.py      rows of many columns: vectors along a row
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crossent.engines import host_memory, threads
-from crossent.engines.numba_cpu import kernel, native
+from crossent.engines.numba_cpu import kernel, native, one_step
 from crossent.engines.numba_cpu.layout import BLOCK, SMALL
 from crossent.math.outcome import Outcome
 from crossent.math.rows import Rows, of_rows
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from crossent.libraries.base import Library
 
 _EVERY = slice(None)
+straight = one_step.walk
 
 
 def problem(device: int = 0) -> str | None:

@@ -28,8 +28,8 @@ from crossent.types import Array
 
 _SINGLE, _DOUBLE, _INTEGER = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
 _NAMES = {_SINGLE: "float32", _DOUBLE: "float64", np.dtype(np.float16): "float16", np.dtype(np.uint16): "bfloat16"}
-# Where the address of its elements stands in an object of NumPy's: first of what it has beside what every object has.
-_WITHIN = object.__basicsize__
+WITHIN = object.__basicsize__
+"""Where the address of its elements stands in an array of NumPy's: first, after what every object has."""
 
 
 @Once
@@ -137,7 +137,7 @@ def _part(
     x, q, d, t, lines, w, u, s, more = [0 if each is None else id(each) for each in given]
     words = (
         *(x, logits.strides[0], q, 0 if soft is None else soft.strides[0], d, 0 if out is None else out.strides[0]),
-        *(t, 0 if targets is None else 8, 0, 0, 0, lines, n * table.itemsize, 0, 0, w, u, s, more, _WITHIN),
+        *(t, 0 if targets is None else 8, 0, 0, 0, lines, n * table.itemsize, 0, 0, w, u, s, more, WITHIN, WITHIN),
         *(v, rows.first_class, rows.vocabulary, c.ieee, 1, factor, 1.0, *c[:4], scale_of_logits, cap, c.mixture),
     )
 

@@ -53,13 +53,14 @@ class Kind(NamedTuple):
 class Call(NamedTuple):
     """The words of a call, in order; steps and sizes are in bytes.
 
-    within: where in an object its address stands, for calls that name arrays by their objects; 0 for addresses.
-    targets_size: of an integer, negative for one without a sign; 0 where there are none.
-    checked: whether targets outside of the vocabulary are counted; then there is nothing but that.
+    within: where in an object its address stands, where arrays are named by their objects; 0 for addresses.
+    within_own: the same of losses, sums and value.
+    targets_size: of an integer, 8 or 4; 0 where there are none.
+    checked: whether targets outside of the vocabulary are counted; a part with one is not walked.
     ignores, ignored: whether a target marks what does not count, and which.
     losses: of all rows, or a table of statistics or of numbers that make the gradient, whose lines are `line` apart.
-    sums: of each part of the rows, two float64 numbers: the sum of its losses, and how many rows count.
-    value: of a call of one part, the place of the sum over the divisor. divisor: 0 for how many rows count.
+    sums: of each part of the rows, two float64 numbers: its losses over the divisor, added up; how many rows count.
+    value: of a call of one part, the place of the first of these. divisor: 0 for how many rows of a part count.
     spreads: a table of what is described, with lines like those of `losses`.
     walks: 0 to look at targets alone. start, stop: which rows.
     """
@@ -84,6 +85,7 @@ class Call(NamedTuple):
     scales: int
     spreads: int
     within: int
+    within_own: int
     classes: int
     first_class: int
     vocabulary: int

@@ -20,7 +20,6 @@ from crossent.engines.numba_cpu.elements import (
     load_double,
     load_first,
     load_int32,
-    load_one,
     load_place,
     scratch,
     store_double,
@@ -34,18 +33,22 @@ from crossent.engines.numba_cpu.layout import height_of as _height_of
 from crossent.engines.numba_cpu.vectors import format_like, inline, vector_like
 
 # The formats that elements of a matrix have for the kernel: bfloat16 comes as uint16 bits, float16 as int16 bits.
-_FORMATS = {"float32": types.float32, "float64": types.float64, "bfloat16": types.uint16, "float16": types.int16}
+_FORMATS: dict[str, Any] = {
+    "float32": types.float32,
+    "float64": types.float64,
+    "bfloat16": types.uint16,
+    "float16": types.int16,
+}
 # What LLVM may call instead of a loop; every process has it.
 _LIBRARY = frozenset(("memcpy", "memmove", "memset"))
 _TARGETS, _WEIGHTS = MOST * 8, MOST * 8
 height_of = inline(_height_of)
 
 _logits, _logits_step, _soft, _soft_step = (WORD[name] for name in ("logits", "logits_step", "soft", "soft_step"))
-_out, _out_step, _line, _within = (WORD[name] for name in ("out", "out_step", "line", "within"))
+_out, _out_step, _line = (WORD[name] for name in ("out", "out_step", "line"))
+_within, _within_own = WORD["within"], WORD["within_own"]
 _targets, _targets_size, _checked = (WORD[name] for name in ("targets", "targets_size", "checked"))
-_ignores, _ignored, _losses, _sums, _value = (
-    WORD[name] for name in ("ignores", "ignored", "losses", "sums", "value")
-)
+_ignores, _ignored, _losses, _sums, _value = (WORD[name] for name in ("ignores", "ignored", "losses", "sums", "value"))
 _weight, _class_weights, _scales, _spreads = (WORD[name] for name in ("weight", "class_weights", "scales", "spreads"))
 _classes, _first_class, _vocabulary, _ieee = (WORD[name] for name in ("classes", "first_class", "vocabulary", "ieee"))
 _walks, _scale, _divisor, _mixture = (WORD[name] for name in ("walks", "scale", "divisor", "mixture"))
@@ -59,6 +62,13 @@ _scale_of_logits, _cap, _start, _stop = (WORD[name] for name in ("scale_of_logit
 def _address(call: int, word: int) -> int:
     """Of an array, 0 where there is none: the word itself, or what stands at a place in the object that it names."""
     named, within = load_place(call + word), load_place(call + _within)
+    return load_place(named + within) if named != 0 and within != 0 else named
+
+
+@inline
+def _own(call: int, word: int) -> int:
+    """The same of what the caller has made for results."""
+    named, within = load_place(call + word), load_place(call + _within_own)
     return load_place(named + within) if named != 0 and within != 0 else named
 
 
@@ -80,8 +90,9 @@ def _read_targets(call: int, losses: Any, i: int, live: int, table: int, weights
 
     Besides, the addresses of these targets as int64, and of the rows' weights where some do not count (else 0).
     """
-    given, size, outside = _address(call, _targets), load_place(call + _targets_size), 0
-    vocabulary = np.uint64(load_place(call + _vocabulary))
+    given, size = _address(call, _targets), load_place(call + _targets_size)
+    outside: Any = 0
+    vocabulary: Any = np.uint64(load_place(call + _vocabulary))
     if size == 8 and load_place(call + _ignores) == 0:
         given += 8 * i
         if load_place(call + _checked) != 0:
@@ -100,18 +111,19 @@ def _read_targets(call: int, losses: Any, i: int, live: int, table: int, weights
 
 
 @inline
-def _sum(losses: Any, line: int, live: int) -> float:
+def _sum(losses: Any, line: int, live: int, by: float) -> float:
+    """Divided before they are added: the sum of losses may be past the widest float where their mean is not."""
     n, size = lanes(losses), itemsize(losses)
     high = low = widened(vector_like(losses, 0.0))
     for k in range(0, live, n):
-        high, low = added(high, low, widened(load_first(losses, line + k * size, live - k, 0.0)))
+        high, low = added(high, low, widened(load_first(losses, line + k * size, live - k, 0.0)) / by)
     return sum_of_lanes(high, low)
 
 
 def _function_of(kind: Kind) -> Callable[[int], int]:
     """The function of the address of a call's words. It returns how many targets are outside of the vocabulary."""
     logits = format_like(_FORMATS[kind.dtype])
-    losses = format_like(types.float64 if kind.dtype == "float64" else types.float32)
+    losses = format_like(_FORMATS["float64" if kind.dtype == "float64" else "float32"])
     second = None if kind.soft is None else format_like(_FORMATS[kind.soft])
     real, verb, walk_of = np.float64 if kind.dtype == "float64" else np.float32, kind.verb, long_rows.walk
     if kind.short:
@@ -163,7 +175,7 @@ def _function_of(kind: Kind) -> Callable[[int], int]:
 
     def halves(call: int) -> int:
         formats, soft, weight = formats_of(call), soft_of(), _address(call, _weight)
-        table, u = _address(call, _losses), _address(call, _class_weights)
+        table, u = _own(call, _losses), _address(call, _class_weights)
         lines = (_address(call, _targets), table, weight, u, 0)
         v, numbers = load_place(call + _classes), numbers_of(call, weight != 0)
         place = (load_place(call + _first_class), load_place(call + _vocabulary), load_place(call + _line))
@@ -176,15 +188,15 @@ def _function_of(kind: Kind) -> Callable[[int], int]:
 
     def of_measure(call: int) -> int:
         formats, soft, weight = formats_of(call), soft_of(), _address(call, _weight)
-        lines = (0, _address(call, _losses), weight, 0, _address(call, _scales))
+        lines = (0, _own(call, _losses), weight, 0, _address(call, _scales))
         v, numbers, mixture = load_place(call + _classes), numbers_of(call, weight != 0), load_double(call + _mixture)
         start, stop, scale = load_place(call + _start), load_place(call + _stop), load_double(call + _scale)
         measure(verb - MEASURE, formats, soft, _matrices(call), lines, v, scale, numbers, mixture, start, stop)
         return 0
 
     def described(call: int) -> int:
-        formats, spreads = formats_of(call), (_address(call, _spreads), load_place(call + _line))
-        lines = (_address(call, _targets), _address(call, _losses), _address(call, _weight), 0, 0)
+        formats, spreads = formats_of(call), (_own(call, _spreads), load_place(call + _line))
+        lines = (_address(call, _targets), _own(call, _losses), _address(call, _weight), 0, 0)
         v, numbers = load_place(call + _classes), numbers_of(call, _address(call, _weight) != 0)
         start, stop = load_place(call + _start), load_place(call + _stop)
         walk_of(formats, None, _matrices(call), lines, v, 0.0, numbers, spreads, start, stop)
@@ -194,9 +206,9 @@ def _function_of(kind: Kind) -> Callable[[int], int]:
         formats, soft = formats_of(call), soft_of()
         size = itemsize(formats[1])
         x, x_step, q, q_step, d, d_step = _matrices(call)
-        loss, u = _address(call, _losses), _address(call, _class_weights)
+        loss, u = _own(call, _losses), _address(call, _class_weights)
         weight, scales, v = _address(call, _weight), _address(call, _scales), load_place(call + _classes)
-        sums, value, divisor = _address(call, _sums), _address(call, _value), load_double(call + _divisor)
+        sums, value, divisor = _own(call, _sums), _own(call, _value), load_double(call + _divisor)
         has_targets, walks = load_place(call + _targets_size) != 0, load_place(call + _walks) != 0
         start, stop, outside, height = load_place(call + _start), load_place(call + _stop), 0, height_of(v)
         targets, weights, own_losses = scratch(_TARGETS), scratch(_WEIGHTS), scratch(_WEIGHTS)
@@ -209,7 +221,7 @@ def _function_of(kind: Kind) -> Callable[[int], int]:
             outside += wrong
             if sums != 0:
                 store_double(sums + 16 * (i // height) + 8, float(kept))
-            if not walks or (value != 0 and wrong != 0):
+            if not walks or wrong != 0:
                 i += live
                 continue
             if weight != 0:
@@ -221,11 +233,11 @@ def _function_of(kind: Kind) -> Callable[[int], int]:
             scale = load_double(call + _scale) / by
             walk_of(formats, soft, matrices, lines, v, scale, numbers_of(call, w != 0), None, 0, live)
             if sums != 0 or value != 0:
-                total = _sum(formats[1], line, live)
+                total = _sum(formats[1], line, live, by)
                 if sums != 0:
                     store_double(sums + 16 * (i // height), total)
                 if value != 0:
-                    store_one(formats[1], value, real(total / by))
+                    store_one(formats[1], value, real(total))
             i += live
         return outside
 
@@ -267,4 +279,3 @@ def _export(target: Any, library: Any, described: Any, name: str) -> None:
     _, result = target.call_conv.call_function(builder, inner, described.restype, described.argtypes, function.args)
     builder.ret(result)
     library.add_ir_module(module)
-

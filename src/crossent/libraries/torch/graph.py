@@ -6,6 +6,7 @@ The derivative is the contract's gradient, not that of the loss's formula, which
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,25 +72,79 @@ class _PlainLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         logits, targets, *_ = ctx.saved_tensors
-        library: Library = ctx.library
-        rest = (None,) * 5
-        if torch.is_grad_enabled() or is_traced(grad):
-            # Someone wants to differentiate the gradient: only the general function has one that can be.
-            with torch.enable_grad():
-                loss = on_graph(ctx.rows, ctx.ending, logits, targets if ctx.is_soft else None)
-            return *torch.autograd.grad(loss, logits, grad, create_graph=torch.is_grad_enabled()), *rest
-        if 0 in ctx.ending.token_shape:
-            return torch.zeros_like(logits), *rest
-        if ctx.gradients and float(grad) == 1.0:
-            # Given away once, to one thread, which may write into it.
-            with contextlib.suppress(IndexError):
-                return ctx.gradients.pop(), *rest
-        soft = library.enter_matrix(targets.detach()) if ctx.is_soft else None
-        rows = ctx.rows._replace(logits=library.enter_matrix(logits.detach()), soft=soft)
-        with library.computing(logits):
-            scale = ctx.ending.scale(library.above(grad))
-            d = library.losses_and_gradient(rows, scale, None)[1]
-        return library.leave_matrix(d, logits), *rest
+        d = _made(ctx.gradients, grad)
+        if d is None:
+            d = _gradient(ctx.library, ctx.rows, ctx.ending, logits, targets if ctx.is_soft else None, grad)
+        return d, None, None, None, None, None
+
+
+def straight_loss(
+    library: Library, inputs: Inputs, loss: Any, d: Any, prepared: Callable[[Inputs], tuple[Rows, Ending]]
+) -> Tensor:
+    """The whole loss of a call whose loss and gradient are known."""
+    result: Tensor = _StraightLoss.apply(  # type: ignore[no-untyped-call]
+        inputs.logits, inputs.targets, library, loss, d, prepared
+    )
+    return result
+
+
+class _StraightLoss(torch.autograd.Function):
+    """The loss of plain tensors with hard targets, whose gradient has been made together with it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        targets: Tensor,
+        library: Library,
+        loss: Any,
+        d: Tensor,
+        prepared: Callable[[Inputs], tuple[Rows, Ending]],
+    ) -> Tensor:
+        ctx.save_for_backward(logits, targets)
+        ctx.library, ctx.prepared, ctx.gradients = library, prepared, [d]
+        result: Tensor = library.leave(loss)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        logits, targets = ctx.saved_tensors
+        d = _made(ctx.gradients, grad)
+        if d is None:
+            rows, ending = ctx.prepared(Inputs(logits.detach(), targets))
+            d = _gradient(ctx.library, rows, ending, logits, None, grad)
+        return d, None, None, None, None, None
+
+
+def _made(gradients: list[Tensor], grad: Tensor) -> Tensor | None:
+    """A gradient that was made with the loss, where it is the one that is asked for."""
+    if gradients and not torch.is_grad_enabled() and not is_traced(grad) and float(grad) == 1.0:
+        # Given away once, to one thread, which may write into it.
+        with contextlib.suppress(IndexError):
+            return gradients.pop()
+    return None
+
+
+def _gradient(
+    library: Library, rows: Rows, ending: Ending, logits: Tensor, soft: Tensor | None, grad: Tensor
+) -> Tensor:
+    d: Tensor
+    if torch.is_grad_enabled() or is_traced(grad):
+        # Someone wants to differentiate the gradient: only the general function has one that can be.
+        with torch.enable_grad():
+            loss = on_graph(rows, ending, logits, soft)
+        (d,) = torch.autograd.grad(loss, logits, grad, create_graph=torch.is_grad_enabled())
+        return d
+    if 0 in ending.token_shape:
+        return torch.zeros_like(logits)
+    rows = rows._replace(
+        logits=library.enter_matrix(logits.detach()),
+        soft=None if soft is None else library.enter_matrix(soft.detach()),
+    )
+    with library.computing(logits):
+        scale = ending.scale(library.above(grad))
+        d = library.leave_matrix(library.losses_and_gradient(rows, scale, None)[1], logits)
+    return d
 
 
 def plain_statistics(library: Library, inputs: Inputs, rows: Rows, ending: Ending) -> TokenStatistics:

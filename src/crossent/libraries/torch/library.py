@@ -8,6 +8,7 @@ ON_GRAPH, TRACED   see `recorded.py`; DTensors: `distributed.py`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import array_api_compat.torch
@@ -106,6 +107,20 @@ class FollowedByTorch(_Followed, Torch):
 
 class AsNumPyFollowedByTorch(_Followed, TorchAsNumPy):
     """`TorchAsNumPy`, on the graph."""
+
+    def is_recorded(self, x: Array) -> bool | None:
+        """Of small logits, whose gradient is made together with the loss."""
+        from crossent.libraries.torch.graph import SMALL
+
+        return True if x.numel() <= SMALL else None
+
+    def leave_straight(
+        self, inputs: Inputs, loss: Array, d: Array | None, prepared: Callable[[Inputs], tuple[Rows, Ending]]
+    ) -> Array:
+        """One function on the graph."""
+        from crossent.libraries.torch.graph import straight_loss
+
+        return straight_loss(self, inputs, loss, d, prepared)
 
 
 TORCH = _Family(array_api_compat.torch, "torch")

@@ -18,9 +18,17 @@ from crossent import views
 from crossent.libraries.base import NO_CONTEXT, Library
 from crossent.libraries.numpy import NUMPY, NumPy
 from crossent.math.operations import Operations
+from crossent.math.rows import Straight
 from crossent.types import Array
 
 _NAMES: dict[Any, str] = {}
+_STRAIGHT = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+}
+_TARGETS = {torch.int64: 8, torch.int32: 4}
 # Types of devices that have no float64.
 _NO_FLOAT64 = ("mps",)
 # Where torch keeps the precision that float32 products of a type of device may have.
@@ -256,6 +264,34 @@ class TorchAsNumPy(_Tensors, NumPy):
     """Eager tensors in host memory: NumPy sees their memory and does everything."""
 
     in_place = True
+
+    def straight(self, x: Array, t: Array) -> Straight | None:
+        """Plain tensors, whose rows are a matrix with elements side by side."""
+        if type(t) is not torch.Tensor or not t.is_cpu or t.layout is not torch.strided or t.is_nested:
+            return None
+        dtype, size = _STRAIGHT.get(x.dtype), _TARGETS.get(t.dtype)
+        shape, n = x.shape, t.numel()
+        if dtype is None or size is None or not n or shape[:-1] != t.shape or not shape or not t.is_contiguous():
+            return None
+        v, itemsize, place, place_of_targets = shape[-1], x.itemsize, x.data_ptr(), t.data_ptr()
+        if x.is_neg() or not v or place % itemsize or place_of_targets % size:
+            return None
+        if x.is_contiguous():
+            step = v * itemsize
+        elif len(shape) == 2 and x.stride(1) == 1:
+            step = x.stride(0) * itemsize
+        else:
+            return None
+        return dtype, n, v, place, step, place_of_targets, size, 0
+
+    def straight_out(self, x: Array, t: Array, out: Array | None) -> tuple[Array, int, int] | None:
+        """The logits, or memory of its own."""
+        step = x.shape[-1] * x.itemsize
+        if out is None:
+            out = torch.empty(x.shape, dtype=x.dtype, device="cpu")
+        elif out is not x or not x.is_contiguous() or views.overlap(self.memory(x), self.memory(t)):
+            return None
+        return out, out.data_ptr(), step
 
     def dtype_name(self, x: Array) -> str:
         """Of tensors, and of the arrays that they are seen as."""
