@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from crossent import views
 from crossent.engines import host_memory, select
-from crossent.libraries.base import Inputs, Library
+from crossent.libraries.base import Library
 from crossent.math.rows import Straight
 from crossent.types import Array
 
@@ -108,10 +107,6 @@ class NumPy(Library):
         if type(x) is np.ndarray and x.dtype in _OF_NUMPY:
             return x
         return np.asarray(x).view(np.uint16) if self.dtype_name(x) == "bfloat16" else np.asarray(x)
-
-    def leave_straight(self, inputs: Inputs, loss: Array, d: Array | None, prepared: Callable[..., Any]) -> Array:
-        """As it is."""
-        return loss
 
     def leave(self, result: Array) -> Array:
         """NumPy's functions give scalars for arrays without dimensions."""
