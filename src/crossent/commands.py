@@ -1,6 +1,6 @@
 """The `crossent` command: arguments in, an exit code out. A user's mistake is one line on stderr and exit code 2.
 
-`info` and `train` are its own. Others come from whatever is installed, as the conformance suite is: an entry point of
+`info`, `warmup` and `train` are its own. Others come from whatever is installed, as the conformance suite is: an entry point of
 the group `crossent.commands` names a module with HELP, `configure(parser)` and `run(arguments)`, which returns the exit
 code and tells mistakes itself. One that is not asked for is not imported.
 """
@@ -21,7 +21,7 @@ from crossent import info
 from crossent.train.loop import Settings
 
 GROUP = "crossent.commands"
-OWN = ("info", "train")
+OWN = ("info", "warmup", "train")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -62,6 +62,16 @@ def _parser(installed: dict[str, Any]) -> argparse.ArgumentParser:
 
     of_machine = commands.add_parser("info", help="the backends, devices, dtypes and engines of this machine")
     of_machine.add_argument("--json", action="store_true", help="print them as one JSON object")
+
+    warmup = commands.add_parser("warmup", help="compile ahead what calls would compile, for containers and CI")
+    warmup.add_argument(
+        "--dtype", nargs="+", action="extend", metavar="NAME",
+        help=f"dtypes of logits (default: all); accepted: {', '.join(info.DTYPES)}",
+    )  # fmt: skip
+    warmup.add_argument(
+        "--all", action="store_true", dest="everything",
+        help="soft targets, temperature and softcap, entropies and divergences, and shards, too",
+    )  # fmt: skip
 
     train = commands.add_parser(
         "train", help="train a small language model with the same loss on every backend and compare the curves"
@@ -121,6 +131,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         elif given.command == "info":
             found = info.info()
             print(json.dumps(found, indent=2) if given.json else info.report(found))
+        elif given.command == "warmup":
+            from crossent import warmup
+
+            warmup.warm(given.dtype, given.everything)
         elif given.command == "train":
             missing = [name for name in ("rich", "matplotlib") if importlib.util.find_spec(name) is None]
             if missing:

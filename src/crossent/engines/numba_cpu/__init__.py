@@ -17,6 +17,7 @@ a say.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,11 @@ def problem(device: int = 0) -> str | None:
 def obstacle(dtype: str, classes: int, device: int) -> str | None:
     """It walks any dtype and vocabulary."""
     return None
+
+
+def kernels(dtype: str, everything: bool) -> list[tuple[str, Callable[[], object]]]:
+    """The names of the kernels for logits of that dtype, those of losses or all, and what makes each."""
+    return [(kind.stem, partial(kernel.kernel, kind)) for kind in kernel.kinds(dtype, everything)]
 
 
 def walk(library: Library, rows: Rows, losses: Array, scale: Array | float | None, out: Array | None) -> None:

@@ -28,6 +28,7 @@ from crossent.engines.numba_cpu.vectors import (
     declared,
     llvm_type,
     mangled,
+    splat,
     vector_of,
 )
 
@@ -217,6 +218,23 @@ def load_integers(typingctx: Any, like: Any, address: Any, count: Any) -> Any:
         return builder.sitofp(builder.select(mask, value, constant(word, -1)), llvm_type(kind))
 
     return signature(kind, like, types.intp, types.intp), emit
+
+
+@intrinsic
+def count_outside(typingctx: Any, like: Any, address: Any, count: Any, stop: Any) -> Any:
+    """How many of `count` int64 numbers from an address on are negative or not below `stop`.
+
+    count: at most as many as a vector of the compute dtype of the format `like` has lanes.
+    """
+    lanes_of = count_of(like)
+    word, bits = ir.VectorType(ir.IntType(64), lanes_of), ir.IntType(lanes_of)
+
+    def emit(context: Any, builder: Any, sig: Any, args: list[ir.Value]) -> ir.Value:
+        value, mask = masked_load(builder, types.int64, word, args[1], args[2])
+        outside = builder.icmp_unsigned(">=", value, splat(builder, args[3], lanes_of))
+        return builder.zext(builder.ctpop(builder.bitcast(builder.and_(outside, mask), bits)), ir.IntType(64))
+
+    return signature(types.intp, like, types.intp, types.intp, types.intp), emit
 
 
 @intrinsic

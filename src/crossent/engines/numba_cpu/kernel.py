@@ -23,6 +23,7 @@ from crossent.engines.numba_cpu.layout import (
     WALK,
     Kind,
 )
+from crossent.math.measures import DIRECTIONS
 from crossent.math.rows import LOSS, Coefficients, Rows
 from crossent.types import Array
 
@@ -44,6 +45,24 @@ def kernel(kind: Kind) -> Callable[[bytes], int]:
     second = "soft targets" if kind.verb < MEASURE else "logits of a teacher"
     dtypes = kind.dtype if kind.soft is None else f"{kind.dtype} logits and {kind.soft} {second}"
     return native.function(kind.stem, dtypes, make)
+
+
+def kinds(dtype: str, everything: bool) -> list[Kind]:
+    """What losses of logits of a dtype need; or all that may be asked of them, with what is beside them of one dtype."""
+    if not everything:
+        return [Kind(WALK, dtype, short=short) for short in (False, True)]
+    walks = [
+        Kind(WALK, dtype, soft, transform, short)
+        for soft in (None, dtype)
+        for transform in (None, "scaled", "capped")
+        for short in (False, True)
+    ]
+    return [
+        *walks,
+        *(Kind(DESCRIBE, dtype, short=short) for short in (False, True)),
+        *(Kind(verb, dtype, soft) for verb in (STATISTICS, GRADIENT) for soft in (None, dtype)),
+        *(Kind(MEASURE + i, dtype, dtype if name in DIRECTIONS else None) for i, name in enumerate(MEASURES)),
+    ]
 
 
 def serves(rows: Rows, out: Array | None) -> bool:

@@ -17,6 +17,7 @@ from numba.core.registry import cpu_target
 
 from crossent.engines.numba_cpu import long_rows, measures, short_rows
 from crossent.engines.numba_cpu.elements import (
+    count_outside,
     load_double,
     load_first,
     load_int32,
@@ -96,8 +97,9 @@ def _read_targets(call: int, losses: Any, i: int, live: int, table: int, weights
     if size == 8 and load_place(call + _ignores) == 0:
         given += 8 * i
         if load_place(call + _checked) != 0:
-            for k in range(live):
-                outside += np.uint64(load_place(given + 8 * k)) >= vocabulary
+            n = lanes(losses)
+            for k in range(0, live, n):
+                outside += count_outside(losses, given + 8 * k, live - k, load_place(call + _vocabulary))
         return outside, live, given, 0
     ignores, ignored, kept = load_place(call + _ignores) != 0, load_place(call + _ignored), 0
     for k in range(live):
@@ -112,11 +114,12 @@ def _read_targets(call: int, losses: Any, i: int, live: int, table: int, weights
 
 @inline
 def _sum(losses: Any, line: int, live: int, by: float) -> float:
-    """Divided before they are added: the sum of losses may be past the widest float where their mean is not."""
+    """Of losses, each of which is divided before it is added: the sum of losses may be past the widest float where their mean is not."""
     n, size = lanes(losses), itemsize(losses)
     high = low = widened(vector_like(losses, 0.0))
+    part = 1.0 / by
     for k in range(0, live, n):
-        high, low = added(high, low, widened(load_first(losses, line + k * size, live - k, 0.0)) / by)
+        high, low = added(high, low, widened(load_first(losses, line + k * size, live - k, 0.0)) * part)
     return sum_of_lanes(high, low)
 
 
