@@ -174,7 +174,7 @@ def losses(rows: Rows, *, forward: bool) -> Tensor:
     return result
 
 
-@torch.compiler.allow_in_graph
+@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def losses_of(
     logits: Tensor,
     soft: Tensor | None,

@@ -42,7 +42,7 @@ def _of_traced(inputs: Inputs) -> TorchOnGraph:
     if library is not None:
         return library
     # Hidden states are no logits: products that the compiler has are not always as exact as a linear loss is.
-    return SMALL_TRACED if inputs.head is None and are_few(inputs.logits) else TRACED
+    return SMALL_TRACED if inputs.head is None and are_few(TORCH, inputs.logits) else TRACED
 
 
 class _Family(Torch):

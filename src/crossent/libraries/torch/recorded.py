@@ -26,8 +26,8 @@ from crossent.types import Array
 if TYPE_CHECKING:
     from crossent.problem import Ending
 
-# Logits in host memory of which the compiler makes less of its own code than an operator takes to be called.
-FEW = 1 << 15
+# Logits in host memory that an operator takes longer to be called for than its walk saves.
+FEW = 1 << 16
 
 # Torch knows whether it exports since 2.7; before, it says no more than that it compiles.
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
@@ -62,9 +62,14 @@ def _is_preferred_now() -> bool:
 _is_preferred: Callable[[], bool] = torch.compiler.assume_constant_result(_is_preferred_now)  # type: ignore[no-untyped-call]
 
 
-def are_few(logits: Any) -> bool:
+def are_few(library: Library, logits: Any) -> bool:
     """Whether there are few logits in host memory, of a number that is known: no guard is added to learn it."""
-    return bool(logits.device.type == "cpu" and statically_known_true(logits.numel() <= FEW))
+    return library.memory_of(logits.device)[0] == "host" and statically_known_true(logits.numel() <= FEW)
+
+
+def is_left_to_compiler(library: Library, logits: Any) -> bool:
+    """Whether torch.compile is to have the formula of the loss of plain logits, of which no engine is named."""
+    return are_few(library, logits) and _is_plain() and not _is_preferred()
 
 
 class TorchOnGraph(Torch):
@@ -134,6 +139,10 @@ class TorchTraced(TorchOnGraph):
     state = "traced"
     in_place = False
     leaves_out = False
+
+    def one_hot_mask(self, shape: tuple[int, int], t: Array) -> Array:
+        """Of numbers as wide as a float32, which the compiler compares as many of at a time."""
+        return super().one_hot_mask(shape, t.to(torch.int32))
 
     def readable(self, x: Array) -> bool:
         """Targets may be plain where logits are wrapped."""
