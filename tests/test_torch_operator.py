@@ -19,8 +19,11 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("crossent.torch")
 from tests.torch_operations import Operations  # noqa: E402
 from torch._dynamo.backends.common import aot_autograd  # noqa: E402
+from torch._dynamo.utils import counters  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
+
+from crossent.libraries.torch import recorded  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # the compiler's own, which differ from version to version
@@ -39,6 +42,13 @@ OPTIONS = {
     "tokens": {"weights": "token weights", "denominator": "tokens", "reduction": "mean"},
     "none": {"reduction": "none"},
 }
+FEW = recorded.FEW
+# Of the options above, of soft targets or hard ones.
+FEW_CASES = [
+    *((name, False, torch.float32) for name in OPTIONS),
+    ("plain", False, torch.bfloat16),
+    ("smoothed-classes", True, torch.float64),
+]
 
 
 def _loss(x, t):
@@ -46,9 +56,13 @@ def _loss(x, t):
 
 
 @pytest.fixture
-def program():
-    """A compiler that keeps what it is given, forward and backward, as the names of the operators, and runs them."""
+def program(monkeypatch):
+    """A compiler that keeps what it is given, forward and backward, as the names of the operators, and runs them.
+
+    No logits are few to it: small ones are asked of operators too.
+    """
     torch.compiler.reset()
+    monkeypatch.setattr(recorded, "FEW", -1)
     found = SimpleNamespace(forward=[], backward=[])
 
     def keep(names):
@@ -150,15 +164,119 @@ def test_any_shape_is_one_program(program):
     assert len(program.forward) == len(program.backward) == 1
 
 
+@pytest.fixture
+def few(program, monkeypatch):
+    """The same compiler, to which logits are few as they are to any other."""
+    monkeypatch.setattr(recorded, "FEW", FEW)
+    return program
+
+
+@pytest.mark.clause("D1")
+@pytest.mark.parametrize(("name", "soft", "dtype"), FEW_CASES, ids=str)
+def test_few_logits_are_left_to_the_compiler(few, name, soft, dtype):
+    x, t = _inputs(dtype, soft)
+    options = _placed(OPTIONS[name], x)
+    x.requires_grad_()
+    loss = few.of(lambda x, t: crossent.cross_entropy(x, t, **options))(x, t)
+    loss.sum().backward()
+    eager = x.detach().clone().requires_grad_()
+    expected = crossent.cross_entropy(eager, t, **options)
+    expected.sum().backward()
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(loss, expected, rtol=8 * torch.finfo(loss.dtype).eps, atol=0)
+    torch.testing.assert_close(x.grad, eager.grad, rtol=8 * eps, atol=4 * eps)
+    assert len(few.forward) == len(few.backward) == 1
+    assert not _kept(few.forward + few.backward)
+    assert "aten.exp.default" in few.forward[0]
+
+
+@pytest.mark.clause("D1")
+def test_few_logits_of_pytorchs_own_signature_are_left_to_the_compiler(few):
+    from crossent.torch import CrossEntropyLoss
+
+    x, t = _inputs(shape=(4, 9, 3))
+    x, t = x.requires_grad_(), torch.randint(9, (4, 3))
+    t[0, 0] = -100
+    weight = torch.linspace(0.5, 2, 9)
+    loss = few.of(CrossEntropyLoss(weight, label_smoothing=0.1))(x, t)
+    loss.backward()
+    theirs = x.detach().clone().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(theirs, t, weight, label_smoothing=0.1)
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(x.grad, theirs.grad)
+    assert not _kept(few.forward + few.backward)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("ignore:Please use the new API settings")
+def test_few_logits_make_the_compiler_warn_of_nothing():
+    torch.compiler.reset()
+    x, t = _inputs()
+    torch.compile(_loss, fullgraph=True, backend="aot_eager")(x.requires_grad_(), t).backward()
+
+
+def test_few_logits_keep_the_digits_of_small_losses_and_gradients(few):
+    x = torch.zeros(1, 8)
+    x[0, 2] = 20.0
+    t = torch.tensor([2])
+    loss = few.of(_loss)(x.requires_grad_(), t)
+    loss.backward()
+    exact = crossent.cross_entropy(x.detach().double(), t)
+    torch.testing.assert_close(loss.double(), exact, **CLOSE)
+    torch.testing.assert_close(x.grad[0, 2].double(), -exact, rtol=1e-6, atol=0)
+    torch.testing.assert_close(x.grad.sum(), torch.tensor(0.0), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["many", "engine", "environment"])
+def test_few_logits_are_an_operators_where_they_are_to_be(few, monkeypatch, name):
+    x, t = _inputs(shape=(FEW // 1024 + 1, 1024) if name == "many" else (8, 16))
+    if name == "environment":
+        monkeypatch.setenv("CROSSENT_ENGINE", "numba")
+    options = {"engine": "numba"} if name == "engine" else {}
+    few.of(lambda x, t: crossent.cross_entropy(x, t, **options))(x.requires_grad_(), t).backward()
+    assert (_kept(few.forward), _kept(few.backward)) == (["crossent.losses.default"], ["crossent.gradient.default"])
+
+
+@pytest.mark.clause("D1")
+def test_no_size_makes_a_program_of_its_own_where_sizes_change(few):
+    sizes = ((3, 5), (8, 6), (FEW, 3), (4, 7))
+    counters.clear()
+    compiled = few.of(_loss, dynamic=True)
+    for shape in sizes:
+        compiled(*_inputs(shape=shape))
+    assert counters["stats"]["unique_graphs"] == 1
+    assert _kept(few.forward) == ["crossent.losses.default"]
+    # And where the compiler learns of it from the second size: one more program, which serves them all.
+    torch.compiler.reset()
+    counters.clear()
+    few.forward.clear()
+    compiled = few.of(_loss)
+    for shape in sizes:
+        compiled(*_inputs(shape=shape))
+    assert counters["stats"]["unique_graphs"] == 2
+    assert [_kept([names]) for names in few.forward] == [[], ["crossent.losses.default"]]
+
+
+@pytest.mark.extended
+def test_the_formula_has_second_derivatives_in_a_program_that_is_run_eagerly():
+    torch.compiler.reset()
+    x, t = _inputs(torch.float64, shape=(3, 5))
+    compiled = torch.compile(lambda x: crossent.cross_entropy(x, t, z_loss=0.1), fullgraph=True, backend="eager")
+    assert torch.autograd.gradgradcheck(compiled, (x.requires_grad_(),))
+
+
 @pytest.mark.clause("A4")
-def test_A4_in_a_program_the_row_of_a_bad_target_is_nan(program):
+@pytest.mark.parametrize("which", ["program", "few"])
+def test_A4_in_a_program_the_row_of_a_bad_target_is_nan(request, which):
+    program = request.getfixturevalue(which)
     x, t = _inputs(shape=(6, 7))
-    t[2], t[4] = 7, -(2**63)
+    t[2], t[4] = 2**32 + 1, -(2**63)
     x.requires_grad_()
     loss = program.of(lambda x, t: crossent.cross_entropy(x, t, reduction="none", label_smoothing=0.1))(x, t)
     loss.sum().backward()
     bad = torch.tensor([False, False, True, False, True, False])
-    assert _kept(program.forward)
+    assert bool(_kept(program.forward)) == (which == "program")
     assert torch.equal(loss.isnan(), bad)
     assert torch.equal(x.grad.isnan(), bad[:, None].expand(6, 7))
 
@@ -182,8 +300,9 @@ def test_other_inputs_get_their_gradients(program, soft):
 
 @pytest.mark.extended
 @pytest.mark.clause("D1")
-def test_second_derivatives_fall_back_to_the_formula():
+def test_second_derivatives_fall_back_to_the_formula(monkeypatch):
     torch.compiler.reset()
+    monkeypatch.setattr(recorded, "FEW", -1)
     x, t = _inputs(torch.float64, shape=(3, 5))
     compiled = torch.compile(lambda x: crossent.cross_entropy(x, t, z_loss=0.1), fullgraph=True, backend="eager")
     assert torch.autograd.gradcheck(compiled, (x.requires_grad_(),))

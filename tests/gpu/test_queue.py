@@ -142,7 +142,8 @@ def test_torch_compile_leaves_the_loss_one_operator(gpu, record_property):
     def loss_of(x, t):
         return gpu.loss(x, t, label_smoothing=0.1, engine="auto")
 
-    x, t = gpu.rows(64, 1001 if gpu.small else 50257, "float32")
+    # In host memory, which is taken for a device's where this is tested, few logits have no operator.
+    x, t = gpu.rows(64, 2001 if gpu.small else 50257, "float32")
     torch.compile(loss_of, fullgraph=True, backend=look)(x, t)
     called = [str(node.target) for graph in graphs for node in graph.graph.nodes if node.op == "call_function"]
     assert len([name for name in called if name.startswith("crossent")]) == 1, called

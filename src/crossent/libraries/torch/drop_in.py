@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from crossent import problem
 from crossent.libraries import Inputs
 from crossent.libraries.torch.library import TORCH
+from crossent.libraries.torch.recorded import is_left_to_compiler
 from crossent.libraries.torch.tensors import is_traced
 from crossent.math.operations import FLOATS
 from crossent.options import Options
@@ -73,8 +74,21 @@ def cross_entropy(
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
         loss = F.cross_entropy(input, target, weight, None, ignore_index, None, reduction, label_smoothing)
     else:
-        loss = _cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
+        given = (input, target, weight, ignore_index, reduction, label_smoothing)
+        unseen = torch.compiler.is_compiling() and _is_left_to_compiler(*given)
+        loss = _unseen(*given) if unseen else _cross_entropy(*given)
     return loss
+
+
+def _is_left_to_compiler(input: object, target: object, weight: object, *others: object) -> bool:
+    """Whether torch.compile is to have the formula of a loss: of plain tensors, and what else it takes as it is."""
+    for x in (input, target, weight):
+        if x is not None and type(x) is not Tensor and type(x) is not torch.nn.Parameter:
+            return False
+    for other in others:
+        if not isinstance(other, (int, float, str)):
+            return False
+    return input is not None and is_left_to_compiler(TORCH, input)
 
 
 def _cross_entropy(
@@ -92,6 +106,12 @@ def _cross_entropy(
     options = _options(input, target, ignore_index, reduction, label_smoothing)
     result: Tensor = problem.loss(Inputs(classes_last, targets, None, weight), options)
     return result.to(_dtype(input))
+
+
+@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
+def _unseen(*given: Any) -> Tensor:
+    """The same, which torch.compile does not look into, for the reason that `graph.losses_of` has."""
+    return _cross_entropy(*given)
 
 
 def linear_cross_entropy(

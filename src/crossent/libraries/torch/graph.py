@@ -17,11 +17,11 @@ from crossent import description
 from crossent.description import TokenStatistics
 from crossent.libraries.base import Inputs, Library
 from crossent.libraries.torch import formula
-from crossent.libraries.torch.library import ON_GRAPH
+from crossent.libraries.torch.library import ON_GRAPH, TRACED
 from crossent.libraries.torch.tensors import is_traced
 from crossent.math import tokens
 from crossent.math.measures import ENTROPY, LOG_SUM_EXP
-from crossent.math.rows import LOSS, Rows
+from crossent.math.rows import LOSS, Coefficients, Rows
 
 if TYPE_CHECKING:
     from crossent.problem import Ending
@@ -227,6 +227,25 @@ def losses(rows: Rows, *, forward: bool) -> Tensor:
     rest = formula.with_tensors(rows, (None,) * 5)
     result: Tensor = function.apply(*formula.tensors_of(rows), rest)  # type: ignore[no-untyped-call]
     return result
+
+
+@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
+def losses_of(
+    logits: Tensor,
+    soft: Tensor | None,
+    weight: Tensor | None,
+    class_weights: Tensor | None,
+    targets: Tensor | None,
+    *coefficients: Any,
+) -> Tensor:
+    """The token losses (N,) by the formula, of whole rows, which torch.compile does not look into.
+
+    What follows it into a function makes a guard of every module, class and constant that it meets there, some hundred,
+    which every call of the program would go through. What compiles the program follows the tensors all the same.
+    """
+    dtype, v = TRACED.compute_dtype(logits), logits.shape[-1]
+    rows = Rows(logits, targets, soft, weight, class_weights, Coefficients(*coefficients), 0, v, dtype)
+    return losses(rows, forward=False)
 
 
 def _is_traced(rows: Rows) -> bool:

@@ -3,7 +3,7 @@
 AS_NUMPY     eager tensors in host memory
 TORCH        eager tensors in a device's memory; and the object that torch's type stands for
 FOLLOWED…    the same, of which logits alone are differentiated: the loss is one function on the graph
-ON_GRAPH, TRACED   see `recorded.py`; DTensors: `distributed.py`
+ON_GRAPH, TRACED, SMALL_TRACED   see `recorded.py`; DTensors: `distributed.py`
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from crossent.libraries.base import Inputs, Library
-from crossent.libraries.torch.recorded import TorchOnGraph, TorchTraced, needs_gradient
+from crossent.libraries.torch.recorded import SmallTraced, TorchOnGraph, TorchTraced, are_few, needs_gradient
 from crossent.libraries.torch.tensors import Torch, TorchAsNumPy, is_traced
 from crossent.math.rows import Rows
 from crossent.types import Array
@@ -37,13 +37,22 @@ def of_dtensors(inputs: Inputs) -> TorchOnGraph | None:
     return None
 
 
+def _of_traced(inputs: Inputs) -> TorchOnGraph:
+    """The library of a call of which something is traced, or a DTensor."""
+    library = of_dtensors(inputs)
+    if library is not None:
+        return library
+    # Hidden states are no logits: products that the compiler has are not always as exact as a linear loss is.
+    return SMALL_TRACED if inputs.head is None and are_few(TORCH, inputs.logits) else TRACED
+
+
 class _Family(Torch):
     """The object that torch's type stands for."""
 
     def of_call(self, inputs: Inputs) -> Library:
         """One of the states above."""
         if is_traced(*inputs):
-            return of_dtensors(inputs) or TRACED
+            return _of_traced(inputs)
         if torch.autograd.forward_ad._current_level >= 0:
             return ON_GRAPH
         logits = inputs[0]
@@ -64,9 +73,9 @@ class _Family(Torch):
         """Detached, but for what is traced."""
         library = self.eager(inputs[0])
         if is_traced(*inputs):
-            library = of_dtensors(inputs) or TRACED
-            if library is TRACED:
-                return TRACED, inputs
+            library = _of_traced(inputs)
+            if library.state == "traced":
+                return library, inputs
         if torch.is_grad_enabled() and needs_gradient(*inputs):
             inputs = Inputs(*(x.detach() if isinstance(x, torch.Tensor) else x for x in inputs))
         return library, inputs
@@ -129,3 +138,4 @@ FOLLOWED = FollowedByTorch(array_api_compat.torch, "torch", TORCH)
 FOLLOWED_AS_NUMPY = AsNumPyFollowedByTorch(np, "torch", TORCH)
 ON_GRAPH = TorchOnGraph(array_api_compat.torch, "torch", TORCH)
 TRACED = TorchTraced(array_api_compat.torch, "torch", TORCH)
+SMALL_TRACED = SmallTraced(array_api_compat.torch, "torch", TORCH)

@@ -2,6 +2,7 @@
 
 TorchOnGraph   eager tensors that all stay on the graph
 TorchTraced    what a transformation (compile, export, functorch, fake tensors) will supply values for
+SmallTraced    the same, where the logits are few and the compiler had better have the formula
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from crossent.engines import select
 from crossent.libraries.base import Inputs, Library
@@ -24,6 +26,9 @@ from crossent.types import Array
 if TYPE_CHECKING:
     from crossent.problem import Ending
 
+# Logits in host memory that an operator takes longer to be called for than its walk saves.
+FEW = 1 << 16
+
 # Torch knows whether it exports since 2.7; before, it says no more than that it compiles.
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 
@@ -33,16 +38,38 @@ def needs_gradient(*given: Any) -> bool:
     return any(getattr(x, "requires_grad", False) for x in given)
 
 
+def _is_plain_now() -> bool:
+    return not (_is_exporting() or torch._C._functorch.peek_interpreter_stack() is not None)
+
+
 def _compiled_engine_now(memory: str, asked: str) -> str | None:
-    if _is_exporting() or torch._C._functorch.peek_interpreter_stack() is not None:
-        return None
-    return select.compiled(memory, asked)
+    return select.compiled(memory, asked) if _is_plain_now() else None
 
 
+# Whether what is compiled is no exported program, which is to run without this package, nor a transformation.
+_is_plain: Callable[[], bool] = torch.compiler.assume_constant_result(_is_plain_now)  # type: ignore[no-untyped-call]
 # Called while torch traces, which could not follow the search for an engine.
 _compiled_engine: Callable[[str, str], str | None] = torch.compiler.assume_constant_result(  # type: ignore[no-untyped-call]
     _compiled_engine_now
 )
+
+
+def _is_preferred_now() -> bool:
+    return select.preferred() != "auto"
+
+
+# Whether the environment names an engine; read while torch traces, and no guard of the program.
+_is_preferred: Callable[[], bool] = torch.compiler.assume_constant_result(_is_preferred_now)  # type: ignore[no-untyped-call]
+
+
+def are_few(library: Library, logits: Any) -> bool:
+    """Whether there are few logits in host memory, of a number that is known: no guard is added to learn it."""
+    return library.memory_of(logits.device)[0] == "host" and statically_known_true(logits.numel() <= FEW)
+
+
+def is_left_to_compiler(library: Library, logits: Any) -> bool:
+    """Whether torch.compile is to have the formula of the loss of plain logits, of which no engine is named."""
+    return are_few(library, logits) and _is_plain() and not _is_preferred()
 
 
 class TorchOnGraph(Torch):
@@ -113,6 +140,10 @@ class TorchTraced(TorchOnGraph):
     in_place = False
     leaves_out = False
 
+    def one_hot_mask(self, shape: tuple[int, int], t: Array) -> Array:
+        """Of numbers as wide as a float32, which the compiler compares as many of at a time."""
+        return super().one_hot_mask(shape, t.to(torch.int32))
+
     def readable(self, x: Array) -> bool:
         """Targets may be plain where logits are wrapped."""
         return not is_traced(x)
@@ -139,7 +170,13 @@ class TorchTraced(TorchOnGraph):
             return operator.losses(rows)
         from crossent.libraries.torch import graph
 
-        return graph.losses(rows, forward=rows.parts is None and not torch.compiler.is_compiling())
+        if not torch.compiler.is_compiling():
+            return graph.losses(rows, forward=rows.parts is None)
+        if rows.parts is None and _is_plain():
+            from crossent.libraries.torch.formula import tensors_of
+
+            return graph.losses_of(*tensors_of(rows), *rows.coefficients)
+        return graph.losses(rows, forward=False)
 
     def losses_and_gradient(self, rows: Rows, scale: Array | float, out: Array | None) -> tuple[Array, Array]:
         """As operators, or by the formula."""
@@ -186,3 +223,12 @@ class TorchTraced(TorchOnGraph):
 
         losses, found = linear_operator.walk(rows, ending.scale(1.0), needs)
         return linear_operator.known(ending.finish(losses), likes, found)
+
+
+class SmallTraced(TorchTraced):
+    """Few logits in host memory: what an operator takes to be called is more than its walk saves."""
+
+    def engine(self, asked: str, like: Array, dtype: str, classes: int, measure: str) -> str:
+        """The formula, unless the call or the environment names an engine."""
+        few = asked == "auto" and torch.compiler.is_compiling() and not _is_preferred()
+        return super().engine("array_api" if few else asked, like, dtype, classes, measure)
