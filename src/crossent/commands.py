@@ -1,8 +1,8 @@
 """The `crossent` command: arguments in, an exit code out. A user's mistake is one line on stderr and exit code 2.
 
-`info`, `warmup` and `train` are its own. Others come from whatever is installed, as the conformance suite is: an entry point of
-the group `crossent.commands` names a module with HELP, `configure(parser)` and `run(arguments)`, which returns the exit
-code and tells mistakes itself. One that is not asked for is not imported.
+`info`, `warmup` and `train` are its own. Others come from whatever is installed, as the conformance suite is: an entry
+point of the group `crossent.commands` names a module with HELP, `configure(parser)` and `run(arguments)`, which returns
+the exit code and tells mistakes itself. One that is not asked for is not imported.
 """
 
 from __future__ import annotations

@@ -167,10 +167,16 @@ def tanh_of_half_with_slope(b: Any) -> tuple[Any, Any]:
 @inline
 def log1p(y: Any) -> Any:
     """log(1 + y) for finite y ≥ 0, to about 1 ulp; NaN for NaN."""
+    return log1p_beside(y, 1.0 / (1.0 + y))
+
+
+@inline
+def log1p_beside(y: Any, inverse: Any) -> Any:
+    """The same, where 1/(1 + y) is known to a few digits."""
     u = 1.0 + y
     # What the addition has rounded away, exactly.
     lost = where(y < 1.0, y - (u - 1.0), 1.0 - (u - y))
-    return _log(exponent(u), significand(u) - 1.0, lost / u)
+    return _log(exponent(u), significand(u) - 1.0, lost * inverse)
 
 
 @inline

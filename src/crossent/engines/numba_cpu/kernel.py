@@ -48,7 +48,7 @@ def kernel(kind: Kind) -> Callable[[bytes], int]:
 
 
 def kinds(dtype: str, everything: bool) -> list[Kind]:
-    """What losses of logits of a dtype need; or all that may be asked of them, with what is beside them of one dtype."""
+    """What losses of logits of a dtype need; or all that may be asked of them, beside arrays of the same dtype."""
     if not everything:
         return [Kind(WALK, dtype, short=short) for short in (False, True)]
     walks = [

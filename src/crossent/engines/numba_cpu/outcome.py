@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from crossent.engines.numba_cpu.functions import log1p
+from crossent.engines.numba_cpu.functions import log1p_beside
 from crossent.engines.numba_cpu.lanes import lowest, narrowed, widened
 from crossent.engines.numba_cpu.vectors import filled, inline, is_nan, where
 from crossent.math.statistics import UNIT
@@ -72,7 +72,9 @@ def outcome(soft: Any, statistics: Any, own: Any, weight: Any, scale: Any, coeff
     zero = filled(maximum, 0.0)
     tau = target - maximum
     # Where the target is not the maximum, that is among the others and S ≥ 1: nothing cancels on either side.
-    log_z = log1p(where(tau >= 0.0, others, (others - 1.0) + odds))
+    # One division is enough: Z ≥ 1, or NaN.
+    inverse = 1.0 / (others + odds)
+    log_z = log1p_beside(where(tau >= 0.0, others, (others - 1.0) + odds), inverse)
     # Far apart, the loss is counted in units of 1/UNIT until it is weighed.
     most = -lowest(maximum) * UNIT
     far = (maximum > most) | ((target < -most) & (target > -_INF))
@@ -120,8 +122,6 @@ def outcome(soft: Any, statistics: Any, own: Any, weight: Any, scale: Any, coeff
             loss = where(weight == 0.0, 0.0, loss)
         scale = widened(weight) * scale
     loss = loss * where(far, _PER_UNIT, filled(zero, 1.0))
-    # One division is enough: Z ≥ 1, or NaN.
-    inverse = 1.0 / (others + odds)
     entry = -(scale * widened(q_t)) * widened(others * inverse)
     if shares_out:
         entry = entry + scale * widened(mass) * widened(odds * inverse)

@@ -114,12 +114,15 @@ def _read_targets(call: int, losses: Any, i: int, live: int, table: int, weights
 
 @inline
 def _sum(losses: Any, line: int, live: int, by: float) -> float:
-    """Of losses, each of which is divided before it is added: the sum of losses may be past the widest float where their mean is not."""
-    n, size = lanes(losses), itemsize(losses)
+    """Of losses, each of which is divided before it is added: their sum may be past the widest float."""
+    n, size, part = lanes(losses), itemsize(losses), 1.0 / by
     high = low = widened(vector_like(losses, 0.0))
-    part = 1.0 / by
     for k in range(0, live, n):
-        high, low = added(high, low, widened(load_first(losses, line + k * size, live - k, 0.0)) * part)
+        term = widened(load_first(losses, line + k * size, live - k, 0.0)) * part
+        if size == 8:
+            high, low = added(high, low, term)
+        else:
+            high = high + term
     return sum_of_lanes(high, low)
 
 

@@ -24,7 +24,7 @@ from crossent.engines.numba_cpu.elements import (
 )
 from crossent.engines.numba_cpu.functions import added, exp, finished
 from crossent.engines.numba_cpu.lanes import itemsize, lanes
-from crossent.engines.numba_cpu.layout import SHORT
+from crossent.engines.numba_cpu.layout import MOST, SHORT
 from crossent.engines.numba_cpu.long_rows import weight_and_scale
 from crossent.engines.numba_cpu.outcome import centre_of, masses, outcome, possible, terms
 from crossent.engines.numba_cpu.tiles import counted, weighed
@@ -128,6 +128,14 @@ def _likeliest(logits: Any, v: int, m: Any, x_table: int) -> Any:
 
 
 @inline
+def _gathered(found: Any, hit: Any, x: Any, e: Any) -> Any:
+    """x_t, exp(x_t − m) and S, with one column more; `hit` where that is the target's."""
+    target, odds, others, others_low = found
+    others, others_low = added(others, others_low, where(hit, 0.0, e))
+    return where(hit, x, target), where(hit, e, odds), others, others_low
+
+
+@inline
 def _sums(
     like: Any, losses: Any, v: int, t: Any, m: Any, x_table: int, e_table: int, raw: int, soon: int, result: int
 ) -> Any:
@@ -139,19 +147,29 @@ def _sums(
     """
     centre = centre_of(m)
     # A target outside the row, which is no target, is NaN.
-    target = odds = filled(m, _NAN)
-    others = others_low = number = filled(m, 0.0)
-    for j in range(v):
-        x = load(like, x_table + j * lanes(like) * itemsize(like))
-        e = exp(x - centre)
-        store(losses, e_table + j * lanes(losses) * itemsize(losses), e)
-        hit = t == number
-        target, odds = where(hit, x, target), where(hit, e, odds)
-        others, others_low = added(others, others_low, where(hit, 0.0, e))
-        number = number + 1.0
-        ask_to_read(soon + j * raw)
-        if result != 0:
-            ask_to_write(result + j * raw)
+    found = (filled(m, _NAN), filled(m, _NAN), filled(m, 0.0), filled(m, 0.0))
+    number, zero = filled(m, 0.0), filled(m, 0.0)
+    step, wide = lanes(like) * itemsize(like), lanes(losses) * itemsize(losses)
+    j = 0
+    while j < v:
+        # Two columns in one turn: what their exponentials have in common is loaded once.
+        x0, x1 = load(like, x_table + j * step), zero
+        pair = j + 1 < v
+        if pair:
+            x1 = load(like, x_table + (j + 1) * step)
+        e0, e1 = exp(x0 - centre), exp(x1 - centre)
+        store(losses, e_table + j * wide, e0)
+        found = _gathered(found, t == number, x0, e0)
+        if pair:
+            store(losses, e_table + (j + 1) * wide, e1)
+            found = _gathered(found, t == number + 1.0, x1, e1)
+        number = number + 2.0
+        for line in range(2):
+            ask_to_read(soon + (j + line) * raw)
+            if result != 0:
+                ask_to_write(result + (j + line) * raw)
+        j += 2
+    target, odds, others, others_low = found
     # Of a row of nothing but −inf, every exponential is 0 and none of that is a probability.
     return others + others_low, where(m == -_INF, _NAN, odds), target
 
@@ -290,6 +308,9 @@ def walk(
         m = _maximum(like, losses, v, seen_table)
         own, smooths = one, no_smooths
         if soft is None:
+            # Those of a later part of the rows are checked before they are walked.
+            ask_to_read(targets + (i + MOST) * 8)
+            ask_to_read(targets + (i + MOST) * 8 + 64)
             t = load_integers(losses, targets + i * 8, live)
             if u != 0:
                 for r in range(live):
