@@ -301,6 +301,8 @@ def loss(inputs: Inputs, options: Options | Mapping[str, Any], part: Part | None
         parsed = options_once(options, library.keep_graph) if options else DEFAULT
         if part is not None:
             inputs, form = part.without_padding(library, inputs, form)
+        elif (found := library.unseen(inputs, form.soft, parsed)) is not None:
+            return found
         rows, ending = prepare(library, logits, inputs, form, parsed, part=part)
         return library.loss(inputs, rows, ending)
 

@@ -24,6 +24,7 @@ from crossent.math.statistics import Described, RowStatistics
 from crossent.types import Array, Namespace
 
 if TYPE_CHECKING:
+    from crossent.options import Options
     from crossent.problem import Ending
 
 
@@ -168,6 +169,10 @@ class Library(Operations):
         it may not be written while `x` and `t` are read.
         """
         raise NotImplementedError(f"{self.name} has no calls in one step")
+
+    def unseen(self, inputs: Inputs, soft: bool, options: Options) -> Array | None:
+        """The loss of a call whose arguments are right, as one function that what traces calls does not look into."""
+        return None
 
     # --- in and out ---------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from crossent.engines import select
@@ -24,6 +25,7 @@ from crossent.math.statistics import Described, RowStatistics
 from crossent.types import Array
 
 if TYPE_CHECKING:
+    from crossent.options import Options
     from crossent.problem import Ending
 
 # Logits in host memory that an operator takes longer to be called for than its walk saves.
@@ -232,3 +234,25 @@ class SmallTraced(TorchTraced):
         """The formula, unless the call or the environment names an engine."""
         few = asked == "auto" and torch.compiler.is_compiling() and not _is_preferred()
         return super().engine("array_api" if few else asked, like, dtype, classes, measure)
+
+    def unseen(self, inputs: Inputs, soft: bool, options: Options) -> Array | None:
+        """Of plain logits with hard targets, while Dynamo traces: it makes guards of all that it looks into."""
+        logits, targets, weights, class_weights, denominator, _, _ = inputs
+        if not torch.compiler.is_dynamo_compiling() or soft or options.straight is None or options.engine != "auto":
+            return None
+        if not weights is class_weights is denominator is None or not is_left_to_compiler(self, logits):
+            return None
+        words = [getattr(options, name) for name in _WORDS]
+        # A number that the compiler has yet to learn stays in sight.
+        return None if any(map(self.is_symbolic, words)) else _loss_of(logits, targets, *words)
+
+
+_WORDS = ("ignore_index", "reduction", "label_smoothing", "smoothing", "z_loss", "temperature", "logit_softcap")
+
+
+@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
+def _loss_of(logits: Tensor, targets: Tensor, *words: Any) -> Tensor:
+    from crossent import problem
+
+    result: Tensor = problem.loss(Inputs(logits, targets), dict(zip(_WORDS, words, strict=True)))
+    return result
