@@ -52,6 +52,39 @@ def test_info_lists_every_backend_engine_and_the_threads(capsys):
     assert numpy_line.split()[2:] == ["cpu", "float64", "float32", "float16"]
 
 
+def test_warmup_keeps_what_losses_need(capsys, monkeypatch, tmp_path):
+    pytest.importorskip("numba")
+    made = []
+    monkeypatch.setattr("crossent.engines.numba_cpu.kernel.kernel", made.append)
+    monkeypatch.setenv("CROSSENT_CACHE_DIR", str(tmp_path / "\x1b[31m"))
+    assert cli.main(["warmup", "--dtype", "float32", "float16", "--dtype", "float32"]) == 0
+    printed = capsys.readouterr().out
+    assert [kind.stem for kind in made] == [
+        f"walk{few}-{name}" for name in ("float32", "float16") for few in ("", "-short")
+    ]
+    assert [line.split()[0] for line in printed.splitlines()[:-1]] == [kind.stem for kind in made]
+    assert printed.endswith(r"kept in " + str(tmp_path) + "/\\x1b[31m\n")
+    plain = len(made)
+    assert cli.main(["warmup", "--dtype", "float64", "--all"]) == 0
+    stems = [kind.stem for kind in made[plain:]]
+    assert len(stems) == len(set(stems))
+    assert {
+        "walk-short-float64-float64-capped",
+        "gradient-float64",
+        "describe-float64",
+        "forward-float64-float64",
+    } <= set(stems)
+
+
+def test_what_cannot_be_compiled_ahead_is_one_line(capsys, monkeypatch):
+    pytest.importorskip("numba")
+    assert "float64, float32, float16, bfloat16" in refused(capsys, ["warmup", "--dtype", "float31"])
+    monkeypatch.setattr("crossent.engines.numba_cpu.folder", lambda: None)
+    assert "CROSSENT_CACHE_DIR" in refused(capsys, ["warmup"])
+    monkeypatch.setattr("crossent.engines.select.numba_problem", lambda: "Numba is not installed")
+    assert "Numba is not installed" in refused(capsys, ["warmup"])
+
+
 def test_info_as_json_has_what_the_text_says(capsys, monkeypatch):
     absent = info.Backend("cupy", "no_such_library", "no_such_library", "cupy-cuda12x")
     monkeypatch.setattr(info, "BACKENDS", {"numpy": info.BACKENDS["numpy"], "cupy": absent})

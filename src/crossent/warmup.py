@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from crossent.engines import kept, select
-from crossent.info import DTYPES, UsageError
+from crossent.engines import select
+from crossent.info import DTYPES, UsageError, printable
 
 
 def warm(dtypes: Iterable[str] | None, everything: bool) -> None:
@@ -14,19 +14,24 @@ def warm(dtypes: Iterable[str] | None, everything: bool) -> None:
 
     everything: soft targets, temperatures and softcaps, entropies and divergences, and parts of a vocabulary, too.
     """
+    asked = tuple(DTYPES if dtypes is None else dict.fromkeys(dtypes))
+    unknown = [name for name in asked if name not in DTYPES]
+    if unknown:
+        raise UsageError(f"--dtype is {unknown[0]!r}; accepted: {', '.join(DTYPES)}")
     problem = select.problem("numba")
     if problem is not None:
         raise UsageError(f"there is nothing to compile ahead: {problem}")
     from crossent.engines import numba_cpu
 
-    asked = tuple(DTYPES if dtypes is None else dict.fromkeys(dtypes))
-    unknown = [name for name in asked if name not in DTYPES]
-    if unknown:
-        raise UsageError(f"--dtype is {unknown[0]!r}; accepted: {', '.join(DTYPES)}")
+    folder = numba_cpu.folder()
+    if folder is None:
+        raise UsageError(
+            "there is no folder to keep what is compiled; accepted: one that only you can write, in CROSSENT_CACHE_DIR"
+        )
     begun = time.perf_counter()
     for dtype in asked:
         for stem, make in numba_cpu.kernels(dtype, everything):
             start = time.perf_counter()
             make()
             print(f"{stem:<40}{time.perf_counter() - start:6.2f} s", flush=True)
-    print(f"{time.perf_counter() - begun:.1f} s; kept in {kept.folder() or 'no folder: see the log'}")
+    print(f"{time.perf_counter() - begun:.1f} s; kept in {printable(folder)}")

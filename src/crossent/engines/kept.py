@@ -34,7 +34,7 @@ def path(file: str, otherwise: str | None = None) -> Path | None:
     otherwise: the folder unless CROSSENT_CACHE_DIR says.
     """
     try:
-        found = folder(otherwise)
+        found = _folder(otherwise)
         with contextlib.suppress(FileNotFoundError):
             _check(found, os.stat(found))
     except (OSError, RuntimeError) as error:  # a user without a home
@@ -82,8 +82,7 @@ def keep(path: Path | None, code: bytes) -> None:
         _say_once(_unkept(error))
 
 
-def folder(otherwise: str | None = None) -> Path:
-    """Where what is compiled is kept, unless others can write there; RuntimeError of a user without a home."""
+def _folder(otherwise: str | None) -> Path:
     asked = os.environ.get("CROSSENT_CACHE_DIR") or otherwise
     if asked:
         return Path(asked)

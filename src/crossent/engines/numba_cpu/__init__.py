@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from crossent.libraries.base import Library
 
 _EVERY = slice(None)
-straight = one_step.walk
+straight, folder = one_step.walk, native.folder
 
 
 def problem(device: int = 0) -> str | None:

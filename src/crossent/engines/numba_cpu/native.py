@@ -85,6 +85,12 @@ def _path(stem: str) -> Path | None:
     return kept.path(f"{kept.name(stem, *_made_from())}.o", _folder())
 
 
+def folder() -> str | None:
+    """Where machine code is kept; None where it is not."""
+    path = _path("any")
+    return None if path is None else str(path.parent)
+
+
 def _folder() -> str | None:
     config = sys.modules.get("numba.core.config")
     return getattr(config, "CACHE_DIR", None) or os.environ.get("NUMBA_CACHE_DIR")

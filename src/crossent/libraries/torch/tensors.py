@@ -289,9 +289,10 @@ class TorchAsNumPy(_Tensors, NumPy):
         step = x.shape[-1] * x.itemsize
         if out is None:
             out = torch.empty(x.shape, dtype=x.dtype, device="cpu")
-        elif out is not x or not x.is_contiguous() or views.overlap(self.memory(x), self.memory(t)):
-            return None
-        return out, out.data_ptr(), step
+            return out, out.data_ptr(), step
+        place, place_of_targets = x.data_ptr(), t.data_ptr()
+        is_apart = place + x.nbytes <= place_of_targets or place_of_targets + t.nbytes <= place
+        return (out, place, step) if out is x and x.is_contiguous() and is_apart else None
 
     def dtype_name(self, x: Array) -> str:
         """Of tensors, and of the arrays that they are seen as."""
