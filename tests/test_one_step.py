@@ -241,3 +241,30 @@ def test_tensors_are_plain_arrays_too(steps, dtype):
     crossent.cross_entropy_and_grad(x, t, x)
     assert torch.equal(x, d)
     assert x._version > version
+
+
+@pytest.mark.parametrize("shape", [(8, 16), (3000, 5)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("ignored", [[], [1], "all"], ids=str)
+def test_pytorchs_signature_takes_a_step_where_no_target_is_ignored(monkeypatch, dtype, shape, ignored):
+    from crossent import torch as ours
+
+    found, walk = [], one_step.walk
+    monkeypatch.setattr("crossent.engines.numba_cpu.straight", lambda *given: found.append(walk(*given)) or found[-1])
+    x, t = (
+        torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(getattr(torch, dtype)),
+        torch.arange(shape[0]),
+    )
+    t = t % shape[1]
+    t[slice(None) if ignored == "all" else ignored] = -100
+    exact = x.double().requires_grad_()
+    x.requires_grad_()
+    for options in ({}, {"label_smoothing": 0.1}, {"reduction": "sum"}):
+        loss, wanted = ours.cross_entropy(x, t, **options), torch.nn.functional.cross_entropy(exact, t, **options)
+        (d,), (wanted_d,) = torch.autograd.grad(loss, x), torch.autograd.grad(wanted, exact)
+        for one, other in ((loss.detach(), wanted), (d, wanted_d)):
+            torch.testing.assert_close(
+                one, other.to(x.dtype), rtol=2 * torch.finfo(x.dtype).eps, atol=1e-8, equal_nan=True
+            )
+    took = [value is not None for value in found]
+    assert took == ([] if dtype == "float64" else [not ignored] * 3)

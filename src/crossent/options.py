@@ -136,7 +136,7 @@ class Options:
             ),
         )
         c, divisors = self.coefficients, {"mean": 0.0, "sum": 1.0, "none": 1.0}
-        is_straight = c.measure == LOSS and not c.ieee and self.reduction in divisors
+        is_straight = c.measure == LOSS and self.reduction in divisors
         ending = bool(self.check_targets), divisors.get(self.reduction, 1.0), self.reduction == "none"
         object.__setattr__(self, "straight", (c, self.ignore_index, *ending) if is_straight else None)
 

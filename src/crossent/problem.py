@@ -254,7 +254,8 @@ def _straight(
     if options.straight is None or not weights is class_weights is denominator is None:
         return None
     given = library.straight(x, t)
-    if given is None:
+    # A mean of float64 is divided before it is added up there, which IEEE arithmetic is not.
+    if given is None or (options.ieee and given[0] == "float64"):
         return None
     name = library.engine(options.engine, x, given[0], given[2], LOSS)
     if name not in STRAIGHT:

@@ -57,7 +57,7 @@ class Call(NamedTuple):
     within_own: the same of losses, sums and value.
     targets_size: of an integer, 8 or 4; 0 where there are none.
     checked: whether targets outside of the vocabulary are counted; a part with one is not walked.
-    ignores, ignored: whether a target marks what does not count, and which.
+    ignores, ignored: whether a target marks what does not count, and which; with `ieee`, one that does is not accepted.
     losses: of all rows, or a table of statistics or of numbers that make the gradient, whose lines are `line` apart.
     sums: of each part of the rows, two float64 numbers: its losses over the divisor, added up; how many rows count.
     value: of a call of one part, the place of the first of these. divisor: 0 for how many rows of a part count.

@@ -35,8 +35,9 @@ def walk(
 ) -> Array | None:
     """The losses (N,), or with `keeps` false their sum over the divisor, as an array of NumPy's.
 
-    None for a target outside of the vocabulary, with `checked`. divisor: 0 for how many rows count. scale: of the
-    gradient; out, out_step: where it goes, as logits are given; spares: whether nothing may be written there for None.
+    None for a target outside of the vocabulary, with `checked`, and with IEEE arithmetic for one that is ignored.
+    divisor: 0 for how many rows count. scale: of the gradient; out, out_step: where it goes, as logits are given;
+    spares: whether nothing may be written there for None.
     """
     dtype, n, v, x, x_step, t, t_size, within = given
     transform, scale_of_logits, cap = transform_of(c)
@@ -48,13 +49,13 @@ def walk(
     value = np.empty(n if keeps else (), real)
     height = height_of(v)
     factor = (1.0 if scale is None else scale) * c.inverse_temperature
-    target_mass, smoothing, includes_target, z_loss, _, _, _, _, _ = c
+    target_mass, smoothing, includes_target, z_loss, ieee, *_ = c
     ignores, own = ignored is not None, id(value)
 
     def words(divisor: float, sums: int, single: int, walks: bool, start: int, stop: int) -> bytes:
         return PACK(
             x, x_step, 0, 0, out, out_step, t, t_size, checked, ignores, ignored or 0, own if keeps else 0, 0, sums,
-            single, 0, 0, 0, 0, within, WITHIN, v, 0, v, False, walks, factor, divisor, target_mass, smoothing,
+            single, 0, 0, 0, 0, within, WITHIN, v, 0, v, ieee, walks, factor, divisor, target_mass, smoothing,
             includes_target, z_loss, scale_of_logits, cap, 0.5, start, stop,
         )  # fmt: skip
 

@@ -127,7 +127,7 @@ def _sum(losses: Any, line: int, live: int, by: float) -> float:
 
 
 def _function_of(kind: Kind) -> Callable[[int], int]:
-    """The function of the address of a call's words. It returns how many targets are outside of the vocabulary."""
+    """The function of the address of a call's words. It returns how many targets are not accepted."""
     logits = format_like(_FORMATS[kind.dtype])
     losses = format_like(_FORMATS["float64" if kind.dtype == "float64" else "float32"])
     second = None if kind.soft is None else format_like(_FORMATS[kind.soft])
@@ -216,6 +216,7 @@ def _function_of(kind: Kind) -> Callable[[int], int]:
         weight, scales, v = _address(call, _weight), _address(call, _scales), load_place(call + _classes)
         sums, value, divisor = _own(call, _sums), _own(call, _value), load_double(call + _divisor)
         has_targets, walks = load_place(call + _targets_size) != 0, load_place(call + _walks) != 0
+        ieee = load_place(call + _ieee) != 0
         start, stop, outside, height = load_place(call + _start), load_place(call + _stop), 0, height_of(v)
         targets, weights, own_losses = scratch(_TARGETS), scratch(_WEIGHTS), scratch(_WEIGHTS)
         i = start
@@ -224,6 +225,9 @@ def _function_of(kind: Kind) -> Callable[[int], int]:
             wrong, kept, t, w = 0, live, 0, 0
             if has_targets:
                 wrong, kept, t, w = _read_targets(call, formats[1], i, live, targets, weights)
+            if ieee:
+                # A row that does not count is no row of weight 0 there, whatever it holds.
+                wrong += live - kept
             outside += wrong
             if sums != 0:
                 store_double(sums + 16 * (i // height) + 8, float(kept))

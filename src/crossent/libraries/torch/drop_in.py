@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -219,15 +220,27 @@ def _is_linear(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None 
 
 
 def _options(input: Tensor, target: Tensor, ignore_index: int, reduction: str, label_smoothing: float) -> Options:
+    index = None if target.is_floating_point() else ignore_index
+    if torch.compiler.is_compiling():
+        return _of(index, reduction, label_smoothing, True)
+    # PyTorch's loss can be captured, and has no word for a check that would wait.
+    checked = is_traced(input, target) or not TORCH.is_captured(target)
+    return _once(index, reduction, label_smoothing, checked)
+
+
+def _of(ignore_index: int | None, reduction: str, label_smoothing: float, checked: bool) -> Options:
     return Options(
-        ignore_index=None if target.is_floating_point() else ignore_index,
+        ignore_index=ignore_index,
         reduction=reduction,
         label_smoothing=label_smoothing,
         smoothing="uniform",
-        # PyTorch's loss can be captured, and has no word for a check that would wait.
-        check_targets=is_traced(input, target) or not TORCH.is_captured(target),
+        check_targets=checked,
         ieee=True,
     )
+
+
+# Looked up, which what traces a call could not follow.
+_once = functools.lru_cache(maxsize=64, typed=True)(_of)
 
 
 def _dtype(input: Tensor) -> torch.dtype:
