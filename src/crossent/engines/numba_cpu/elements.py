@@ -220,21 +220,51 @@ def load_integers(typingctx: Any, like: Any, address: Any, count: Any) -> Any:
     return signature(kind, like, types.intp, types.intp), emit
 
 
-@intrinsic
-def count_outside(typingctx: Any, like: Any, address: Any, count: Any, stop: Any) -> Any:
-    """How many of `count` int64 numbers from an address on are negative or not below `stop`.
+def _emit_count(builder: ir.IRBuilder, mask: ir.Value) -> ir.Value:
+    bits = ir.IntType(mask.type.count)
+    return builder.zext(builder.ctpop(builder.bitcast(mask, bits)), ir.IntType(64))
 
-    count: at most as many as a vector of the compute dtype of the format `like` has lanes.
+
+@intrinsic
+def count_outside(typingctx: Any, like: Any, address: Any, count: Any, stop: Any, ignores: Any, ignored: Any) -> Any:
+    """How many of `count` int64 numbers from an address on are negative or not below `stop`, and not ignored.
+
+    Of more than a vector of the compute dtype of the format `like` has lanes, only so many are looked at.
     """
-    lanes_of = count_of(like)
-    word, bits = ir.VectorType(ir.IntType(64), lanes_of), ir.IntType(lanes_of)
+    number_of = count_of(like)
+    word = ir.VectorType(ir.IntType(64), number_of)
 
     def emit(context: Any, builder: Any, sig: Any, args: list[ir.Value]) -> ir.Value:
-        value, mask = masked_load(builder, types.int64, word, args[1], args[2])
-        outside = builder.icmp_unsigned(">=", value, splat(builder, args[3], lanes_of))
-        return builder.zext(builder.ctpop(builder.bitcast(builder.and_(outside, mask), bits)), ir.IntType(64))
+        _, address, count, stop, ignores, ignored = args
+        value, mask = masked_load(builder, types.int64, word, address, count)
+        outside = builder.and_(mask, builder.icmp_unsigned(">=", value, splat(builder, stop, number_of)))
+        other = builder.icmp_signed("!=", value, splat(builder, ignored, number_of))
+        ignores = builder.trunc(ignores, ir.IntType(1))
+        other = builder.or_(other, splat(builder, builder.not_(ignores), number_of))
+        return _emit_count(builder, builder.and_(outside, other))
 
-    return signature(types.intp, like, types.intp, types.intp, types.intp), emit
+    kinds = (like, types.intp, types.intp, types.intp, types.boolean, types.intp)
+    return signature(types.intp, *kinds), emit
+
+
+@intrinsic
+def mark_others(typingctx: Any, like: Any, address: Any, count: Any, ignored: Any, marks: Any) -> Any:
+    """Of as many numbers, write 1 for each that is not `ignored` and 0 for the others to the address `marks`.
+
+    The marks have the format `like`. Returns how many are not ignored.
+    """
+    number_of = count_of(like)
+    word = ir.VectorType(ir.IntType(64), number_of)
+
+    def emit(context: Any, builder: Any, sig: Any, args: list[ir.Value]) -> ir.Value:
+        _, address, count, ignored, marks = args
+        value, mask = masked_load(builder, types.int64, word, address, count)
+        other = builder.icmp_signed("!=", value, splat(builder, ignored, number_of))
+        kind = llvm_type(vector_of(like))
+        masked_store(builder, like.dtype, builder.uitofp(other, kind), marks, count)
+        return _emit_count(builder, builder.and_(other, mask))
+
+    return signature(types.intp, like, types.intp, types.intp, types.intp, types.intp), emit
 
 
 @intrinsic

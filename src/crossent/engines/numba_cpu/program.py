@@ -22,6 +22,7 @@ from crossent.engines.numba_cpu.elements import (
     load_first,
     load_int32,
     load_place,
+    mark_others,
     scratch,
     store_double,
     store_one,
@@ -92,24 +93,22 @@ def _read_targets(call: int, losses: Any, i: int, live: int, table: int, weights
     Besides, the addresses of these targets as int64, and of the rows' weights where some do not count (else 0).
     """
     given, size = _address(call, _targets), load_place(call + _targets_size)
-    outside: Any = 0
-    vocabulary: Any = np.uint64(load_place(call + _vocabulary))
-    if size == 8 and load_place(call + _ignores) == 0:
-        given += 8 * i
-        if load_place(call + _checked) != 0:
-            n = lanes(losses)
-            for k in range(0, live, n):
-                outside += count_outside(losses, given + 8 * k, live - k, load_place(call + _vocabulary))
-        return outside, live, given, 0
-    ignores, ignored, kept = load_place(call + _ignores) != 0, load_place(call + _ignored), 0
-    for k in range(live):
-        t = load_place(given + 8 * (i + k)) if size == 8 else load_int32(given + 4 * (i + k))
-        counts = not (ignores and t == ignored)
-        kept += counts
-        outside += counts and np.uint64(t) >= vocabulary
-        store_place(table + 8 * k, t)
-        store_one(losses, weights + k * itemsize(losses), 1.0 if counts else 0.0)
-    return outside if load_place(call + _checked) != 0 else 0, kept, table, weights if kept < live else 0
+    given += i * size
+    if size == 4:
+        for k in range(live):
+            store_place(table + 8 * k, load_int32(given + 4 * k))
+        given = table
+    ignores, ignored, n = load_place(call + _ignores) != 0, load_place(call + _ignored), lanes(losses)
+    outside, kept = 0, live
+    if load_place(call + _checked) != 0:
+        stop = load_place(call + _vocabulary)
+        for k in range(0, live, n):
+            outside += count_outside(losses, given + 8 * k, live - k, stop, ignores, ignored)
+    if ignores:
+        kept = 0
+        for k in range(0, live, n):
+            kept += mark_others(losses, given + 8 * k, live - k, ignored, weights + k * itemsize(losses))
+    return outside, kept, given, weights if kept < live else 0
 
 
 @inline
