@@ -71,7 +71,7 @@ def walk(
         if run(call):
             outside.append(first)
 
-    if (ignores and divisor == 0.0) or (spares and checked):
+    if (ignores and divisor == 0.0) or (spares and (checked or ieee)):
         threads.split(partial(part, 1.0, False), parts, workers)
         if outside:
             return None
