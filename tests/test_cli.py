@@ -56,6 +56,7 @@ def test_warmup_keeps_what_losses_need(capsys, monkeypatch, tmp_path):
     pytest.importorskip("numba")
     made = []
     monkeypatch.setattr("crossent.engines.numba_cpu.kernel.kernel", made.append)
+    monkeypatch.setattr("crossent.engines.numba_cpu.is_kept", lambda stem: True)
     monkeypatch.setenv("CROSSENT_CACHE_DIR", str(tmp_path / "\x1b[31m"))
     assert cli.main(["warmup", "--dtype", "float32", "float16", "--dtype", "float32"]) == 0
     printed = capsys.readouterr().out
@@ -76,9 +77,14 @@ def test_warmup_keeps_what_losses_need(capsys, monkeypatch, tmp_path):
         assert stem in stems
 
 
-def test_what_cannot_be_compiled_ahead_is_one_line(capsys, monkeypatch):
+def test_what_cannot_be_compiled_ahead_is_one_line(capsys, monkeypatch, tmp_path):
     pytest.importorskip("numba")
     assert "float64, float32, float16, bfloat16" in refused(capsys, ["warmup", "--dtype", "float31"])
+    monkeypatch.setattr("crossent.engines.numba_cpu.kernel.kernel", lambda kind: None)
+    with monkeypatch.context() as patch:
+        (tmp_path / "file").touch(mode=0o600)
+        patch.setenv("CROSSENT_CACHE_DIR", str(tmp_path / "file"))
+        assert "walk-float32 could not be written to" in refused(capsys, ["warmup", "--dtype", "float32"])
     monkeypatch.setattr("crossent.engines.numba_cpu.folder", lambda: None)
     assert "CROSSENT_CACHE_DIR" in refused(capsys, ["warmup"])
     monkeypatch.setattr("crossent.engines.select.numba_problem", lambda: "Numba is not installed")

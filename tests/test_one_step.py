@@ -268,3 +268,39 @@ def test_pytorchs_signature_takes_a_step_where_no_target_is_ignored(monkeypatch,
             )
     took = [value is not None for value in found]
     assert took == ([] if dtype == "float64" else [not ignored] * 3)
+
+
+def test_a_tensor_whose_storage_is_freed_is_an_error():
+    x, t = torch.randn(6, 10), torch.arange(6)
+    for freed in ("logits", "targets"):
+        given = {"logits": x.clone(), "targets": t.clone()}
+        given[freed].untyped_storage().resize_(0)
+        with pytest.raises(RuntimeError, match="has no memory"):
+            crossent.cross_entropy(**given)
+
+
+def test_a_parameter_is_no_memory_for_its_gradient():
+    x, t = torch.nn.Parameter(torch.randn(6, 10)), torch.arange(6)
+    kept = x.detach().clone()
+    with torch.no_grad(), pytest.raises(ValueError, match=r"^out requires a gradient of its own"):
+        crossent.cross_entropy_and_grad(x, t, x)
+    assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_what_a_transformation_closes_over_is_a_constant(requires_grad):
+    x, t, s = torch.randn(6, 10, requires_grad=requires_grad), torch.arange(6), torch.tensor(2.0)
+    loss = crossent.cross_entropy(x, t)
+    torch.testing.assert_close(torch.func.grad(lambda s: crossent.cross_entropy(x, t) * s)(s), loss)
+    torch.testing.assert_close(torch.vmap(lambda s: crossent.cross_entropy(x, t) * s)(s[None])[0], 2 * loss)
+    found = torch.func.grad(lambda s: crossent.cross_entropy_and_grad(x.detach(), t)[0] * s)(s)
+    torch.testing.assert_close(found, loss)
+
+
+def test_what_is_wrong_with_the_arrays_comes_before_what_is_wrong_with_the_options():
+    x, t = _case((6, 8), "float32")
+    for function in (crossent.cross_entropy, crossent.cross_entropy_and_grad):
+        with pytest.raises(ValueError, match=r"^targets has dtype"):
+            function(x, t[:-1], reduction="foo")
+        with pytest.raises(ValueError, match=r"^reduction is 'foo'"):
+            function(x, t, reduction="foo")

@@ -243,6 +243,14 @@ def of_part(function: Callable[..., Any], shard: VocabularyShard | None, *given:
         return function(*given, part=part)
 
 
+def _right(options: Options | Mapping[str, Any]) -> Options | None:
+    """The options of an eager call; None where one is wrong, which comes after what is wrong with the arrays."""
+    try:
+        return options_once(options, traced=False) if options else DEFAULT
+    except (TypeError, ValueError):
+        return None
+
+
 def _straight(
     library: Library, inputs: Inputs, options: Options, scale: float | None = None, out: Array | None = None
 ) -> tuple[Array, Array | None] | None:
@@ -262,6 +270,8 @@ def _straight(
         return None
     d, place, step = None, 0, 0
     if scale is not None:
+        if out is not None:
+            checks.output(library, out, x)
         found = library.straight_out(x, t, out)
         if found is None:
             return None
@@ -292,8 +302,8 @@ def loss(inputs: Inputs, options: Options | Mapping[str, Any], part: Part | None
     library: Library = NUMPY
     if type(logits) is not np.ndarray:
         library = checks.library_of("logits", logits, "an array of shape (..., V)").of_call(inputs)
-    if part is None and library.has_steps:
-        value = _straight_loss(library, inputs, options_once(options, library.keep_graph) if options else DEFAULT)
+    if part is None and library.has_steps and (parsed := _right(options)) is not None:
+        value = _straight_loss(library, inputs, parsed)
         if value is not None:
             return value
     form_of = checks.logits_and_targets if type(options) is dict else _form(options)
@@ -320,15 +330,15 @@ def loss_and_gradient(
     """The loss of a call and its gradient, times `sign`, outside any framework's graph."""
     family = checks.library_of("logits", inputs.logits, "an array of shape (..., V)")
     library, inputs = family.off_graph(inputs)
-    if part is None and form is None and library.has_steps and (grad_output is None or type(grad_output) is float):
-        parsed = options_once(options, library.keep_graph, _OF_GRADIENT) if options else DEFAULT
-        if grad_output is None or parsed.reduction != "none":
-            found = _straight(library, inputs, parsed, sign if grad_output is None else grad_output * sign, out)
-            if found is not None:
-                value, d = found
-                if out is not None:
-                    library.written(out)
-                return library.leave(value), d
+    plain = part is None and form is None and library.has_steps and (grad_output is None or type(grad_output) is float)
+    right = _right(options) if plain else None
+    if right is not None and (grad_output is None or right.reduction != "none"):
+        found = _straight(library, inputs, right, sign if grad_output is None else grad_output * sign, out)
+        if found is not None:
+            value, d = found
+            if out is not None:
+                library.written(out)
+            return library.leave(value), d
     given = inputs.logits
     if part is not None:
         form = part.form(library, inputs)

@@ -33,5 +33,7 @@ def warm(dtypes: Iterable[str] | None, everything: bool) -> None:
         for stem, make in numba_cpu.kernels(dtype, everything):
             start = time.perf_counter()
             make()
+            if not numba_cpu.is_kept(stem):
+                raise UsageError(f"{stem} could not be written to {printable(folder)}")
             print(f"{stem:<40}{time.perf_counter() - start:6.2f} s", flush=True)
     print(f"{time.perf_counter() - begun:.1f} s; kept in {printable(folder)}")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from crossent.libraries.base import Library
 
 _EVERY = slice(None)
-straight, folder = one_step.walk, native.folder
+straight, folder, is_kept = one_step.walk, native.folder, native.is_kept
 
 
 def problem(device: int = 0) -> str | None:

@@ -91,6 +91,12 @@ def folder() -> str | None:
     return None if path is None else str(path.parent)
 
 
+def is_kept(stem: str) -> bool:
+    """Whether the machine code of that name is there."""
+    path = _path(stem)
+    return path is not None and path.is_file()
+
+
 def _folder() -> str | None:
     config = sys.modules.get("numba.core.config")
     return getattr(config, "CACHE_DIR", None) or os.environ.get("NUMBA_CACHE_DIR")

@@ -51,6 +51,9 @@ def is_traced(*given: Any) -> bool:
         return True
     if torch._C._len_torch_dispatch_stack() and _is_recorded():
         return True
+    # What is closed over is followed by no transformation, and still joins what is.
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return True
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
     for x in given:
         kind = type(x)
@@ -90,6 +93,15 @@ def _product(a: Array, b: Array, out: Array | None) -> Array:
 def _add_product(total: Array, a: Array, b: Array) -> Array:
     with _whole_products(a.device.type):
         return total.addmm_(a, b)
+
+
+def _in_memory(x: torch.Tensor) -> torch.Tensor:
+    """`x`; RuntimeError where its storage has been freed, which NumPy would not notice."""
+    if not x.data_ptr() and x.numel():
+        raise RuntimeError(
+            f"a tensor of shape {tuple(x.shape)} has no memory; accepted: tensors whose storage is there"
+        )
+    return x
 
 
 class _Tensors(Operations):
@@ -274,7 +286,7 @@ class TorchAsNumPy(_Tensors, NumPy):
         if dtype is None or size is None or not n or shape[:-1] != t.shape or not shape or not t.is_contiguous():
             return None
         v, itemsize, place, place_of_targets = shape[-1], x.itemsize, x.data_ptr(), t.data_ptr()
-        if x.is_neg() or not v or place % itemsize or place_of_targets % size:
+        if x.is_neg() or not v or place % itemsize or place_of_targets % size or not (place and place_of_targets):
             return None
         if x.is_contiguous():
             step = v * itemsize
@@ -313,6 +325,7 @@ class TorchAsNumPy(_Tensors, NumPy):
             x = x.detach()
         if x.is_neg():
             x = x.resolve_neg()
+        x = _in_memory(x)
         array: Array = (x.float() if x.dtype is torch.bfloat16 else x).numpy()
         return array
 
@@ -322,6 +335,7 @@ class TorchAsNumPy(_Tensors, NumPy):
             x = x.detach()
         if x.is_neg():
             x = x.resolve_neg()
+        x = _in_memory(x)
         array: Array = x.view(torch.int16).numpy().view(np.uint16) if x.dtype is torch.bfloat16 else x.numpy()
         return array
 
