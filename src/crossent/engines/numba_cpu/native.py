@@ -19,6 +19,7 @@ from typing import Any, Final
 import llvmlite
 import numpy as np
 from llvmlite import binding as llvm
+from llvmlite import ir
 
 import crossent
 from crossent.engines import kept
@@ -49,6 +50,22 @@ def function(stem: str, what: str, make: Callable[[str], bytes]) -> Callable[[by
         assert address is not None
         kept.keep(path, code)
     return _SIGNATURE(address)
+
+
+def with_word(address: int, word: int, name: str) -> int:
+    """The address of a function of one number that calls that at `address`, of the place of that number and a word."""
+    module, kind = ir.Module(), ir.IntType(64)
+    builder = ir.IRBuilder(ir.Function(module, ir.FunctionType(kind, [kind]), name).append_basic_block())
+    place = builder.alloca(kind, 2)
+    for i, value in enumerate((builder.function.args[0], ir.Constant(kind, word))):
+        builder.store(value, builder.gep(place, [ir.Constant(ir.IntType(32), i)]))
+    inner = builder.inttoptr(ir.Constant(kind, address), ir.FunctionType(kind, [kind]).as_pointer())
+    builder.ret(builder.call(inner, [builder.ptrtoint(place, kind)]))
+    made = llvm.parse_assembly(str(module))
+    engine = llvm.create_mcjit_compiler(made, _machine())
+    engine.finalize_object()
+    _engines.append(engine)
+    return int(engine.get_function_address(name))
 
 
 def address_of(made: Callable[[bytes], int]) -> int:
