@@ -16,19 +16,21 @@ from typing import Any, Final, NamedTuple, cast
 from crossent.engines import threads
 from crossent.engines.base import Engine
 from crossent.engines.compiling import making
-from crossent.math.rows import EXPLICIT
+from crossent.math.rows import EXPLICIT, LOSS
 
 ENGINES: Final[dict[str, str]] = {
-    "numba": "NumPy and torch CPU memory in one compiled pass, on all cores (extra: numba)",
+    "numba": "NumPy, torch CPU and JAX CPU memory in one compiled pass, on all cores (extra: numba)",
     "cuda": "CuPy arrays and torch CUDA tensors in one compiled pass (extra: cuda12 or cuda13)",
     "array_api": "any array library; NumPy and torch CPU memory in blocks that fit the cache, on all cores",
 }
 _MODULES: Final = {"numba": "numba_cpu", "cuda": "cuda", "array_api": "array_api"}
 # What an engine that compiles walks: the kind of memory, and its name.
 _WALKS: Final = {
-    "numba": ("host", "NumPy arrays and torch tensors in host memory"),
+    "numba": ("host", "NumPy arrays and torch tensors in host memory, and JAX arrays of a CPU"),
     "cuda": ("cuda", "CuPy arrays and torch tensors on a CUDA device"),
 }
+PROGRAMS: Final = "programs"
+"""The memory of logits that compiled programs have, which can call the kernels for host memory."""
 # The engines that look at a target before they follow it: the row of one outside the vocabulary is NaN by itself.
 ENGINE_CHECKS_RANGE: Final = frozenset(_WALKS)
 
@@ -49,10 +51,13 @@ def obstacle(name: str, kind: Kind, described: str = "") -> str | None:
     if name == "array_api":
         return None
     memory, walks = _WALKS[name]
-    if kind.state != "eager" or kind.memory != memory:
+    is_called = name == "numba" and kind.memory == PROGRAMS
+    if not is_called and (kind.state != "eager" or kind.memory != memory):
         return f"it walks eager {walks}, and logits are {described or kind.state}"
     if kind.measure == EXPLICIT:
         return "it has no clipped probabilities, which algorithm='explicit' asks for"
+    if is_called and kind.measure != LOSS:
+        return "programs of XLA call it for cross-entropies alone"
     if name == "numba" and (reason := numba_problem()) is not None:
         return reason
     return engine(name).obstacle(kind.dtype, kind.classes, kind.device)

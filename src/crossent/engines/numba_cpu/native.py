@@ -54,6 +54,8 @@ def function(stem: str, what: str, make: Callable[[str], bytes]) -> Callable[[by
 
 def with_word(address: int, word: int, name: str) -> int:
     """The address of a function of one number that calls that at `address`, of the place of that number and a word."""
+    from llvmlite import ir
+
     module, kind = ir.Module(), ir.IntType(64)
     builder = ir.IRBuilder(ir.Function(module, ir.FunctionType(kind, [kind]), name).append_basic_block())
     place = builder.alloca(kind, 2)
