@@ -208,7 +208,7 @@ class Jax(Library):
         if rows.parts is not None:
             of_part: Array = _axis().losses(rows)
             return of_part
-        others, how = (rows.soft, rows.weight, rows.class_weights), _How(rows.coefficients, rows.engine)
+        others, how = (rows.soft, rows.weight, rows.class_weights), How(rows.coefficients, rows.engine)
         return (_inlined if how.walks else _compiled)(how, rows.logits, rows.targets, others)
 
     def losses_and_gradient(self, rows: Rows, scale: Array | float, out: Array | None) -> tuple[Array, Array]:
@@ -216,7 +216,7 @@ class Jax(Library):
         if rows.parts is not None:
             of_part: tuple[Array, Array] = _axis().losses_and_gradient(rows, scale)
             return of_part
-        others, how = (rows.soft, rows.weight, rows.class_weights), _How(rows.coefficients, rows.engine)
+        others, how = (rows.soft, rows.weight, rows.class_weights), How(rows.coefficients, rows.engine)
         function = _inlined_gradient if how.walks else _compiled_gradient
         found: tuple[Array, Array] = function(how, rows.logits, rows.targets, others, scale)
         return found
@@ -244,6 +244,13 @@ class Jax(Library):
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
         """Of float32, with all its digits on every device."""
         return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+
+    def loss(self, inputs: Inputs, rows: Rows, ending: Ending) -> Array:
+        """A mean or a sum that machine code walks is one function with its gradient."""
+        from crossent.libraries import jax_reduced
+
+        is_one = 0 not in ending.token_shape and jax_reduced.serves(rows, ending)
+        return jax_reduced.loss(rows, ending) if is_one else super().loss(inputs, rows, ending)
 
     def linear_loss(self, inputs: Inputs, rows: Rows, ending: Ending) -> Array:
         """As one function with its own derivative, compiled once per shape."""
@@ -337,7 +344,7 @@ def _in_blocks(function: Callable[[_PerRow], _Result], per_row: _PerRow, height:
     return results
 
 
-class _How(NamedTuple):
+class How(NamedTuple):
     """What of a call is no array: what its rows have in common, and the engine that walks them."""
 
     coefficients: Coefficients
@@ -349,7 +356,7 @@ class _How(NamedTuple):
         return self.engine != "array_api"
 
     @property
-    def composed(self) -> _How:
+    def composed(self) -> How:
         """The same by the formula."""
         return self._replace(engine="array_api")
 
@@ -364,7 +371,7 @@ class _Losses(NamedTuple):
         """The losses."""
         found = dict(zip(self.given, operands, strict=True))
         others = found.get("soft"), found.get("weight"), found.get("class_weights")
-        return [_formula(_How(self.coefficients, "array_api"), x, found.get("targets"), others)]
+        return [_formula(How(self.coefficients, "array_api"), x, found.get("targets"), others)]
 
 
 class _LossesAndGradient(NamedTuple):
@@ -377,11 +384,11 @@ class _LossesAndGradient(NamedTuple):
         """The losses and the gradient."""
         found = dict(zip(self.given, operands, strict=True))
         others = found.get("soft"), found.get("weight"), found.get("class_weights")
-        how = _How(self.coefficients, "array_api")
-        return _with_gradient(how, x, found.get("targets"), others, found["scales"])
+        how = How(self.coefficients, "array_api")
+        return with_gradient(how, x, found.get("targets"), others, found["scales"])
 
 
-def _walked(how: _How, x: Array, t: Array | None, others: _Others, scale: Array | None) -> Sequence[Array]:
+def _walked(how: How, x: Array, t: Array | None, others: _Others, scale: Array | None) -> Sequence[Array]:
     from crossent.libraries import jax_ffi
 
     soft, weight, class_weights = others
@@ -391,7 +398,7 @@ def _walked(how: _How, x: Array, t: Array | None, others: _Others, scale: Array 
     return jax_ffi.walk(formula, how.coefficients, x, operands, gradient=scale is not None)
 
 
-def _formula(how: _How, x: Array, t: Array | None, others: _Others) -> Array:
+def _formula(how: How, x: Array, t: Array | None, others: _Others) -> Array:
     if how.walks:
         return _walked(how, x, t, others, None)[0]
     soft, weight, class_weights = others
@@ -402,9 +409,10 @@ def _formula(how: _How, x: Array, t: Array | None, others: _Others) -> Array:
     return by_rows(losses_of, (x, t, soft, weight))
 
 
-def _with_gradient(
-    how: _How, x: Array, t: Array | None, others: _Others, scale: Array
+def with_gradient(
+    how: How, x: Array, t: Array | None, others: _Others, scale: Array | float
 ) -> tuple[Array, Array]:
+    """The losses of the shape of the tokens, and the gradient, times `scale`, in the dtype of the logits."""
     scale = jnp.broadcast_to(jnp.asarray(scale, LIBRARY.compute_dtype(x)), x.shape[:-1])
     if how.walks:
         loss, d = _walked_with_gradient(how, x, t, others, scale)
@@ -420,40 +428,41 @@ def _with_gradient(
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _walked_with_gradient(
-    how: _How, x: Array, t: Array | None, others: _Others, scale: Array
+    how: How, x: Array, t: Array | None, others: _Others, scale: Array
 ) -> tuple[Array, Array]:
     loss, d = _walked(how, x, t, others, scale)
     return loss, d
 
 
 @_walked_with_gradient.defjvp
-def _jvp_of_gradient(how: _How, primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
+def _jvp_of_gradient(how: How, primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
     """A gradient is differentiated as its formula is."""
-    return jax.jvp(partial(_with_gradient, how.composed), tuple(primals), tuple(tangents))
+    return jax.jvp(partial(with_gradient, how.composed), tuple(primals), tuple(tangents))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _losses(how: _How, x: Array, t: Array | None, others: _Others) -> Array:
+def losses(how: How, x: Array, t: Array | None, others: _Others) -> Array:
+    """The losses of the shape of the tokens, with a derivative of their own."""
     return _formula(how, x, t, others)
 
 
-@partial(_losses.defjvp, symbolic_zeros=True)
-def _jvp(how: _How, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Array, Array]:
+@partial(losses.defjvp, symbolic_zeros=True)
+def _jvp(how: How, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Array, Array]:
     x, t, others = primals
     dx, _, d_others = tangents
-    wide = _wide(how, x)
-    loss, d = _with_gradient(how, wide, t, others, jnp.ones((), loss_dtype(x)))
+    wider = wide(how, x)
+    loss, d = with_gradient(how, wider, t, others, jnp.ones((), loss_dtype(x)))
     change = jnp.zeros_like(loss)
     if not isinstance(dx, SymbolicZero):
         change = jnp.sum(d.astype(loss.dtype) * dx.astype(loss.dtype), axis=-1)
     if any(not isinstance(a, SymbolicZero) for a in d_others if a is not None):
         # The loss is a plain function of target distribution and weights: its formula may be differentiated as it is.
-        _, more = jax.jvp(partial(_formula, how.composed, wide, t), (others,), (dense(d_others),))
+        _, more = jax.jvp(partial(_formula, how.composed, wider, t), (others,), (dense(d_others),))
         change = change + more
     return loss, change
 
 
-def _wide(how: _How, x: Array) -> Array:
+def wide(how: How, x: Array) -> Array:
     """Logits whose gradient is not rounded, or past its dtype, before it is multiplied with what follows the loss."""
     narrow = np.float16 if how.walks else jnp.bfloat16
     return x.astype(jnp.float32) if x.dtype in (narrow, np.float16) else x
@@ -473,11 +482,11 @@ def dense(tangents: Any) -> Any:
     )
 
 
-_compiled = jax.jit(_losses, static_argnums=0)
-_compiled_gradient = jax.jit(_with_gradient, static_argnums=0)
+_compiled = jax.jit(losses, static_argnums=0)
+_compiled_gradient = jax.jit(with_gradient, static_argnums=0)
 # Part of the program around them, which so sees what becomes of its memory.
-_inlined = jax.jit(_losses, static_argnums=0, inline=True)
-_inlined_gradient = jax.jit(_with_gradient, static_argnums=0, inline=True)
+_inlined = jax.jit(losses, static_argnums=0, inline=True)
+_inlined_gradient = jax.jit(with_gradient, static_argnums=0, inline=True)
 
 
 @partial(jax.jit, static_argnums=0)

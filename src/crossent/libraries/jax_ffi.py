@@ -242,12 +242,11 @@ def _register() -> None:
     walk_p.def_impl(lambda *args, **params: _composed(*args, **params))
     batching.primitive_batchers[walk_p] = _batched
     register: Any = mlir.register_lowering
-    register(walk_p, _lower_composed)
     try:
         # Lowered where it stands: a function around it would hide whose memory the logits are.
-        register(walk_p, _lowered, platform="cpu", cacheable=False)
+        register(walk_p, _lowered, cacheable=False)
     except TypeError:  # before JAX had a cache of them
-        register(walk_p, _lowered, platform="cpu")
+        register(walk_p, _lowered)
 
 
 _register()
