@@ -415,7 +415,7 @@ def with_gradient(
     """The losses of the shape of the tokens, and the gradient, times `scale`, in the dtype of the logits."""
     scale = jnp.broadcast_to(jnp.asarray(scale, LIBRARY.compute_dtype(x)), x.shape[:-1])
     if how.walks:
-        loss, d = _walked_with_gradient(how, x, t, others, scale)
+        loss, d = _walked(how, x, t, others, scale)
         return loss, d
     soft, weight, class_weights = others
 
@@ -424,20 +424,6 @@ def with_gradient(
         return formula.whole_with_gradient(LIBRARY, _rows(how.coefficients, tuple(per_row), class_weights), scale)
 
     return by_rows(pair_of, (x, t, soft, weight, scale))
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _walked_with_gradient(
-    how: How, x: Array, t: Array | None, others: _Others, scale: Array
-) -> tuple[Array, Array]:
-    loss, d = _walked(how, x, t, others, scale)
-    return loss, d
-
-
-@_walked_with_gradient.defjvp
-def _jvp_of_gradient(how: How, primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
-    """A gradient is differentiated as its formula is."""
-    return jax.jvp(partial(with_gradient, how.composed), tuple(primals), tuple(tangents))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
+from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType, NamedSharding
 
 from crossent.engines.compiling import Once
@@ -132,6 +132,21 @@ def _abstract(x: Any, *_: Any, gradient: bool, **__: Any) -> list[Any]:
     return [losses, x.update(weak_type=False)] if gradient else [losses]
 
 
+def _jvp(primals: Sequence[Array], tangents: Sequence[Any], **params: Any) -> tuple[Sequence[Array], Sequence[Array]]:
+    """What is walked is differentiated as its formula is."""
+    places = [i for i, tangent in enumerate(tangents) if type(tangent) is not ad.Zero]
+
+    def composed(*of: Array) -> Sequence[Array]:
+        args = list(primals)
+        for i, x in zip(places, of, strict=True):
+            args[i] = x
+        return _composed(*args, **params)
+
+    changes = [tangents[i] for i in places]
+    _, found = jax.jvp(composed, tuple(primals[i] for i in places), tuple(changes))
+    return walk_p.bind(*primals, **params), found
+
+
 def _batched(args: Sequence[Array], dims: Sequence[int | None], **params: Any) -> tuple[Sequence[Array], list[int]]:
     size = next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not None)
 
@@ -218,28 +233,25 @@ def _may_overwrite(x: Any) -> bool:
 
     What is not is copied by XLA, which costs more than a new buffer.
     """
-    owner = x.owner
-    while not _is_block(owner):
-        if owner.name == "stablehlo.constant":
-            return False
-        if owner.name != "stablehlo.reshape":
-            return True
-        x = owner.operands[0]
-        owner = x.owner
-    function = owner.owner
+    maker = x.owner
+    while hasattr(maker, "operands"):
+        name = maker.operation.name
+        if name != "stablehlo.reshape":
+            return bool(name != "stablehlo.constant")
+        x = maker.operands[0]
+        maker = x.owner
+    # A block of instructions, of which the logits are an argument.
+    function = maker.owner.operation
     if function.name != "func.func" or "arg_attrs" not in function.attributes:
         return False
     attributes = function.attributes["arg_attrs"][x.arg_number]
     return "tf.aliasing_output" in attributes or "jax.buffer_donor" in attributes
 
 
-def _is_block(owner: Any) -> bool:
-    return not hasattr(owner, "operands") and not hasattr(owner, "operation")
-
-
 def _register() -> None:
     walk_p.def_abstract_eval(_abstract)
     walk_p.def_impl(lambda *args, **params: _composed(*args, **params))
+    ad.primitive_jvps[walk_p] = _jvp
     batching.primitive_batchers[walk_p] = _batched
     register: Any = mlir.register_lowering
     try:
