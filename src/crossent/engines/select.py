@@ -36,7 +36,10 @@ ENGINE_CHECKS_RANGE: Final = frozenset(_WALKS)
 
 
 class Kind(NamedTuple):
-    """What an engine knows of logits before it walks them: eager, lazy or traced; their memory and its number."""
+    """What an engine knows of logits before it walks them: eager, lazy or traced; their memory and its number.
+
+    refusal: why programs that have such logits cannot call machine code, where that is what keeps an engine from them.
+    """
 
     state: str
     memory: str
@@ -44,6 +47,7 @@ class Kind(NamedTuple):
     dtype: str
     classes: int
     measure: str
+    refusal: str | None = None
 
 
 def obstacle(name: str, kind: Kind, described: str = "") -> str | None:
@@ -52,6 +56,8 @@ def obstacle(name: str, kind: Kind, described: str = "") -> str | None:
         return None
     memory, walks = _WALKS[name]
     is_called = name == "numba" and kind.memory == PROGRAMS
+    if name == "numba" and kind.refusal is not None:
+        return kind.refusal
     if not is_called and (kind.state != "eager" or kind.memory != memory):
         return f"it walks eager {walks}, and logits are {described or kind.state}"
     if kind.measure == EXPLICIT:

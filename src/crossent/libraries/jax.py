@@ -80,29 +80,25 @@ class Jax(Library):
 
     def kind(self, like: Array, dtype: str, classes: int, measure: str) -> select.Kind:
         """Programs of a CPU can call machine code for rows that are in one place."""
-        memory = PROGRAMS if self._obstacle(like) is None else ""
-        return select.Kind(self.state, memory, 0, dtype, classes, measure)
+        refusal = self._refusal(like)
+        memory = PROGRAMS if refusal is None else ""
+        return select.Kind(self.state, memory, 0, dtype, classes, measure, refusal)
 
     def engine(self, asked: str, like: Array, dtype: str, classes: int, measure: str) -> str:
         """The name of the engine for logits of that dtype and vocabulary, wherever their program will run."""
         kind = self.kind(like, dtype, classes, measure)
         return select.best(*kind) if asked == "auto" else select.asked_for(asked, kind, self.describe(like))
 
-    def describe(self, x: Array) -> str:
-        """Beside what they are, why their programs cannot call machine code."""
-        reason = self._obstacle(x)
-        return super().describe(x) if reason is None else f"{super().describe(x)}: {reason}"
-
-    def _obstacle(self, x: Array) -> str | None:
+    def _refusal(self, x: Array) -> str | None:
         """Why a program cannot call machine code for the rows of such logits; None where it can."""
         if not self.walks_rows:
-            return "a program makes the logits of a linear loss itself"
+            return "it walks logits, which a linear loss of JAX arrays makes in its own program"
         devices = [] if isinstance(x, jax.core.Tracer) else x.devices()
         platforms = {device.platform for device in devices} or {jax.default_backend()}
         if platforms != {"cpu"}:
-            return "machine code is for programs of a CPU"
+            return f"of JAX arrays it walks those on a CPU, and these are on {', '.join(sorted(platforms))}"
         if len(devices) > 1:
-            return "they lie on several devices"
+            return "of JAX arrays it walks those that lie on one device, and these lie on several"
         if select.numba_problem() is not None:
             return None
         from crossent.libraries import jax_ffi

@@ -43,13 +43,13 @@ def problem() -> str | None:
     if os.name != "posix":
         return "threads that wait for one another do so as on POSIX, which this system is not"
     try:
-        return _interface().problem
+        return interface().problem
     except Exception as error:  # an interface of JAX's that is another than it was raises what it likes
         return f"XLA's foreign functions do not answer as is known: {type(error).__name__}: {error}"
 
 
 @functools.cache
-def _interface() -> xla.Interface:
+def interface() -> xla.Interface:
     """What this jaxlib says of itself, to a handler that nothing calls."""
     jax.devices("cpu")  # only then are handlers asked for their version
 
@@ -76,7 +76,7 @@ def _keep(function: Any, _kept: list[Any] = []) -> None:  # noqa: B006
 def _target(kind: Kind) -> str:
     """The name under which XLA knows the handler for rows of that kind."""
     name = f"crossent_{kind.stem.replace('-', '_')}"
-    address = ctypes.c_void_p(xla.handler(kind, _interface().version))
+    address = ctypes.c_void_p(xla.handler(kind, interface().version))
     jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(address), platform="cpu")
     return name
 
