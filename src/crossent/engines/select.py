@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, cast
 from crossent.engines import threads
 from crossent.engines.base import Engine
 from crossent.engines.compiling import making
-from crossent.math.rows import EXPLICIT, LOSS
+from crossent.math.rows import EXPLICIT
 
 ENGINES: Final[dict[str, str]] = {
     "numba": "NumPy, torch CPU and JAX CPU memory in one compiled pass, on all cores (extra: numba)",
@@ -62,8 +62,6 @@ def obstacle(name: str, kind: Kind, described: str = "") -> str | None:
         return f"it walks eager {walks}, and logits are {described or kind.state}"
     if kind.measure == EXPLICIT:
         return "it has no clipped probabilities, which algorithm='explicit' asks for"
-    if is_called and kind.measure != LOSS:
-        return "programs of XLA call it for cross-entropies alone"
     if name == "numba" and (reason := numba_problem()) is not None:
         return reason
     return engine(name).obstacle(kind.dtype, kind.classes, kind.device)

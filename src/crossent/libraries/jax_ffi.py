@@ -22,8 +22,8 @@ from jax.sharding import AxisType, NamedSharding
 from crossent.engines.compiling import Once
 from crossent.engines.numba_cpu import xla
 from crossent.engines.numba_cpu.kernel import transform_of
-from crossent.engines.numba_cpu.layout import PACK, SHORT, WALK, Call, Kind
-from crossent.math.rows import Coefficients
+from crossent.engines.numba_cpu.layout import MEASURE, MEASURES, PACK, SHORT, WALK, Call, Kind
+from crossent.math.rows import LOSS, Coefficients
 from crossent.types import Array
 
 _P: Any = jax.sharding.PartitionSpec
@@ -104,9 +104,12 @@ def walk(
     real = _real(x.dtype)
     for name, a in there.items():
         if name == "soft":
-            there[name] = a if (a.dtype.itemsize == 8) == (real == np.float64) else a.astype(real)
+            a = a if (a.dtype.itemsize == 8) == (real == np.float64) else a.astype(real)
         elif name != "targets":
-            there[name] = a.astype(real)
+            a = a.astype(real)
+        # What is read past the end of an array is no error that anybody would see.
+        shape = {"soft": x.shape, "class_weights": x.shape[-1:]}.get(name, x.shape[:-1])
+        there[name] = jnp.broadcast_to(a, shape)
     x, *others = _varying_alike(x, *there.values())
     found: Sequence[Array] = walk_p.bind(
         x, *others, formula=formula, coefficients=coefficients, given=tuple(there), gradient=gradient
@@ -223,9 +226,11 @@ def _call(c: Coefficients, x: Any, shapes: dict[str, Any]) -> tuple[Kind, bytes]
         z_loss=c.z_loss,
         scale_of_logits=scale_of_logits,
         cap=cap,
+        mixture=c.mixture,
     )
     second = None if soft is None else _NAMES[soft.dtype]
-    return Kind(WALK, _NAMES[x.dtype], second, transform, v <= SHORT), PACK(*call)
+    verb = WALK if c.measure == LOSS else MEASURE + MEASURES.index(c.measure)
+    return Kind(verb, _NAMES[x.dtype], second, transform, v <= SHORT and verb == WALK), PACK(*call)
 
 
 def _may_overwrite(x: Any) -> bool:
