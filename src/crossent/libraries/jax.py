@@ -405,9 +405,7 @@ def _formula(how: How, x: Array, t: Array | None, others: _Others) -> Array:
     return by_rows(losses_of, (x, t, soft, weight))
 
 
-def with_gradient(
-    how: How, x: Array, t: Array | None, others: _Others, scale: Array | float
-) -> tuple[Array, Array]:
+def with_gradient(how: How, x: Array, t: Array | None, others: _Others, scale: Array | float) -> tuple[Array, Array]:
     """The losses of the shape of the tokens, and the gradient, times `scale`, in the dtype of the logits."""
     scale = jnp.broadcast_to(jnp.asarray(scale, LIBRARY.compute_dtype(x)), x.shape[:-1])
     if how.walks:

@@ -1,8 +1,8 @@
 """Handlers of XLA's foreign functions: from a frame to the words of a call, whose rows are walked by XLA's own threads.
 
 The thread that XLA calls takes part after part of the rows, and so does every thread of XLA's pool that comes to help
-while there are any. It waits for parts that are begun, never for a thread that has yet to begin: the pool may be full of
-threads that wait like this one. What such a latecomer looks at is freed by whoever is the last to hold it; it is not the
+while there are any. It waits for parts that are begun, never for a thread that has yet to begin: the pool may be full
+of threads that wait like this one. What such a latecomer looks at is freed by the last that holds it; it is not the
 memory of the call.
 """
 
@@ -81,8 +81,7 @@ _TOGETHER = 64
 # Bytes from which a new buffer is worth large pages, and of a small one (or several).
 _LARGE, _PAGE = 4 * 1024 * 1024, 64 * 1024
 _class_weights, _scales, _scale, _start, _stop, _classes, _logits, _out, _out_step = (
-    WORD[name]
-    for name in ("class_weights", "scales", "scale", "start", "stop", "classes", "logits", "out", "out_step")
+    WORD[name] for name in ("class_weights", "scales", "scale", "start", "stop", "classes", "logits", "out", "out_step")
 )
 
 

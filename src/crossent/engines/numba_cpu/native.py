@@ -19,7 +19,6 @@ from typing import Any, Final
 import llvmlite
 import numpy as np
 from llvmlite import binding as llvm
-from llvmlite import ir
 
 import crossent
 from crossent.engines import kept

@@ -30,7 +30,9 @@ IS_METADATA: Final = 1
 # Of a handler's own line of words: what it is told when it is made.
 VERSION, WALK_AT, PART_AT, LIMIT, CHOSEN_AT, ADVICE = range(0, 48, 8)
 # Of the words that all threads of a call share, ahead of those of the call.
-NEXT, DONE, HOLDERS, PARTS, HEIGHT, ROWS, ROWS_OF_CLASSES, STEP_OF_CLASSES, SCALES, SIZE_OF_SCALES, WALK = range(0, 88, 8)
+NEXT, DONE, HOLDERS, PARTS, HEIGHT, ROWS, ROWS_OF_CLASSES, STEP_OF_CLASSES, SCALES, SIZE_OF_SCALES, WALK = range(
+    0, 88, 8
+)
 SHARED: Final = 88
 CALL: Final = 8 * len(Call._fields)
 # Linux's MADV_HUGEPAGE.
