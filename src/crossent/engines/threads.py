@@ -59,7 +59,8 @@ def set_num_threads(number: int | None) -> None:
             raise TypeError(f"number is {number!r} ({type(number).__name__}); accepted: {accepted}") from None
         if number < 1:
             raise ValueError(f"number is {number}; accepted: {accepted}")
-    _chosen, CHOSEN.value = number, number or 0
+    _chosen = number
+    CHOSEN.value = number or 0
 
 
 def get_num_threads() -> int:

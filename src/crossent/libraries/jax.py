@@ -389,7 +389,7 @@ def _walked(how: How, x: Array, t: Array | None, others: _Others, scale: Array |
 
     soft, weight, class_weights = others
     operands = {"targets": t, "soft": soft, "weight": weight, "class_weights": class_weights, "scales": scale}
-    kind = _Losses if scale is None else _LossesAndGradient
+    kind: Any = _Losses if scale is None else _LossesAndGradient
     formula = kind(how.coefficients, tuple(name for name, a in operands.items() if a is not None))
     return jax_ffi.walk(formula, how.coefficients, x, operands, gradient=scale is not None)
 

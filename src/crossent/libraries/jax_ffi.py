@@ -53,35 +53,34 @@ def interface() -> xla.Interface:
     """What this jaxlib says of itself, to a handler that nothing calls."""
     jax.devices("cpu")  # only then are handlers asked for their version
 
-    @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
     def probe(frame: int) -> None:
         found = xla.asked(frame)
         if found is not None:
             _probed.append(found)
 
-    _keep(probe)
-    jax.ffi.register_ffi_target("crossent_probe", jax.ffi.pycapsule(probe), platform="cpu")
+    _name("crossent_probe", ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(probe))
     if not _probed:
         raise LookupError("it does not say its version before it calls")
     found: xla.Interface = _probed[-1]
     return found
 
 
-def _keep(function: Any, _kept: list[Any] = []) -> None:  # noqa: B006
-    """For as long as the process: XLA may ask for it at any time."""
+def _name(name: str, function: Any, _kept: list[Any] = []) -> None:  # noqa: B006
+    """Tell XLA of a function, which stays for as long as the process: XLA may ask for it at any time."""
     _kept.append(function)
+    capsule: Any = jax.ffi.pycapsule
+    jax.ffi.register_ffi_target(name, capsule(function), platform="cpu")
 
 
 @Once
 def _target(kind: Kind) -> str:
     """The name under which XLA knows the handler for rows of that kind."""
     name = f"crossent_{kind.stem.replace('-', '_')}"
-    address = ctypes.c_void_p(xla.handler(kind, interface().version))
-    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(address), platform="cpu")
+    _name(name, ctypes.c_void_p(xla.handler(kind, interface().version)))
     return name
 
 
-walk_p = Primitive("crossent_walk")
+walk_p: Any = Primitive("crossent_walk")
 """Operands: the logits (..., V), and what `given` names: targets, soft, weight, scales, each of the shape of the tokens
 (soft of that of the logits), and class_weights, (V,) or with the first axes of the tokens ahead. Results: the losses,
 and with `gradient` the gradient, times the scales.
@@ -103,13 +102,10 @@ def walk(
     there = {name: a for name, a in operands.items() if a is not None}
     real = _real(x.dtype)
     for name, a in there.items():
-        if name == "soft":
-            a = a if (a.dtype.itemsize == 8) == (real == np.float64) else a.astype(real)
-        elif name != "targets":
-            a = a.astype(real)
         # What is read past the end of an array is no error that anybody would see.
         shape = {"soft": x.shape, "class_weights": x.shape[-1:]}.get(name, x.shape[:-1])
-        there[name] = jnp.broadcast_to(a, shape)
+        is_as_it_is = name == "targets" or (name == "soft" and (a.dtype.itemsize == 8) == (real == np.float64))
+        there[name] = jnp.broadcast_to(a if is_as_it_is else a.astype(real), shape)
     x, *others = _varying_alike(x, *there.values())
     found: Sequence[Array] = walk_p.bind(
         x, *others, formula=formula, coefficients=coefficients, given=tuple(there), gradient=gradient
@@ -255,7 +251,7 @@ def _may_overwrite(x: Any) -> bool:
 
 def _register() -> None:
     walk_p.def_abstract_eval(_abstract)
-    walk_p.def_impl(lambda *args, **params: _composed(*args, **params))
+    walk_p.def_impl(_composed)
     ad.primitive_jvps[walk_p] = _jvp
     batching.primitive_batchers[walk_p] = _batched
     register: Any = mlir.register_lowering

@@ -1,7 +1,7 @@
 """JAX: a mean or a sum with its gradient as one function, where machine code walks the rows.
 
-The walk multiplies the gradient with what the reduction divides by, while it has it at hand. Without this, each would be
-a pass over memory of the size of the logits; what follows a loss mostly multiplies with 1, which XLA leaves out.
+The walk divides the gradient by what the reduction divides by, while it has it at hand; else that were a pass over
+memory of the size of the logits. What follows a loss mostly multiplies with 1, which XLA leaves out.
 """
 
 from __future__ import annotations

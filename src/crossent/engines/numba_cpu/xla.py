@@ -1,7 +1,7 @@
 """What the kernels know of XLA: its structures, and handlers of its foreign functions that walk the rows of a program.
 
 A handler is a function of C's of a call frame. The structures have the places below in the versions of XLA's interface
-that are listed; a jaxlib says its own version, and the sizes of the structures, to the first handler that it is told of.
+that are listed; a jaxlib says its own version, and the sizes of the structures, to the first handler it is told of.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Interface(NamedTuple):
 
 
 def asked(frame: int) -> Interface | None:
-    """What the frame says that asks for metadata, which is answered; None for another frame, or where it does not say."""
+    """What a frame says that asks for metadata, which is answered; None for another, or where it does not say."""
     extension, api = _word(frame + EXTENSION), _word(frame + API)
     if not extension or not api or ctypes.c_int32.from_address(extension + TYPE_OF_EXTENSION).value != IS_METADATA:
         return None
