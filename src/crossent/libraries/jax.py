@@ -205,7 +205,9 @@ class Jax(Library):
             of_part: Array = _axis().losses(rows)
             return of_part
         others, how = (rows.soft, rows.weight, rows.class_weights), How(rows.coefficients, rows.engine)
-        return (_inlined if how.walks else _compiled)(how, rows.logits, rows.targets, others)
+        function = losses if how.walks and is_in_program(rows.logits) else _compiled
+        found: Array = function(how, rows.logits, rows.targets, others)
+        return found
 
     def losses_and_gradient(self, rows: Rows, scale: Array | float, out: Array | None) -> tuple[Array, Array]:
         """The losses, of the shape of the tokens, and the gradient, times `scale`, in the dtype of the logits."""
@@ -213,7 +215,7 @@ class Jax(Library):
             of_part: tuple[Array, Array] = _axis().losses_and_gradient(rows, scale)
             return of_part
         others, how = (rows.soft, rows.weight, rows.class_weights), How(rows.coefficients, rows.engine)
-        function = _inlined_gradient if how.walks else _compiled_gradient
+        function = with_gradient if how.walks and is_in_program(rows.logits) else _compiled_gradient
         found: tuple[Array, Array] = function(how, rows.logits, rows.targets, others, scale)
         return found
 
@@ -298,6 +300,13 @@ def _is_known(*lengths: Any) -> bool:
 def is_in_one_place(x: Array) -> bool:
     """Whether `x` has no part on another device: there is no other, or shard_map has given each its own."""
     return jax.device_count() == 1 or set(mesh_of(x).axis_types) == {AxisType.Manual}
+
+
+def is_in_program(x: Array) -> bool:
+    """Whether what is done to `x` becomes part of a program, which sees best what becomes of its memory if it is not a
+    program of its own in there.
+    """
+    return isinstance(x, jax.core.Tracer) and isinstance(jnp.zeros(()), jax.core.Tracer)
 
 
 def by_rows(function: Callable[[_PerRow], _Result], per_row: _PerRow) -> _Result:
@@ -464,9 +473,6 @@ def dense(tangents: Any) -> Any:
 
 _compiled = jax.jit(losses, static_argnums=0)
 _compiled_gradient = jax.jit(with_gradient, static_argnums=0)
-# Part of the program around them, which so sees what becomes of its memory.
-_inlined = jax.jit(losses, static_argnums=0, inline=True)
-_inlined_gradient = jax.jit(with_gradient, static_argnums=0, inline=True)
 
 
 @partial(jax.jit, static_argnums=0)

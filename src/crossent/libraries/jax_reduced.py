@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from crossent.libraries.jax import LIBRARY, How, dense, losses, wide, with_gradient
+from crossent.libraries.jax import LIBRARY, How, dense, is_in_program, losses, wide, with_gradient
 from crossent.math.rows import Rows
 from crossent.types import Array
 
@@ -50,7 +50,8 @@ def loss(rows: Rows, ending: Ending) -> Array:
     static = _Static(How(rows.coefficients, rows.engine), ending.reduction, number, ending.token_shape)
     denominator = ending.denominator if number is None else None
     others = _Others(rows.soft, rows.weight, rows.class_weights, denominator)
-    return ending.library.leave(_reduced(static, rows.logits, rows.targets, others))
+    function = _mean_or_sum if is_in_program(rows.logits) else _compiled
+    return ending.library.leave(function(static, rows.logits, rows.targets, others))
 
 
 def _ending(static: _Static, x: Array, others: _Others) -> Ending:
@@ -87,4 +88,4 @@ def _jvp(static: _Static, primals: Sequence[Any], tangents: Sequence[Any]) -> tu
     return value, change
 
 
-_reduced = jax.jit(_mean_or_sum, static_argnums=0, inline=True)
+_compiled = jax.jit(_mean_or_sum, static_argnums=0)
