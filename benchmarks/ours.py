@@ -67,6 +67,11 @@ def autograd(*backends: str) -> list[Contender]:
     return _each(", autograd", _backward, *backends)
 
 
+def donated(*backends: str) -> list[Contender]:
+    """The framework's own forward and backward under `jit`, where the logits' memory is the gradient's afterwards."""
+    return _each(", donated", _donated, *backends)
+
+
 def unchecked(contenders: Callable[..., list[Contender]]) -> list[Contender]:
     """On a GPU, what the fastest engine takes where the host does not wait to hear of the targets."""
     prepared = {forward: partial(_calling, crossent.cross_entropy), into_out: _into_out}[contenders]
@@ -88,6 +93,24 @@ def _backward(backend: str, options: dict[str, Any], problem: Problem) -> Call:
     if backend == "jax":
         return on(backend, jax_value_and_grad(loss))(problem)
     return through_autograd(lambda: loss, backend)(problem)
+
+
+def _donated(backend: str, options: dict[str, Any], problem: Problem) -> Call:
+    import jax
+
+    source, t = arrays(backend, problem)
+    loss = jax_value_and_grad(partial(crossent.cross_entropy, **options, **problem.options))
+    run, logits = jax.jit(loss, donate_argnums=0), [source.copy()]
+
+    def call() -> Any:
+        value, logits[0] = jax.block_until_ready(run(logits[0], t))
+        return value, logits[0]
+
+    def put_back() -> None:
+        logits[0] = jax.block_until_ready(source.copy())
+
+    call.put_back = put_back
+    return call
 
 
 def _into_out(backend: str, options: dict[str, Any], problem: Problem) -> Call:

@@ -111,7 +111,7 @@ _ALL = (
     ),
     Question(
         "backward", "forward and backward through autograd",
-        _float32([peers.THE_COPY, *_AUTOGRAD, *_PEERS_BACKWARD]), traffic=2,
+        _float32([peers.THE_COPY, *_OUT, *_AUTOGRAD, *ours.donated("jax"), *_PEERS_BACKWARD]), traffic=2,
     ),
     Question(
         "options", "forward and gradient with label smoothing, z-loss and ignored tokens",

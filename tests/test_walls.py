@@ -14,7 +14,10 @@ FILES = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py"))
 # Where a library may be imported, and where the suite, which the command line has commands of.
 HOMES = {
     "torch": ("libraries/torch/", "torch.py"),
-    "jax": ("libraries/jax.py", "libraries/jax_axis.py", "libraries/jax_linear.py", "libraries/jax_mesh.py"),
+    "jax": (
+        *("libraries/jax.py", "libraries/jax_axis.py", "libraries/jax_ffi.py", "libraries/jax_linear.py"),
+        *("libraries/jax_mesh.py", "libraries/jax_reduced.py"),
+    ),
     "cupy": ("libraries/cupy.py",),
     "mpi4py": ("libraries/mpi.py",),
     "dask": ("libraries/dask.py",),

@@ -136,8 +136,8 @@ def prepare(
     elif check and library.any_outside(t, vocabulary):
         targets, t = library.whole(targets), library.whole(t)
         raise checks.outside_of_vocabulary(library, targets, t, vocabulary, ignore_index, form.targets)
-    # What torch differentiates may need the formula, which follows every target.
-    is_guarded = engine in ENGINE_CHECKS_RANGE and not library.keep_graph and class_weights is None
+    # What is differentiated or compiled may need the formula, which follows every target.
+    is_guarded = engine in ENGINE_CHECKS_RANGE and library.engine_guards and class_weights is None
     is_safe = check or is_guarded
 
     def settled(own: Array | None) -> tuple[Rows, Ending]:

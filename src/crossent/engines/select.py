@@ -19,16 +19,18 @@ from crossent.engines.compiling import making
 from crossent.math.rows import EXPLICIT
 
 ENGINES: Final[dict[str, str]] = {
-    "numba": "NumPy and torch CPU memory in one compiled pass, on all cores (extra: numba)",
+    "numba": "NumPy, torch CPU and JAX CPU memory in one compiled pass, on all cores (extra: numba)",
     "cuda": "CuPy arrays and torch CUDA tensors in one compiled pass (extra: cuda12 or cuda13)",
     "array_api": "any array library; NumPy and torch CPU memory in blocks that fit the cache, on all cores",
 }
 _MODULES: Final = {"numba": "numba_cpu", "cuda": "cuda", "array_api": "array_api"}
 # What an engine that compiles walks: the kind of memory, and its name.
 _WALKS: Final = {
-    "numba": ("host", "NumPy arrays and torch tensors in host memory"),
+    "numba": ("host", "NumPy arrays and torch tensors in host memory, and JAX arrays of a CPU"),
     "cuda": ("cuda", "CuPy arrays and torch tensors on a CUDA device"),
 }
+PROGRAMS: Final = "programs"
+"""The memory of logits that compiled programs have, which can call the kernels for host memory."""
 # The engines that look at a target before they follow it: the row of one outside the vocabulary is NaN by itself.
 ENGINE_CHECKS_RANGE: Final = frozenset(_WALKS)
 
@@ -37,7 +39,10 @@ STRAIGHT: Final = frozenset(("numba",))
 
 
 class Kind(NamedTuple):
-    """What an engine knows of logits before it walks them: eager, lazy or traced; their memory and its number."""
+    """What an engine knows of logits before it walks them: eager, lazy or traced; their memory and its number.
+
+    refusal: why programs that have such logits cannot call machine code, where that is what keeps an engine from them.
+    """
 
     state: str
     memory: str
@@ -45,6 +50,7 @@ class Kind(NamedTuple):
     dtype: str
     classes: int
     measure: str
+    refusal: str | None = None
 
 
 def obstacle(name: str, kind: Kind, described: str = "") -> str | None:
@@ -52,7 +58,10 @@ def obstacle(name: str, kind: Kind, described: str = "") -> str | None:
     if name == "array_api":
         return None
     memory, walks = _WALKS[name]
-    if kind.state != "eager" or kind.memory != memory:
+    is_called = name == "numba" and kind.memory == PROGRAMS
+    if name == "numba" and kind.refusal is not None:
+        return kind.refusal
+    if not is_called and (kind.state != "eager" or kind.memory != memory):
         return f"it walks eager {walks}, and logits are {described or kind.state}"
     if kind.measure == EXPLICIT:
         return "it has no clipped probabilities, which algorithm='explicit' asks for"

@@ -8,6 +8,7 @@ so callers may be threads themselves.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import operator
 import os
 import threading
@@ -16,11 +17,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
+from typing import Final
 
 _lock = threading.Lock()
 _local = threading.local()
 _pool: ThreadPoolExecutor | None = None
 _chosen: int | None = None
+CHOSEN: Final = ctypes.c_int64(0)
+"""The same for machine code, which reads it where it lies: 0 for None."""
 
 
 def set_num_threads(number: int | None) -> None:
@@ -56,6 +60,7 @@ def set_num_threads(number: int | None) -> None:
         if number < 1:
             raise ValueError(f"number is {number}; accepted: {accepted}")
     _chosen = number
+    CHOSEN.value = number or 0
 
 
 def get_num_threads() -> int:
@@ -71,8 +76,11 @@ def get_num_threads() -> int:
     >>> get_num_threads() >= 1
     True
     """
-    if _chosen is not None:
-        return _chosen
+    return number_of_environment() if _chosen is None else _chosen
+
+
+def number_of_environment() -> int:
+    """How many threads there are where none have been chosen."""
     given = os.environ.get("CROSSENT_NUM_THREADS")
     if given:
         if not given.isdecimal() or int(given) < 1:

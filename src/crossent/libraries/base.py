@@ -75,6 +75,11 @@ class Library(Operations):
         self.family = family or self
 
     @property
+    def engine_guards(self) -> bool:
+        """Whether the engine of a call is all that follows its targets."""
+        return not self.keep_graph
+
+    @property
     def composes(self) -> Library | None:
         """Whose operations make results that can be differentiated, of losses that can be; None where none need be."""
         return None

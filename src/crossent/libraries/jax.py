@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,8 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jax.sharding import AxisType, NamedSharding
 
+from crossent.engines import select
+from crossent.engines.select import PROGRAMS
 from crossent.libraries.base import NO_CONTEXT, Inputs, Library
 from crossent.linear import Gradients
 from crossent.math import formula
@@ -51,6 +53,13 @@ class Jax(Library):
     checks_copies = True
     # The shapes of what is compiled would depend on it.
     leaves_out = False
+    walks_rows = True
+    """Whether programs may call machine code for the rows of the call."""
+
+    @property
+    def engine_guards(self) -> bool:
+        """Not where a program turns out to have the formula."""
+        return False
 
     @property
     def composes(self) -> Library | None:
@@ -59,12 +68,42 @@ class Jax(Library):
 
     def of_call(self, inputs: Inputs) -> Library:
         """Of arrays on a mesh whose axes are explicit, the library on that mesh; releases before 0.8 refuse them."""
+        library: Library = self if inputs.head is None else _OF_HEADS
         for x in inputs:
             if isinstance(x, jax.Array) and AxisType.Explicit in mesh_of(x).axis_types and _HAS_CONTEXTS:
                 from crossent.libraries.jax_mesh import OnMesh
 
-                return OnMesh(mesh_of(x), jax.typeof(inputs.logits).sharding.spec[: inputs.logits.ndim - 1])
-        return self
+                library = OnMesh(mesh_of(x), jax.typeof(inputs.logits).sharding.spec[: inputs.logits.ndim - 1])
+                library.walks_rows = inputs.head is None
+                break
+        return library
+
+    def kind(self, like: Array, dtype: str, classes: int, measure: str) -> select.Kind:
+        """Programs of a CPU can call machine code for rows that are in one place."""
+        refusal = self._refusal(like)
+        memory = PROGRAMS if refusal is None else ""
+        return select.Kind(self.state, memory, 0, dtype, classes, measure, refusal)
+
+    def engine(self, asked: str, like: Array, dtype: str, classes: int, measure: str) -> str:
+        """The name of the engine for logits of that dtype and vocabulary, wherever their program will run."""
+        kind = self.kind(like, dtype, classes, measure)
+        return select.best(*kind) if asked == "auto" else select.asked_for(asked, kind, self.describe(like))
+
+    def _refusal(self, x: Array) -> str | None:
+        """Why a program cannot call machine code for the rows of such logits; None where it can."""
+        if not self.walks_rows:
+            return "it walks logits, which a linear loss of JAX arrays makes in its own program"
+        devices = [] if isinstance(x, jax.core.Tracer) else x.devices()
+        platforms = {device.platform for device in devices} or {jax.default_backend()}
+        if platforms != {"cpu"}:
+            return f"of JAX arrays it walks those on a CPU, and these are on {', '.join(sorted(platforms))}"
+        if len(devices) > 1:
+            return "of JAX arrays it walks those that lie on one device, and these lie on several"
+        if select.numba_problem() is not None:
+            return None
+        from crossent.libraries import jax_ffi
+
+        return jax_ffi.problem()
 
     def readable(self, x: Array) -> bool:
         """Of a transformation's, which stand for values that are supplied later, none; nor what another process has."""
@@ -165,16 +204,19 @@ class Jax(Library):
         if rows.parts is not None:
             of_part: Array = _axis().losses(rows)
             return of_part
-        others = (rows.soft, rows.weight, rows.class_weights)
-        return _compiled(rows.coefficients, rows.logits, rows.targets, others)
+        others, how = (rows.soft, rows.weight, rows.class_weights), How(rows.coefficients, rows.engine)
+        function = losses if how.walks and is_in_program(rows.logits) else _compiled
+        found: Array = function(how, rows.logits, rows.targets, others)
+        return found
 
     def losses_and_gradient(self, rows: Rows, scale: Array | float, out: Array | None) -> tuple[Array, Array]:
         """The losses, of the shape of the tokens, and the gradient, times `scale`, in the dtype of the logits."""
         if rows.parts is not None:
             of_part: tuple[Array, Array] = _axis().losses_and_gradient(rows, scale)
             return of_part
-        others = (rows.soft, rows.weight, rows.class_weights)
-        found: tuple[Array, Array] = _compiled_gradient(rows.coefficients, rows.logits, rows.targets, others, scale)
+        others, how = (rows.soft, rows.weight, rows.class_weights), How(rows.coefficients, rows.engine)
+        function = with_gradient if how.walks and is_in_program(rows.logits) else _compiled_gradient
+        found: tuple[Array, Array] = function(how, rows.logits, rows.targets, others, scale)
         return found
 
     def statistics(self, rows: Rows) -> RowStatistics:
@@ -200,6 +242,13 @@ class Jax(Library):
     def product(self, a: Array, b: Array, out: Array | None) -> Array:
         """Of float32, with all its digits on every device."""
         return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+
+    def loss(self, inputs: Inputs, rows: Rows, ending: Ending) -> Array:
+        """A mean or a sum that machine code walks is one function with its gradient."""
+        from crossent.libraries import jax_reduced
+
+        is_one = 0 not in ending.token_shape and jax_reduced.serves(rows, ending)
+        return jax_reduced.loss(rows, ending) if is_one else super().loss(inputs, rows, ending)
 
     def linear_loss(self, inputs: Inputs, rows: Rows, ending: Ending) -> Array:
         """As one function with its own derivative, compiled once per shape."""
@@ -228,6 +277,8 @@ def _axis() -> Any:
 
 
 LIBRARY = Jax(jnp, "jax")
+_OF_HEADS = Jax(jnp, "jax", LIBRARY)
+_OF_HEADS.walks_rows = False
 
 
 def _rows(coefficients: Coefficients, per_row: _PerRow, class_weights: Array | None) -> Rows:
@@ -249,6 +300,13 @@ def _is_known(*lengths: Any) -> bool:
 def is_in_one_place(x: Array) -> bool:
     """Whether `x` has no part on another device: there is no other, or shard_map has given each its own."""
     return jax.device_count() == 1 or set(mesh_of(x).axis_types) == {AxisType.Manual}
+
+
+def is_in_program(x: Array) -> bool:
+    """Whether what is done to `x` becomes part of a program, which sees best what becomes of its memory if it is not a
+    program of its own in there.
+    """
+    return isinstance(x, jax.core.Tracer) and isinstance(jnp.zeros(()), jax.core.Tracer)
 
 
 def by_rows(function: Callable[[_PerRow], _Result], per_row: _PerRow) -> _Result:
@@ -291,55 +349,130 @@ def _in_blocks(function: Callable[[_PerRow], _Result], per_row: _PerRow, height:
     return results
 
 
-def _formula(coefficients: Coefficients, x: Array, t: Array | None, others: _Others) -> Array:
+class How(NamedTuple):
+    """What of a call is no array: what its rows have in common, and the engine that walks them."""
+
+    coefficients: Coefficients
+    engine: str
+
+    @property
+    def walks(self) -> bool:
+        """Whether machine code does."""
+        return self.engine != "array_api"
+
+    @property
+    def composed(self) -> How:
+        """The same by the formula."""
+        return self._replace(engine="array_api")
+
+
+class _Losses(NamedTuple):
+    """The formula of an operation; equal to another of the same call."""
+
+    coefficients: Coefficients
+    given: tuple[str, ...]
+
+    def __call__(self, x: Array, *operands: Array) -> Sequence[Array]:
+        """The losses."""
+        found = dict(zip(self.given, operands, strict=True))
+        others = found.get("soft"), found.get("weight"), found.get("class_weights")
+        return [_formula(How(self.coefficients, "array_api"), x, found.get("targets"), others)]
+
+
+class _LossesAndGradient(NamedTuple):
+    """The same with the gradient."""
+
+    coefficients: Coefficients
+    given: tuple[str, ...]
+
+    def __call__(self, x: Array, *operands: Array) -> Sequence[Array]:
+        """The losses and the gradient."""
+        found = dict(zip(self.given, operands, strict=True))
+        others = found.get("soft"), found.get("weight"), found.get("class_weights")
+        how = How(self.coefficients, "array_api")
+        return with_gradient(how, x, found.get("targets"), others, found["scales"])
+
+
+def _walked(how: How, x: Array, t: Array | None, others: _Others, scale: Array | None) -> Sequence[Array]:
+    from crossent.libraries import jax_ffi
+
+    soft, weight, class_weights = others
+    operands = {"targets": t, "soft": soft, "weight": weight, "class_weights": class_weights, "scales": scale}
+    kind: Any = _Losses if scale is None else _LossesAndGradient
+    formula = kind(how.coefficients, tuple(name for name, a in operands.items() if a is not None))
+    return jax_ffi.walk(formula, how.coefficients, x, operands, gradient=scale is not None)
+
+
+def _formula(how: How, x: Array, t: Array | None, others: _Others) -> Array:
+    if how.walks:
+        return _walked(how, x, t, others, None)[0]
     soft, weight, class_weights = others
 
     def losses_of(rows: _PerRow) -> Array:
-        return formula.whole(LIBRARY, _rows(coefficients, rows, class_weights))
+        return formula.whole(LIBRARY, _rows(how.coefficients, rows, class_weights))
 
     return by_rows(losses_of, (x, t, soft, weight))
 
 
-def _with_gradient(
-    coefficients: Coefficients, x: Array, t: Array | None, others: _Others, scale: Array
-) -> tuple[Array, Array]:
+def with_gradient(how: How, x: Array, t: Array | None, others: _Others, scale: Array | float) -> tuple[Array, Array]:
+    """The losses of the shape of the tokens, and the gradient, times `scale`, in the dtype of the logits."""
+    scale = jnp.broadcast_to(jnp.asarray(scale, LIBRARY.compute_dtype(x)), x.shape[:-1])
+    if how.walks:
+        loss, d = _walked(how, x, t, others, scale)
+        return loss, d
     soft, weight, class_weights = others
 
     def pair_of(rows: _PerRow) -> tuple[Array, Array]:
         *per_row, scale = rows
-        return formula.whole_with_gradient(LIBRARY, _rows(coefficients, tuple(per_row), class_weights), scale)
+        return formula.whole_with_gradient(LIBRARY, _rows(how.coefficients, tuple(per_row), class_weights), scale)
 
-    return by_rows(pair_of, (x, t, soft, weight, jnp.broadcast_to(scale, x.shape[:-1])))
+    return by_rows(pair_of, (x, t, soft, weight, scale))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _losses(coefficients: Coefficients, x: Array, t: Array | None, others: _Others) -> Array:
-    return _formula(coefficients, x, t, others)
+def losses(how: How, x: Array, t: Array | None, others: _Others) -> Array:
+    """The losses of the shape of the tokens, with a derivative of their own."""
+    return _formula(how, x, t, others)
 
 
-@partial(_losses.defjvp, symbolic_zeros=True)
-def _jvp(coefficients: Coefficients, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Array, Array]:
+@partial(losses.defjvp, symbolic_zeros=True)
+def _jvp(how: How, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Array, Array]:
     x, t, others = primals
     dx, _, d_others = tangents
-    wide = x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
-    loss, d = _with_gradient(coefficients, wide, t, others, jnp.ones((), wide.dtype))
+    wider = wide(how, x)
+    loss, d = with_gradient(how, wider, t, others, jnp.ones((), loss_dtype(x)))
     change = jnp.zeros_like(loss)
     if not isinstance(dx, SymbolicZero):
-        change = jnp.sum(d * dx.astype(d.dtype), axis=-1)
+        change = jnp.sum(d.astype(loss.dtype) * dx.astype(loss.dtype), axis=-1)
     if any(not isinstance(a, SymbolicZero) for a in d_others if a is not None):
         # The loss is a plain function of target distribution and weights: its formula may be differentiated as it is.
-        dense = jax.tree.map(
-            lambda a: jnp.zeros(a.shape, a.dtype) if isinstance(a, SymbolicZero) else a,
-            d_others,
-            is_leaf=lambda a: isinstance(a, SymbolicZero),
-        )
-        _, more = jax.jvp(partial(_formula, coefficients, wide, t), (others,), (dense,))
+        _, more = jax.jvp(partial(_formula, how.composed, wider, t), (others,), (dense(d_others),))
         change = change + more
     return loss, change
 
 
-_compiled = jax.jit(_losses, static_argnums=0)
-_compiled_gradient = jax.jit(_with_gradient, static_argnums=0)
+def wide(how: How, x: Array) -> Array:
+    """Logits whose gradient is not rounded, or past its dtype, before it is multiplied with what follows the loss."""
+    narrow = np.float16 if how.walks else jnp.bfloat16
+    return x.astype(jnp.float32) if x.dtype in (narrow, np.float16) else x
+
+
+def loss_dtype(x: Array) -> Any:
+    """That of the losses of such logits."""
+    return LIBRARY.compute_dtype(x)
+
+
+def dense(tangents: Any) -> Any:
+    """Tangents with zeros in place of symbols."""
+    return jax.tree.map(
+        lambda a: jnp.zeros(a.shape, a.dtype) if isinstance(a, SymbolicZero) else a,
+        tangents,
+        is_leaf=lambda a: isinstance(a, SymbolicZero),
+    )
+
+
+_compiled = jax.jit(losses, static_argnums=0)
+_compiled_gradient = jax.jit(with_gradient, static_argnums=0)
 
 
 @partial(jax.jit, static_argnums=0)

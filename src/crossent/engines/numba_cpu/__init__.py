@@ -10,6 +10,7 @@ a say.
     native.py, program.py       machine code: kept on disk and loaded; made by Numba when it is first needed
     long_rows.py, tiles.py      rows of many columns: vectors along a row
     short_rows.py, transposes.py   short rows: one in each lane
+    xla.py, ffi.py              calls from programs of XLA's: its structures; what reads them, and shares rows out
     measures.py                 what is measured beside the loss: entropies and divergences
     outcome.py, transform.py, functions.py    the formulas; exp, tanh, log1p and sums
     vectors.py, lanes.py, elements.py    vectors as a type of Numba's; their lanes; their elements in memory

@@ -350,6 +350,39 @@ def load_int32(typingctx: Any, address: Any) -> Any:
 
 
 @intrinsic
+def load_single(typingctx: Any, address: Any) -> Any:
+    """The float32 number at an address, as a float64."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: list[ir.Value]) -> ir.Value:
+        single = ir.FloatType()
+        return builder.fpext(builder.load(pointer_to(builder, args[0], single), typ=single), ir.DoubleType())
+
+    return signature(types.float64, types.intp), emit
+
+
+@intrinsic
+def add_atomically(typingctx: Any, address: Any, number: Any) -> Any:
+    """Add to the int64 number at an address, which other threads see at once; what stood there before."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: list[ir.Value]) -> ir.Value:
+        return builder.atomic_rmw("add", pointer_to(builder, args[0], args[1].type), args[1], "seq_cst")
+
+    return signature(types.intp, types.intp, types.intp), emit
+
+
+@intrinsic
+def call_at(typingctx: Any, function: Any, argument: Any) -> Any:
+    """What the function of C's at an address makes of an address, or of any int64."""
+    word = ir.IntType(64)
+
+    def emit(context: Any, builder: Any, sig: Any, args: list[ir.Value]) -> ir.Value:
+        kind = ir.FunctionType(word, [word])
+        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), [args[1]])
+
+    return signature(types.intp, types.intp, types.intp), emit
+
+
+@intrinsic
 def load_double(typingctx: Any, address: Any) -> Any:
     """The float64 number at an address."""
     double = ir.DoubleType()

@@ -51,6 +51,24 @@ def function(stem: str, what: str, make: Callable[[str], bytes]) -> Callable[[by
     return _SIGNATURE(address)
 
 
+def with_word(address: int, word: int, name: str) -> int:
+    """The address of a function of one number that calls that at `address`, of the place of that number and a word."""
+    from llvmlite import ir
+
+    module, kind = ir.Module(), ir.IntType(64)
+    builder = ir.IRBuilder(ir.Function(module, ir.FunctionType(kind, [kind]), name).append_basic_block())
+    place = builder.alloca(kind, 2)
+    for i, value in enumerate((builder.function.args[0], ir.Constant(kind, word))):
+        builder.store(value, builder.gep(place, [ir.Constant(ir.IntType(32), i)]))
+    inner = builder.inttoptr(ir.Constant(kind, address), ir.FunctionType(kind, [kind]).as_pointer())
+    builder.ret(builder.call(inner, [builder.ptrtoint(place, kind)]))
+    made = llvm.parse_assembly(str(module))
+    engine = llvm.create_mcjit_compiler(made, _machine())
+    engine.finalize_object()
+    _engines.append(engine)
+    return int(engine.get_function_address(name))
+
+
 def address_of(made: Callable[[bytes], int]) -> int:
     """Where the machine code of such a function begins."""
     return ctypes.cast(made, ctypes.c_void_p).value or 0  # type: ignore[arg-type]

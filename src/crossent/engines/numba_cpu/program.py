@@ -41,8 +41,8 @@ _FORMATS: dict[str, Any] = {
     "bfloat16": types.uint16,
     "float16": types.int16,
 }
-# What LLVM may call instead of a loop; every process has it.
-_LIBRARY = frozenset(("memcpy", "memmove", "memset"))
+# What LLVM may call instead of a loop, and what handlers of XLA's take of the system; every process has it.
+_LIBRARY = frozenset(("memcpy", "memmove", "memset", "malloc", "free", "sched_yield", "madvise"))
 _TARGETS, _WEIGHTS = MOST * 8, MOST * 8
 height_of = inline(_height_of)
 
@@ -259,12 +259,17 @@ def _function_of(kind: Kind) -> Callable[[int], int]:
 
 def machine_code(kind: Kind, name: str) -> bytes:
     """An object file with the kernel of that kind, as a function of that name of C's: int64 from int64."""
+    return object_file(_function_of(kind), name)
+
+
+def object_file(function: Callable[[int], int], name: str) -> bytes:
+    """An object file with a function of an int64, as one of that name of C's."""
     with global_compiler_lock:
         target, typing = cpu_target.target_context, cpu_target.typing_context
         flags = compiler.Flags()
         flags.no_cpython_wrapper = flags.no_cfunc_wrapper = flags.no_compile = True
         flags.error_model = "numpy"
-        made = compiler.compile_extra(typing, target, _function_of(kind), (types.intp,), types.intp, flags, {})
+        made = compiler.compile_extra(typing, target, function, (types.intp,), types.intp, flags, {})
         library = made.library
         _export(target, library, made.fndesc, name)
         library.enable_object_caching()
