@@ -6,12 +6,13 @@ a part are read and checked, its rows walked, and its losses added up.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba.core import compiler, types
+from numba.core import compiler, config, types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
@@ -269,7 +270,8 @@ def object_file(function: Callable[[int], int], name: str) -> bytes:
         flags = compiler.Flags()
         flags.no_cpython_wrapper = flags.no_cfunc_wrapper = flags.no_compile = True
         flags.error_model = "numpy"
-        made = compiler.compile_extra(typing, target, function, (types.intp,), types.intp, flags, {})
+        with _parts_as_they_are():
+            made = compiler.compile_extra(typing, target, function, (types.intp,), types.intp, flags, {})
         library = made.library
         _export(target, library, made.fndesc, name)
         library.enable_object_caching()
@@ -278,6 +280,17 @@ def object_file(function: Callable[[int], int], name: str) -> bytes:
         assert unknown <= _LIBRARY, f"functions of this process would be kept: {unknown}"
         code: bytes = library._get_compiled_object()
         return code
+
+
+@contextlib.contextmanager
+def _parts_as_they_are() -> Iterator[None]:
+    """Functions that become parts of another are optimised there, and hardly before, where it would be time lost."""
+    chosen = config.OPT
+    config.OPT = type(chosen)(min(int(chosen), 1))
+    try:
+        yield
+    finally:
+        config.OPT = chosen
 
 
 def _declares(line: str) -> bool:
