@@ -7,8 +7,9 @@ As a rule of forward differentiation it serves ``grad``, ``jvp``, ``hessian``, `
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -297,9 +298,28 @@ def _is_known(*lengths: Any) -> bool:
     return all(isinstance(n, int) for n in lengths)
 
 
+class _OfDevice(threading.local):
+    """Whether what this thread traces is what each device does with what it has, besides shard_map's."""
+
+    is_traced = False
+
+
+OF_DEVICE = _OfDevice()
+
+
+@contextmanager
+def of_each_device() -> Iterator[None]:
+    """Within, arrays are those that a device has."""
+    before, OF_DEVICE.is_traced = OF_DEVICE.is_traced, True
+    try:
+        yield
+    finally:
+        OF_DEVICE.is_traced = before
+
+
 def is_in_one_place(x: Array) -> bool:
-    """Whether `x` has no part on another device: there is no other, or shard_map has given each its own."""
-    return jax.device_count() == 1 or set(mesh_of(x).axis_types) == {AxisType.Manual}
+    """Whether `x` has no part on another device: there is no other, or each has been given its own."""
+    return jax.device_count() == 1 or OF_DEVICE.is_traced or set(mesh_of(x).axis_types) == {AxisType.Manual}
 
 
 def is_in_program(x: Array) -> bool:

@@ -21,7 +21,8 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.interpreters import mlir
 from jax.sharding import Mesh, NamedSharding
 
-from crossent.libraries.jax import LIBRARY, P
+from crossent.libraries import jax_axis
+from crossent.libraries.jax import LIBRARY, P, of_each_device
 from crossent.math.parts import Parts
 from crossent.math.rows import Coefficients, Rows
 from crossent.types import Array
@@ -29,6 +30,7 @@ from crossent.types import Array
 _Function = Callable[..., Sequence[Array]]
 # Of the axes of a mesh that is made here.
 _NAME = "crossent_{}"
+_wide: Any = jax.enable_x64
 
 
 def lowered(
@@ -39,7 +41,7 @@ def lowered(
     """
     module = ctx.module_context
     devices, shapes, results = _devices(module), ctx.avals_in, ctx.avals_out
-    v = shapes[0].shape[-1]
+    v, is_wide = shapes[0].shape[-1], jax.config.jax_enable_x64  # type: ignore[attr-defined]
 
     def stand_in(*_: Array) -> Sequence[Array]:
         return tuple(jnp.zeros(a.shape, a.dtype) for a in results)
@@ -55,7 +57,13 @@ def lowered(
         arguments = [NamedSharding(mesh, specs.get(name, of_rows)) for name in ("logits", *given)]
         found = [NamedSharding(mesh, spec) for spec, _ in zip((of_rows, of_logits), out, strict=False)]
         function = _of_parts(coefficients, given, results, v, classes) if classes else walk
-        return mesh, lambda *args: tuple(function(*args)), tuple(found), tuple(arguments)
+
+        def local(*args: Array) -> tuple[Array, ...]:
+            # XLA asks on a thread of its own, where settings of the caller's are not.
+            with _wide(is_wide), of_each_device():
+                return tuple(function(*args))
+
+        return mesh, local, tuple(found), tuple(arguments)
 
     def infer(_: Any, args: Sequence[Any], out: Sequence[Any]) -> Any:
         mesh, *places = _places(devices, args[0])
@@ -135,19 +143,14 @@ def _of_parts(
     """What a device does that has some classes of its rows."""
 
     def function(x: Array, *operands: Array) -> Sequence[Array]:
-        from crossent.libraries import jax_axis
-
         found: dict[str, Any] = dict(zip(given, operands, strict=True))
         axis, width = jax_axis.Axis(names), x.shape[-1]
         start, size = lax.axis_index(names) * width, width
-        if v % width:
+        if v != width * lax.psum(1, names):
             # The last devices have columns that are no classes.
             size = jnp.clip(v - start, 0, width)
             x = axis.columns(x, size, -math.inf)
             found |= {name: axis.columns(found[name], size, 0.0) for name in ("soft", "class_weights") if name in found}
-        elif (parts := lax.psum(1, names)) * width != v:
-            size = jnp.where(start < v, width, 0)
-            del parts
         rows = Rows(
             x,
             found.get("targets"),
