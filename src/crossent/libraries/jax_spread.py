@@ -75,6 +75,9 @@ def lowered(
     context = dataclasses.replace(module.axis_context, device_assignment=devices, abstract_mesh=None)
     ctx = ctx.replace(module_context=module.replace(axis_context=context))
     found = mlir.lower_fun(lambda *args: tuple(call(*args)), multiple_results=True)(ctx, *operands)
+    # What a program that JAX keeps is found by again.
+    text = mlir.ir.StringAttr.get(key)
+    found[0].owner.attributes["mhlo.frontend_attributes"] = mlir.ir.DictAttr.get({"crossent": text})
     return found
 
 
