@@ -614,7 +614,7 @@ def test_A13_spread_rows_are_transformed_as_the_formula_is():
         (lambda f: jax.vmap(jax.grad(f), (0, 0, None)), one, True),
         (lambda f: jax.vmap(jax.grad(f), (1, 1, None)), one, True),
         (lambda f: lambda x, t, u: jax.jvp(lambda x: f(x, t, u), (x,), (x * x,)), one, True),
-        (lambda f: jax.grad(lambda *a: f(*a) ** 2, (0, 2)), one, True),
+        (lambda f: jax.grad(lambda x, t, u: f(x, t, u) ** 2, (0, 2)), one, True),
         (jax.hessian, one, False),
         (lambda f: jax.vmap(jax.grad(f), (None, None, 0)), given, False),
     ):

@@ -31,6 +31,7 @@ _NAMES = {jnp.dtype(name): name for name in ("float32", "float64", "float16", "b
 _NOTHING = Call(*[0] * len(Call._fields))
 # The words of a call that are addresses, by the names of operands and results.
 _WORDS = {"logits": "logits", "gradient": "out"}
+_shaped: Any = jax.ShapeDtypeStruct
 _probed: list[Any] = []
 
 Formula = Callable[..., Sequence[Array]]
@@ -191,11 +192,11 @@ def _lowered(ctx: Any, *operands: Any, **params: Any) -> Any:
 
     def walked(x: Array, *others: Array) -> Sequence[Array]:
         shapes = [x.shape[:-1], x.shape][: len(results)]
-        types = [jax.ShapeDtypeStruct(shape, a.dtype) for shape, a in zip(shapes, ctx.avals_out, strict=True)]
+        types = [_shaped(shape, a.dtype) for shape, a in zip(shapes, ctx.avals_out, strict=True)]
         found: Sequence[Array] = jax.ffi.ffi_call(target, types, input_output_aliases=aliases)(x, *others, call=words)
         return found
 
-    key = f"{target} {words.tobytes().hex()} {is_free}"
+    key = f"{target} {params['coefficients']} {words.tobytes().hex()} {is_free}"
     return jax_spread().lowered(ctx, operands, walked, params["coefficients"], given, key)
 
 

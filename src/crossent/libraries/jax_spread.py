@@ -31,6 +31,8 @@ _Function = Callable[..., Sequence[Array]]
 # Of the axes of a mesh that is made here.
 _NAME = "crossent_{}"
 _wide: Any = jax.enable_x64
+_partitioned: Any = custom_partitioning
+_psum: Any = lax.psum
 
 
 def lowered(
@@ -69,7 +71,7 @@ def lowered(
         mesh, *places = _places(devices, args[0])
         return tuple(NamedSharding(mesh, P(*places[: len(a.shape)])) for a in out)
 
-    call: Any = custom_partitioning(stand_in)
+    call = _partitioned(stand_in)
     call.def_partition(partition, infer_sharding_from_operands=infer, sharding_rule=_rule(shapes, given, results))
     # Of devices JAX tells few programs; here they are numbers, the same in all.
     context = dataclasses.replace(module.axis_context, device_assignment=devices, abstract_mesh=None)
@@ -88,7 +90,7 @@ def serves(ctx: Any, given: tuple[str, ...]) -> bool:
         return False
     if "class_weights" in given and others[given.index("class_weights")].ndim > 1:
         return False
-    return 1 < context.num_devices <= len(jax.devices("cpu"))
+    return bool(1 < context.num_devices <= len(jax.devices("cpu")))
 
 
 def _devices(module: Any) -> tuple[Any, ...]:
@@ -149,7 +151,7 @@ def _of_parts(
         found: dict[str, Any] = dict(zip(given, operands, strict=True))
         axis, width = jax_axis.Axis(names), x.shape[-1]
         start, size = lax.axis_index(names) * width, width
-        if v != width * lax.psum(1, names):
+        if v != width * _psum(1, names):
             # The last devices have columns that are no classes.
             size = jnp.clip(v - start, 0, width)
             x = axis.columns(x, size, -math.inf)
@@ -166,10 +168,8 @@ def _of_parts(
             LIBRARY.compute_dtype(x),
             parts=Parts(axis, size, True),
         )
-        if "scales" in found:
-            made = jax_axis.losses_and_gradient(rows, found["scales"])
-        else:
-            made = (jax_axis.losses(rows),)
+        made: Sequence[Array]
+        made = jax_axis.losses_and_gradient(rows, found["scales"]) if "scales" in found else [jax_axis.losses(rows)]
         return [a.astype(like.dtype) for a, like in zip(made, results, strict=True)]
 
     return function
