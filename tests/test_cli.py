@@ -108,7 +108,7 @@ def test_info_as_json_has_what_the_text_says(capsys, monkeypatch):
     assert on_cupy["problem"].startswith("cupy is not installed")
     assert [engine["name"] for engine in found["engines"]] == list(info.ENGINES)
     for engine in found["engines"]:
-        assert set(engine) == {"name", "description", "problem"}
+        assert set(engine) == {"name", "description", "problem", "not_for"}
 
     assert cli.main(["info"]) == 0
     assert capsys.readouterr().out == f"{info.report(found)}\n"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import crossent
+from crossent import info
 from crossent.engines import select
 
 jax = pytest.importorskip("jax")
@@ -342,6 +343,7 @@ def test_an_interface_that_is_not_known_is_said_and_not_called(unknown):
     from crossent.libraries import jax_ffi
 
     x, t = jnp.zeros((4, 5)), jnp.zeros(4, jnp.int32)
+    assert not any(one["not_for"] for one in info.info()["engines"])
     major, minor = jax_ffi.interface().version
     known = dict(xla.KNOWN)
     sizes = known[major, minor]
@@ -355,6 +357,11 @@ def test_an_interface_that_is_not_known_is_said_and_not_called(unknown):
         assert not _is_called(_text(crossent.cross_entropy, x, t))
         with pytest.raises(ValueError, match="XLA's foreign functions"):
             crossent.cross_entropy(x, t, engine="numba")
+        said = info.info()
+        (of_numba,) = (one for one in said["engines"] if one["name"] == "numba")
+        assert of_numba["problem"] is None
+        assert reason in of_numba["not_for"]["jax"]
+        assert f"    not for jax: {of_numba['not_for']['jax']}\n" in info.report(said)
 
 
 def test_what_a_call_explains_is_what_it_does(monkeypatch):

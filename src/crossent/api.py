@@ -266,4 +266,4 @@ def explain(logits: Array, algorithm: str = "stable") -> str:
     shape, dtype = checks.logits_alone(library, logits)
     kind = library.kind(logits, dtype, shape[-1], measure)
     what = f"{family.name} logits {shape} {dtype}, {family.where(logits)}"
-    return select.explanation(what, kind, library.describe(logits))
+    return select.explanation(what, kind, library.describe(logits), library.remark(logits))

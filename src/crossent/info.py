@@ -145,7 +145,8 @@ def info() -> dict[str, Any]:
 
     It has `version` (of crossent), `python`, `system` (with the processor's kind), `threads` (of a large call),
     `backends` and `engines`. A backend has `name`, `version`, `device`, `dtypes` and `problem`, an engine `name`,
-    `description` and `problem`: why it cannot be used here, or None. Of a backend with a problem, the rest is empty.
+    `description`, `problem`: why it cannot be used here, or None, and `not_for`: of backends that are here and that it
+    could walk, why it cannot, by their names. Of a backend with a problem, the rest is empty.
     """
     wrong = select.environment_problem()
     if wrong is not None:
@@ -166,10 +167,21 @@ def info() -> dict[str, Any]:
         "threads": threads.get_num_threads(),
         "backends": backends,
         "engines": [
-            {"name": name, "description": description, "problem": select.problem(name)}
+            {"name": name, "description": description, "problem": select.problem(name), "not_for": _not_for(name)}
             for name, description in ENGINES.items()
         ],
     }
+
+
+def _not_for(engine: str) -> dict[str, str]:
+    if engine != "numba" or select.problem(engine) is not None:
+        return {}
+    if "jax" not in BACKENDS or BACKENDS["jax"].problem() is not None:
+        return {}
+    from crossent.libraries import jax_ffi
+
+    problem = jax_ffi.problem()
+    return {} if problem is None else {"jax": problem}
 
 
 def versions() -> str:
@@ -196,6 +208,10 @@ def report(found: dict[str, Any]) -> str:
     missing = [f"  {one['problem']}" for one in found["backends"] if one["problem"] is not None]
     if missing:
         parts.append(["not here:", *missing])
-    engines = [(f"  {one['name']}: {one['description']}", one["problem"]) for one in found["engines"]]
-    parts.append(["engines:", *(f"{said}; not here: {problem}" if problem else said for said, problem in engines)])
+    engines = ["engines:"]
+    for one in found["engines"]:
+        problem = f"; not here: {one['problem']}" if one["problem"] else ""
+        engines.append(f"  {one['name']}: {one['description']}{problem}")
+        engines += [f"    not for {name}: {reason}" for name, reason in one["not_for"].items()]
+    parts.append(engines)
     return printable("\n\n".join("\n".join(part) for part in parts))

@@ -181,8 +181,8 @@ def test_P2_devices_meet_for_a_maximum_and_a_sum(kind, devices, places, name):
         with jax.set_mesh(mesh):
             found = _collectives(jax.jit(call).lower(x, t, classes).compile().as_text())
         assert [kind for kind, _ in found] == ["maximum"] + ["add"] * sums
-        # A row's numbers; the total of the rows that are somewhere is one more.
-        assert all(len(sizes) <= 8 and max(sizes) == n // devices[0] for _, sizes in found)
+        # At most eight numbers a row; the total of the rows that are somewhere is one more.
+        assert all(n // devices[0] <= sum(sizes) <= 8 * n // devices[0] + 1 for _, sizes in found)
 
 
 @EVERY_KIND
@@ -479,3 +479,194 @@ def test_A13_within_shard_map_each_device_walks_its_rows(check):
         assert "crossent_walk" in text
     assert "all-gather" not in text
     np.testing.assert_allclose(np.asarray(mapped(spread, t)), np.asarray(gradient(x, t)), atol=1e-6)
+
+
+# --- machine code on each device --------------------------------------------------------------------------------------
+
+ROWS = {
+    "batch": ((4,), (8, 4, 300), P("a")),
+    "batch-sequence": ((2, 2), (8, 4, 300), P("a", "b")),
+    "both-on-one": ((2, 2), (8, 4, 300), P(("b", "a"))),
+    "one-of-two": ((2, 2), (8, 300), P("b")),
+    "three-of-four": ((3,), (6, 10), P("a")),
+    "replicated": ((4,), (8, 300), P()),
+}
+MOVES = ("all-gather", "all-to-all", "collective-permute", "all-reduce", "reduce-scatter")
+EVERY_PARTITIONER = pytest.mark.parametrize("is_shardy", [True, False], ids=["shardy", "gspmd"])
+
+
+def _is_walked(text):
+    return 'custom_call_target="crossent_' in text
+
+
+@pytest.fixture
+def partitioner(is_shardy):
+    jax.config.update("jax_use_shardy_partitioner", is_shardy)
+    yield
+    jax.config.update("jax_use_shardy_partitioner", True)
+
+
+@pytest.fixture
+def _is_called():
+    if "engine 'numba'" not in crossent.explain(jnp.zeros((2, 3))):
+        pytest.skip("machine code cannot be called here, and the formula is in its place")
+
+
+def _mesh_of(kind, devices):
+    return jax.make_mesh(
+        devices,
+        ("a", "b")[: len(devices)],
+        axis_types=(kind,) * len(devices),
+        devices=jax.devices()[: math.prod(devices)],
+    )
+
+
+@pytest.mark.usefixtures("_is_called", "partitioner")
+@EVERY_PARTITIONER
+@EVERY_KIND
+@pytest.mark.parametrize(("devices", "shape", "spec"), ROWS.values(), ids=ROWS)
+def test_A13_each_device_walks_its_rows(devices, shape, spec, kind, is_shardy):
+    """With NumPy's bits, and nothing moves."""
+    if not is_shardy and kind == AxisType.Explicit:
+        pytest.skip("explicit axes are Shardy's")
+    rng = np.random.default_rng(0)
+    x, v = (3 * rng.standard_normal(shape)).astype(np.float32), shape[-1]
+    t, soft = rng.integers(0, v, shape[:-1]).astype(np.int32), rng.random(shape, np.float32)
+    w, u = rng.random(shape[:-1], np.float32), rng.random(v, np.float32)
+    mesh, of_tokens = _mesh_of(kind, devices), P(*spec[: len(shape) - 1])
+    for targets, place, options in (
+        (t, of_tokens, {"weights": w, "class_weights": u, "label_smoothing": 0.1, "z_loss": 0.01}),
+        (soft, spec, {"weights": w}),
+    ):
+        places = {"weights": of_tokens, "class_weights": P()}
+        beside = {name: _put(a, mesh, places[name]) if name in places else a for name, a in options.items()}
+        call = jax.jit(partial(crossent.cross_entropy_and_grad, reduction="none", **beside))
+        given = _put(x, mesh, spec), _put(targets, mesh, place)
+        text = call.lower(*given).compile().as_text()
+        assert _is_walked(text)
+        assert not any(word in text for word in MOVES)
+        expected = crossent.cross_entropy_and_grad(x, targets, reduction="none", **options)
+        eager = crossent.cross_entropy_and_grad(*given, reduction="none", **beside)
+        for pair in (call(*given), eager):
+            for a, b in zip(pair, expected, strict=True):
+                np.testing.assert_array_equal(np.asarray(a), b)
+            assert pair[1].sharding.is_equivalent_to(given[0].sharding, len(shape))
+        step = jax.jit(jax.value_and_grad(crossent.cross_entropy))
+        with jax.set_mesh(mesh):
+            assert _is_walked(step.lower(*given).compile().as_text())
+            value, d = step(*given)
+        expected = crossent.cross_entropy_and_grad(x, targets)
+        np.testing.assert_allclose(value, expected[0], rtol=1e-6)
+        np.testing.assert_allclose(np.asarray(d), expected[1], rtol=4e-6, atol=1e-9)
+
+
+@pytest.mark.usefixtures("_is_called", "partitioner")
+@EVERY_PARTITIONER
+def test_A13_parts_of_different_sizes(is_shardy):
+    """What XLA fills up is no row and no class."""
+    rng = np.random.default_rng(0)
+    x, t = rng.standard_normal((7, 13), np.float32), rng.integers(0, 13, 7).astype(np.int32)
+    u, q, mesh = rng.random(13, np.float32), rng.random((7, 13), np.float32), _mesh(AxisType.Auto, (2, 2))
+    for spec in (P(("a", "b")), P(None, ("a", "b")), P("a", "b"), P("b", "a")):
+        place = NamedSharding(mesh, spec)
+
+        def call(x, t, u, place=place, **options):
+            x = jax.lax.with_sharding_constraint(x, place)
+            return crossent.cross_entropy_and_grad(x, t, class_weights=u, reduction="none", **options)
+
+        for given in ((x, t, u), (x, q, u)):
+            options = {"label_smoothing": 0.125, "z_loss": 0.01}
+            program = jax.jit(partial(call, **options)).lower(*(_put(a, mesh, P()) for a in given)).compile()
+            assert _is_walked(program.as_text()) == (len(spec) == 1)
+            found = program(*(_put(a, mesh, P()) for a in given))
+            expected = crossent.cross_entropy_and_grad(*given[:2], class_weights=u, reduction="none", **options)
+            for a, b in zip(found, expected, strict=True):
+                np.testing.assert_allclose(np.asarray(a), b, rtol=4e-6, atol=1e-6)
+
+
+@pytest.mark.usefixtures("_is_called")
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+def test_A13_rows_of_every_dtype_are_walked(dtype):
+    with jax.enable_x64(dtype == "float64"):
+        x = jnp.asarray(np.random.default_rng(0).standard_normal((8, 300)), dtype)
+        t, mesh = jnp.arange(8), _mesh(AxisType.Auto, (4,))
+        call = jax.jit(partial(crossent.cross_entropy_and_grad, reduction="none"))
+        expected, given = call(x, t), (_put(x, mesh, P("a")), _put(t, mesh, P("a")))
+        assert _is_walked(call.lower(*given).compile().as_text())
+        for a, b in zip(call(*given), expected, strict=True):
+            np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.usefixtures("_is_called", "_wide")
+def test_A13_spread_rows_are_transformed_as_the_formula_is():
+    rng, mesh = np.random.default_rng(0), _mesh(AxisType.Auto, (4,))
+    x, t, u = rng.standard_normal((4, 6, 5)), rng.integers(0, 5, (4, 6)), rng.random((3, 5))
+    given = _put(x, mesh, P("a")), _put(t, mesh, P("a")), _put(u, mesh, P())
+
+    def of(engine):
+        def loss(x, t, u):
+            return crossent.cross_entropy(x, t, class_weights=u, label_smoothing=0.1, engine=engine)
+
+        return loss
+
+    one = (*given[:2], given[2][0])
+    for transform, args, is_walked in (
+        (lambda f: jax.vmap(jax.grad(f), (0, 0, None)), one, True),
+        (lambda f: jax.vmap(jax.grad(f), (1, 1, None)), one, True),
+        (lambda f: lambda x, t, u: jax.jvp(lambda x: f(x, t, u), (x,), (x * x,)), one, True),
+        (lambda f: jax.grad(lambda x, t, u: f(x, t, u) ** 2, (0, 2)), one, True),
+        (jax.hessian, one, False),
+        (lambda f: jax.vmap(jax.grad(f), (None, None, 0)), given, False),
+    ):
+        functions = [jax.jit(transform(of(engine))) for engine in ("numba", "array_api")]
+        assert _is_walked(functions[0].lower(*args).compile().as_text()) == is_walked
+        found, expected = (jax.tree.leaves(function(*args)) for function in functions)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.usefixtures("_is_called")
+def test_A13_the_gradient_goes_over_spread_logits_that_are_donated():
+    mesh = _mesh(AxisType.Auto, (4,))
+    x, t = np.random.default_rng(0).standard_normal((64, 300), np.float32), np.zeros(64, np.int32)
+    for donated in ((), 0):
+        step = jax.jit(crossent.cross_entropy_and_grad, donate_argnums=donated)
+        given = _put(x, mesh, P("a")), _put(t, mesh, P("a"))
+        text = step.lower(*given).compile().as_text()
+        assert ("output_to_operand_aliasing" in text) == (donated == 0)
+        assert " copy(" not in text
+        np.testing.assert_array_equal(np.asarray(step(*given)[1]), crossent.cross_entropy_and_grad(x, t)[1])
+
+
+@pytest.mark.usefixtures("_is_called")
+def test_A13_programs_of_other_options_are_other_texts():
+    """By which JAX finds those that it keeps on disk."""
+    mesh = _mesh(AxisType.Auto, (4,))
+    x, t = _put(np.zeros((8, 5), np.float32), mesh, P("a")), _put(np.zeros(8, np.int32), mesh, P("a"))
+    texts = set()
+    for smoothing in (0.1, 0.2, 0.2):
+        call = partial(crossent.cross_entropy_and_grad, reduction="none", label_smoothing=smoothing)
+        # Without the number of the Python object that XLA asks.
+        texts.add(re.sub(r"backend_config = \"\d+\"", "", jax.jit(call).lower(x, t).as_text()))
+    assert len(texts) == 2
+
+
+@pytest.mark.usefixtures("_is_called")
+@EVERY_KIND
+def test_A13_explain_says_where_rows_are_walked(kind):
+    mesh, apart = _mesh(kind, (4,)), "rows that have all their classes on one device, and these are spread"
+    rows, classes = (_put(np.zeros((8, 8), np.float32), mesh, spec) for spec in (P("a"), P(None, "a")))
+    said = []
+    assert "engine 'numba'" in crossent.explain(rows)
+    assert apart in crossent.explain(classes)
+    with pytest.raises(ValueError, match=apart):
+        crossent.cross_entropy(classes, jnp.zeros(8, jnp.int32), engine="numba")
+    with pytest.raises(ValueError, match="rows of cross-entropies alone"):
+        crossent.entropy(rows, engine="numba")
+    for x in (rows, classes):
+        jax.jit(lambda x: said.append(crossent.explain(x))).trace(x)
+    assert "engine 'numba'" in said[0]
+    assert "in a program of several devices numba walks rows" in said[0]
+    # Only explicit axes say in a trace what is spread.
+    assert (apart in said[1]) == (kind == AxisType.Explicit)
+    assert ("in a program of several devices numba walks rows" in said[1]) == (kind == AxisType.Auto)

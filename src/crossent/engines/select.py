@@ -153,7 +153,7 @@ def environment_problem() -> str | None:
     return None
 
 
-def explanation(what: str, kind: Kind, described: str) -> str:
+def explanation(what: str, kind: Kind, described: str, remark: str | None = None) -> str:
     """Which engine would walk such logits, and for each other one why not: a few lines for people."""
     chosen = best(*kind)
     lines = [f"{what}: engine {chosen!r}"]
@@ -163,6 +163,8 @@ def explanation(what: str, kind: Kind, described: str) -> str:
         lines.append(f"{name}: cannot serve: {reason}" if reason else f"{name}: {verdict}: {description}")
     if preferred() not in ("auto", chosen):
         lines.append(f"CROSSENT_ENGINE is {preferred()!r}, which cannot serve, so it is not followed")
+    if remark is not None and chosen == "numba":
+        lines.append(remark)
     if kind.memory == "host" and kind.state == "eager":
         lines.append(f"threads for large calls: {threads.get_num_threads()}")
     return "\n".join(lines)

@@ -165,6 +165,10 @@ class Library(Operations):
             return select.best(self.state, memory, number, dtype, classes, measure)
         return select.asked_for(asked, self.kind(like, dtype, classes, measure), self.describe(like))
 
+    def remark(self, x: Array) -> str | None:
+        """What else there is to say of the engine for `x`; None for nothing."""
+        return None
+
     def straight(self, x: Array, t: Array) -> Straight | None:
         """Logits and targets for a call in one step; None where there is no such call of them."""
         return None

@@ -7,8 +7,9 @@ As a rule of forward differentiation it serves ``grad``, ``jvp``, ``hessian``, `
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -25,7 +26,7 @@ from crossent.libraries.base import NO_CONTEXT, Inputs, Library
 from crossent.linear import Gradients
 from crossent.math import formula
 from crossent.math.operations import RUN, Likeliest
-from crossent.math.rows import Coefficients, Head, Rows
+from crossent.math.rows import LOSS, Coefficients, Head, Rows
 from crossent.math.statistics import Described, RowStatistics
 from crossent.types import Array
 
@@ -79,8 +80,8 @@ class Jax(Library):
         return library
 
     def kind(self, like: Array, dtype: str, classes: int, measure: str) -> select.Kind:
-        """Programs of a CPU can call machine code for rows that are in one place."""
-        refusal = self._refusal(like)
+        """Programs of a CPU can call machine code for rows that are each in one place."""
+        refusal = self._refusal(like, measure)
         memory = PROGRAMS if refusal is None else ""
         return select.Kind(self.state, memory, 0, dtype, classes, measure, refusal)
 
@@ -89,7 +90,7 @@ class Jax(Library):
         kind = self.kind(like, dtype, classes, measure)
         return select.best(*kind) if asked == "auto" else select.asked_for(asked, kind, self.describe(like))
 
-    def _refusal(self, x: Array) -> str | None:
+    def _refusal(self, x: Array, measure: str) -> str | None:
         """Why a program cannot call machine code for the rows of such logits; None where it can."""
         if not self.walks_rows:
             return "it walks logits, which a linear loss of JAX arrays makes in its own program"
@@ -97,13 +98,24 @@ class Jax(Library):
         platforms = {device.platform for device in devices} or {jax.default_backend()}
         if platforms != {"cpu"}:
             return f"of JAX arrays it walks those on a CPU, and these are on {', '.join(sorted(platforms))}"
+        if _has_classes_apart(x):
+            return "of JAX arrays it walks rows that have all their classes on one device, and these are spread"
         if len(devices) > 1:
-            return "of JAX arrays it walks those that lie on one device, and these lie on several"
+            if jax.process_count() > 1:
+                return "of JAX arrays on several devices it walks those of one process, and there are others"
+            if measure != LOSS or x.ndim < 2:
+                return "of JAX arrays on several devices it walks rows of cross-entropies alone"
         if select.numba_problem() is not None:
             return None
         from crossent.libraries import jax_ffi
 
         return jax_ffi.problem()
+
+    def remark(self, x: Array) -> str | None:
+        """What is settled only when a program is divided among its devices."""
+        if not isinstance(x, jax.core.Tracer) or is_in_one_place(x) or self._refusal(x, LOSS) is not None:
+            return None
+        return "in a program of several devices numba walks rows of cross-entropies that have all their classes on one"
 
     def readable(self, x: Array) -> bool:
         """Of a transformation's, which stand for values that are supplied later, none; nor what another process has."""
@@ -292,14 +304,41 @@ def mesh_of(x: Array) -> Any:
     return jax.typeof(x).sharding.mesh
 
 
+def _has_classes_apart(x: Array) -> bool:
+    """Whether the classes of logits are known to lie on several devices."""
+    if not isinstance(x, jax.core.Tracer):
+        return 0 not in x.shape and len(x.devices()) > 1 and bool(x.sharding.shard_shape(x.shape)[-1] != x.shape[-1])
+    spec = jax.typeof(x).sharding.spec
+    return len(spec) == x.ndim and spec[-1] is not None
+
+
 def _is_known(*lengths: Any) -> bool:
     """Whether none of the lengths of a program is a symbol."""
     return all(isinstance(n, int) for n in lengths)
 
 
+class _OfDevice(threading.local):
+    """Whether what this thread traces is what each device does with what it has, besides shard_map's."""
+
+    is_traced = False
+
+
+OF_DEVICE = _OfDevice()
+
+
+@contextmanager
+def of_each_device() -> Iterator[None]:
+    """Within, arrays are those that a device has."""
+    before, OF_DEVICE.is_traced = OF_DEVICE.is_traced, True
+    try:
+        yield
+    finally:
+        OF_DEVICE.is_traced = before
+
+
 def is_in_one_place(x: Array) -> bool:
-    """Whether `x` has no part on another device: there is no other, or shard_map has given each its own."""
-    return jax.device_count() == 1 or set(mesh_of(x).axis_types) == {AxisType.Manual}
+    """Whether `x` has no part on another device: there is no other, or each has been given its own."""
+    return jax.device_count() == 1 or OF_DEVICE.is_traced or set(mesh_of(x).axis_types) == {AxisType.Manual}
 
 
 def is_in_program(x: Array) -> bool:

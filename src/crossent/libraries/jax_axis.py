@@ -17,7 +17,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from crossent import linear
 from crossent.libraries.exchange import UNKNOWN, Exchange
-from crossent.libraries.jax import LIBRARY, by_rows
+from crossent.libraries.jax import LIBRARY, OF_DEVICE, by_rows
 from crossent.math import formula
 from crossent.math.parts import Parts, nothing_of, put_together, with_masses
 from crossent.math.rows import Coefficients, Head, Rows, over_lines
@@ -66,8 +66,8 @@ class Axis(Exchange):
         return _psum(x, self.name) + jnp.asarray(self.fault, x.dtype)
 
     def shared(self, x: Array) -> Array:
-        """As an array that is another on each device."""
-        return _varying(x, self.name)
+        """As an array that is another on each device; only shard_map asks which is."""
+        return x if OF_DEVICE.is_traced else _varying(x, self.name)
 
 
 _psum: Any = lax.psum

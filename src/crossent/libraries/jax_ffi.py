@@ -31,6 +31,7 @@ _NAMES = {jnp.dtype(name): name for name in ("float32", "float64", "float16", "b
 _NOTHING = Call(*[0] * len(Call._fields))
 # The words of a call that are addresses, by the names of operands and results.
 _WORDS = {"logits": "logits", "gradient": "out"}
+_shaped: Any = jax.ShapeDtypeStruct
 _probed: list[Any] = []
 
 Formula = Callable[..., Sequence[Array]]
@@ -175,24 +176,47 @@ _lower_composed = mlir.lower_fun(_composed, multiple_results=True)
 
 def _lowered(ctx: Any, *operands: Any, **params: Any) -> Any:
     """As a call of machine code where all is in this process and at hand, else as the formula."""
-    if not _is_here(ctx):
-        return _lower_composed(ctx, *operands, **params)
     given, gradient = params["given"], params["gradient"]
+    if not _can_call(ctx):
+        return _lower_composed(ctx, *operands, **params)
+    is_spread = not _is_here(ctx)
+    if is_spread and (params["coefficients"].measure != LOSS or not jax_spread().serves(ctx, given)):
+        return _lower_composed(ctx, *operands, **params)
     x, shapes = ctx.avals_in[0], dict(zip(given, ctx.avals_in[1:], strict=True))
     kind, call = _call(params["coefficients"], x, shapes)
     arguments, results = ("logits", *given), ("losses", "out") if gradient else ("losses",)
     is_free = gradient and _may_overwrite(operands[0])
-    lower = jax.ffi.ffi_lowering(_target(kind), operand_output_aliases={0: 1} if is_free else None)
-    return lower(ctx, *operands, call=xla.attribute(call, arguments, results))
+    target, aliases, words = _target(kind), {0: 1} if is_free else None, xla.attribute(call, arguments, results)
+    if not is_spread:
+        return jax.ffi.ffi_lowering(target, operand_output_aliases=aliases)(ctx, *operands, call=words)
+
+    def walked(x: Array, *others: Array) -> Sequence[Array]:
+        shapes = [x.shape[:-1], x.shape][: len(results)]
+        types = [_shaped(shape, a.dtype) for shape, a in zip(shapes, ctx.avals_out, strict=True)]
+        found: Sequence[Array] = jax.ffi.ffi_call(target, types, input_output_aliases=aliases)(x, *others, call=words)
+        return found
+
+    key = f"{target} {params['coefficients']} {words.tobytes().hex()} {is_free}"
+    return jax_spread().lowered(ctx, operands, walked, params["coefficients"], given, key)
+
+
+def jax_spread() -> Any:
+    """What serves programs of several devices, when there is one."""
+    from crossent.libraries import jax_spread
+
+    return jax_spread
+
+
+def _can_call(ctx: Any) -> bool:
+    module = ctx.module_context
+    if module.lowering_parameters.for_export or tuple(module.platforms) != ("cpu",) or problem() is not None:
+        return False
+    return all(isinstance(n, int) for aval in ctx.avals_in for n in aval.shape)
 
 
 def _is_here(ctx: Any) -> bool:
-    module = ctx.module_context
-    context, platforms = module.axis_context, tuple(module.platforms)
-    if module.lowering_parameters.for_export or platforms != ("cpu",) or problem() is not None:
-        return False
-    if not all(isinstance(n, int) for aval in ctx.avals_in for n in aval.shape):
-        return False
+    """Whether what is lowered is the program of one device."""
+    context = ctx.module_context.axis_context
     manual = getattr(context, "manual_axes", None)
     if manual is not None:
         return set(manual) == set(context.mesh.axis_names)
