@@ -20,7 +20,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.sharding import AxisType, NamedSharding
 
 from crossent.engines import select
-from crossent.engines.select import PROGRAMS
+from crossent.engines.select import CUDA_PROGRAMS, PROGRAMS
 from crossent.libraries.base import NO_CONTEXT, Inputs, Library
 from crossent.linear import Gradients
 from crossent.math import formula
@@ -79,31 +79,35 @@ class Jax(Library):
         return library
 
     def kind(self, like: Array, dtype: str, classes: int, measure: str) -> select.Kind:
-        """Programs of a CPU can call machine code for rows that are in one place."""
-        refusal = self._refusal(like)
-        memory = PROGRAMS if refusal is None else ""
-        return select.Kind(self.state, memory, 0, dtype, classes, measure, refusal)
+        """Programs of a CPU or of a CUDA device can call machine code for rows that are in one place."""
+        devices = [] if isinstance(like, jax.core.Tracer) else list(like.devices())
+        platforms = {device.platform for device in devices} or {jax.default_backend()}
+        platform = platforms.pop() if len(platforms) == 1 else ""
+        memory, number = {"cpu": PROGRAMS, "gpu": CUDA_PROGRAMS}.get(platform, ""), 0
+        if memory == CUDA_PROGRAMS:
+            number = (devices or jax.local_devices())[0].local_hardware_id or 0
+        refusal = self._refusal(memory, len(devices))
+        return select.Kind(self.state, memory, number, dtype, classes, measure, refusal)
 
     def engine(self, asked: str, like: Array, dtype: str, classes: int, measure: str) -> str:
         """The name of the engine for logits of that dtype and vocabulary, wherever their program will run."""
         kind = self.kind(like, dtype, classes, measure)
         return select.best(*kind) if asked == "auto" else select.asked_for(asked, kind, self.describe(like))
 
-    def _refusal(self, x: Array) -> str | None:
-        """Why a program cannot call machine code for the rows of such logits; None where it can."""
+    def _refusal(self, memory: str, devices: int) -> str | None:
+        """Why a program cannot call machine code for rows in such memory of so many devices; None where it can."""
         if not self.walks_rows:
             return "it walks logits, which a linear loss of JAX arrays makes in its own program"
-        devices = [] if isinstance(x, jax.core.Tracer) else x.devices()
-        platforms = {device.platform for device in devices} or {jax.default_backend()}
-        if platforms != {"cpu"}:
-            return f"of JAX arrays it walks those on a CPU, and these are on {', '.join(sorted(platforms))}"
-        if len(devices) > 1:
+        if devices > 1:
             return "of JAX arrays it walks those that lie on one device, and these lie on several"
-        if select.numba_problem() is not None:
+        if not memory:
             return None
+        if select.numba_problem() is not None:
+            needs = "programs of a GPU call it by machine code that Numba makes"
+            return None if memory == PROGRAMS else f"{needs}: {select.numba_problem()}"
         from crossent.libraries import jax_ffi
 
-        return jax_ffi.problem()
+        return jax_ffi.problem("cpu" if memory == PROGRAMS else "cuda")
 
     def readable(self, x: Array) -> bool:
         """Of a transformation's, which stand for values that are supplied later, none; nor what another process has."""
