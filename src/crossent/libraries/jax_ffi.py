@@ -64,7 +64,7 @@ def _problem_of_devices() -> str | None:
     try:
         numbers = devices()
     except RuntimeError as error:
-        return f"JAX has no CUDA device: {error}"
+        return f"JAX has no CUDA device that is known: {str(error).strip().partition(chr(10))[0]}"
     reason = next(filter(None, map(cuda.problem, numbers)), None)
     try:
         return reason or (launch.functions() and None)
@@ -75,7 +75,10 @@ def _problem_of_devices() -> str | None:
 @functools.cache
 def devices() -> tuple[int, ...]:
     """The numbers of the CUDA devices that JAX has in this process, as the driver counts; RuntimeError without any."""
-    return tuple(sorted(device.local_hardware_id for device in jax.local_devices(backend="cuda")))
+    numbers = [device.local_hardware_id for device in jax.local_devices(backend="cuda")]
+    if None in numbers:
+        raise RuntimeError("it does not say the numbers of its devices")
+    return tuple(sorted(numbers))
 
 
 @functools.cache
