@@ -19,8 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
-from jax.extend.mlir import ir
-from jax.extend.mlir.dialects import stablehlo
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType, NamedSharding
 
@@ -78,7 +76,7 @@ def devices() -> tuple[int, ...]:
     numbers = [device.local_hardware_id for device in jax.local_devices(backend="cuda")]
     if None in numbers:
         raise RuntimeError("it does not say the numbers of its devices")
-    return tuple(sorted(numbers))
+    return tuple(sorted(set(numbers)))
 
 
 @functools.cache
@@ -289,10 +287,13 @@ def _launch(c: Coefficients, x: Any, shapes: dict[str, Any], *, gradient: bool) 
 
 def _as_the_kernel_has(name: str, operand: Any) -> Any:
     """An operand of a program, of which targets are widened: to 64 bits, which JAX has where it is asked for them."""
-    kind = ir.RankedTensorType(operand.type)
-    if name != "targets" or kind.element_type == ir.IntegerType.get_signless(64):
+    from jax.extend.mlir import ir
+    from jax.extend.mlir.dialects import stablehlo
+
+    kind, word = ir.RankedTensorType(operand.type), ir.IntegerType.get_signless(64)
+    if name != "targets" or kind.element_type == word:
         return operand
-    return stablehlo.convert(ir.RankedTensorType.get(kind.shape, ir.IntegerType.get_signless(64)), operand)
+    return stablehlo.convert(ir.RankedTensorType.get(kind.shape, word), operand)
 
 
 def _call(c: Coefficients, x: Any, shapes: dict[str, Any]) -> tuple[Kind, bytes]:
