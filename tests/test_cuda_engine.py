@@ -437,9 +437,9 @@ def test_the_engine_is_chosen_for_a_devices_memory(chosen):
     lines = crossent.explain(LOGITS).splitlines()
     assert lines[0].endswith("on device cuda:0: engine 'cuda'")
     assert lines[1:3] == [
-        "numba: cannot serve: it walks eager NumPy arrays and torch tensors in host memory, and logits are torch "
-        "arrays on device cuda:0",
-        "cuda: chosen: CuPy arrays and torch CUDA tensors in one compiled pass (extra: cuda12 or cuda13)",
+        "numba: cannot serve: it walks eager NumPy arrays and torch tensors in host memory, and JAX arrays of a CPU, "
+        "and logits are torch arrays on device cuda:0",
+        f"cuda: chosen: {select.ENGINES['cuda']}",
     ]
 
 
@@ -466,7 +466,7 @@ def test_what_cannot_be_served_is_left_to_the_general_engine(chosen, monkeypatch
 
 @pytest.mark.parametrize("make", [np.zeros, torch.zeros])
 def test_the_engine_is_not_for_host_memory(make):
-    walks = "it walks eager CuPy arrays and torch tensors on a CUDA device"
+    walks = "it walks eager CuPy arrays, torch tensors and JAX arrays on a CUDA device"
     words = f"{walks}, and logits are (numpy|torch) arrays in host memory"
     with pytest.raises(ValueError, match=f"{CANNOT}{words}; accepted: 'auto'"):
         crossent.cross_entropy(make((2, 3)), make(2, dtype=torch.int64 if make is torch.zeros else int), engine="cuda")

@@ -10,6 +10,7 @@ import os
 import sys
 
 import pytest
+from tests.cuda_structures import Attribute, Configuration, as_c_reads_it
 
 from crossent.engines.cuda import here, launch, program
 from crossent.engines.cuda.launch import Shape
@@ -27,26 +28,6 @@ class Problem(ctypes.Structure):
     _fields_ = (("addresses", ctypes.c_void_p * 12), ("n", ctypes.c_int64 * 6), ("scale", ctypes.c_float))
 
 
-class Configuration(ctypes.Structure):
-    """CUlaunchConfig, as cuda.h has it."""
-
-    _fields_ = (
-        ("grid", ctypes.c_uint * 3),
-        ("block", ctypes.c_uint * 3),
-        ("shared", ctypes.c_uint),
-        ("stream", ctypes.c_void_p),
-        ("attributes", ctypes.c_void_p),
-        ("count", ctypes.c_uint),
-    )
-
-
-class Attribute(ctypes.Structure):
-    """CUlaunchAttribute, as cuda.h has it: what it is, and a union of 64 bytes."""
-
-    _fields_ = (("id", ctypes.c_uint), ("pad", ctypes.c_uint), ("value", ctypes.c_uint * 16))
-
-
-CLUSTER_DIMENSION = 4
 RELAXED, GLOBAL = 2, 0
 OTHER = 0xABC  # the context of somebody else
 Launch = collections.namedtuple("Launch", "grid block shared stream cluster function context argument")
@@ -149,7 +130,7 @@ class Driver:
         assert extra == 0
         (address,) = arguments
         argument = ctypes.string_at(address, ctypes.sizeof(Problem))
-        c, cluster = _as_c_reads_it(configuration)
+        c, cluster = as_c_reads_it(int(configuration.getPtr()))
         launched = Launch(
             tuple(c.grid), tuple(c.block), c.shared, c.stream or 0, cluster, int(function), self.contexts[-1], argument
         )
@@ -160,19 +141,9 @@ class Driver:
         return (2048 // threads if shared < 100_000 else 1,)
 
     def cuOccupancyMaxActiveClusters(self, function, configuration):
-        c, cluster = _as_c_reads_it(configuration)
+        c, cluster = as_c_reads_it(int(configuration.getPtr()))
         assert tuple(c.grid) == cluster
         return (self.clusters,)
-
-
-def _as_c_reads_it(configuration):
-    c = Configuration.from_address(int(configuration.getPtr()))
-    assert c.count in (0, 1)
-    if not c.count:
-        return c, None
-    attribute = Attribute.from_address(c.attributes)
-    assert attribute.id == CLUSTER_DIMENSION
-    return c, tuple(attribute.value[:3])
 
 
 @pytest.fixture
@@ -246,6 +217,21 @@ def test_a_kernel_is_loaded_once_per_device_and_code(driver):
         kernels = [launch.kernel(code, device) for code in (b"one", b"two") for device in (0, 1)]
     assert len(set(kernels)) == 4
     assert driver.loaded == [(b"one", 0x1000), (b"one", 0x1001), (b"two", 0x1000), (b"two", 0x1001)]
+
+
+def test_machine_code_is_told_where_a_kernel_is_and_how_it_is_launched(driver):
+    assert [launch.kernel(b"code", device).place for device in (0, 1)] == [(0x1000, 0x3001), (0x1001, 0x3002)]
+    for shape in (Shape(6, 128), Shape(8, 64, 4, 5000)):
+        made = ctypes.create_string_buffer(launch.configuration(shape))
+        c = Configuration.from_buffer(made)
+        assert (c.stream, c.attributes) == (None, None)
+        assert (tuple(c.grid), tuple(c.block), c.shared) == ((shape.blocks, 1, 1), (shape.threads, 1, 1), shape.shared)
+        assert c.count == (shape.cluster > 1)
+        c.attributes = ctypes.addressof(made) + ctypes.sizeof(Configuration)
+        assert as_c_reads_it(ctypes.addressof(made))[1] == ((shape.cluster, 1, 1) if c.count else None)
+    assert (Configuration.stream.offset, Configuration.attributes.offset) == (launch.STREAM, launch.ATTRIBUTES)
+    assert ctypes.sizeof(Configuration) == launch.SIZE_OF_CONFIGURATION
+    assert ctypes.sizeof(Attribute) == launch.SIZE_OF_ATTRIBUTE
 
 
 @pytest.mark.parametrize("clusters", [True, False])

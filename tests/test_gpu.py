@@ -375,7 +375,8 @@ def test_what_cannot_start_says_why_in_one_line(monkeypatch, tmp_path, capsys, a
 def test_parts_ask_every_backend_and_jax_last():
     asked = run.parts(["torch-cuda", "cupy", "jax"], dry=False)
     assert list(asked) == [
-        "compile", "checks", "conformance-torch-cuda", "conformance-cupy", "benchmarks", "machine", "conformance-jax",
+        "compile", "checks", "conformance-torch-cuda", "conformance-cupy", "benchmarks", "machine", "jax",
+        "conformance-jax",
     ]  # fmt: skip
     assert asked["conformance-cupy"][:3] == ["conformance", "--backend", "cupy"]
     for name in ("torch-cuda", "cupy"):  # so that both engines are asked

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ needed = pytest.mark.skipif(
     reason="there is no C++ compiler for the emulator; CROSSENT_REQUIRE_EMULATOR makes that a failure",
 )
 _busy = threading.Lock()
+CONTEXT = 0x1000
 DEVICE = launch.Properties("sm_90", multiprocessors=3, shared=232448, clusters=True)
 
 
@@ -40,6 +42,7 @@ class Kernel:
 
     def __init__(self, chosen, source=cuda.SOURCE):
         self.chosen = chosen
+        self.place = launch.Place(CONTEXT, zlib.crc32(repr(chosen).encode()))
         self.shapes = []
         self._launch = built(chosen.macros, source.parent).launch
         self._launch.restype = None

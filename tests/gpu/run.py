@@ -112,6 +112,7 @@ def parts(backends: Sequence[str], *, dry: bool) -> dict[str, list[str]]:
         found["benchmarks"] = ["benchmarks", "--benchmark-only", *acted]
     found["machine"] = ["tests/gpu/test_machine.py", "-k", "not compiles", *alone]
     if "jax" in backends:  # last, because compiling every cell of the matrix takes longest
+        found["jax"] = ["tests/gpu/test_jax.py", *alone]
         found["conformance-jax"] = ["conformance", "--backend", "jax", *many]
     return found
 

@@ -20,17 +20,19 @@ from crossent.math.rows import EXPLICIT
 
 ENGINES: Final[dict[str, str]] = {
     "numba": "NumPy, torch CPU and JAX CPU memory in one compiled pass, on all cores (extra: numba)",
-    "cuda": "CuPy arrays and torch CUDA tensors in one compiled pass (extra: cuda12 or cuda13)",
+    "cuda": "CuPy arrays, torch CUDA tensors and JAX GPU arrays in one compiled pass (extra: cuda12 or cuda13)",
     "array_api": "any array library; NumPy and torch CPU memory in blocks that fit the cache, on all cores",
 }
 _MODULES: Final = {"numba": "numba_cpu", "cuda": "cuda", "array_api": "array_api"}
-# What an engine that compiles walks: the kind of memory, and its name.
-_WALKS: Final = {
-    "numba": ("host", "NumPy arrays and torch tensors in host memory, and JAX arrays of a CPU"),
-    "cuda": ("cuda", "CuPy arrays and torch tensors on a CUDA device"),
-}
 PROGRAMS: Final = "programs"
 """The memory of logits that compiled programs have, which can call the kernels for host memory."""
+CUDA_PROGRAMS: Final = "programs on CUDA"
+"""The same of those for a CUDA device's memory."""
+# What an engine that compiles walks: the kind of memory, that of programs, and its name.
+_WALKS: Final = {
+    "numba": ("host", PROGRAMS, "NumPy arrays and torch tensors in host memory, and JAX arrays of a CPU"),
+    "cuda": ("cuda", CUDA_PROGRAMS, "CuPy arrays, torch tensors and JAX arrays on a CUDA device"),
+}
 # The engines that look at a target before they follow it: the row of one outside the vocabulary is NaN by itself.
 ENGINE_CHECKS_RANGE: Final = frozenset(_WALKS)
 
@@ -41,7 +43,7 @@ STRAIGHT: Final = frozenset(("numba",))
 class Kind(NamedTuple):
     """What an engine knows of logits before it walks them: eager, lazy or traced; their memory and its number.
 
-    refusal: why programs that have such logits cannot call machine code, where that is what keeps an engine from them.
+    refusal: of logits that programs have, why these cannot call the engine of such memory; None where they can.
     """
 
     state: str
@@ -57,9 +59,9 @@ def obstacle(name: str, kind: Kind, described: str = "") -> str | None:
     """Why the engine of that name cannot walk such logits; None where it can. described: what they are, in words."""
     if name == "array_api":
         return None
-    memory, walks = _WALKS[name]
-    is_called = name == "numba" and kind.memory == PROGRAMS
-    if name == "numba" and kind.refusal is not None:
+    memory, programs, walks = _WALKS[name]
+    is_called = kind.memory == programs
+    if is_called and kind.refusal is not None:
         return kind.refusal
     if not is_called and (kind.state != "eager" or kind.memory != memory):
         return f"it walks eager {walks}, and logits are {described or kind.state}"
@@ -112,7 +114,7 @@ def compiled(memory: str, asked: str) -> str | None:
 
     asked: the engine of the call.
     """
-    name = next((each for each, (kind, _) in _WALKS.items() if kind == memory), None)
+    name = next((each for each, (kind, *_) in _WALKS.items() if kind == memory), None)
     if name not in ENGINES:
         return None
     if asked == "auto":

@@ -21,7 +21,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.sharding import AxisType, NamedSharding
 
 from crossent.engines import select
-from crossent.engines.select import PROGRAMS
+from crossent.engines.select import CUDA_PROGRAMS, PROGRAMS
 from crossent.libraries.base import NO_CONTEXT, Inputs, Library
 from crossent.linear import Gradients
 from crossent.math import formula
@@ -80,40 +80,46 @@ class Jax(Library):
         return library
 
     def kind(self, like: Array, dtype: str, classes: int, measure: str) -> select.Kind:
-        """Programs of a CPU can call machine code for rows that are each in one place."""
-        refusal = self._refusal(like, measure)
-        memory = PROGRAMS if refusal is None else ""
-        return select.Kind(self.state, memory, 0, dtype, classes, measure, refusal)
+        """Programs of a CPU or of a CUDA device can call machine code for rows that are each in one place."""
+        devices = [] if isinstance(like, jax.core.Tracer) else list(like.devices())
+        platforms = {device.platform for device in devices} or {jax.default_backend()}
+        platform = platforms.pop() if len(platforms) == 1 else ""
+        memory, number = {"cpu": PROGRAMS, "gpu": CUDA_PROGRAMS}.get(platform, ""), 0
+        if memory == CUDA_PROGRAMS:
+            number = (devices or jax.local_devices())[0].local_hardware_id or 0
+        refusal = self._refusal(like, memory, len(devices), measure)
+        return select.Kind(self.state, memory, number, dtype, classes, measure, refusal)
 
     def engine(self, asked: str, like: Array, dtype: str, classes: int, measure: str) -> str:
         """The name of the engine for logits of that dtype and vocabulary, wherever their program will run."""
         kind = self.kind(like, dtype, classes, measure)
         return select.best(*kind) if asked == "auto" else select.asked_for(asked, kind, self.describe(like))
 
-    def _refusal(self, x: Array, measure: str) -> str | None:
-        """Why a program cannot call machine code for the rows of such logits; None where it can."""
+    def _refusal(self, x: Array, memory: str, devices: int, measure: str) -> str | None:
+        """Why a program cannot call machine code for rows in such memory of so many devices; None where it can."""
         if not self.walks_rows:
             return "it walks logits, which a linear loss of JAX arrays makes in its own program"
-        devices = [] if isinstance(x, jax.core.Tracer) else x.devices()
-        platforms = {device.platform for device in devices} or {jax.default_backend()}
-        if platforms != {"cpu"}:
-            return f"of JAX arrays it walks those on a CPU, and these are on {', '.join(sorted(platforms))}"
+        if not memory:
+            return None
         if _has_classes_apart(x):
             return "of JAX arrays it walks rows that have all their classes on one device, and these are spread"
-        if len(devices) > 1:
+        if devices > 1:
+            if memory != PROGRAMS:
+                return "of JAX arrays on a GPU it walks those that lie on one device, and these lie on several"
             if jax.process_count() > 1:
                 return "of JAX arrays on several devices it walks those of one process, and there are others"
             if measure != LOSS or x.ndim < 2:
                 return "of JAX arrays on several devices it walks rows of cross-entropies alone"
         if select.numba_problem() is not None:
-            return None
+            needs = "programs of a GPU call it by machine code that Numba makes"
+            return None if memory == PROGRAMS else f"{needs}: {select.numba_problem()}"
         from crossent.libraries import jax_ffi
 
-        return jax_ffi.problem()
+        return jax_ffi.problem("cpu" if memory == PROGRAMS else "cuda")
 
     def remark(self, x: Array) -> str | None:
         """What is settled only when a program is divided among its devices."""
-        if not isinstance(x, jax.core.Tracer) or is_in_one_place(x) or self._refusal(x, LOSS) is not None:
+        if not isinstance(x, jax.core.Tracer) or is_in_one_place(x) or self.kind(x, "", 0, LOSS).refusal is not None:
             return None
         return "in a program of several devices numba walks rows of cross-entropies that have all their classes on one"
 

@@ -1,4 +1,6 @@
-"""JAX on a CPU: the compiled walk of rows as an operation of its programs, which XLA calls where the logits lie.
+"""JAX: the compiled walk of rows as an operation of its programs, which XLA calls where the logits lie.
+
+On a CPU that is the walk of the engine "numba"; on a CUDA device, a handler that launches the engine "cuda"'s kernel.
 
 Whether a program has it is settled when JAX lowers it, which knows what no trace does: the platform, the devices, and
 whether the program is exported to run elsewhere. Whatever cannot have it has the formula, of which the operation knows.
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,11 +22,13 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType, NamedSharding
 
+from crossent.engines import cuda
 from crossent.engines.compiling import Once
+from crossent.engines.cuda import launch, programs
 from crossent.engines.numba_cpu import xla
 from crossent.engines.numba_cpu.kernel import transform_of
 from crossent.engines.numba_cpu.layout import MEASURE, MEASURES, PACK, SHORT, WALK, Call, Kind
-from crossent.math.rows import LOSS, Coefficients
+from crossent.math.rows import LOSS, Coefficients, Rows
 from crossent.types import Array
 
 _P: Any = jax.sharding.PartitionSpec
@@ -33,52 +38,97 @@ _NOTHING = Call(*[0] * len(Call._fields))
 _WORDS = {"logits": "logits", "gradient": "out"}
 _shaped: Any = jax.ShapeDtypeStruct
 _probed: list[Any] = []
+# As JAX names the platforms of programs, and as XLA does those of its functions.
+_PLATFORMS = {"cpu": "cpu", "cuda": "CUDA"}
 
 Formula = Callable[..., Sequence[Array]]
 """What an operation stands for: a function of its operands."""
 
 
 @functools.cache
-def problem() -> str | None:
-    """Why programs of this process cannot call machine code; None where they can."""
+def problem(platform: str = "cpu") -> str | None:
+    """Why programs for a platform, "cpu" or "cuda", cannot call machine code in this process; None where they can."""
     if os.name != "posix":
         return "threads that wait for one another do so as on POSIX, which this system is not"
+    if platform == "cuda" and (reason := _problem_of_devices()) is not None:
+        return reason
     try:
-        return interface().problem
+        return interface(platform).problem
     except Exception as error:  # an interface of JAX's that is another than it was raises what it likes
         return f"XLA's foreign functions do not answer as is known: {type(error).__name__}: {error}"
 
 
+def _problem_of_devices() -> str | None:
+    """Why the kernels for CUDA cannot be launched from programs; None where they can, on all devices of the process."""
+    try:
+        numbers = devices()
+    except RuntimeError as error:
+        return f"JAX has no CUDA device that is known: {str(error).strip().partition(chr(10))[0]}"
+    reason = next(filter(None, map(cuda.problem, numbers)), None)
+    try:
+        return reason or (launch.functions() and None)
+    except RuntimeError as error:
+        return str(error)
+
+
 @functools.cache
-def interface() -> xla.Interface:
-    """What this jaxlib says of itself, to a handler that nothing calls."""
-    jax.devices("cpu")  # only then are handlers asked for their version
+def devices() -> tuple[int, ...]:
+    """The numbers of the CUDA devices that JAX has in this process, as the driver counts; RuntimeError without any."""
+    numbers = [device.local_hardware_id for device in jax.local_devices(backend="cuda")]
+    if None in numbers:
+        raise RuntimeError("it does not say the numbers of its devices")
+    return tuple(sorted(set(numbers)))
+
+
+@functools.cache
+def interface(platform: str) -> xla.Interface:
+    """What XLA for that platform says of itself, to a handler that nothing calls."""
+    jax.devices(platform)  # only then are handlers asked for their version
+    _probed.clear()
 
     def probe(frame: int) -> None:
         found = xla.asked(frame)
         if found is not None:
             _probed.append(found)
 
-    _name("crossent_probe", ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(probe))
+    _name("crossent_probe", ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(probe), platform)
     if not _probed:
         raise LookupError("it does not say its version before it calls")
     found: xla.Interface = _probed[-1]
     return found
 
 
-def _name(name: str, function: Any, _kept: list[Any] = []) -> None:  # noqa: B006
+def _name(name: str, function: Any, platform: str = "cpu", _kept: list[Any] = []) -> None:  # noqa: B006
     """Tell XLA of a function, which stays for as long as the process: XLA may ask for it at any time."""
     _kept.append(function)
     capsule: Any = jax.ffi.pycapsule
-    jax.ffi.register_ffi_target(name, capsule(function), platform="cpu")
+    jax.ffi.register_ffi_target(name, capsule(function), platform=_PLATFORMS[platform])
 
 
 @Once
 def _target(kind: Kind) -> str:
     """The name under which XLA knows the handler for rows of that kind."""
     name = f"crossent_{kind.stem.replace('-', '_')}"
-    _name(name, ctypes.c_void_p(xla.handler(kind, interface().version)))
+    _name(name, ctypes.c_void_p(xla.handler(kind, interface("cpu").version)))
     return name
+
+
+@Once
+def _target_of_launch(name: str, places: tuple[launch.Place, ...]) -> str:
+    """The name under which XLA knows the handler that launches the kernel of that name."""
+    size = launch.SIZE_OF_CONFIGURATION
+    driver = xla.Driver(
+        *launch.functions(),
+        size=size + launch.SIZE_OF_ATTRIBUTE,
+        stream=launch.STREAM,
+        more=launch.ATTRIBUTES,
+        has_more=launch.ATTRIBUTES + 8,
+        begin=size,
+    )
+    handler = xla.launcher(name, driver, tuple(map(tuple, places)), interface("cuda").version)
+    target = f"crossent_cuda_{name}"
+    _name(target, ctypes.c_void_p(handler), "cuda")
+    return target
 
 
 walk_p: Any = Primitive("crossent_walk")
@@ -183,10 +233,17 @@ def _lowered(ctx: Any, *operands: Any, **params: Any) -> Any:
     if is_spread and (params["coefficients"].measure != LOSS or not jax_spread().serves(ctx, given)):
         return _lower_composed(ctx, *operands, **params)
     x, shapes = ctx.avals_in[0], dict(zip(given, ctx.avals_in[1:], strict=True))
+    is_free = gradient and _may_overwrite(operands[0])
+    aliases = {0: 1} if is_free else None
+    if _platform(ctx) == "cuda":
+        if is_spread or not _is_launched(x, shapes):
+            return _lower_composed(ctx, *operands, **params)
+        target, words = _launch(params["coefficients"], x, shapes, gradient=gradient)
+        operands = (operands[0], *(_as_the_kernel_has(name, a) for name, a in zip(given, operands[1:], strict=True)))
+        return jax.ffi.ffi_lowering(target, operand_output_aliases=aliases)(ctx, *operands, call=words)
     kind, call = _call(params["coefficients"], x, shapes)
     arguments, results = ("logits", *given), ("losses", "out") if gradient else ("losses",)
-    is_free = gradient and _may_overwrite(operands[0])
-    target, aliases, words = _target(kind), {0: 1} if is_free else None, xla.attribute(call, arguments, results)
+    target, words = _target(kind), xla.attribute(call, arguments, results)
     if not is_spread:
         return jax.ffi.ffi_lowering(target, operand_output_aliases=aliases)(ctx, *operands, call=words)
 
@@ -209,9 +266,10 @@ def jax_spread() -> Any:
 
 def _can_call(ctx: Any) -> bool:
     module = ctx.module_context
-    if module.lowering_parameters.for_export or tuple(module.platforms) != ("cpu",) or problem() is not None:
+    platforms = tuple(module.platforms)
+    if module.lowering_parameters.for_export or platforms not in (("cpu",), ("cuda",)):
         return False
-    return all(isinstance(n, int) for aval in ctx.avals_in for n in aval.shape)
+    return problem(*platforms) is None and all(isinstance(n, int) for aval in ctx.avals_in for n in aval.shape)
 
 
 def _is_here(ctx: Any) -> bool:
@@ -221,6 +279,44 @@ def _is_here(ctx: Any) -> bool:
     if manual is not None:
         return set(manual) == set(context.mesh.axis_names)
     return bool(getattr(context, "num_devices", 1) == 1)
+
+
+def _platform(ctx: Any) -> str:
+    """The only platform of a program that is here."""
+    (platform,) = ctx.module_context.platforms
+    return str(platform)
+
+
+def _is_launched(x: Any, shapes: dict[str, Any]) -> bool:
+    """Whether there is a launch for such logits: there are some, one line of class weights, and all devices serve."""
+    u, v = shapes.get("class_weights"), x.shape[-1]
+    if 0 in x.shape or (u is not None and u.ndim > 1):
+        return False
+    return all(cuda.obstacle(_NAMES[x.dtype], v, device) is None for device in devices())
+
+
+def _launch(c: Coefficients, x: Any, shapes: dict[str, Any], *, gradient: bool) -> tuple[str, Any]:
+    """The name of the handler that launches a kernel, and what the program holds of the launch."""
+    v = x.shape[-1]
+    names = {"logits": x, **shapes}
+    formats = {name: _NAMES[a.dtype] for name, a in names.items() if a.dtype in _NAMES}
+    t, soft, weight, u = (shapes.get(name) for name in ("targets", "soft", "weight", "class_weights"))
+    rows = Rows(x, t, soft, weight, u, c, 0, v, x.dtype, "cuda")
+    planned = programs.planned(rows, (math.prod(x.shape[:-1]), v), formats, devices(), gradient=gradient)
+    results = ("losses", "gradient") if gradient else ("losses",)
+    words = [planned.words[name] for name in (*names, *results)]
+    return _target_of_launch(planned.name, planned.places), xla.launches(planned.lines, words)
+
+
+def _as_the_kernel_has(name: str, operand: Any) -> Any:
+    """An operand of a program, of which targets are widened: to 64 bits, which JAX has where it is asked for them."""
+    from jax.extend.mlir import ir
+    from jax.extend.mlir.dialects import stablehlo
+
+    kind, word = ir.RankedTensorType(operand.type), ir.IntegerType.get_signless(64)
+    if name != "targets" or kind.element_type == word:
+        return operand
+    return stablehlo.convert(ir.RankedTensorType.get(kind.shape, word), operand)
 
 
 def _call(c: Coefficients, x: Any, shapes: dict[str, Any]) -> tuple[Kind, bytes]:

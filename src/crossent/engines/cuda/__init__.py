@@ -1,4 +1,4 @@
-"""The compiled engine for CUDA memory: CuPy arrays and torch CUDA tensors.
+"""The compiled engine for CUDA memory: CuPy arrays, torch CUDA tensors, and what programs have there.
 
 A row is read once, and its gradient written from what registers hold; extra memory is a loss, a target and a weight
 for each row. The formulas are those of `crossent.math`. The bits of a row are a function of its own
@@ -11,6 +11,7 @@ clusters too.
     plan.py               which walk is compiled, and how many threads run it
     program.py            from macros and an architecture to a cubin: NVRTC, and what is kept on disk
     launch.py             from a cubin to a kernel that runs on a stream; what a device has
+    programs.py           launches that are planned before there are addresses, for programs that are compiled
     kernel.cu, *.cuh      the kernel
 
 Nothing of NVIDIA's is imported, and no driver is touched, before a call asks for it.
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crossent.engines.cuda import launch, memory, plan, program
-from crossent.engines.cuda.argument import problem_of
+from crossent.engines.cuda.argument import Problem, problem_of
 from crossent.engines.cuda.here import problem
 from crossent.engines.cuda.plan import Variant
 from crossent.math.outcome import Outcome
@@ -102,13 +103,25 @@ def _launch(library: Library, rows: Rows, verb: str, out: Array | None, **others
         out[...] = made
         return
     device, stream = library.stream(rows.logits)
-    chosen = plan.variant(logits, d, _targets(rows), verb, _transform(rows))
-    loaded = _kernel(chosen, device)
-    found = plan.plan(chosen, *logits.shape, loaded, launch.properties(device))
+    _, loaded, found = planned(rows, verb, logits, d, device)
     argument = problem_of(library, rows, logits, soft=soft, gradient=d, **others)
-    argument.pieces, argument.cluster_log2 = found.pieces, found.shape.cluster.bit_length() - 1
+    share_out(argument, found)
     # Memory that is given back afterwards is used again by what is queued on the same stream later.
     loaded.launch(found.shape, argument, stream)
+
+
+def planned(
+    rows: Rows, verb: str, logits: memory.Matrix, d: memory.Matrix | None, device: int
+) -> tuple[Variant, launch.Kernel, plan.Plan]:
+    """Which walk those rows have, its kernel on that device, and how many threads run it."""
+    chosen = plan.variant(logits, d, _targets(rows), verb, _transform(rows))
+    loaded = _kernel(chosen, device)
+    return chosen, loaded, plan.plan(chosen, *logits.shape, loaded, launch.properties(device))
+
+
+def share_out(argument: Problem, found: plan.Plan) -> None:
+    """Tell the kernel in which pieces it walks a row."""
+    argument.pieces, argument.cluster_log2 = found.pieces, found.shape.cluster.bit_length() - 1
 
 
 def _readable(library: Library, x: Array) -> tuple[Array, memory.Matrix]:

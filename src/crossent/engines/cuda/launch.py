@@ -17,13 +17,21 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import sys
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from crossent.engines.compiling import Once
 
 # Of the function in every cubin.
 _NAME = "walk"
+# The CUDA whose functions machine code calls.
+_VERSION = 12000
+# Of the driver's structures, in bytes; and where in a configuration stand a stream, and attributes.
+SIZE_OF_CONFIGURATION: Final = 56
+SIZE_OF_ATTRIBUTE: Final = 72
+STREAM: Final = 32
+ATTRIBUTES: Final = 40
 _Addresses = ctypes.c_void_p * 1
 
 
@@ -43,6 +51,21 @@ class Shape(NamedTuple):
     threads: int
     cluster: int = 1
     shared: int = 0
+
+
+class Place(NamedTuple):
+    """Where a kernel is loaded, as the driver's functions have it."""
+
+    context: int
+    function: int
+
+
+class Functions(NamedTuple):
+    """The addresses of the driver's functions that a launch needs, for machine code."""
+
+    current: int
+    launch: int
+    error_name: int
 
 
 class Kernel:
@@ -71,6 +94,7 @@ class Kernel:
             for attribute, limit in limits:
                 code = driver.cuFuncSetAttribute(self._function, attribute, limit)
                 _value(code, f"set {attribute.name} of {self._name}")
+        self.place = Place(self._address, int(self._function))
         # What every launch calls, looked up once.
         self._get_current, self._launch = driver.cuCtxGetCurrent, driver.cuLaunchKernelEx
 
@@ -147,6 +171,32 @@ def driver_version() -> tuple[int, int]:
     """The newest CUDA that the driver knows, major and minor; RuntimeError where there is no driver."""
     number = int(_value(_driver().cuDriverGetVersion(), "read the version of the CUDA driver"))
     return number // 1000, number % 1000 // 10
+
+
+@functools.cache
+def functions() -> Functions:
+    """Where the driver's own functions are, beneath the bindings; RuntimeError where one of them is not."""
+    return Functions(*map(_address, ("cuCtxGetCurrent", "cuLaunchKernelEx", "cuGetErrorName")))
+
+
+def _address(name: str) -> int:
+    result = _driver().cuGetProcAddress(name.encode(), _VERSION, 0)
+    _value(result[:1], f"find {name}")
+    if not result[1]:
+        raise RuntimeError(f"the CUDA driver has no {name}")
+    return int(result[1])
+
+
+def configuration(shape: Shape) -> bytes:
+    """The structures of a launch of that shape: CUlaunchConfig with stream 0, and a CUlaunchAttribute, used or not.
+
+    Where the one names the other there is a place to fill in.
+    """
+    made = _configuration(shape, 0)
+    there = ctypes.string_at(int(made.getPtr()), SIZE_OF_CONFIGURATION)
+    attributes = int.from_bytes(there[ATTRIBUTES : ATTRIBUTES + 8], sys.byteorder)
+    attribute = ctypes.string_at(attributes, SIZE_OF_ATTRIBUTE) if made.numAttrs else bytes(SIZE_OF_ATTRIBUTE)
+    return there[:ATTRIBUTES] + bytes(8) + there[ATTRIBUTES + 8 :] + attribute
 
 
 @functools.lru_cache(maxsize=512)

@@ -11,6 +11,7 @@ a say.
     long_rows.py, tiles.py      rows of many columns: vectors along a row
     short_rows.py, transposes.py   short rows: one in each lane
     xla.py, ffi.py              calls from programs of XLA's: its structures; what reads them, and shares rows out
+    launching.py                the same for a device, whose driver launches the kernel of another engine
     measures.py                 what is measured beside the loss: entropies and divergences
     outcome.py, transform.py, functions.py    the formulas; exp, tanh, log1p and sums
     vectors.py, lanes.py, elements.py    vectors as a type of Numba's; their lanes; their elements in memory

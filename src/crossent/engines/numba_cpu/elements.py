@@ -350,6 +350,17 @@ def load_int32(typingctx: Any, address: Any) -> Any:
 
 
 @intrinsic
+def store_int32(typingctx: Any, address: Any, number: Any) -> Any:
+    """Write a number at an address as an int32."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: list[ir.Value]) -> ir.Value:
+        builder.store(builder.trunc(args[1], INT32), pointer_to(builder, args[0], INT32))
+        return context.get_dummy_value()
+
+    return signature(types.none, types.intp, types.intp), emit
+
+
+@intrinsic
 def load_single(typingctx: Any, address: Any) -> Any:
     """The float32 number at an address, as a float64."""
 
@@ -380,6 +391,20 @@ def call_at(typingctx: Any, function: Any, argument: Any) -> Any:
         return builder.call(builder.inttoptr(args[0], kind.as_pointer()), [args[1]])
 
     return signature(types.intp, types.intp, types.intp), emit
+
+
+@intrinsic
+def answer_at(typingctx: Any, function: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """What the function of C's at an address answers, an int32, to as many of four words as it takes: it does not see
+    those that are in registers beside.
+    """
+    word = ir.IntType(64)
+
+    def emit(context: Any, builder: Any, sig: Any, args: list[ir.Value]) -> ir.Value:
+        kind = ir.FunctionType(INT32, [word] * 4)
+        return builder.sext(builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:]), word)
+
+    return signature(types.intp, *[types.intp] * 5), emit
 
 
 @intrinsic

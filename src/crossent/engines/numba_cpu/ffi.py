@@ -85,7 +85,9 @@ _class_weights, _scales, _scale, _start, _stop, _classes, _logits, _out, _out_st
 )
 
 
-def _external(name: str, doc: str, takes: int) -> Any:
+def external(name: str, doc: str, takes: int) -> Any:
+    """A function of the system's, which every process has."""
+
     def function(*_: Any) -> Any:
         def emit(context: Any, builder: Any, sig: Any, args: list[ir.Value]) -> ir.Value:
             word = ir.IntType(64)
@@ -107,15 +109,16 @@ def _external(name: str, doc: str, takes: int) -> Any:
     return intrinsic(made)
 
 
-allocate = _external("malloc", "The address of so many bytes, 0 where there are none.", 1)
-free = _external("free", "Give back what `allocate` gave.", 1)
-give_way = _external("sched_yield", "Let another thread run.", 0)
+allocate = external("malloc", "The address of so many bytes, 0 where there are none.", 1)
+free = external("free", "Give back what `allocate` gave.", 1)
+give_way = external("sched_yield", "Let another thread run.", 0)
 
-advise = _external("madvise", "Tell the system what memory is for: an address of a page, so many bytes, what.", 3)
+advise = external("madvise", "Tell the system what memory is for: an address of a page, so many bytes, what.", 3)
 
 
 @inline
-def _copied(source: int, target: int, size: int) -> None:
+def copied(source: int, target: int, size: int) -> None:
+    """Copy so many bytes, a word at a time."""
     for i in range(0, size, 8):
         store_place(target + i, load_place(source + i))
 
@@ -148,7 +151,7 @@ def _walk(shared: int, words: int, scales: int, start: int, stop: int) -> None:
 def _take_parts(shared: int) -> None:
     words, scales = scratch(CALL), scratch(_SCRATCH)
     parts, height, n = load_place(shared + PARTS), load_place(shared + HEIGHT), load_place(shared + ROWS)
-    _copied(shared + SHARED, words, CALL)
+    copied(shared + SHARED, words, CALL)
     while True:
         number = add_atomically(shared + NEXT, 1)
         if number >= parts:
@@ -171,7 +174,7 @@ def part(shared: int) -> int:
 
 
 @inline
-def _ask(function: int, context: int, first: int, second: int, size: int) -> int:
+def ask(function: int, context: int, first: int, second: int, size: int) -> int:
     """Call a function of XLA's with a line of so many bytes; an error, or 0."""
     line = scratch(40)
     store_place(line, size)
@@ -186,7 +189,7 @@ def _ask(function: int, context: int, first: int, second: int, size: int) -> int
 def _failed(api: int, error: int) -> bool:
     if error == 0:
         return False
-    _ask(load_place(api + DESTROY_ERROR), error, 0, 0, 24)
+    ask(load_place(api + DESTROY_ERROR), error, 0, 0, 24)
     return True
 
 
@@ -199,7 +202,7 @@ def _threads(frame: int, told: int) -> int:
     if most <= 1:
         return 1
     store_place(number, 1)
-    error = _ask(load_place(api + NUM_THREADS), load_place(frame + CONTEXT), number, 0, 32)
+    error = ask(load_place(api + NUM_THREADS), load_place(frame + CONTEXT), number, 0, 32)
     return 1 if _failed(api, error) else min(most, load_place(number), _HELPERS)
 
 
@@ -210,7 +213,7 @@ def _with_help(frame: int, told: int, shared: int, helpers: int) -> None:
     schedule, task, parts = load_place(api + SCHEDULE), load_place(told + PART_AT), load_place(shared + PARTS)
     store_place(shared + HOLDERS, helpers + 1)
     for _ in range(helpers):
-        if _failed(api, _ask(schedule, context, task, shared, 40)):
+        if _failed(api, ask(schedule, context, task, shared, 40)):
             _let_go(shared)
     _take_parts(shared)
     while add_atomically(shared + DONE, 0) < parts:
@@ -219,7 +222,7 @@ def _with_help(frame: int, told: int, shared: int, helpers: int) -> None:
 
 
 @inline
-def _rows_of(buffer: int) -> int:
+def rows_of(buffer: int) -> int:
     """The product of all axes of a buffer but the last."""
     rank, dims, rows = load_place(buffer + RANK), load_place(buffer + DIMS), 1
     for i in range(rank - 1):
@@ -251,9 +254,9 @@ def handle(words: int) -> int:
         return 0
     own = scratch(_SHARED)
     given = load_place(load_place(load_place(frame + ATTRIBUTES)) + WORDS_OF_ATTRIBUTE)
-    _copied(given, own + SHARED, CALL)
+    copied(given, own + SHARED, CALL)
     roles, arguments, results = given + CALL, load_place(frame + ARGUMENTS), load_place(frame + RESULTS)
-    n, classes = _rows_of(load_place(arguments)), load_place(own + SHARED + _classes)
+    n, classes = rows_of(load_place(arguments)), load_place(own + SHARED + _classes)
     if n <= 0:
         return 0
     store_place(own + SCALES, 0)
@@ -270,7 +273,7 @@ def handle(words: int) -> int:
             store_place(own + SCALES, data)
             store_place(own + SIZE_OF_SCALES, size)
         elif role == _class_weights:
-            groups = _rows_of(buffer)
+            groups = rows_of(buffer)
             store_place(own + ROWS_OF_CLASSES, n // groups)
             store_place(own + STEP_OF_CLASSES, _last_of(buffer) * size)
         store_place(own + SHARED + role, data)
@@ -295,6 +298,6 @@ def handle(words: int) -> int:
     if shared == 0:
         _take_parts(own)
     else:
-        _copied(own, shared, _SHARED)
+        copied(own, shared, _SHARED)
         _with_help(frame, told, shared, number - 1)
     return 0

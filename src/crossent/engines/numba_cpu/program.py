@@ -43,7 +43,7 @@ _FORMATS: dict[str, Any] = {
     "float16": types.int16,
 }
 # What LLVM may call instead of a loop, and what handlers of XLA's take of the system; every process has it.
-_LIBRARY = frozenset(("memcpy", "memmove", "memset", "malloc", "free", "sched_yield", "madvise"))
+_LIBRARY = frozenset(("memcpy", "memmove", "memset", "malloc", "free", "sched_yield", "madvise", "strncat"))
 _TARGETS, _WEIGHTS = MOST * 8, MOST * 8
 height_of = inline(_height_of)
 

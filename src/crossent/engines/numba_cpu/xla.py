@@ -7,6 +7,7 @@ that are listed; a jaxlib says its own version, and the sizes of the structures,
 from __future__ import annotations
 
 import ctypes
+import importlib
 import sys
 from typing import Any, Final, NamedTuple
 
@@ -24,8 +25,13 @@ ARGUMENTS, COUNT_OF_ARGUMENTS, RESULTS, COUNT_OF_RESULTS, ATTRIBUTES = 72, 56, 1
 DATA, RANK, DIMS = 24, 32, 40
 WORDS_OF_ATTRIBUTE = 16
 TYPE_OF_EXTENSION, METADATA, VERSION_OF_METADATA = 8, 24, 24
-VERSION_OF_API, DESTROY_ERROR, SCHEDULE, NUM_THREADS = 32, 64, 136, 144
+VERSION_OF_API, CREATE_ERROR, DESTROY_ERROR, STREAM, SCHEDULE, NUM_THREADS = 32, 48, 64, 80, 136, 144
+TRAITS_OF_METADATA: Final = 32
 IS_METADATA: Final = 1
+# Of what a handler does, that it is the same in every call, so that a graph of launches may hold it.
+IS_REPLAYED: Final = 1
+INTERNAL: Final = 13
+"""The kind of an error."""
 
 # Of a handler's own line of words: what it is told when it is made.
 VERSION, WALK_AT, PART_AT, LIMIT, CHOSEN_AT, ADVICE = range(0, 48, 8)
@@ -35,6 +41,22 @@ NEXT, DONE, HOLDERS, PARTS, HEIGHT, ROWS, ROWS_OF_CLASSES, STEP_OF_CLASSES, SCAL
 )
 SHARED: Final = 88
 CALL: Final = 8 * len(Call._fields)
+# Of the line of words of a handler that launches, behind its version: the driver's functions, what is said where they
+# fail, where in a launch a stream and the address of what is more belong, whether there is more, where that and the
+# argument begin; and then the devices: how many, and a context and a function of each.
+CURRENT_AT, LAUNCH_AT, NAME_AT, FAILED, UNNAMED, NOWHERE, MISPLACED = range(8, 64, 8)
+STREAM_OF_LAUNCH, MORE_OF_LAUNCH, HAS_MORE, MORE, ARGUMENT, DEVICES, PLACES = range(64, 120, 8)
+MOST_OF_LAUNCH: Final = 1024
+"""The bytes of a launch, at most."""
+ALIGNMENT: Final = 16
+"""What the addresses of matrices are multiples of, which XLA sees to."""
+# What is said: the first and then the driver's name of an error, or the second.
+_TEXTS: Final = (
+    "crossent cannot launch its kernel: the driver answers ",
+    "an error that has no name",
+    "crossent cannot launch its kernel: it is loaded on other devices than this program runs on",
+    "crossent cannot launch its kernel: a matrix of the program begins at no multiple of 16 bytes",
+)
 # Linux's MADV_HUGEPAGE.
 _LARGE_PAGES: Final = 14
 
@@ -94,10 +116,9 @@ def _word(address: int) -> int:
 @Once
 def handler(kind: Kind, version: tuple[int, int]) -> int:
     """The address of a handler that walks rows of that kind; it stays for as long as the process."""
-    walk, part, handle = kernel(kind), _native("ffi-part", "part"), _native("ffi-handler", "handle")
-    major, minor = version
+    walk, part, handle = kernel(kind), _native("ffi-part", "ffi", "part"), _native("ffi-handler", "ffi", "handle")
     line = (ctypes.c_int64 * 6)(
-        minor << 32 | major,
+        _packed(version),
         native.address_of(walk),
         native.address_of(part),
         threads.number_of_environment(),
@@ -109,14 +130,68 @@ def handler(kind: Kind, version: tuple[int, int]) -> int:
     return native.with_word(native.address_of(handle), ctypes.addressof(line), name)
 
 
+class Driver(NamedTuple):
+    """What a handler is told of a driver that launches kernels: functions by their addresses, and its structures.
+
+    current: of the place where a context is written; launch: of a configuration, a function, the place of the
+    addresses of its arguments, and 0; error_name: of an error and the place of its name. A launch has `size` bytes
+    ahead of its argument: a configuration, which has a stream at `stream`, and at `more` the address of what begins
+    at `begin`, if there is a number at `has_more`.
+    """
+
+    current: int
+    launch: int
+    error_name: int
+    size: int
+    stream: int
+    more: int
+    has_more: int
+    begin: int
+
+
+@Once
+def launcher(name: str, driver: Driver, places: tuple[tuple[int, int], ...], version: tuple[int, int]) -> int:
+    """The address of a handler that launches a kernel of that name on XLA's stream; it stays likewise.
+
+    places: for each device, a context and the function that is loaded in it.
+    """
+    handle = _native("ffi-launcher", "launching", "handle")
+    texts = [ctypes.create_string_buffer(text.encode()) for text in _TEXTS]
+    words = [
+        *(_packed(version), driver.current, driver.launch, driver.error_name, *map(ctypes.addressof, texts)),
+        *(driver.stream, driver.more, driver.has_more, driver.begin, driver.size),
+        *(len(places), *(word for place in places for word in place)),
+    ]
+    line = (ctypes.c_int64 * len(words))(*words)
+    _kept.append((line, texts, handle))
+    return native.with_word(native.address_of(handle), ctypes.addressof(line), f"crossent_launcher_{name}")
+
+
+def launches(lines: tuple[bytes, ...], words: list[int]) -> Any:
+    """What a program holds of a launch: the bytes from one device's line to the next, 0 where all are alike; how long
+    a line is; where in the argument the addresses of its buffers belong; the lines.
+    """
+    (size,) = {len(line) for line in lines}
+    if size > MOST_OF_LAUNCH:
+        raise ValueError(f"a launch has {size} bytes, and {MOST_OF_LAUNCH} at most are known how to be copied")
+    step, kept = (0, lines[:1]) if len(set(lines)) == 1 else (size, lines)
+    return np.concatenate([np.array([step, size, *words], np.int64), np.frombuffer(b"".join(kept), np.int64)])
+
+
 _kept: list[Any] = []
 
 
-def _native(stem: str, name_of_function: str) -> Any:
-    def make(name: str) -> bytes:
-        from crossent.engines.numba_cpu import ffi, program
+def _packed(version: tuple[int, int]) -> int:
+    major, minor = version
+    return minor << 32 | major
 
-        return program.object_file(getattr(ffi, name_of_function), name)
+
+def _native(stem: str, module: str, name_of_function: str) -> Any:
+    def make(name: str) -> bytes:
+        from crossent.engines.numba_cpu import program
+
+        made = importlib.import_module(f"{__package__}.{module}")
+        return program.object_file(getattr(made, name_of_function), name)
 
     return native.function(stem, "programs of XLA", make)
 
