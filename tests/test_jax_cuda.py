@@ -22,11 +22,11 @@ from tests.gpu import test_jax as asked
 
 import crossent
 from crossent.engines import cuda, select
-from crossent.engines.cuda import launch
-from crossent.engines.cuda.argument import Problem
+from crossent.engines.cuda import launch, programs
+from crossent.engines.cuda.argument import POINTERS, Problem
 from crossent.engines.cuda.launch import Functions, Shape
 from crossent.engines.numba_cpu import xla
-from crossent.math.rows import LOSS
+from crossent.math.rows import LOSS, Coefficients, Rows
 
 jax = pytest.importorskip("jax")
 torch = pytest.importorskip("torch")
@@ -531,6 +531,24 @@ def test_a_handler_says_its_version_and_that_its_launches_may_be_replayed(jax_ff
     assert hand.call((_line(4, 9, 2),), ((emulator.CONTEXT, 1),)) is None
     assert (metadata.version.major, metadata.version.minor, metadata.traits) == (0, 3, 1)
     assert DRIVER.launches == []
+
+
+def test_devices_that_differ_have_lines_of_their_own_and_no_line_has_an_address(jax_ffi, monkeypatch):
+    processors = {0: 3, 1: 3, 2: 1}
+    of_device = lambda number: emulator.DEVICE._replace(multiprocessors=processors[number])  # noqa: E731
+    monkeypatch.setattr(launch, "properties", of_device)
+    rows, sizes = Rows(1, 1, None, None, None, Coefficients(), 0, 5000, None), (1, 5000)
+    for devices, clusters in (((0, 1), [8, 8]), ((0, 2), [8, 2])):
+        made = programs.planned(rows, sizes, {"logits": "float32", "scales": "float32"}, devices, gradient=True)
+        is_one = clusters[0] == clusters[1]
+        assert len(set(made.lines)) == (1 if is_one else 2)
+        step, size, *rest = xla.launches(made.lines, [])
+        assert (step, size) == (0 if is_one else len(made.lines[0]), len(made.lines[0]))
+        assert 8 * len(rest) == size * (1 if is_one else 2)
+        for line, cluster in zip(made.lines, clusters, strict=True):
+            problem = Problem.from_buffer_copy(line[launch.SIZE_OF_CONFIGURATION + launch.SIZE_OF_ATTRIBUTE :])
+            assert not any(getattr(problem, name) for name in POINTERS)
+            assert (1 << problem.cluster_log2, problem.scales_row, problem.gradient_row) == (cluster, 1, 5000)
 
 
 def test_more_than_a_handler_copies_is_not_planned():
