@@ -59,7 +59,7 @@ class Driver:
 
     def reset(self, kernels):
         self.kernels, self.context, self.fails = kernels, emulator.CONTEXT, {}
-        self.launches, self.problems, self.troubles = [], [], []
+        self.launches, self.problems, self.called, self.troubles = [], [], [], []
 
     def _current(self, place):
         place[0] = self.context
@@ -74,6 +74,7 @@ class Driver:
             problem = Problem.from_buffer_copy(Problem.from_address(arguments[0]))
             self.launches.append((shape, c.stream))
             self.problems.append(problem)
+            self.called.append(function)
             if "launch" not in self.fails:
                 (kernel,) = (kernel for kernel in self.kernels.values() if kernel.place.function == function)
                 kernel.launch(shape, problem, c.stream)
@@ -491,11 +492,11 @@ def _line(rows, classes, blocks, cluster=1):
 def test_a_frame_is_answered_for_the_device_whose_context_is_current(jax_ffi):
     DRIVER.fails["launch"] = 0  # nothing runs
     lines, places = (_line(4, 9, 2), _line(4, 9, 8, 4)), ((0x11, 0x21), (0x12, 0x22))
-    for context, shape in ((0x11, Shape(2, 32)), (0x12, Shape(8, 32, 4))):
+    for context, function, shape in ((0x11, 0x21, Shape(2, 32)), (0x12, 0x22, Shape(8, 32, 4))):
         hand = ByHand()
         DRIVER.context = context
         assert hand.call(lines, places) is None
-        assert DRIVER.launches.pop() == (shape, STREAM)
+        assert (DRIVER.launches.pop(), DRIVER.called.pop()) == ((shape, STREAM), function)
         assert hand.asked == [(32, 0, 0x777)]
         problem = DRIVER.problems.pop()
         addresses = (hand._aligned(hand.x), hand.t.ctypes.data, hand.losses.ctypes.data)
