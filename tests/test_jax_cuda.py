@@ -22,11 +22,11 @@ from tests.gpu import test_jax as asked
 
 import crossent
 from crossent.engines import cuda, select
-from crossent.engines.cuda import launch
-from crossent.engines.cuda.argument import Problem
+from crossent.engines.cuda import launch, programs
+from crossent.engines.cuda.argument import POINTERS, Problem
 from crossent.engines.cuda.launch import Functions, Shape
 from crossent.engines.numba_cpu import xla
-from crossent.math.rows import LOSS
+from crossent.math.rows import LOSS, Coefficients, Rows
 
 jax = pytest.importorskip("jax")
 torch = pytest.importorskip("torch")
@@ -59,7 +59,7 @@ class Driver:
 
     def reset(self, kernels):
         self.kernels, self.context, self.fails = kernels, emulator.CONTEXT, {}
-        self.launches, self.problems, self.troubles = [], [], []
+        self.launches, self.problems, self.called, self.troubles = [], [], [], []
 
     def _current(self, place):
         place[0] = self.context
@@ -74,6 +74,7 @@ class Driver:
             problem = Problem.from_buffer_copy(Problem.from_address(arguments[0]))
             self.launches.append((shape, c.stream))
             self.problems.append(problem)
+            self.called.append(function)
             if "launch" not in self.fails:
                 (kernel,) = (kernel for kernel in self.kernels.values() if kernel.place.function == function)
                 kernel.launch(shape, problem, c.stream)
@@ -491,11 +492,11 @@ def _line(rows, classes, blocks, cluster=1):
 def test_a_frame_is_answered_for_the_device_whose_context_is_current(jax_ffi):
     DRIVER.fails["launch"] = 0  # nothing runs
     lines, places = (_line(4, 9, 2), _line(4, 9, 8, 4)), ((0x11, 0x21), (0x12, 0x22))
-    for context, shape in ((0x11, Shape(2, 32)), (0x12, Shape(8, 32, 4))):
+    for context, function, shape in ((0x11, 0x21, Shape(2, 32)), (0x12, 0x22, Shape(8, 32, 4))):
         hand = ByHand()
         DRIVER.context = context
         assert hand.call(lines, places) is None
-        assert DRIVER.launches.pop() == (shape, STREAM)
+        assert (DRIVER.launches.pop(), DRIVER.called.pop()) == ((shape, STREAM), function)
         assert hand.asked == [(32, 0, 0x777)]
         problem = DRIVER.problems.pop()
         addresses = (hand._aligned(hand.x), hand.t.ctypes.data, hand.losses.ctypes.data)
@@ -531,6 +532,24 @@ def test_a_handler_says_its_version_and_that_its_launches_may_be_replayed(jax_ff
     assert hand.call((_line(4, 9, 2),), ((emulator.CONTEXT, 1),)) is None
     assert (metadata.version.major, metadata.version.minor, metadata.traits) == (0, 3, 1)
     assert DRIVER.launches == []
+
+
+def test_devices_that_differ_have_lines_of_their_own_and_no_line_has_an_address(jax_ffi, monkeypatch):
+    processors = {0: 3, 1: 3, 2: 1}
+    of_device = lambda number: emulator.DEVICE._replace(multiprocessors=processors[number])  # noqa: E731
+    monkeypatch.setattr(launch, "properties", of_device)
+    rows, sizes = Rows(1, 1, None, None, None, Coefficients(), 0, 5000, None), (1, 5000)
+    for devices, clusters in (((0, 1), [8, 8]), ((0, 2), [8, 2])):
+        made = programs.planned(rows, sizes, {"logits": "float32", "scales": "float32"}, devices, gradient=True)
+        is_one = clusters[0] == clusters[1]
+        assert len(set(made.lines)) == (1 if is_one else 2)
+        step, size, *rest = xla.launches(made.lines, [])
+        assert (step, size) == (0 if is_one else len(made.lines[0]), len(made.lines[0]))
+        assert 8 * len(rest) == size * (1 if is_one else 2)
+        for line, cluster in zip(made.lines, clusters, strict=True):
+            problem = Problem.from_buffer_copy(line[launch.SIZE_OF_CONFIGURATION + launch.SIZE_OF_ATTRIBUTE :])
+            assert not any(getattr(problem, name) for name in POINTERS)
+            assert (1 << problem.cluster_log2, problem.scales_row, problem.gradient_row) == (cluster, 1, 5000)
 
 
 def test_more_than_a_handler_copies_is_not_planned():
