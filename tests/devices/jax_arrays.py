@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import nullcontext
 from functools import partial
 
 import jax
@@ -582,6 +583,25 @@ def test_A13_parts_of_different_sizes(is_shardy):
             expected = crossent.cross_entropy_and_grad(*given[:2], class_weights=u, reduction="none", **options)
             for a, b in zip(found, expected, strict=True):
                 np.testing.assert_allclose(np.asarray(a), b, rtol=4e-6, atol=1e-6)
+
+
+@pytest.mark.usefixtures("_is_called", "partitioner")
+@EVERY_PARTITIONER
+@pytest.mark.parametrize("spec", [P("b"), P(("b", "a")), P(None, "b")], ids=str)
+def test_A13_devices_in_another_order(spec, is_shardy):
+    """Also within a context that has their mesh."""
+    rng = np.random.default_rng(0)
+    x, t = rng.standard_normal((8, 300), np.float32), rng.integers(0, 300, 8).astype(np.int32)
+    mesh = jax.sharding.Mesh(np.array(jax.devices())[[3, 1, 0, 2]].reshape(2, 2), ("a", "b"))
+    given = _put(x, mesh, spec), _put(t, mesh, P(*spec[:1]))
+    call = partial(crossent.cross_entropy_and_grad, reduction="none")
+    expected = call(x, t)
+    for is_within in (False, True):
+        with jax.set_mesh(mesh) if is_within else nullcontext():
+            program = jax.jit(partial(call)).lower(*given).compile()
+        assert _is_walked(program.as_text()) == (spec[0] is not None)
+        for a, b in zip(program(*given), expected, strict=True):
+            np.testing.assert_allclose(np.asarray(a), b, rtol=4e-6, atol=1e-6)
 
 
 @pytest.mark.usefixtures("_is_called")

@@ -72,7 +72,12 @@ def lowered(
         return tuple(NamedSharding(mesh, P(*places[: len(a.shape)])) for a in out)
 
     call = _partitioned(stand_in)
-    call.def_partition(partition, infer_sharding_from_operands=infer, sharding_rule=_rule(shapes, given, results))
+    call.def_partition(
+        partition,
+        infer_sharding_from_operands=infer,
+        decode_shardings=False,  # by the mesh of the caller's context, if there is one, which may be another
+        sharding_rule=_rule(shapes, given, results),
+    )
     # Of devices JAX tells few programs; here they are numbers, the same in all.
     context = dataclasses.replace(module.axis_context, device_assignment=devices, abstract_mesh=None)
     ctx = ctx.replace(module_context=module.replace(axis_context=context))
