@@ -16,7 +16,7 @@ HOMES = {
     "torch": ("libraries/torch/", "torch.py"),
     "jax": (
         *("libraries/jax.py", "libraries/jax_axis.py", "libraries/jax_ffi.py", "libraries/jax_linear.py"),
-        *("libraries/jax_mesh.py", "libraries/jax_reduced.py"),
+        *("libraries/jax_mesh.py", "libraries/jax_reduced.py", "libraries/jax_spread.py"),
     ),
     "cupy": ("libraries/cupy.py",),
     "mpi4py": ("libraries/mpi.py",),

@@ -313,7 +313,7 @@ def mesh_of(x: Array) -> Any:
 def _has_classes_apart(x: Array) -> bool:
     """Whether the classes of logits are known to lie on several devices."""
     if not isinstance(x, jax.core.Tracer):
-        return 0 not in x.shape and len(x.devices()) > 1 and bool(x.sharding.shard_shape(x.shape)[-1] != x.shape[-1])
+        return len(x.devices()) > 1 and 0 not in x.shape and bool(x.sharding.shard_shape(x.shape)[-1] != x.shape[-1])
     spec = jax.typeof(x).sharding.spec
     return len(spec) == x.ndim and spec[-1] is not None
 
