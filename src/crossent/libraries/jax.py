@@ -101,7 +101,7 @@ class Jax(Library):
             return "it walks logits, which a linear loss of JAX arrays makes in its own program"
         if not memory:
             return None
-        if _has_classes_apart(x):
+        if devices != 1 and _has_classes_apart(x):
             return "of JAX arrays it walks rows that have all their classes on one device, and these are spread"
         if devices > 1:
             if memory != PROGRAMS:
