@@ -101,11 +101,11 @@ class Jax(Library):
             return "it walks logits, which a linear loss of JAX arrays makes in its own program"
         if not memory:
             return None
+        if devices > 1 and memory != PROGRAMS:
+            return "of JAX arrays on a GPU it walks those that lie on one device, and these lie on several"
         if devices != 1 and _has_classes_apart(x):
             return "of JAX arrays it walks rows that have all their classes on one device, and these are spread"
         if devices > 1:
-            if memory != PROGRAMS:
-                return "of JAX arrays on a GPU it walks those that lie on one device, and these lie on several"
             if jax.process_count() > 1:
                 return "of JAX arrays on several devices it walks those of one process, and there are others"
             if measure != LOSS or x.ndim < 2:
