@@ -72,13 +72,14 @@ def _of_numba(kind, lines, weight, scale, c):
     from crossent.engines.numba_cpu.elements import load, load_wide, store
     from crossent.engines.numba_cpu.functions import exp
     from crossent.engines.numba_cpu.lanes import lanes
-    from crossent.engines.numba_cpu.vectors import format_of
+    from crossent.engines.numba_cpu.vectors import format_like
 
     formula, size = rooms.outcome, lines.itemsize
+    the_format = format_like(numba.from_dtype(lines.dtype))
 
     @numba.njit(error_model="numpy")
     def run(lines, weight, scale, soft, results, coefficients):
-        like, n = format_of(lines), lines.shape[1]
+        like, n = the_format(), lines.shape[1]
         a, w, s, r = lines.ctypes.data, weight.ctypes.data, scale.ctypes.data, results.ctypes.data
         for i in range(0, n, lanes(like)):
             at = a + i * size

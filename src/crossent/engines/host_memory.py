@@ -13,6 +13,8 @@ import numpy as np
 from crossent.types import Array
 
 BFLOAT16: Final = np.dtype(np.uint16)
+WITHIN: Final = object.__basicsize__
+"""Where the address of its elements stands in an array of NumPy's: first, after what every object has."""
 
 
 def in_place(data: Array, rows: slice, columns: slice, dtype: Any) -> Array | None:

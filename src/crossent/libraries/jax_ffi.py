@@ -34,8 +34,6 @@ from crossent.types import Array
 _P: Any = jax.sharding.PartitionSpec
 _NAMES = {jnp.dtype(name): name for name in ("float32", "float64", "float16", "bfloat16")}
 _NOTHING = Call(*[0] * len(Call._fields))
-# The words of a call that are addresses, by the names of operands and results.
-_WORDS = {"logits": "logits", "gradient": "out"}
 _shaped: Any = jax.ShapeDtypeStruct
 _probed: list[Any] = []
 # As JAX names the platforms of programs, and as XLA does those of its functions.

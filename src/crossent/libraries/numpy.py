@@ -20,8 +20,6 @@ _OF_NUMPY = frozenset(np.dtype(name) for name in ("float16", "float32", "float64
 _EVERY = slice(None)
 _STRAIGHT = {_SINGLE: "float32", _DOUBLE: "float64", np.dtype(np.float16): "float16"}
 _TARGETS = {_INTEGER: 8, np.dtype(np.int32): 4}
-WITHIN = object.__basicsize__
-"""Where the address of its elements stands in an array of NumPy's: first, after what every object has."""
 # Bytes of a cache line.
 _LINE = 64
 
@@ -84,7 +82,7 @@ class NumPy(Library):
             step = x.strides[0]
         if not n or not v or not flags_of_targets.c_contiguous:
             return None
-        return dtype, n, v, id(x), step, id(t), size, WITHIN
+        return dtype, n, v, id(x), step, id(t), size, host_memory.WITHIN
 
     def straight_out(self, x: Array, t: Array, out: Array | None) -> tuple[Array, int, int] | None:
         """The logits, or memory of the same kind apart from both."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from crossent.engines.compiling import Once
+from crossent.engines.host_memory import WITHIN
 from crossent.engines.numba_cpu import native
 from crossent.engines.numba_cpu.layout import (
     DESCRIBE,
@@ -29,8 +30,6 @@ from crossent.types import Array
 
 _SINGLE, _DOUBLE, _INTEGER = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
 _NAMES = {_SINGLE: "float32", _DOUBLE: "float64", np.dtype(np.float16): "float16", np.dtype(np.uint16): "bfloat16"}
-WITHIN = object.__basicsize__
-"""Where the address of its elements stands in an array of NumPy's: first, after what every object has."""
 
 
 @Once

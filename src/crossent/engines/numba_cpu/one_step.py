@@ -11,7 +11,8 @@ from functools import partial
 import numpy as np
 
 from crossent.engines import threads
-from crossent.engines.numba_cpu.kernel import WITHIN, kernel, transform_of
+from crossent.engines.host_memory import WITHIN
+from crossent.engines.numba_cpu.kernel import kernel, transform_of
 from crossent.engines.numba_cpu.layout import PACK, SHORT, SMALL, WALK, Kind, height_of
 from crossent.math.rows import Coefficients, Straight
 from crossent.types import Array

@@ -87,16 +87,6 @@ class Format(types.Type):
 register_model(Format)(models.OpaqueModel)
 
 
-@intrinsic
-def format_of(typingctx: Any, array: Any) -> Any:
-    """The format of the elements of an array."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: list[ir.Value]) -> ir.Value:
-        return context.get_dummy_value()
-
-    return signature(Format(array.dtype), array), emit
-
-
 def format_like(dtype: types.Type) -> Any:
     """A function that gives the format of elements of a type."""
 
