@@ -52,21 +52,31 @@ def test_info_lists_every_backend_engine_and_the_threads(capsys):
     assert numpy_line.split()[2:] == ["cpu", "float64", "float32", "float16"]
 
 
-def test_warmup_keeps_what_losses_need(capsys, monkeypatch, tmp_path):
+@pytest.fixture
+def asked(monkeypatch):
+    """The kernels that are asked for, of which none is made."""
     pytest.importorskip("numba")
-    made = []
-    monkeypatch.setattr("crossent.engines.numba_cpu.kernel.kernel", made.append)
+    from crossent.engines.numba_cpu import xla  # noqa: F401  (which keeps what it imports)
+
+    kinds = []
+    monkeypatch.setattr("crossent.engines.numba_cpu.kernel.kernel", kinds.append)
+    monkeypatch.setattr("crossent.engines.numba_cpu.xla.kernel", kinds.append)
+    return kinds
+
+
+def test_warmup_keeps_what_losses_need(capsys, monkeypatch, tmp_path, asked):
     monkeypatch.setattr("crossent.engines.numba_cpu.is_kept", lambda stem: True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "jax" else object())
     monkeypatch.setenv("CROSSENT_CACHE_DIR", str(tmp_path / "\x1b[31m"))
     assert cli.main(["warmup", "--dtype", "float32", "float16", "--dtype", "float32"]) == 0
     printed = capsys.readouterr().out
-    asked = [f"walk{few}-{name}" for name in ("float32", "float16") for few in ("", "-short")]
-    assert [kind.stem for kind in made] == asked
-    assert [line.split()[0] for line in printed.splitlines()[:-1]] == [kind.stem for kind in made]
+    expected = [f"walk{few}-{name}" for name in ("float32", "float16") for few in ("", "-short")]
+    assert [kind.stem for kind in asked] == expected
+    assert [line.split()[0] for line in printed.splitlines()[:-1]] == [kind.stem for kind in asked]
     assert printed.endswith(r"kept in " + str(tmp_path) + "/\\x1b[31m\n")
-    plain = len(made)
+    plain = len(asked)
     assert cli.main(["warmup", "--dtype", "float64", "--all"]) == 0
-    stems = [kind.stem for kind in made[plain:]]
+    stems = [kind.stem for kind in asked[plain:]]
     assert len(stems) == len(set(stems))
     for stem in (
         "walk-short-float64-float64-capped",
@@ -77,13 +87,31 @@ def test_warmup_keeps_what_losses_need(capsys, monkeypatch, tmp_path):
         assert stem in stems
 
 
-def test_what_cannot_be_compiled_ahead_is_one_line(capsys, monkeypatch, tmp_path):
-    pytest.importorskip("numba")
+def test_warmup_keeps_what_programs_of_jax_need_where_it_is(capsys, monkeypatch, tmp_path, asked):
+    pytest.importorskip("jax")
+    made = []
+    monkeypatch.setattr("crossent.engines.numba_cpu.native.function", lambda stem, what, make: made.append(stem))
+    monkeypatch.setattr("crossent.engines.numba_cpu.is_kept", lambda stem: True)
+    monkeypatch.setenv("CROSSENT_CACHE_DIR", str(tmp_path))
+    assert cli.main(["warmup", "--dtype", "float32", "float64"]) == 0
+    printed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert [kind.stem for kind in asked] == printed[:4]
+    assert made == printed[4:-1]
+    # What a program asks for, besides the kernel of its rows.
+    made.clear()
+    monkeypatch.setattr("crossent.engines.numba_cpu.native.address_of", lambda function: 0)
+    monkeypatch.setattr("crossent.engines.numba_cpu.native.with_word", lambda address, word, name: 0)
+    from crossent.engines.numba_cpu import xla
+    from crossent.engines.numba_cpu.layout import WALK, Kind
+
+    xla.handler._make(Kind(WALK, "float32"), (0, 3))
+    assert made == printed[4:-1]
+
+
+def test_what_cannot_be_compiled_ahead_is_one_line(capsys, monkeypatch, tmp_path, asked):
     assert "float64, float32, float16, bfloat16" in refused(capsys, ["warmup", "--dtype", "float31"])
-    monkeypatch.setattr("crossent.engines.numba_cpu.kernel.kernel", lambda kind: None)
     with monkeypatch.context() as patch:
-        (tmp_path / "file").touch(mode=0o600)
-        patch.setenv("CROSSENT_CACHE_DIR", str(tmp_path / "file"))
+        patch.setenv("CROSSENT_CACHE_DIR", str(tmp_path / "empty"))
         assert "walk-float32 could not be written to" in refused(capsys, ["warmup", "--dtype", "float32"])
     monkeypatch.setattr("crossent.engines.numba_cpu.folder", lambda: None)
     assert "CROSSENT_CACHE_DIR" in refused(capsys, ["warmup"])

@@ -364,6 +364,37 @@ def test_an_interface_that_is_not_known_is_said_and_not_called(unknown):
         assert f"    not for jax: {of_numba['not_for']['jax']}\n" in info.report(said)
 
 
+def test_an_engine_that_is_named_is_not_left_out_in_silence():
+    x, t = jnp.zeros((4, 6)), jnp.zeros(4, jnp.int32)
+    mesh, spec = (
+        jax.make_mesh((1, 1), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2),
+        jax.sharding.PartitionSpec,
+    )
+    specs = {"mesh": mesh, "in_specs": (spec(), spec()), "out_specs": spec()}
+
+    def of_part(x, t, engine):
+        shard = crossent.VocabularyShard(6 * jax.lax.axis_index("a"), 6, "a")
+        return crossent.cross_entropy(x, t, vocabulary=shard, engine=engine)
+
+    def of_hidden(x, t, engine):
+        shard = crossent.VocabularyShard(4 * jax.lax.axis_index("a"), 4, "a")
+        return crossent.linear_cross_entropy(x, x, t, vocabulary=shard, engine=engine)
+
+    for call in (of_part, of_hidden):
+        for engine in ("auto", "array_api"):
+            jax.shard_map(partial(call, engine=engine), **specs)(x, t)
+        with pytest.raises(ValueError, match=r"engine is 'numba'.*vocabulary=.*accepted: 'auto', 'array_api'"):
+            jax.shard_map(partial(call, engine="numba"), **specs)(x, t)
+    for names, is_served in (({"a", "b"}, True), ({"a"}, False)):
+        call = partial(crossent.cross_entropy, engine="numba")
+        some = jax.shard_map(call, axis_names=names, check_vma=False, **specs)
+        if is_served:
+            assert _is_called(_text(some, x, t))
+        else:
+            with pytest.raises(ValueError, match=r"engine is 'numba'.*all axes of the mesh, and these are some"):
+                _text(some, x, t)
+
+
 def test_what_a_call_explains_is_what_it_does(monkeypatch):
     x, t = jnp.zeros((4, 5)), jnp.zeros(4, jnp.int32)
     assert "engine 'numba'" in crossent.explain(x)

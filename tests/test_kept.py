@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,29 @@ def test_a_damaged_file_is_not_read_and_replaced(folder, warnings, damage):
     kept.keep(path, CODE)
     assert kept.read(path) == CODE
     assert list(folder.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_a_pipe_is_as_a_damaged_file(folder, warnings):
+    path = kept.path("kernel.code")
+    folder.mkdir(mode=0o700)
+    os.mkfifo(path, 0o600)
+    # One that waits for a writer would wait for ever.
+    writer = threading.Timer(5.0, path.write_bytes, (b"late",))
+    writer.start()
+    began = time.monotonic()
+    assert kept.read(path) is None
+    writer.cancel()
+    assert time.monotonic() - began < 4.0
+    assert warnings() == [f"crossent compiles its kernel anew: {path} is damaged"]
+    kept.keep(path, CODE)
+    assert kept.read(path) == CODE
+
+
+def test_what_is_no_folder_is_said_to_be_none(folder, warnings):
+    folder.touch(mode=0o666)
+    assert kept.path("kernel.code") is None
+    assert warnings() == [f"crossent can not keep its kernel on disk (NotADirectoryError: {folder} is not a folder)"]
 
 
 def test_a_whole_file_under_the_name_of_another_is_not_read(warnings):
@@ -181,8 +206,11 @@ def test_the_folder_is_the_one_that_was_asked_for(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     monkeypatch.setenv("CROSSENT_CACHE_DIR", str(tmp_path / "asked"))
     assert kept.path("a", str(tmp_path / "otherwise")) == tmp_path / "asked" / "a"
+    monkeypatch.setenv("CROSSENT_CACHE_DIR", "~/asked")
+    assert kept.path("a") == tmp_path / "home" / "asked" / "a"
     monkeypatch.delenv("CROSSENT_CACHE_DIR")
     assert kept.path("a", str(tmp_path / "otherwise")) == tmp_path / "otherwise" / "a"
+    assert kept.path("a", "~/otherwise") == tmp_path / "home" / "otherwise" / "a"
     assert kept.path("a", "") == tmp_path / "caches" / "crossent" / "a"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert kept.path("a") == tmp_path / "home" / ".cache" / "crossent" / "a"

@@ -15,7 +15,8 @@ from crossent.engines import kept, select
 from crossent.engines.select import ENGINES
 from crossent.info import BACKENDS
 from crossent.libraries import Inputs
-from crossent.math.rows import EXPLICIT, LOSS
+from crossent.math.rows import EXPLICIT, LOSS, Rows
+from crossent.options import Options
 
 X = np.linspace(-2.0, 2.0, 60).reshape(6, 10)
 T = np.arange(6)
@@ -136,6 +137,26 @@ def test_info_says_in_one_line_what_is_wrong_with_the_environment(monkeypatch, c
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", sorted(BACKENDS))
+@pytest.mark.parametrize("engine", ["auto", "array_api"])
+def test_every_call_says_what_is_wrong_with_the_number_of_threads(monkeypatch, name, engine):
+    if BACKENDS[name].problem() is not None:
+        pytest.skip(BACKENDS[name].problem())
+    x, t = BACKENDS[name].array(X.astype(np.float32).tolist()), BACKENDS[name].array(T.tolist())
+    crossent.cross_entropy(x, t, engine=engine)
+    monkeypatch.setenv("CROSSENT_NUM_THREADS", "two")
+    for call in (crossent.cross_entropy, crossent.cross_entropy_and_grad, crossent.token_statistics):
+        with pytest.raises(ValueError, match="CROSSENT_NUM_THREADS is 'two'; accepted: a whole number of at least 1"):
+            call(x, t, engine=engine)
+    crossent.set_num_threads(1)
+    try:
+        crossent.cross_entropy(x, t, engine=engine)
+    finally:
+        crossent.set_num_threads(None)
+    monkeypatch.setenv("CROSSENT_NUM_THREADS", "1")
+    crossent.cross_entropy(x, t, engine=engine)
+
+
 def _fresh(program, *before, **environment):
     """A program in a process of its own; `before` comes first on its path."""
     path = os.pathsep.join([*before, *filter(None, sys.path)])
@@ -168,6 +189,8 @@ def test_explain_checks_what_it_is_given():
         crossent.explain([0.0])
     with pytest.raises(ValueError, match="algorithm is 'fast'"):
         crossent.explain(X, algorithm="fast")
+    with pytest.raises(ValueError, match="a vocabulary of 0 classes; accepted: V of at least 1"):
+        crossent.explain(X[:, :0])
 
 
 SLOW_DISK = f"""
@@ -186,7 +209,8 @@ kept.read = slow
 def test_a_compilation_that_takes_long_says_so(tmp_path):
     """A first call in a process, with nothing on disk; Numba's own compilation takes seconds."""
     first, *others = (_fresh(program, CROSSENT_CACHE_DIR=str(tmp_path)) for program in (TWICE, TWICE, SLOW_DISK))
-    assert first.stderr == "crossent compiles its kernel for float64, which takes some seconds\n"
+    of = "losses of float64 logits of up to 112 classes"
+    assert first.stderr == f"crossent compiles its kernel for {of}, which takes some seconds\n"
     assert [other.stderr for other in others] == ["", ""]
     assert {other.stdout for other in others} == {first.stdout}
     assert len(list(tmp_path.iterdir())) == 1
@@ -196,9 +220,16 @@ def test_a_compilation_that_takes_long_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("of", "text"),
     [
-        ((0, "float32"), "float32"),
-        ((0, "float32", "float64"), "float32 logits and float64 soft targets"),
-        ((6, "float32", "float64"), "float32 logits and float64 logits of a teacher"),
+        ((0, "float32"), "losses of float32 logits of more than 112 classes"),
+        (
+            (0, "float32", "float64", "scaled", True),
+            "losses of float32 logits and float64 soft targets of up to 112 classes, with a temperature",
+        ),
+        ((2, "float16", None, "capped"), "gradients of parts of float16 logits, with a softcap"),
+        (
+            (6, "float32", "float64"),
+            "forward divergences of float32 logits and float64 logits of a teacher",
+        ),
     ],
 )
 def test_what_is_compiled_is_named(of, text, monkeypatch):
@@ -209,6 +240,57 @@ def test_what_is_compiled_is_named(of, text, monkeypatch):
     monkeypatch.setattr(native, "log_if_slow", pytest.fail)
     with pytest.raises(pytest.fail.Exception, match=f"^crossent compiles its kernel for {text}, which"):
         kernel.kernel._make(Kind(*of))
+
+
+@needs_numba
+def test_no_two_kernels_are_named_alike():
+    from crossent.engines.numba_cpu import kernel, xla
+
+    kinds = [kind for dtype in ("float32", "float16") for kind in kernel.kinds(dtype, everything=True)]
+    named = [kind.words for kind in kinds] + [what for *_, what in xla._FUNCTIONS.values()]
+    assert len(set(named)) == len(named)
+
+
+class _Asked(Exception):  # noqa: N818
+    """For which kernel a call has asked."""
+
+
+@needs_numba
+@pytest.mark.parametrize("options", [{}, {"temperature": 2.0}, {"logit_softcap": 5.0}], ids=str)
+@pytest.mark.parametrize("v", [10, 300])
+def test_everything_is_what_calls_ask_for(v, options, monkeypatch):
+    from crossent.engines.numba_cpu import kernel, one_step
+
+    def asked(kind):
+        raise _Asked(kind)
+
+    monkeypatch.setattr(kernel, "kernel", asked)
+    monkeypatch.setattr(one_step, "kernel", asked)
+    monkeypatch.setattr(one_step, "_used", {})
+    x, t = np.ones((4, v), np.float32), np.arange(4)
+    rows = Rows(x, t, None, None, None, Options(**options).coefficients, 0, v, np.dtype(np.float32))
+    targets, numbers = np.zeros(4, np.int64), np.zeros(16, np.float32)
+    of_jensen_shannon = {"direction": "jensen-shannon", **options}
+    calls = [
+        lambda: crossent.cross_entropy(x, t, **options),
+        lambda: crossent.cross_entropy(x, x, **options),
+        lambda: crossent.token_statistics(x, t, **options),
+        lambda: crossent.entropy(x, **options),
+        lambda: crossent.kl_divergence(x, x, **options),
+        lambda: crossent.kl_divergence(x, x, direction="reverse", **options),
+        lambda: crossent.kl_divergence(x, x, **of_jensen_shannon),
+        lambda: kernel.statistics(rows, targets, numbers),
+        lambda: kernel.statistics(rows._replace(soft=x), targets, numbers),
+        lambda: kernel.gradient(rows, targets, numbers, x),
+        lambda: kernel.gradient(rows._replace(soft=x), targets, numbers, x),
+    ]
+    kinds = set()
+    for call in calls:
+        with pytest.raises(_Asked) as found:
+            call()
+        kinds.add(found.value.args[0])
+    assert len(kinds) == len(calls)
+    assert kinds <= set(kernel.kinds("float32", everything=True))
 
 
 @pytest.mark.extended

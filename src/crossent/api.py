@@ -263,7 +263,7 @@ def explain(logits: Array, algorithm: str = "stable") -> str:
     measure = Options(algorithm=algorithm).coefficients.measure
     family = checks.library_of("logits", logits, "an array of shape (..., V)")
     library = family.of_call(Inputs(logits, None))
-    shape, dtype = checks.logits_alone(library, logits)
-    kind = library.kind(logits, dtype, shape[-1], measure)
-    what = f"{family.name} logits {shape} {dtype}, {family.where(logits)}"
+    form = checks.logits_of_measure(library, logits)
+    kind = library.kind(logits, form.dtype, form.shape[-1], measure)
+    what = f"{family.name} logits {form.shape} {form.dtype}, {family.where(logits)}"
     return select.explanation(what, kind, library.describe(logits), library.remark(logits))

@@ -88,8 +88,9 @@ class _Loss:
         last = tuple(each() for each in self._last)
         if any(x is None and isinstance(each, weakref.ref) for x, each in zip(last, self._last, strict=True)):
             raise RuntimeError(
-                f"backward() was called when the {kept} of the last call were gone, which autograd followed; "
-                f"accepted: backward() of the loss itself, or {kept} and weights that the caller keeps until then"
+                f"backward() was called when the {kept} of the last call were gone, which autograd or a transformation "
+                f"such as jax.jit followed; accepted: backward() within the transformation, the framework's own "
+                f"gradient of the loss, or {kept} and weights that the caller keeps until then"
             )
         return last
 

@@ -129,9 +129,14 @@ class Part:
             raise TypeError(f"{form.given} is a {library.name} array; accepted by the group of vocabulary=: {accepted}")
         if options.algorithm == "explicit":
             raise ValueError("algorithm is 'explicit' with vocabulary=; accepted: 'stable'")
-        # The engines that a traced program calls walk whole rows.
-        is_open = library.state == "traced" and options.engine == "auto"
-        return replace(options, engine="array_api") if is_open else options
+        if library.state != "traced" and not self._exchange.is_traced:
+            return options
+        if options.engine not in ("auto", "array_api"):
+            raise ValueError(
+                f"engine is {options.engine!r}, which cannot serve this call: what programs call walks whole rows, and "
+                f"with vocabulary= rows are in parts; accepted: 'auto', 'array_api'"
+            )
+        return replace(options, engine="array_api")
 
     def form(self, library: Library, inputs: Inputs) -> checks.Form:
         """What the logits of the part are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Iterable
 
@@ -12,7 +13,8 @@ from crossent.info import DTYPES, UsageError, printable
 def warm(dtypes: Iterable[str] | None, everything: bool) -> None:
     """Compile what losses of logits of those dtypes need, or of all; print what took how long.
 
-    everything: soft targets, temperatures and softcaps, entropies and divergences, and parts of a vocabulary, too.
+    everything: soft targets, temperatures and softcaps, entropies and divergences, and parts of a vocabulary, too, but
+    for soft targets and logits of a teacher that have a dtype of their own. What JAX's programs need where JAX is.
     """
     asked = tuple(DTYPES if dtypes is None else dict.fromkeys(dtypes))
     unknown = [name for name in asked if name not in DTYPES]
@@ -29,11 +31,13 @@ def warm(dtypes: Iterable[str] | None, everything: bool) -> None:
             "there is no folder to keep what is compiled; accepted: one that only you can write, in CROSSENT_CACHE_DIR"
         )
     begun = time.perf_counter()
-    for dtype in asked:
-        for stem, make in numba_cpu.kernels(dtype, everything):
-            start = time.perf_counter()
-            make()
-            if not numba_cpu.is_kept(stem):
-                raise UsageError(f"{stem} could not be written to {printable(folder)}")
-            print(f"{stem:<40}{time.perf_counter() - start:6.2f} s", flush=True)
+    pieces = [piece for dtype in asked for piece in numba_cpu.kernels(dtype, everything)]
+    if importlib.util.find_spec("jax") is not None:
+        pieces += numba_cpu.of_programs()
+    for stem, make in pieces:
+        start = time.perf_counter()
+        make()
+        if not numba_cpu.is_kept(stem):
+            raise UsageError(f"{stem} could not be written to {printable(folder)}")
+        print(f"{stem:<40}{time.perf_counter() - start:6.2f} s", flush=True)
     print(f"{time.perf_counter() - begun:.1f} s; kept in {printable(folder)}")

@@ -167,6 +167,15 @@ def test_D1_compiled(shard, name, backend):
         units.check(gradient.numpy(), expected, "float32", what="d_logits")
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_D1_a_compiled_program_does_not_walk_parts_as_rows(shard):
+    torch._dynamo.reset()
+    x, t, _ = _of_rank("plain")
+    call = torch.compile(partial(crossent.cross_entropy, vocabulary=shard, engine="numba"), backend="aot_eager")
+    with pytest.raises(ValueError, match=r"engine is 'numba'.*vocabulary=.*accepted: 'auto', 'array_api'"):
+        call(x, t)
+
+
 def test_P1_a_mesh_of_two_axes():
     """Two vocabularies of two shards each, whose processes know nothing of the others."""
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))

@@ -36,7 +36,10 @@ def path(file: str, otherwise: str | None = None) -> Path | None:
     try:
         found = _folder(otherwise)
         with contextlib.suppress(FileNotFoundError):
-            _check(found, os.stat(found))
+            state = os.stat(found)
+            if not stat.S_ISDIR(state.st_mode):
+                raise NotADirectoryError(f"{found} is not a folder")
+            _check(found, state)
     except (OSError, RuntimeError) as error:  # a user without a home
         _say_once(_unkept(error))
         return None
@@ -48,9 +51,11 @@ def read(path: Path | None) -> bytes | None:
     if path is None:
         return None
     try:
-        with path.open("rb") as file:
-            _check(path, os.fstat(file.fileno()))
-            kept = file.read()
+        with open(path, "rb", opener=_opened) as file:
+            state = os.fstat(file.fileno())
+            _check(path, state)
+            # A pipe or a device is as a damaged file: it may have no end.
+            kept = file.read() if stat.S_ISREG(state.st_mode) else b""
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -85,9 +90,14 @@ def keep(path: Path | None, code: bytes) -> None:
 def _folder(otherwise: str | None) -> Path:
     asked = os.environ.get("CROSSENT_CACHE_DIR") or otherwise
     if asked:
-        return Path(asked)
+        return Path(asked).expanduser()
     caches = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
-    return (Path(caches) if caches else Path("~/.cache").expanduser()) / "crossent"
+    return Path(caches or "~/.cache").expanduser() / "crossent"
+
+
+def _opened(path: str, flags: int) -> int:
+    """A pipe, too, without a wait for who writes to it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _check(path: Path, found: os.stat_result) -> None:

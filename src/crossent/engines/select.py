@@ -10,12 +10,12 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-import os
 from typing import Any, Final, NamedTuple, cast
 
 from crossent.engines import threads
 from crossent.engines.base import Engine
 from crossent.engines.compiling import making
+from crossent.engines.environment import ENGINE, setting
 from crossent.math.rows import EXPLICIT
 
 ENGINES: Final[dict[str, str]] = {
@@ -91,16 +91,18 @@ def problem(name: str) -> str | None:
 
 def best(*kind: Any) -> str:
     """The name of the engine that "auto" stands for, given the fields of a `Kind`."""
-    return _best(os.environ.get("CROSSENT_ENGINE"), *kind)
+    return _best(setting(ENGINE), threads.told(), *kind)
 
 
 @functools.lru_cache(maxsize=1024)
-def _best(preference: str | None, *kind: Any) -> str:
+def _best(preference: str | None, told: str | int | None, *kind: Any) -> str:
+    threads.check(told)
     return next(name for name in _order(preference or "auto") if obstacle(name, Kind(*kind)) is None)
 
 
 def asked_for(name: str, kind: Kind, described: str) -> str:
     """The engine of that name; ValueError where it cannot serve."""
+    threads.check(threads.told())
     reason = obstacle(name, kind, described)
     if reason is None:
         return name
@@ -114,6 +116,7 @@ def compiled(memory: str, asked: str) -> str | None:
 
     asked: the engine of the call.
     """
+    threads.check(threads.told())
     name = next((each for each, (kind, *_) in _WALKS.items() if kind == memory), None)
     if name not in ENGINES:
         return None
@@ -126,7 +129,7 @@ def compiled(memory: str, asked: str) -> str | None:
 
 def preferred() -> str:
     """The engine that the environment prefers, or "auto"."""
-    return os.environ.get("CROSSENT_ENGINE") or "auto"
+    return setting(ENGINE) or "auto"
 
 
 def _order(preference: str) -> tuple[str, ...]:
@@ -146,7 +149,7 @@ def engine(name: str) -> Engine:
 
 
 def environment_problem() -> str | None:
-    """What is wrong with CROSSENT_ENGINE or CROSSENT_NUM_THREADS, which (large) calls would say; or None."""
+    """What is wrong with CROSSENT_ENGINE or CROSSENT_NUM_THREADS, which calls would say; or None."""
     try:
         _order(preferred())
         threads.get_num_threads()

@@ -19,6 +19,8 @@ from functools import partial
 from itertools import pairwise
 from typing import Final
 
+from crossent.engines.environment import NUM_THREADS, setting
+
 _lock = threading.Lock()
 _local = threading.local()
 _pool: ThreadPoolExecutor | None = None
@@ -79,12 +81,22 @@ def get_num_threads() -> int:
     return number_of_environment() if _chosen is None else _chosen
 
 
+def told() -> str | int | None:
+    """What says how many threads there are: what was chosen, else the environment; None for neither."""
+    return setting(NUM_THREADS) if _chosen is None else _chosen
+
+
+def check(told: str | int | None) -> None:
+    """ValueError where the environment tells what is no number of threads."""
+    if type(told) is str and told and (not told.isdecimal() or int(told) < 1):
+        raise ValueError(f"{NUM_THREADS} is {told!r}; accepted: a whole number of at least 1")
+
+
 def number_of_environment() -> int:
     """How many threads there are where none have been chosen."""
-    given = os.environ.get("CROSSENT_NUM_THREADS")
+    given = setting(NUM_THREADS)
+    check(given)
     if given:
-        if not given.isdecimal() or int(given) < 1:
-            raise ValueError(f"CROSSENT_NUM_THREADS is {given!r}; accepted: a whole number of at least 1")
         return int(given)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -103,6 +103,8 @@ class Jax(Library):
             return None
         if devices > 1 and memory != PROGRAMS:
             return "of JAX arrays on a GPU it walks those that lie on one device, and these lie on several"
+        if AxisType.Manual in (kinds := set(mesh_of(x).axis_types)) and len(kinds) > 1:
+            return "inside shard_map it walks what a device has, which needs all axes of the mesh, and these are some"
         if devices != 1 and _has_classes_apart(x):
             return "of JAX arrays it walks rows that have all their classes on one device, and these are spread"
         if devices > 1:

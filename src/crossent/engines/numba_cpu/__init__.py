@@ -55,6 +55,13 @@ def kernels(dtype: str, everything: bool) -> list[tuple[str, Callable[[], object
     return [(kind.stem, partial(kernel.kernel, kind)) for kind in kernel.kinds(dtype, everything)]
 
 
+def of_programs() -> list[tuple[str, Callable[[], object]]]:
+    """The same of what JAX's programs need besides."""
+    from crossent.engines.numba_cpu import xla
+
+    return xla.of_programs()
+
+
 def walk(library: Library, rows: Rows, losses: Array, scale: Array | float | None, out: Array | None) -> None:
     """Write the losses (N,) of whole rows into `losses`, and with `out` (N, V) their gradient, times `scale`."""
     n, v = rows.logits.shape

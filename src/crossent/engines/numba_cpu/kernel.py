@@ -14,6 +14,7 @@ from crossent.engines.compiling import Once
 from crossent.engines.host_memory import WITHIN
 from crossent.engines.numba_cpu import native
 from crossent.engines.numba_cpu.layout import (
+    BY_LENGTH,
     DESCRIBE,
     GRADIENT,
     MEASURE,
@@ -21,6 +22,7 @@ from crossent.engines.numba_cpu.layout import (
     PACK,
     SHORT,
     STATISTICS,
+    TRANSFORMS,
     WALK,
     Kind,
 )
@@ -41,26 +43,22 @@ def kernel(kind: Kind) -> Callable[[bytes], int]:
 
         return program.machine_code(kind, name)
 
-    second = "soft targets" if kind.verb < MEASURE else "logits of a teacher"
-    dtypes = kind.dtype if kind.soft is None else f"{kind.dtype} logits and {kind.soft} {second}"
-    return native.function(kind.stem, dtypes, make)
+    return native.function(kind.stem, kind.words, make)
 
 
 def kinds(dtype: str, everything: bool) -> list[Kind]:
     """What losses of logits of a dtype need; or all that may be asked of them, beside arrays of the same dtype."""
     if not everything:
         return [Kind(WALK, dtype, short=short) for short in (False, True)]
-    walks = [
-        Kind(WALK, dtype, soft, transform, short)
-        for soft in (None, dtype)
-        for transform in (None, "scaled", "capped")
-        for short in (False, True)
-    ]
+    alone, beside = (None,), (None, dtype)
+    seconds = {WALK: beside, DESCRIBE: alone, STATISTICS: beside, GRADIENT: beside}
+    seconds |= {MEASURE + i: (dtype if name in DIRECTIONS else None,) for i, name in enumerate(MEASURES)}
     return [
-        *walks,
-        *(Kind(DESCRIBE, dtype, short=short) for short in (False, True)),
-        *(Kind(verb, dtype, soft) for verb in (STATISTICS, GRADIENT) for soft in (None, dtype)),
-        *(Kind(MEASURE + i, dtype, dtype if name in DIRECTIONS else None) for i, name in enumerate(MEASURES)),
+        Kind(verb, dtype, second, transform, short)
+        for verb, of_verb in seconds.items()
+        for second in of_verb
+        for transform in (None, *TRANSFORMS)
+        for short in ((False, True) if verb in BY_LENGTH else (False,))
     ]
 
 
@@ -148,7 +146,7 @@ def _part(
         factor, scales = factor * c.inverse_temperature, None if scales is None else scales * c.inverse_temperature
     weight = None if rows.weight is None else line(rows.weight, real)
     class_weights = None if rows.class_weights is None else line(rows.class_weights, real)
-    is_short = v <= SHORT and verb in (WALK, DESCRIBE)
+    is_short = v <= SHORT and verb in BY_LENGTH
     run = kernel(Kind(verb, name, None if soft is None else _NAMES[soft.dtype], transform, is_short))
     # The arrays themselves, which have to live as long as the call.
     given = (logits, soft, out, targets, table, weight, class_weights, scales, spreads)

@@ -14,7 +14,15 @@ MEASURES: Final = (LOG_SUM_EXP, ENTROPY, FORWARD, REVERSE, JENSEN_SHANNON)
 WALK, STATISTICS, GRADIENT, DESCRIBE, MEASURE = range(5)
 VERBS: Final = ("walk", "statistics", "gradient", "describe", *MEASURES)
 """Their names; those from MEASURE on walk rows of a measure."""
+_FOUND: Final = (
+    *("losses", "statistics of parts", "gradients of parts", "token statistics", "log-sum-exps", "entropies"),
+    *("forward divergences", "reverse divergences", "Jensen-Shannon divergences"),
+)
+TRANSFORMS: Final = {"scaled": "a temperature", "capped": "a softcap"}
+"""What may become of logits first, in words."""
 
+BY_LENGTH: Final = (WALK, DESCRIBE)
+"""The verbs that have a kernel of their own for short rows."""
 SHORT: Final = 112
 """The most columns of rows of which one lies in each lane. Part of the result's bits."""
 BLOCK: Final = 256 * 1024
@@ -48,6 +56,16 @@ class Kind(NamedTuple):
         """A name."""
         few = "short" if self.short else None
         return "-".join(filter(None, (VERBS[self.verb], few, self.dtype, self.soft, self.transform)))
+
+    @property
+    def words(self) -> str:
+        """What it is for, in words that no other kind has."""
+        text = f"{_FOUND[self.verb]} of {self.dtype} logits"
+        if self.soft is not None:
+            text += f" and {self.soft} {'soft targets' if self.verb < MEASURE else 'logits of a teacher'}"
+        if self.verb in BY_LENGTH:
+            text += f" of {'up to' if self.short else 'more than'} {SHORT} classes"
+        return text if self.transform is None else f"{text}, with {TRANSFORMS[self.transform]}"
 
 
 class Call(NamedTuple):

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -57,6 +60,12 @@ _TEXTS: Final = (
     "crossent cannot launch its kernel: it is loaded on other devices than this program runs on",
     "crossent cannot launch its kernel: a matrix of the program begins at no multiple of 16 bytes",
 )
+# Functions by the stems of their names: where they are, and what they are for, in words.
+_FUNCTIONS: Final = {
+    "ffi-part": ("ffi", "part", "threads of XLA's programs"),
+    "ffi-handler": ("ffi", "handle", "calls of XLA's programs"),
+    "ffi-launcher": ("launching", "handle", "launches of XLA's programs"),
+}
 # Linux's MADV_HUGEPAGE.
 _LARGE_PAGES: Final = 14
 
@@ -116,7 +125,7 @@ def _word(address: int) -> int:
 @Once
 def handler(kind: Kind, version: tuple[int, int]) -> int:
     """The address of a handler that walks rows of that kind; it stays for as long as the process."""
-    walk, part, handle = kernel(kind), _native("ffi-part", "ffi", "part"), _native("ffi-handler", "ffi", "handle")
+    walk, part, handle = kernel(kind), _native("ffi-part"), _native("ffi-handler")
     line = (ctypes.c_int64 * 6)(
         _packed(version),
         native.address_of(walk),
@@ -155,7 +164,7 @@ def launcher(name: str, driver: Driver, places: tuple[tuple[int, int], ...], ver
 
     places: for each device, a context and the function that is loaded in it.
     """
-    handle = _native("ffi-launcher", "launching", "handle")
+    handle = _native("ffi-launcher")
     texts = [ctypes.create_string_buffer(text.encode()) for text in _TEXTS]
     words = [
         *(_packed(version), driver.current, driver.launch, driver.error_name, *map(ctypes.addressof, texts)),
@@ -186,14 +195,21 @@ def _packed(version: tuple[int, int]) -> int:
     return minor << 32 | major
 
 
-def _native(stem: str, module: str, name_of_function: str) -> Any:
+def of_programs() -> list[tuple[str, Callable[[], object]]]:
+    """The names of what programs of a CPU need besides kernels, and what makes each."""
+    return [(stem, partial(_native, stem)) for stem in ("ffi-part", "ffi-handler")] if os.name == "posix" else []
+
+
+def _native(stem: str) -> Any:
+    module, name_of_function, what = _FUNCTIONS[stem]
+
     def make(name: str) -> bytes:
         from crossent.engines.numba_cpu import program
 
         made = importlib.import_module(f"{__package__}.{module}")
         return program.object_file(getattr(made, name_of_function), name)
 
-    return native.function(stem, "programs of XLA", make)
+    return native.function(stem, what, make)
 
 
 def attribute(call: bytes, arguments: tuple[str, ...], results: tuple[str, ...]) -> Any:
