@@ -63,14 +63,18 @@ def _parser(installed: dict[str, Any]) -> argparse.ArgumentParser:
     of_machine = commands.add_parser("info", help="the backends, devices, dtypes and engines of this machine")
     of_machine.add_argument("--json", action="store_true", help="print them as one JSON object")
 
-    warmup = commands.add_parser("warmup", help="compile ahead what calls would compile, for containers and CI")
+    what = "compile ahead what calls would compile, for containers and CI"
+    more = "With --dtype alone: what losses with hard targets need, and where JAX is installed what its programs need."
+    warmup = commands.add_parser("warmup", help=what, description=f"{what[0].upper()}{what[1:]}. {more}")
     warmup.add_argument(
         "--dtype", nargs="+", action="extend", metavar="NAME",
         help=f"dtypes of logits (default: all); accepted: {', '.join(info.DTYPES)}",
     )  # fmt: skip
     warmup.add_argument(
         "--all", action="store_true", dest="everything",
-        help="soft targets, temperature and softcap, entropies and divergences, and shards, too",
+        help="soft targets, temperature and softcap, token statistics, entropies and divergences, and shards, too; "
+        "left to a first call are soft targets and a teacher's logits of another dtype than the logits, and what a GPU "
+        "needs",
     )  # fmt: skip
 
     train = commands.add_parser(
