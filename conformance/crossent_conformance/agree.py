@@ -18,7 +18,7 @@ that a loss has the digits of float32 is a question of V1, A1 and R4, and one th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -244,11 +244,55 @@ def is_zero(values: np.ndarray) -> Any:
     return values == 0
 
 
-def every(condition: Callable[[np.ndarray], Any], results: Iterable[Any], rows: Any = ...) -> None:
+def is_at_least_zero(values: np.ndarray) -> Any:
+    return values >= 0
+
+
+def is_at_most_zero(values: np.ndarray) -> Any:
+    return values <= 0
+
+
+ACCEPTED: dict[Any, str] = {
+    is_zero: "0",
+    is_at_least_zero: "at least 0",
+    is_at_most_zero: "at most 0",
+    np.isfinite: "a finite number",
+    np.isnan: "NaN",
+    np.isposinf: "+inf",
+}
+"""Conditions of `every`, in words."""
+
+
+def every(
+    condition: Callable[[np.ndarray], Any], results: Iterable[Any], rows: Any = ..., what: Sequence[str] = ()
+) -> None:
     """Assert what holds of every loss and every entry of the gradient, if there is one; in the rows, along axis 0."""
-    for part in results:
+    results = list(results)
+    names = what or (("loss", "d_logits") if len(results) == 2 else [f"result {i}" for i in range(len(results))])
+    for name, part in zip(names, results, strict=True):
         if part is not NO_GRADIENT:
-            assert condition(part[rows]).all(), f"not {condition.__name__} everywhere: {part[rows]}"
+            kept = np.zeros(np.shape(part), dtype=bool)
+            kept[rows] = True
+            within(part, ~kept | condition(np.asarray(part)), ACCEPTED[condition], what=name)
+
+
+def within(values: Any, holds: Any, accepted: str, *, what: str) -> None:
+    """Assert that a condition holds of every entry, and name the one that is furthest from 0 of those where it does
+    not; `accepted` says the condition in words."""
+    values, holds = np.asarray(values), np.asarray(holds)
+    if holds.all():
+        return
+    size = np.abs(values.astype(np.float64))
+    worst = np.where(holds, -1.0, np.where(np.isnan(size), np.inf, size))
+    index = tuple(map(int, np.unravel_index(int(worst.argmax()), worst.shape)))
+    given = float(values[index])
+    raise Unlike(
+        f"{what}{list(index) if index else ''} is {given:.6g}; accepted: {accepted}"
+        + (f" ({int((~holds).sum())} of {holds.size} are not)" if holds.size > 1 else ""),
+        expected=0.0,
+        given=given,
+        index=index,
+    )
 
 
 def equal(given: Any, expected: Any, *, what: str = "values", bits: bool = False) -> None:
@@ -279,6 +323,8 @@ def _check(given: np.ndarray, expected: np.ndarray, apart: Callable[[], Any], wh
         f"expected {other!r}, given {one!r}",
         expected=other,
         given=one,
+        index=index,
+        scale=float(np.abs(expected[np.isfinite(expected)]).max(initial=0.0)),
     )
 
 

@@ -21,6 +21,8 @@ class Call:
     logits: np.ndarray
     targets: np.ndarray
     options: dict[str, Any] = field(default_factory=dict)
+    dtype: str = ""
+    """That of the logits, which are in float64 here."""
 
 
 class WrongTypeError(AssertionError):
@@ -33,27 +35,50 @@ def kind_of(value: Any) -> str:
 
 
 class Unlike(AssertionError):  # noqa: N818 - a finding, not an error of the suite
-    """A value that is not the one of another call to which it is the answer as well."""
+    """A value that is not what it should be: that of another call, or within bounds."""
 
-    def __init__(self, message: str, *, expected: float, given: float) -> None:
-        """What the other call gave, and this one."""
+    what = ""
+    """The name of the result."""
+    index: tuple[int, ...] = ()
+
+    def __init__(
+        self, message: str, *, expected: float, given: float, scale: float = 1.0, index: tuple[int, ...] = ()
+    ) -> None:
+        """What should have come, and what came; `scale` is the size of a value that is not small."""
         super().__init__(message)
         self.expected = expected
         self.given = given
+        self.scale = scale
+        self.index = index
 
 
 class NotRefusedError(AssertionError):
     """The implementation took what the contract refuses."""
 
 
+@dataclass(frozen=True)
+class Compared:
+    """A whole result beside the exact one, and where they are further apart than is allowed."""
+
+    given: np.ndarray
+    exact: np.ndarray
+    off: np.ndarray
+
+
 class Disagreement(Unlike):
     """A value that is further from the exact one than the contract allows."""
 
-    def __init__(self, message: str, *, what: str, index: tuple[int, ...], error: float, **values: float) -> None:
-        """`error` counts what is allowed: 1 is the limit. The input is that of the last call."""
-        super().__init__(message, **values)
-        self.what, self.index, self.error = what, index, error
+    def __init__(
+        self, message: str, *, what: str, index: tuple[int, ...], error: float, relative: float, whole: Compared
+    ) -> None:
+        """`error` counts what is allowed: 1 is the limit; `relative` is to the size of what the value is made of."""
+        expected, given = float(whole.exact[index]), float(whole.given[index])
+        super().__init__(message, expected=expected, given=given, index=index)
+        self.what, self.error, self.relative = what, error, relative
+        self.whole = whole
         self.call = last_call()
+        self.fault: tuple[Any] | None = None
+        """The known fault, in a tuple, once it has been looked for."""
 
 
 class HungError(AssertionError):
@@ -63,10 +88,10 @@ class HungError(AssertionError):
 _last: Call | None = None
 
 
-def record_call(logits: Any, targets: Any, options: dict[str, Any] | None = None) -> None:
+def record_call(logits: Any, targets: Any, options: dict[str, Any] | None = None, dtype: str = "") -> None:
     """Say what the implementation is called with. A test that calls it by itself says so by itself."""
     global _last  # noqa: PLW0603 - one test runs at a time
-    _last = Call(np.asarray(logits), np.asarray(() if targets is None else targets), dict(options or {}))
+    _last = Call(np.asarray(logits), np.asarray(() if targets is None else targets), dict(options or {}), dtype)
 
 
 def last_call() -> Call | None:

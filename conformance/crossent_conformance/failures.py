@@ -1,25 +1,39 @@
-"""A failing case as the report tells it: what kind of failure, the smallest input that shows it, expected and given."""
+"""A failing case as the report tells it: how bad it is, what is wrong in words, the input, expected and given."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from crossent_conformance import evidence, frames, results, shrink, witness
+from crossent_conformance import evidence, frames, results, severity, shrink, suspects, witness
 from crossent_conformance.adapter import UnderTest
 from crossent_conformance.places import Place
 
 SECONDS = 2.0
 """How long a failing input may be made smaller."""
+MOST_CLASSES = 2_000_000
+"""Of more logits than these nothing is said but the entry that is off."""
 
 
-def told(error: BaseException, case: str, place: Place, subject: UnderTest, small: bool) -> results.Failure:
-    """The failure behind the error that a case raised; `small` says whether to look for a smaller input."""
-    found = shrink.smallest(place, subject, error, seconds=SECONDS) if small else error
+def told(
+    error: BaseException, case: str, place: Place, subject: UnderTest, clause: str, small: bool
+) -> results.Failure:
+    """The failure behind the error that a case of the clause raised; `small`: with a smaller input, if there is one."""
+    found = shrink.smallest(place, subject, error, clause, seconds=SECONDS) if small else error
     by = frames.raised(found, subject.file)
+    kind = "raises" if by else _kind(found)
+    call = found.call if isinstance(found, evidence.Disagreement) else evidence.last_call()
+    fault, says = _said(found, call, by, kind)
+    grade, tier, relative = severity.graded(found, kind, call, place.dtype)
     failure = results.Failure(
         case=case,
-        kind="raises" if by else _kind(found),
+        kind=kind,
         message=_where(found, by) if by else _short(_words(found)),
+        says=says,
+        fault=fault,
+        severity=grade,
+        tier=tier,
+        relative=relative,
         shrunk=found is not error,
         input=_input(found, place, subject),
     )
@@ -28,6 +42,23 @@ def told(error: BaseException, case: str, place: Place, subject: UnderTest, smal
     if isinstance(found, evidence.Disagreement):
         failure.what, failure.error = found.what, found.error
     return failure
+
+
+def _said(error: BaseException, call: evidence.Call | None, by: list[frames.Frame], kind: str) -> tuple[str, str]:
+    """The fault by its name, "" for one that has none; and what is wrong in words."""
+    if not isinstance(error, evidence.Disagreement) or by or call is None:
+        first = _words(error) if not by else f"{type(error).__name__}: {error}"
+        return "", _short(first.partition("\n")[0].strip() or f"it {kind}", 300)
+    named = shrink.fault_of(error)
+    if named is not None:
+        return named.key, named.says
+    entry = f"{error.what}{list(error.index) if error.index else ''}"
+    at = suspects.where(call, error.whole) if call.logits.size <= MOST_CLASSES else ""
+    if math.isnan(error.given):
+        says = f"{entry} is NaN, and should be {error.expected:.6g}"
+    else:
+        says = f"{entry} is {error.given:.6g}, and should be {error.expected:.6g}"
+    return "", says + (f" ({at})" if at else "")
 
 
 def _input(error: BaseException, place: Place, subject: UnderTest) -> dict[str, Any] | None:
@@ -57,9 +88,10 @@ def _kind(error: BaseException) -> str:
 
 def _words(error: BaseException) -> str:
     if isinstance(error, AssertionError):
-        return str(error)
+        words, _, compared = str(error).partition("\nassert ")  # what pytest adds to a text
+        return words if compared and words else str(error)
     return f"{type(error).__name__}: {error}"
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 1500 else text[:1500] + " …"
+def _short(text: str, length: int = 1500) -> str:
+    return text if len(text) <= length else text[:length] + " …"

@@ -74,7 +74,7 @@ class Place:
         """Put the NumPy arrays among the arguments and call in the mode. `out` passes as it is."""
         if evidence.last_call() is None:
             _compiled.clear()
-        evidence.record_call(logits, targets, options)
+        evidence.record_call(logits, targets, options, self.dtype)
         given = (self.put(logits, self.dtype),) if targets is None else self.pair(logits, targets)
         arrays = dict(zip(("logits", "targets"), given, strict=False))
         plain = {name: value for name, value in options.items() if not isinstance(value, np.ndarray) or name == "out"}

@@ -35,12 +35,10 @@ class Session:
     """The implementation under test."""
     traits: dict[str, adapter.Traits] = field(default_factory=dict)
     """Of the implementation, by backend."""
-    shown: set[tuple[str, str, str]] = field(default_factory=set)
-    """The cells of which a small failing input has been found."""
     is_driven: bool = False
     """Whether a parent process drives the session, for its own reports (see `worker`)."""
     shrinks: bool = False
-    """Whether small failing inputs are looked for."""
+    """Whether a small failing input is looked for, which takes seconds."""
     teams: Teams | None = None
     """The processes that have shards of a vocabulary."""
 
@@ -253,12 +251,8 @@ def pytest_runtest_call(item):
         if session.is_driven:
             from crossent_conformance import failures
 
-            # A cell shows one failing input: to look for small ones in every failing case would take minutes.
-            cell = (clause, where.backend.name, where.dtype)
-            small = session.shrinks and cell not in session.shown and not clause.startswith(contract.SHARDS)
-            told = failures.told(error, item.name, where, known, small=small)
-            if told.shrunk:
-                session.shown.add(cell)
+            small = session.shrinks and not clause.startswith(contract.SHARDS)
+            told = failures.told(error, item.name, where, known, clause, small=small)
             item.user_properties.append(("failure", told))
         raise
     finally:

@@ -18,10 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from crossent_conformance import contract, files
+from crossent_conformance import contract, files, severity
 
 FORMAT = "crossent-conformance/1"
 HOLDS, FAILS, NOT = "holds", "fails", "does not apply"
+KNOWN = "known"
+"""The status of a cell in which nothing fails but what is known to."""
+ENDS = ("hangs", "crashes", "not tried")
+"""Kinds of failures that are one story."""
 MOST_LOGITS = 64
 """A failing input of more logits than these is told by its shape alone."""
 
@@ -33,6 +37,15 @@ class Failure:
     case: str
     kind: str
     message: str
+    says: str = ""
+    """What is wrong, in one line."""
+    fault: str = ""
+    """The name of the known fault that it is; "" for any other."""
+    severity: str = severity.WRONG
+    tier: int = 1
+    """Of `severity`: 0 is a wrong value on an ordinary input."""
+    relative: float = 0.0
+    """The relative error; inf for a NaN or an infinity in the wrong place."""
     shrunk: bool = False
     input: dict[str, Any] | None = None
     what: str | None = None
@@ -41,11 +54,13 @@ class Failure:
     error: float | None = None
 
     @property
-    def size(self) -> tuple[bool, bool, float]:
-        """What the smallest failing input is the smallest by: one that is known, with its result, of few logits."""
-        if self.input is None:
-            return True, self.kind == "not tried", math.inf
-        return self.input.get("logits") is None, self.what is None, math.prod(self.input.get("shape") or (0,))
+    def order(self) -> tuple[Any, ...]:
+        """What is told first is smallest by this: the worst on the plainest input, of those the one of few logits."""
+        size = math.inf if self.input is None else math.prod(self.input.get("shape") or (0,))
+        options = 0 if self.input is None else len(self.input.get("options") or ())
+        worst = -round(math.log10(min(max(self.relative, 1e-9), 1e9)))
+        tried = self.kind == "not tried"
+        return severity.GRADES.index(self.severity), tried, self.tier, worst, not self.shrunk, options, size
 
 
 @dataclass
@@ -65,6 +80,49 @@ class Case:
     last_call: str = ""
     """In one line, where the case did not come back from it."""
     failure: Failure | None = None
+    known: str = ""
+    """Why it may fail (`known`)."""
+
+    @property
+    def name(self) -> str:
+        """Without its file."""
+        return self.id.partition("::")[2]
+
+    @property
+    def counts(self) -> bool:
+        """Whether it fails, and may not."""
+        return self.outcome == FAILS and not self.known
+
+
+@dataclass
+class Fault:
+    """What is wrong with an implementation: the failures that are one story, the plainest of them told."""
+
+    clause: str
+    """The one that its failure is of."""
+    case: Case
+    clauses: list[str]
+    places: list[tuple[str, str]]
+    """Backends and dtypes."""
+    count: int
+
+    @property
+    def failure(self) -> Failure:
+        """The one that is told."""
+        assert self.case.failure is not None
+        return self.case.failure
+
+    def to_json(self) -> dict[str, Any]:
+        """The form that is written."""
+        return {
+            "clause": self.clause,
+            "clauses": self.clauses,
+            "places": self.places,
+            "cases": self.count,
+            "severity": self.failure.severity,
+            "case": self.case.id,
+            "failure": dataclasses.asdict(self.failure),
+        }
 
 
 @dataclass
@@ -96,12 +154,39 @@ class SubjectResult:
     def counts(self) -> dict[str, int]:
         """How many cells hold, fail, do not apply."""
         statuses = [cell["status"] for cell in self.cells()]
-        return {status: statuses.count(status) for status in (HOLDS, FAILS, NOT)}
+        return {status: statuses.count(status) for status in (HOLDS, FAILS, KNOWN, NOT)}
+
+    def faults(self) -> list[Fault]:
+        """What is wrong, each once, the worst first: a known fault wherever it shows, any other by its clause."""
+        stories: dict[Any, list[Case]] = defaultdict(list)
+        for case in self.cases:
+            if case.counts and case.failure is not None:
+                told = case.failure
+                kind = "ends" if told.kind in ENDS else told.kind
+                story = (told.fault,) if told.fault else (case.clause, kind, told.what or "", told.severity)
+                stories[story].append(case)
+        order = list(contract.clauses())
+        found = []
+        for cases in stories.values():
+            first = min(cases, key=lambda case: case.failure.order if case.failure else ())
+            clauses = sorted({case.clause for case in cases}, key=order.index)
+            places = dict.fromkeys((case.backend, case.dtype) for case in cases)
+            found.append(Fault(first.clause, first, clauses, list(places), len(cases)))
+        return sorted(found, key=lambda fault: (fault.failure.order[:4], order.index(fault.clause)))
+
+    def failing(self, grade: str) -> list[str]:
+        """The clauses whose worst failure is of that grade."""
+        worst: dict[str, int] = {}
+        for case in self.cases:
+            if case.counts:
+                at = severity.GRADES.index(case.failure.severity if case.failure else severity.WRONG)
+                worst[case.clause] = min(worst.get(case.clause, at), at)
+        return [clause for clause in contract.clauses() if worst.get(clause) == severity.GRADES.index(grade)]
 
     @property
     def fails(self) -> bool:
-        """Whether anything fails."""
-        return any(case.outcome == FAILS for case in self.cases)
+        """Whether anything fails that may not."""
+        return any(case.counts for case in self.cases)
 
 
 @dataclass
@@ -141,6 +226,7 @@ class Results:
             "subjects": [
                 {
                     **vars(subject),
+                    "faults": [fault.to_json() for fault in subject.faults()],
                     "cells": subject.cells(),
                     "cases": [
                         {key: value for key, value in vars(case).items() if key != "failure"} for case in subject.cases
@@ -194,18 +280,23 @@ def standard(value: Any) -> Any:
 
 def _cell(clause: str, backend: str, dtype: str, cases: list[Case]) -> dict[str, Any]:
     outcomes = [case.outcome for case in cases]
-    failures = [case.failure for case in cases if case.failure is not None]
+    counted = [case for case in cases if case.counts]
+    failures = [case.failure for case in (counted or cases) if case.failure is not None]
     worst = [case.worst for case in cases if case.worst is not None and case.outcome != NOT]
-    smallest = min(failures, key=lambda failure: failure.size, default=None)
+    first = min(failures, key=lambda failure: failure.order, default=None)
+    known = [case.known for case in cases if case.outcome == FAILS and case.known]
     return {
         "clause": clause,
         "backend": backend,
         "dtype": dtype,
-        "status": FAILS if FAILS in outcomes else HOLDS if HOLDS in outcomes else NOT,
+        "status": FAILS if counted else KNOWN if known else HOLDS if HOLDS in outcomes else NOT,
+        "severity": None if first is None else first.severity,
         "held": outcomes.count(HOLDS),
         "failed": outcomes.count(FAILS),
+        "known": len(known),
+        "why": list(dict.fromkeys(known)),
         "not_applicable": outcomes.count(NOT),
         "worst": max(worst, default=None),
         "lacks": list(dict.fromkeys(case.message for case in cases if case.outcome == NOT)),
-        "failure": None if smallest is None else dataclasses.asdict(smallest),
+        "failure": None if first is None else dataclasses.asdict(first),
     }

@@ -45,9 +45,12 @@ from crossent_conformance.subject import SubjectError
 STARTING = 180.0
 """Seconds that a worker may take to import the backends and to collect the cases."""
 ENDS_OF_A_TEST = 2
-"""Hangs and crashes of one test, after which its other cases are not tried."""
+"""Crashes of one test, after which its other cases are not tried; one hang is enough."""
 ENDS_OF_A_BACKEND = 12
 """Hangs and crashes on one backend, after which its other cases are not tried."""
+
+MOST_EXPLAINED = 16
+"""More faults than these are told with the input as the case gave it."""
 
 _numbers = itertools.count()
 """Of workers."""
@@ -237,6 +240,9 @@ class Run:
         while len(self._workers) < min(self._crew(), max(1, len(self._queue) // 8)):
             self._hire()
         self._serve()
+        if not self.settings.first_failure:
+            self._explain()
+            self._serve()
 
     # ---- workers
 
@@ -370,6 +376,24 @@ class Run:
         if self.settings.cases and not any(map(self._is_named, self._cases)):
             raise SubjectError(f"no case is called {' or '.join(self.settings.cases)}: see the names in a report")
 
+    def _explain(self) -> None:
+        """Ask once more for the failures that are told, with the time to look for small inputs."""
+        items = {case["id"]: case for case in self._cases}
+        for subject in self._subjects:
+            for fault in subject.result.faults()[:MOST_EXPLAINED]:
+                if fault.failure.kind == "disagrees":
+                    case = items[fault.case.id]
+                    self._queue.append(_Job(subject, "explain", case["nodeid"], case))
+                    self._planned += 1
+
+    def _explained(self, subject: _Subject, case: dict[str, str], found: dict[str, Any]) -> None:
+        """A small input takes the place of the first one; one that fails no more, or otherwise, does not."""
+        [before] = [each for each in subject.result.cases if each.id == case["id"]]
+        now = found["failure"]
+        if now is not None and before.failure is not None and now.shrunk:
+            now.fault = now.fault or before.failure.fault
+            before.failure, before.message = now, now.message
+
     def _is_asked(self, _subject: SubjectResult, case: dict[str, str]) -> bool:
         return not self.settings.cases or self._is_named(case)
 
@@ -405,7 +429,7 @@ class Run:
             if subject.done:
                 self._done += 1
                 continue
-            if job.case is not None and (why := self._not_tried(subject, job.case)):
+            if job.what == "case" and job.case is not None and (why := self._not_tried(subject, job.case)):
                 self._failed(subject, job.case, "not tried", why)
                 continue
             spec = subject.result.spec
@@ -439,8 +463,12 @@ class Run:
             if job.what == "case":
                 assert job.case is not None
                 if content["kind"] == "hangs":  # processes that the case had started
-                    job.subject.ends[job.case["backend"], job.case["function"]] += 1
+                    job.subject.ends[job.case["backend"], job.case["function"]] += ENDS_OF_A_TEST
                 self._note(job.subject, job.case, **content)
+                self._count()
+            elif job.what == "explain":
+                assert job.case is not None
+                self._explained(job.subject, job.case, content)
                 self._count()
             elif job.what == "curves":
                 job.subject.result.curves += content
@@ -458,11 +486,11 @@ class Run:
         for job in cases:
             assert job.case is not None
             subject = job.subject
-            subject.ends[job.case["backend"], job.case["function"]] += 1
+            subject.ends[job.case["backend"], job.case["function"]] += ENDS_OF_A_TEST if end.kind == "hangs" else 1
             subject.ends[job.case["backend"]] += 1
             self._failed(subject, job.case, end.kind, end.why, end.input(job.case["mode"]))
         self._dismiss(gone)
-        self._done += sum(job.what == "curves" for job in jobs)
+        self._done += sum(job.what in ("curves", "explain") for job in jobs)
         self._hire()
 
     def _not_tried(self, subject: _Subject, case: dict[str, str]) -> str | None:
@@ -477,7 +505,7 @@ class Run:
         self, subject: _Subject, case: dict[str, str], kind: str, why: str, last: dict[str, Any] | None = None
     ) -> None:
         name = case["id"].partition("::")[2]
-        failure = Failure(case=name, kind=kind, message=why, input=last)
+        failure = Failure(case=name, kind=kind, message=why, says=why.partition("\n")[0], input=last)
         called = "" if last is None else witness.in_words(last)
         self._note(subject, case, FAILS, kind=kind, message=why, failure=failure, last_call=called)
         self._count()

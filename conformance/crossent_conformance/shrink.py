@@ -1,7 +1,9 @@
 """A failing input made small: the row that fails, alone, with few classes, round numbers and no option it can spare.
 
-`smallest` tries ever smaller inputs as long as the subject disagrees with the oracle on them in the same result, loss
-or gradient. A failure that calling again does not repeat, or that is no disagreement with the oracle, stays as it is.
+`smallest` tries ever smaller inputs as long as the fault stays the same: the subject disagrees with the oracle in the
+same result, loss or gradient, as badly (`severity`), by about as much, by the same known formula if there is one
+(`suspects`), and with the options that the clause is about. A failure that calling again does not repeat, or that is
+no disagreement with the oracle, stays as it is.
 """
 
 from __future__ import annotations
@@ -13,13 +15,37 @@ from typing import Any
 
 import numpy as np
 
-from crossent_conformance import agree, units
+from crossent_conformance import agree, severity, suspects, units
 from crossent_conformance.adapter import UnderTest
 from crossent_conformance.evidence import Call, Disagreement
 from crossent_conformance.places import Place
 
 MANY = 200_000
 """More logits than these are not looked through again, since the oracle is slow: only the row that is known to fail."""
+
+OWN = {
+    "V8": ("label_smoothing", "smoothing"),
+    "V9": ("weights", "class_weights", "z_loss"),
+    "V10": ("algorithm",),
+    "V12": ("temperature", "logit_softcap"),
+    "R1": ("reduction",),
+    "R2": ("reduction", "denominator", "weights", "class_weights", "ignore_index"),
+    "R6": ("reduction", "grad_output"),
+    "S1": ("weights", "class_weights", "ignore_index"),
+}
+"""The options that a clause is about: a smaller input keeps those that it has."""
+LESS = 0.1
+"""A smaller input's error is no smaller a part of the first one's."""
+
+
+def fault_of(error: Disagreement) -> suspects.Fault | None:
+    """The known fault that a disagreement is the work of; what is not coarsely off has none."""
+    call = error.call
+    if call is None or not severity.coarse(error.relative, call.dtype):
+        return None
+    if error.fault is None:
+        error.fault = (suspects.named(call, error.what, error.whole),)
+    return error.fault[0]
 
 
 class Input(Call):
@@ -76,9 +102,13 @@ class Input(Call):
 class _Search:
     """The smallest input so far, and the disagreement that it shows."""
 
-    def __init__(self, place: Place, subject: UnderTest, first: Disagreement, call: Call, seconds: float) -> None:
+    def __init__(
+        self, place: Place, subject: UnderTest, first: Disagreement, call: Call, clause: str, seconds: float
+    ) -> None:
         self.place, self.subject = place, subject
-        self.found = first
+        self.first = self.found = first
+        self.own = OWN.get(clause, ())
+        self.grade = self._grade(first)
         self.input = Input(**vars(call))
         self.deadline = time.monotonic() + seconds
         self.precise = False
@@ -91,24 +121,37 @@ class _Search:
         try:
             agree.with_oracle(self.place, self.subject, *arrays, precise=self.precise, **smaller.options)
         except Disagreement as found:
-            if found.what == self.found.what and found.call is not None:
+            if found.call is not None and self._is_the_same(found):
                 self.found = found
-                self.input = Input(found.call.logits, found.call.targets, dict(smaller.options))
+                self.input = replace(smaller, logits=found.call.logits, targets=found.call.targets)
                 return True
         except Exception:  # another failure, or the options do not go together: not this one
             return False
         return False
 
+    def _is_the_same(self, found: Disagreement) -> bool:
+        if found.what != self.first.what or not found.relative >= LESS * min(self.first.relative, 1.0):
+            return False
+        if self._grade(found) != self.grade:
+            return False
+        before, now = fault_of(self.first), fault_of(found)
+        return before is None or (now is not None and now.key == before.key)
 
-def smallest(place: Place, subject: UnderTest, error: BaseException, seconds: float = 2.0) -> BaseException:
-    """The smallest input found in so many seconds on which the subject disagrees in the same way; or the error."""
+    def _grade(self, error: Disagreement) -> str:
+        return severity.graded(error, "disagrees", error.call, self.place.dtype)[0]
+
+
+def smallest(
+    place: Place, subject: UnderTest, error: BaseException, clause: str = "", seconds: float = 2.0
+) -> BaseException:
+    """The smallest input found in so many seconds on which the subject has the same fault; or the error."""
     if not isinstance(error, Disagreement) or error.call is None or error.call.logits.ndim == 0:
         return error
     if error.what not in ("loss", "d_logits"):
         return error
     before = units.worst_seen.copy()  # the report is about the tests, not about this search
     try:
-        return _smallest(_Search(place, subject, error, error.call, seconds))
+        return _smallest(_Search(place, subject, error, error.call, clause, seconds))
     finally:
         units.worst_seen[:] = before
 
@@ -123,7 +166,7 @@ def _smallest(search: _Search) -> Disagreement:
             search.precise = True  # in half precision some tests ask for more
             if not search.take(search.input):
                 return disagreement
-        if search.input.options.get("reduction", "mean") != "none":
+        if search.input.options.get("reduction", "mean") != "none" and "reduction" not in search.own:
             search.take(search.input.with_options(reduction="none", denominator=None, grad_output=None))
     _fewer_rows(search, many)
     _fewer_options(search)
@@ -154,7 +197,7 @@ def _fewer_rows(search: _Search, many: bool) -> None:
 
 def _fewer_options(search: _Search) -> None:
     for name, value in list(search.input.options.items()):
-        if not (isinstance(value, str) and value == "none"):
+        if name not in search.own and not (isinstance(value, str) and value == "none"):
             search.take(search.input.with_options(**{name: None}))
 
 

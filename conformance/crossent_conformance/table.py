@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from rich.console import RenderableType
 
 from crossent_conformance import contract, terminal
-from crossent_conformance.results import FAILS, HOLDS, Failure, Results, SubjectResult, values_alone
+from crossent_conformance.results import FAILS, HOLDS, KNOWN, Failure, Results, SubjectResult, values_alone
+from crossent_conformance.severity import EXTREME, GRADES, MEANS, WRONG
 
-MOST_FAILURES = 12
-"""More failing cells than these are counted, not told."""
+MOST_FAULTS = {WRONG: 12, EXTREME: 4}
+"""More than these are counted, not told."""
+MOST_LACKS = 10
+WORDS = {WRONG: "WRONG", EXTREME: "extreme"}
+"""What a cell says that fails."""
 
 
 def text(results: Results) -> str:
@@ -41,17 +46,38 @@ def _subject(subject: SubjectResult) -> Iterator[RenderableType]:
         found = [[clause, *map(_cell, row)] for clause, row in rows.items() if any(row)]
         yield terminal.columns(["", *dtypes], found, indent=2)
     yield from (f"{name}: not covered: {why}" for name, why in subject.not_covered.items())
-    if lacks := sorted({reason for cell in cells.values() for reason in cell["lacks"]}):
-        yield f"\nWhat does not apply is for want of: {'; '.join(lacks)}"
-    failing = [cell for cell in cells.values() if cell["failure"] is not None]
-    if failing:
-        yield "\nWhat fails, with the smallest input that was found:"
-    for cell in failing[:MOST_FAILURES]:
-        yield f"\n  {cell['clause']} {cell['backend']} {cell['dtype']}: {_gist(cell['clause'])}"
-        yield from (f"    {line}" for line in _failure(Failure(**cell["failure"])))
-    if len(failing) > MOST_FAILURES:
-        yield f"\n  and {len(failing) - MOST_FAILURES} more cells, which --html and --json tell"
+    lacks = Counter(reason for cell in cells.values() for reason in cell["lacks"])
+    if lacks:
+        more = f"; and {len(lacks) - MOST_LACKS} more" if len(lacks) > MOST_LACKS else ""
+        first = (reason for reason, _ in lacks.most_common(MOST_LACKS))
+        yield f"\nWhat does not apply is for want of: {'; '.join(first)}{more}"
+    yield from _faults(subject)
     yield ""
+
+
+def _faults(subject: SubjectResult) -> Iterator[str]:
+    """What fails, each fault once: first what is wrong on ordinary inputs, the worst first."""
+    number = 0
+    for grade in GRADES:
+        of_grade = [fault for fault in subject.faults() if fault.failure.severity == grade]
+        if of_grade:
+            clauses = {clause for fault in of_grade for clause in fault.clauses}
+            named = ", ".join(clause for clause in contract.clauses() if clause in clauses)
+            yield f"\n{MEANS[grade][0].upper()}{MEANS[grade][1:]} ({named})"
+        for fault in of_grade[: MOST_FAULTS[grade]]:
+            number += 1
+            yield f"\n  {number}. {fault.failure.says}"
+            others = [clause for clause in fault.clauses if clause != fault.clause]
+            beside = f", and {', '.join(others)}" if others else ""
+            places: dict[str, list[str]] = {}
+            for backend, dtype in fault.places:
+                places.setdefault(backend, []).append(dtype)
+            seen = "; ".join(f"{backend} {', '.join(dtypes)}" for backend, dtypes in places.items())
+            yield f"     {fault.clause}: {_gist(fault.clause)}"
+            yield f"     fails in {counted(fault.count, 'case')} of {fault.clause}{beside} ({seen}), as"
+            yield from (f"       {line}" for line in _failure(fault.failure))
+        if len(of_grade) > MOST_FAULTS[grade]:
+            yield f"\n  and {len(of_grade) - MOST_FAULTS[grade]} more, which --html and --json tell"
 
 
 def _cell(cell: dict[str, Any] | None) -> str:
@@ -60,8 +86,9 @@ def _cell(cell: dict[str, Any] | None) -> str:
     worst = f" ({number(cell['worst'])})" if cell["worst"] is not None else ""
     if cell["status"] == HOLDS:
         return f"holds {cell['held']}{worst}"
-    if cell["status"] == FAILS:
-        return f"FAILS {cell['failed']}/{cell['failed'] + cell['held']}{worst}"
+    if cell["status"] in (FAILS, KNOWN):
+        word = "known" if cell["status"] == KNOWN else WORDS[cell["severity"]]
+        return f"{word} {cell['failed']}/{cell['failed'] + cell['held']}{worst}"
     return "does not apply"
 
 
@@ -84,7 +111,8 @@ def _failure(failure: Failure) -> Iterator[str]:
         yield f"{failure.what}: expected {failure.expected!r}, given {failure.given!r}"
         yield f"off by {number(failure.error)} times what the contract allows"
     else:
-        yield from failure.message.splitlines()[: 12 if failure.kind == "crashes" else 6]
+        lines = failure.message.splitlines()[: 12 if failure.kind == "crashes" else 6]
+        yield from lines[1:] if lines and lines[0].strip() == failure.says else lines
 
 
 def _arrays(given: dict[str, Any]) -> Iterator[str]:
@@ -101,18 +129,28 @@ def _arrays(given: dict[str, Any]) -> Iterator[str]:
         yield f"targets of shape {tuple(given['targets_shape'])}, {given['targets_dtype']}"
 
 
+def counted(n: int, what: str) -> str:
+    """So many of something."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
 def _verdict(results: Results) -> str:
     lines = []
     for subject in results.subjects:
         cells, cases = subject.counts(), [case.outcome for case in subject.cases]
         held, failed = cases.count(HOLDS), cases.count(FAILS)
+        known = sum(case.outcome == FAILS and bool(case.known) for case in subject.cases)
         word = "fails" if subject.fails else "holds" if held else "does not apply"
         if alone := values_alone(subject.backends):
             word += f" (values alone: no gradient was asked for on {', '.join(alone)})"
         lines.append(
-            f"{subject.name}: {word}. {held} cases hold, {failed} fail, {len(cases) - held - failed} do not apply; "
-            f"of {sum(cells.values())} cells {cells[HOLDS]} hold, {cells[FAILS]} fail."
+            f"{subject.name}: {word}. {held} cases hold, {failed} fail"
+            + (f" ({known} known to)" if known else "")
+            + f", {len(cases) - held - failed} do not apply; of {sum(cells.values())} cells {cells[HOLDS]} hold, "
+            f"{cells[FAILS]} fail."
         )
+        failing = ((grade, subject.failing(grade)) for grade in GRADES)
+        lines += [f"{counted(len(of), 'clause')} {MEANS[grade]}: {', '.join(of)}." for grade, of in failing if of]
     if results.not_asked:
         lines.append(f"{', '.join(results.not_asked)} were not asked: --shards 4 asks them, in four processes.")
     done = "" if results.complete else " The run was interrupted: this is what was finished."

@@ -15,7 +15,16 @@ from rich.text import Text
 
 from crossent_conformance.escaped import escaped
 
-STYLES = {"FAILS": "bold red", "holds": "green", "does": "dim", "no": "dim", "raises": "dim"}
+STYLES = {
+    "FAILS": "bold red",
+    "WRONG": "bold red",
+    "extreme": "yellow",
+    "holds": "green",
+    "known": "dim",
+    "does": "dim",
+    "no": "dim",
+    "raises": "dim",
+}
 """How the cells that begin with these words look."""
 ANY_WIDTH = 10_000
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crossent_conformance.evidence import Disagreement
+from crossent_conformance import severity
+from crossent_conformance.evidence import Compared, Disagreement, last_call
 
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 SMALLEST = {"float64": 2.0**-1074, "float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133}
@@ -88,15 +89,23 @@ def check(got: np.ndarray, exact: Exact, dtype: str, stored: str | None = None, 
     worst = float(fractions.max())
     worst_seen.append(worst)
     if worst > 1:
-        where = np.unravel_index(int(fractions.argmax()), fractions.shape)
-        index = tuple(map(int, where))
-        given, expected = float(np.asarray(got)[where]), float(exact.high[where])
+        got = np.asarray(got, dtype=np.float64)
+        relative = np.where(np.isposinf(fractions), np.inf, _relative(got, exact))
+        index = severity.plainest(fractions, relative, last_call())
         raise Disagreement(
             f"{what}: {int((fractions > 1).sum())} of {fractions.size} values are off by more than allowed, the worst "
-            f"by {worst:.3g} times the allowed error, at {index}: {given!r}, exactly {expected!r}",
+            f"by {worst:.3g} times the allowed error; at {index}: {float(got[index])!r}, "
+            f"exactly {float(exact.high[index])!r}",
             what=what,
             index=index,
-            expected=expected,
-            given=given,
-            error=worst,
+            error=float(fractions[index]),
+            relative=float(relative[index]),
+            whole=Compared(got, exact.high, fractions > 1),
         )
+
+
+def _relative(got: np.ndarray, exact: Exact) -> np.ndarray:
+    """Each error relative to the size of the terms that its value is made of."""
+    with np.errstate(all="ignore"):
+        error = np.abs((got - exact.high) - exact.low)
+        return np.where(error == 0, 0.0, 4 * error / exact.allowed)

@@ -1,7 +1,8 @@
 """A pytest session that a parent drives: it collects the clauses once and runs a case when it is told to.
 
 The parent (`run`) speaks over a pipe: ("subject", spec), ("probe", backend), ("refused", (backend, Traits)),
-("traits", {backend: Traits}), ("case", id), ("curves", backend), None to end. Every message is answered by one. A case
+("traits", {backend: Traits}), ("case", id), ("explain", id) for a case with a small input of its failure,
+("curves", backend), None to end. Every message is answered by one. A case
 that hangs or brings the interpreter down takes this process with it, and nothing else.
 """
 
@@ -63,7 +64,7 @@ def main(pipe: Connection, settings: dict[str, Any], log: str, record: str) -> N
         *(f"--clause={clause}" for clause in settings["clauses"]),
         f"--shards={settings['shards']}",
     ]
-    driver = Driver(pipe, settings["backends"] or tuple(backends.BACKENDS), not settings["first_failure"], record)
+    driver = Driver(pipe, settings["backends"] or tuple(backends.BACKENDS), record)
     code = pytest.main(arguments, plugins=[driver])
     if not driver.served:
         why = "\n".join([*driver.problems, Path(log).read_text(errors="replace")])[-2000:]
@@ -73,11 +74,10 @@ def main(pipe: Connection, settings: dict[str, Any], log: str, record: str) -> N
 class Driver:
     """The plugin that takes the loop over the cases from pytest and gives it to the parent."""
 
-    def __init__(self, pipe: Connection, backends: tuple[str, ...], shrink: bool, record: str) -> None:
+    def __init__(self, pipe: Connection, backends: tuple[str, ...], record: str) -> None:
         self.pipe = pipe
         self.record = record
         self.backends = backends
-        self.shrink = shrink
         self.served = False
         self.problems: list[str] = []
 
@@ -99,7 +99,7 @@ class Driver:
         if self.problems:
             raise session.Interrupted("the suite is broken")
         known = session.config.stash[plugin.SESSION]
-        known.is_driven, known.shrinks = True, self.shrink
+        known.is_driven = True
         items = {item.nodeid: item for item in session.items if "place" in getattr(item, "fixturenames", ())}
         described = {name: _described(name) for name in self.backends}
         self.pipe.send(("ready", {"cases": [_told(item) for item in items.values()], "backends": described}))
@@ -112,10 +112,13 @@ class Driver:
             if message is None:
                 return True
             what, argument = message
-            answer = self._case(items[argument]) if what == "case" else _answer(known, witness, what, argument)
-            self.pipe.send(answer)
+            if what in ("case", "explain"):
+                known.shrinks = what == "explain"
+                self.pipe.send((what, self._case(items[argument])))
+            else:
+                self.pipe.send(_answer(known, witness, what, argument))
 
-    def _case(self, item: Any) -> tuple[str, Any]:
+    def _case(self, item: Any) -> dict[str, Any]:
         from _pytest.runner import runtestprotocol
 
         from crossent_conformance import results
@@ -135,7 +138,7 @@ class Driver:
                 found |= {"outcome": "fails", "failure": failure, "kind": failure.kind, "message": failure.message}
         item.user_properties.clear()
         found["seconds"] = time.perf_counter() - started
-        return "case", found
+        return found
 
 
 def _told(item: Any) -> dict[str, str]:
@@ -169,7 +172,7 @@ def _answer(session: plugin.Session, witness: Witness, what: str, argument: Any)
         if what == "subject":
             if session.teams is not None:
                 session.teams.end()
-            session.subject, session.traits, session.shown = subject.load(argument), {}, set()
+            session.subject, session.traits = subject.load(argument), {}
             session.subject.witness = witness
             told = {name: getattr(session.subject, name) for name in ("name", "version", "file")}
             return "subject", told

@@ -18,9 +18,9 @@ def _infinite_only_where_the_loss_is(place, subject, logits, targets, near=1.0, 
     """Never NaN; `near` is the part of the dtype's range in which the rounding of a loss may not reach its end."""
     exact, _ = oracle.cross_entropy(logits, targets, reduction="none", **options)
     loss, d_logits = agree.both(place, subject, logits, targets, reduction="none", **options)
-    assert not np.isnan(loss).any()
-    assert np.isfinite(loss[exact.high <= near * units.LARGEST[place.dtype]]).all()
-    agree.every(np.isfinite, [d_logits])
+    agree.within(loss, ~np.isnan(loss), "a number", what="loss")
+    agree.every(np.isfinite, [loss], exact.high <= near * units.LARGEST[place.dtype], what=["loss"])
+    agree.every(np.isfinite, [d_logits], what=["d_logits"])
 
 
 def test_S5_finite_logits_of_any_size(place, subject):

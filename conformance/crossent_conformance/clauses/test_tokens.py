@@ -81,7 +81,7 @@ def test_T1_a_log_probability_is_the_negative_of_the_loss(place, subject):
     found = place.evaluate(subject.measure("token_log_probs"), logits, targets)
     assert str(found.dtype) == place.compute_dtype
     agree.equal(found, -loss, what="log_prob")
-    assert (found <= 0).all()
+    agree.every(agree.is_at_most_zero, [found], what=["log_prob"])
 
 
 @pytest.mark.places(modes=ONCE, sparse=True, when=_spared)
@@ -91,7 +91,7 @@ def test_T1_a_log_probability_is_the_negative_of_the_loss(place, subject):
 def test_T1_log_probabilities(place, subject, rows, several, transform):
     arrays = ROWS[rows], _ids(ROWS[rows], *several)
     found, _ = agree.measured_with_oracle(place, subject, "token_log_probs", *arrays, only="value", **transform)
-    assert (found <= 0).all()
+    agree.every(agree.is_at_most_zero, [found], what=["log_prob"])
 
 
 WIDE = cases.gaps(6, cases.WIDE_GAPS)[0]
@@ -106,8 +106,9 @@ def test_T1_entropy(place, subject, rows, transform):
     asked = {"only": "value", "reduction": "none", **transform}
     found, _ = agree.measured_with_oracle(place, subject, "entropy", logits, **asked)
     n = (np.isfinite(logits) | ("logit_softcap" in transform)).sum(axis=-1)
-    assert (found >= 0).all()
-    assert (found <= np.log(n) * (1 + units.allowance(6) * units.EPS[place.compute_dtype])).all()
+    agree.every(agree.is_at_least_zero, [found], what=["entropy"])
+    most = np.log(n) * (1 + units.allowance(6) * units.EPS[place.compute_dtype])
+    agree.within(found, found <= most, "at most log V", what="entropy")
 
 
 @pytest.mark.places(modes=DIRECT, sparse=True)
@@ -274,7 +275,7 @@ def test_T3_divergences(place, subject, direction, rows, teacher):
     arrays = ROWS[rows], TEACHERS[teacher](ROWS[rows])
     asked = {"only": "value", "reduction": "none", **direction}
     found, _ = agree.measured_with_oracle(place, subject, "kl_divergence", *arrays, **asked)
-    assert (found >= 0).all()
+    agree.every(agree.is_at_least_zero, [found], what=["kl_divergence"])
 
 
 @pytest.mark.places(sparse=True, when=_spared)
@@ -326,8 +327,8 @@ def test_T4_nan_infinities_and_nothing_fill_their_row_alone(place, subject, name
     found = agree.measured_with_oracle(place, subject, name, logits, other, **options)
     for part in found:
         if part is not agree.NO_GRADIENT:
-            assert np.isnan(part[1:4]).all()
-            assert np.isfinite(part[[0, 4]]).all()
+            agree.every(np.isnan, [part], slice(1, 4), what=["the result"])
+            agree.every(np.isfinite, [part], [0, 4], what=["the result"])
 
 
 @pytest.mark.clause("T4", "S4")
@@ -338,7 +339,7 @@ def test_T4_statistics_of_spoilt_rows(place, subject):
     targets = np.array([0, 1, 2, 1, 1])
     found = dict(zip(STATISTICS, place.evaluate(subject.measure("token_statistics"), logits, targets), strict=True))
     for name in STATISTICS[:-1]:
-        assert np.isnan(found[name][:3]).all(), name
+        agree.every(np.isnan, [found[name]], slice(3), what=[name])
     assert found["most_likely"].tolist() == [False, False, False, False, True]
     assert (found["log_prob"][3], found["rank"][3]) == (-INF, 2)
 
@@ -388,8 +389,8 @@ def test_T4_statistics_of_ignored_tokens(place, subject):
     ask = subject.measure("token_statistics")
     *found, rank, most_likely = place.evaluate(ask, logits, targets, ignore_index=-100)
     agree.every(agree.is_zero, (*found, rank + 1, most_likely), ~KEPT)
-    assert (rank[KEPT] >= 0).all()
-    assert all(np.isfinite(part).all() for part in found)
+    agree.every(agree.is_at_least_zero, [rank], KEPT, what=["rank"])
+    agree.every(np.isfinite, found)
 
 
 @pytest.mark.clause("T4", "A4")
@@ -401,7 +402,8 @@ def test_T4_classes_outside_of_the_vocabulary(place, subject, value):
     ids[2, 1] = value
     ask = subject.measure("token_log_probs")
     found = place.evaluate(ask, logits, ids, check_targets=False)
-    assert (np.isnan(found) == (ids == value) & (np.arange(6) == 2)[:, None]).all()
+    outside = (ids == value) & (np.arange(6) == 2)[:, None]
+    agree.within(found, np.isnan(found) == outside, "NaN for what is no class, numbers for others", what="log_prob")
     if place.mode in (Mode.TRACED, Mode.LAZY):
         return
     error = agree.refusal(lambda: place.call(ask, logits, ids), IndexError)

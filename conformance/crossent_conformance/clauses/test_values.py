@@ -73,7 +73,7 @@ def test_V2_never_negative(place, subject, options):
     logits, targets = cases.gaps(10, tuple(np.arange(0.0, 800.0, 4.0).tolist()))
     logits = np.concatenate([logits, logits + 100, logits - 1000])
     loss = place.evaluate(subject.loss, logits, np.tile(targets, 3), reduction="none", **options)
-    assert (loss >= 0).all()
+    agree.every(agree.is_at_least_zero, [loss], what=["loss"])
 
 
 @pytest.mark.places(modes=UNCOMPILED, sparse=True)
@@ -83,7 +83,7 @@ def test_V2_any_row(place, subject, data):
     logits = filled(data.draw, (3, V), st.one_of(st.floats(-1e4, 1e4), EXACT))
     targets = np.array(data.draw(st.lists(st.integers(0, V - 1), min_size=3, max_size=3)))
     loss = place.evaluate(subject.loss, logits, targets, reduction="none")
-    assert (loss >= 0).all()
+    agree.every(agree.is_at_least_zero, [loss], what=["loss"])
 
 
 def _check_shifted(place, subject, logits, targets, shift):
@@ -120,7 +120,8 @@ def _check_sums(place, subject, logits, targets, floor=0.0):
     if place.dtype in HALF:
         allowed += units.half_ulp(d_logits, place.dtype).sum(axis=1)
     # Summed exactly: the sum of a row must not add a rounding of its own.
-    assert (np.abs([math.fsum(row) for row in d_logits.tolist()]) <= allowed + floor * V).all()
+    sums = np.array([math.fsum(row) for row in d_logits.tolist()])
+    agree.within(sums, np.abs(sums) <= allowed + floor * V, "0, but for roundings", what="the sum of d_logits")
 
 
 @pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
@@ -151,14 +152,15 @@ def test_V4_rows_of_the_gradient_sum_to_zero(place, subject, V, seed, scale, gap
 def test_V6_random_logits_give_about_log_V(place, subject):
     for V in (10, 1000):
         loss = place.evaluate(subject.loss, *cases.random((64,), V, scale=0.05))
-        assert abs(float(loss) - math.log(V)) < 0.02 + 8 * units.EPS[place.dtype]
+        near = abs(float(loss) - math.log(V)) < 0.02 + 8 * units.EPS[place.dtype]
+        agree.within(loss, near, f"about log {V}, {math.log(V):.4f}", what="the mean loss")
 
 
 @pytest.mark.places(modes=NOT_DOUBLED, sparse=True)
 def test_V6_confident_right_logits_give_about_zero(place, subject):
     _, targets = cases.random((64,), 100)
     loss = place.evaluate(subject.loss, 20.0 * (np.arange(100) == targets[:, None]), targets)
-    assert 0 <= float(loss) < 1e-6
+    agree.within(loss, 0 <= float(loss) < 1e-6, "from 0 to 1e-6", what="the mean loss")
 
 
 @pytest.mark.places(sparse=True)
@@ -166,8 +168,10 @@ def test_V6_raising_the_target_lowers_the_loss(place, subject):
     logits = np.zeros((81, 7))
     logits[:, 2] = np.arange(-15, 66)
     loss = place.evaluate(subject.loss, logits, np.full(81, 2), reduction="none")
-    assert (np.diff(loss) <= 0).all()
-    assert (np.diff(loss[:21]) < 0).all()  # past a gap of 5 that is a question of accuracy: V1's
+    steps = np.diff(loss)
+    agree.every(agree.is_at_most_zero, [steps], what=["the change of the loss by a larger target"])
+    steps = steps[:20]  # past a gap of 5 that is a question of accuracy: V1's
+    agree.within(steps, steps < 0, "less than 0", what="the change of the loss by a larger target")
 
 
 @pytest.mark.places(sparse=True, modes=NOT_DOUBLED)

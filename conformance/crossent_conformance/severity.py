@@ -1,0 +1,106 @@
+"""How bad a failure is: wrong on ordinary inputs, or off only where the model is confident or the logits are extreme.
+
+An ordinary token has finite logits of moderate size, and its target is not far ahead of the other classes. An error is
+coarse where it reaches a digit that a user of the dtype relies on. A failure is WRONG unless it is one of values that
+are not coarsely off, or one of tokens that are not ordinary though all their logits are numbers: those are EXTREME.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from crossent_conformance.evidence import Call, Disagreement, Unlike
+
+WRONG, EXTREME = "wrong", "extreme"
+GRADES = (WRONG, EXTREME)
+MEANS = {
+    WRONG: "wrong on ordinary inputs",
+    EXTREME: "off only where the model is confident or the logits are extreme",
+}
+LEAD = 5.0
+"""A target that is further ahead of the other classes is one that the model is confident of."""
+LARGE = 60.0
+"""The largest logit of moderate size."""
+COARSE = {"float64": 1e-3, "float32": 1e-3, "float16": 4e-3, "bfloat16": 32e-3}
+"""Relative errors past 1e-3, or past four units in the last place of half precision."""
+SPECIAL, REFUSALS = 2, 3
+"""Tiers of what is wrong: 0 and 1 are values, and errors, on ordinary inputs; then special inputs, then bad ones."""
+
+
+def ordinary(call: Call) -> np.ndarray:
+    """Which tokens of the call are ordinary."""
+    logits = np.asarray(call.logits, dtype=np.float64)
+    if logits.ndim == 0 or logits.shape[-1] == 0:
+        return np.zeros(logits.shape[:-1], dtype=bool)
+    tokens, V = logits.shape[:-1], logits.shape[-1]
+    moderate = np.asarray((np.abs(logits) <= LARGE).all(axis=-1))  # false for NaN
+    if V == 1:
+        return moderate
+    top = np.partition(logits, -2, axis=-1)[..., -2:]
+    with np.errstate(invalid="ignore"):
+        ahead = top[..., 1] - top[..., 0] > LEAD
+    targets = call.targets
+    if targets.shape == tokens and targets.dtype.kind in "iu":
+        inside = (targets >= 0) & (targets < V)
+        at = np.take_along_axis(logits, np.where(inside, targets, 0)[..., None], axis=-1)[..., 0]
+        ahead &= inside & (at == top[..., 1])
+    return moderate & ~ahead
+
+
+def spread(tokens: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """What holds of tokens, as it holds of a result of that shape: of a sum, where it holds of every token in it."""
+    if shape[: tokens.ndim] == tokens.shape:
+        return np.broadcast_to(tokens.reshape(tokens.shape + (1,) * (len(shape) - tokens.ndim)), shape)
+    if tokens.shape[: len(shape)] == shape:
+        return np.asarray(tokens.all(axis=tuple(range(len(shape), tokens.ndim))))
+    return np.full(shape, bool(tokens.all()))
+
+
+def coarse(relative: float | np.ndarray, dtype: str) -> bool | np.ndarray:
+    """Whether a relative error is one that a user of the dtype sees."""
+    return ~(np.asarray(relative) <= COARSE.get(dtype, 1e-3))
+
+
+def plainest(fractions: np.ndarray, relative: np.ndarray, call: Call | None) -> tuple[int, ...]:
+    """Which of the entries that are off tells most: the worst of the ordinary tokens, if theirs are coarsely off."""
+    if call is not None:
+        found = (fractions > 1) & spread(ordinary(call), fractions.shape) & coarse(relative, call.dtype)
+        if found.any():
+            fractions = np.where(found, relative, -1.0)
+    return tuple(map(int, np.unravel_index(int(np.argmax(fractions)), fractions.shape)))
+
+
+def graded(error: BaseException, kind: str, call: Call | None, dtype: str) -> tuple[str, int, float]:
+    """The grade of a failure, its tier, and its relative error: what is told first is smallest, largest."""
+    if call is None:
+        return WRONG, REFUSALS if kind in ("not refused", "wrong type") else 1, 0.0
+    index = error.index if isinstance(error, Unlike) else ()
+    with np.errstate(invalid="ignore"):
+        numbers = not np.isnan(call.logits).any() and not np.isinf(call.logits).any()
+    plain = _holds_at(ordinary(call), index)
+    if isinstance(error, Unlike):
+        relative = error.relative if isinstance(error, Disagreement) else _apart(error)
+        if not coarse(relative, dtype) or (numbers and not plain and call.logits.size):
+            return EXTREME, SPECIAL, relative
+        return WRONG, 0 if plain else SPECIAL, relative
+    if kind == "not refused":
+        return WRONG, REFUSALS, 0.0
+    return WRONG, 1 if plain and kind != "disagrees" else SPECIAL, 0.0
+
+
+def _apart(error: Unlike) -> float:
+    """The relative distance of two values that should be the same; losses below 1 count as 1."""
+    if not (math.isfinite(error.expected) and math.isfinite(error.given)):
+        return 0.0 if error.expected == error.given else math.inf
+    return abs(error.given - error.expected) / max(error.scale, abs(error.expected), 1e-300)
+
+
+def _holds_at(tokens: np.ndarray, index: tuple[int, ...]) -> bool:
+    if not tokens.size:
+        return False
+    try:
+        return bool(np.all(tokens[index[: tokens.ndim]]))
+    except IndexError:
+        return bool(tokens.all())
