@@ -292,7 +292,23 @@ def within(values: Any, holds: Any, accepted: str, *, what: str) -> None:
         expected=0.0,
         given=given,
         index=index,
+        whole=evidence.Compared(values, values, ~holds),
     )
+
+
+def same(given: Any, expected: Any, what: str) -> None:
+    """Assert that something that is no array of results, a dtype or a shape, is the expected one."""
+    if given != expected:
+        raise AssertionError(f"{what}: {given}; accepted: {expected}")
+
+
+def near(
+    given: Any, expected: Any, *, what: str, rtol: float = 0.0, atol: float = 0.0, by: str = "the other call gave"
+) -> None:
+    """Assert that values are the expected ones, but for so much; `by` says where these are from."""
+    a, b = np.asarray(given), np.asarray(expected)
+    apart = lambda: ~np.isclose(a, b, rtol=rtol, atol=atol, equal_nan=a.dtype.kind in "fc")  # noqa: E731
+    _check(a, b, apart, what, None, by)
 
 
 def equal(given: Any, expected: Any, *, what: str = "values", bits: bool = False) -> None:
@@ -305,10 +321,17 @@ def _bits(array: np.ndarray) -> np.ndarray:
     return array.view(f"u{array.itemsize}")
 
 
-def _check(given: np.ndarray, expected: np.ndarray, apart: Callable[[], Any], what: str, rows: Any) -> None:
+def _check(
+    given: np.ndarray,
+    expected: np.ndarray,
+    apart: Callable[[], Any],
+    what: str,
+    rows: Any,
+    by: str = "the other call gave",
+) -> None:
     """Name the entry that is furthest apart; `rows` are the places of the first axis in what was compared."""
     if given.shape != expected.shape:
-        raise AssertionError(f"{what}: shape {given.shape}, where the other call gave {expected.shape}")
+        raise AssertionError(f"{what}: shape {given.shape}, where {by} {expected.shape}")
     with np.errstate(invalid="ignore", over="ignore"):
         differs = np.asarray(apart())
         distance = np.abs(given.astype(np.float64) - expected.astype(np.float64))
@@ -319,12 +342,13 @@ def _check(given: np.ndarray, expected: np.ndarray, apart: Callable[[], Any], wh
     index = tuple(map(int, where)) if rows is None else (int(rows[where[0]]), *map(int, where[1:]))
     one, other = float(given[where]), float(expected[where])
     raise Unlike(
-        f"{what}: {int(differs.sum())} of {differs.size} are not what the other call gave, at {index}: "
+        f"{what}: {int(differs.sum())} of {differs.size} are not what {by}, at {index}: "
         f"expected {other!r}, given {one!r}",
         expected=other,
         given=one,
         index=index,
         scale=float(np.abs(expected[np.isfinite(expected)]).max(initial=0.0)),
+        whole=evidence.Compared(given, expected, differs) if rows is None else None,
     )
 
 

@@ -34,28 +34,6 @@ def kind_of(value: Any) -> str:
     return "None" if value is None else f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-class Unlike(AssertionError):  # noqa: N818 - a finding, not an error of the suite
-    """A value that is not what it should be: that of another call, or within bounds."""
-
-    what = ""
-    """The name of the result."""
-    index: tuple[int, ...] = ()
-
-    def __init__(
-        self, message: str, *, expected: float, given: float, scale: float = 1.0, index: tuple[int, ...] = ()
-    ) -> None:
-        """What should have come, and what came; `scale` is the size of a value that is not small."""
-        super().__init__(message)
-        self.expected = expected
-        self.given = given
-        self.scale = scale
-        self.index = index
-
-
-class NotRefusedError(AssertionError):
-    """The implementation took what the contract refuses."""
-
-
 @dataclass(frozen=True)
 class Compared:
     """A whole result beside the exact one, and where they are further apart than is allowed."""
@@ -65,17 +43,48 @@ class Compared:
     off: np.ndarray
 
 
+class Unlike(AssertionError):  # noqa: N818 - a finding, not an error of the suite
+    """A value that is not what it should be: that of another call, or within bounds."""
+
+    what = ""
+    """The name of the result."""
+    index: tuple[int, ...] = ()
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        expected: float,
+        given: float,
+        scale: float = 1.0,
+        index: tuple[int, ...] = (),
+        whole: Compared | None = None,
+    ) -> None:
+        """What should have come, and what came; `scale` is the size of a value that is not small."""
+        super().__init__(message)
+        self.expected = expected
+        self.given = given
+        self.scale = scale
+        self.index = index
+        self.whole = whole
+
+
+class NotRefusedError(AssertionError):
+    """The implementation took what the contract refuses."""
+
+
 class Disagreement(Unlike):
     """A value that is further from the exact one than the contract allows."""
+
+    whole: Compared
 
     def __init__(
         self, message: str, *, what: str, index: tuple[int, ...], error: float, relative: float, whole: Compared
     ) -> None:
         """`error` counts what is allowed: 1 is the limit; `relative` is to the size of what the value is made of."""
         expected, given = float(whole.exact[index]), float(whole.given[index])
-        super().__init__(message, expected=expected, given=given, index=index)
+        super().__init__(message, expected=expected, given=given, index=index, whole=whole)
         self.what, self.error, self.relative = what, error, relative
-        self.whole = whole
         self.call = last_call()
         self.fault: tuple[Any] | None = None
         """The known fault, in a tuple, once it has been looked for."""

@@ -11,7 +11,7 @@ from crossent_conformance.places import Place
 
 SECONDS = 2.0
 """How long a failing input may be made smaller."""
-MOST_CLASSES = 2_000_000
+MOST_LOGITS = 2_000_000
 """Of more logits than these nothing is said but the entry that is off."""
 
 
@@ -46,19 +46,28 @@ def told(
 
 def _said(error: BaseException, call: evidence.Call | None, by: list[frames.Frame], kind: str) -> tuple[str, str]:
     """The fault by its name, "" for one that has none; and what is wrong in words."""
-    if not isinstance(error, evidence.Disagreement) or by or call is None:
+    if not isinstance(error, evidence.Disagreement) or by:
         first = _words(error) if not by else f"{type(error).__name__}: {error}"
-        return "", _short(first.partition("\n")[0].strip() or f"it {kind}", 300)
+        said = _short(first.strip().partition("\n")[0] or f"it {kind}", 300)
+        at = "" if not isinstance(error, evidence.Unlike) or by else _at(call, error.whole)
+        return "", said + (at if "those" in at or "entry" in at else "")
     named = shrink.fault_of(error)
     if named is not None:
         return named.key, named.says
     entry = f"{error.what}{list(error.index) if error.index else ''}"
-    at = suspects.where(call, error.whole) if call.logits.size <= MOST_CLASSES else ""
     if math.isnan(error.given):
         says = f"{entry} is NaN, and should be {error.expected:.6g}"
     else:
         says = f"{entry} is {error.given:.6g}, and should be {error.expected:.6g}"
-    return "", says + (f" ({at})" if at else "")
+    return "", says + _at(call, error.whole)
+
+
+def _at(call: evidence.Call | None, whole: evidence.Compared | None) -> str:
+    """Which tokens or entries are off, in brackets."""
+    if call is None or whole is None or call.logits.size > MOST_LOGITS:
+        return ""
+    at = suspects.where(call, whole)
+    return f" ({at})" if at else ""
 
 
 def _input(error: BaseException, place: Place, subject: UnderTest) -> dict[str, Any] | None:

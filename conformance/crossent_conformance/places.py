@@ -86,14 +86,18 @@ class Place:
         with self.backend.during_call():
             return _with_named(function, plain, arrays)
 
-    def evaluate(self, function: Any, logits: np.ndarray, targets: np.ndarray | None, **options: Any) -> Any:
-        result = self.call(function, logits, targets, **options)
-        parts = result if isinstance(result, tuple) else (result,)
+    def check_owned(self, *parts: Any) -> None:
+        """Assert that all of these are arrays of the backend's library and device."""
         for part in parts:
             if not self.backend.owns(part):
                 raise evidence.WrongTypeError(
                     f"{evidence.kind_of(part)} came back, not an array of {self.backend.name}"
                 )
+
+    def evaluate(self, function: Any, logits: np.ndarray, targets: np.ndarray | None, **options: Any) -> Any:
+        result = self.call(function, logits, targets, **options)
+        parts = result if isinstance(result, tuple) else (result,)
+        self.check_owned(*parts)
         values = tuple(self.to_numpy(part) for part in parts)
         return values if isinstance(result, tuple) else values[0]
 

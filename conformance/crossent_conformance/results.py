@@ -58,9 +58,10 @@ class Failure:
         """What is told first is smallest by this: the worst on the plainest input, of those the one of few logits."""
         size = math.inf if self.input is None else math.prod(self.input.get("shape") or (0,))
         options = 0 if self.input is None else len(self.input.get("options") or ())
-        worst = -round(math.log10(min(max(self.relative, 1e-9), 1e9)))
+        worst = -round(math.log10(min(max(self.relative, 1e-9), 1.0)))
         tried = self.kind == "not tried"
-        return severity.GRADES.index(self.severity), tried, self.tier, worst, not self.shrunk, options, size
+        grade = severity.GRADES.index(self.severity)
+        return grade, tried, self.tier, not self.fault, worst, not self.shrunk, options, size
 
 
 @dataclass
@@ -172,7 +173,7 @@ class SubjectResult:
             clauses = sorted({case.clause for case in cases}, key=order.index)
             places = dict.fromkeys((case.backend, case.dtype) for case in cases)
             found.append(Fault(first.clause, first, clauses, list(places), len(cases)))
-        return sorted(found, key=lambda fault: (fault.failure.order[:4], order.index(fault.clause)))
+        return sorted(found, key=lambda fault: (fault.failure.order[:5], order.index(fault.clause)))
 
     def failing(self, grade: str) -> list[str]:
         """The clauses whose worst failure is of that grade."""

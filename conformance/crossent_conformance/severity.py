@@ -1,8 +1,9 @@
 """How bad a failure is: wrong on ordinary inputs, or off only where the model is confident or the logits are extreme.
 
-An ordinary token has finite logits of moderate size, and its target is not far ahead of the other classes. An error is
-coarse where it reaches a digit that a user of the dtype relies on. A failure is WRONG unless it is one of values that
-are not coarsely off, or one of tokens that are not ordinary though all their logits are numbers: those are EXTREME.
+An ordinary token has finite logits of moderate size, none of them far ahead of the others. An error is coarse where it
+reaches a digit that a user of the dtype relies on. A failure is WRONG unless it is one of values that are not coarsely
+off, or one of tokens that are not ordinary though all their logits are finite, and whose values are infinite, NaN, or
+nearly right where losses of 1 are the measure: those are EXTREME.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ MEANS = {
     EXTREME: "off only where the model is confident or the logits are extreme",
 }
 LEAD = 5.0
-"""A target that is further ahead of the other classes is one that the model is confident of."""
+"""A class that is further ahead of the others is one that the model is confident of."""
 LARGE = 60.0
 """The largest logit of moderate size."""
 COARSE = {"float64": 1e-3, "float32": 1e-3, "float16": 4e-3, "bfloat16": 32e-3}
@@ -34,18 +35,12 @@ def ordinary(call: Call) -> np.ndarray:
     logits = np.asarray(call.logits, dtype=np.float64)
     if logits.ndim == 0 or logits.shape[-1] == 0:
         return np.zeros(logits.shape[:-1], dtype=bool)
-    tokens, V = logits.shape[:-1], logits.shape[-1]
     moderate = np.asarray((np.abs(logits) <= LARGE).all(axis=-1))  # false for NaN
-    if V == 1:
+    if logits.shape[-1] == 1:
         return moderate
     top = np.partition(logits, -2, axis=-1)[..., -2:]
     with np.errstate(invalid="ignore"):
         ahead = top[..., 1] - top[..., 0] > LEAD
-    targets = call.targets
-    if targets.shape == tokens and targets.dtype.kind in "iu":
-        inside = (targets >= 0) & (targets < V)
-        at = np.take_along_axis(logits, np.where(inside, targets, 0)[..., None], axis=-1)[..., 0]
-        ahead &= inside & (at == top[..., 1])
     return moderate & ~ahead
 
 
@@ -82,7 +77,8 @@ def graded(error: BaseException, kind: str, call: Call | None, dtype: str) -> tu
     plain = _holds_at(ordinary(call), index)
     if isinstance(error, Unlike):
         relative = error.relative if isinstance(error, Disagreement) else _apart(error)
-        if not coarse(relative, dtype) or (numbers and not plain and call.logits.size):
+        far = math.isfinite(error.given) and coarse(_apart(error), dtype)
+        if not coarse(relative, dtype) or (numbers and not plain and not far and call.logits.size):
             return EXTREME, SPECIAL, relative
         return WRONG, 0 if plain else SPECIAL, relative
     if kind == "not refused":

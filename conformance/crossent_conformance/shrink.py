@@ -39,12 +39,13 @@ LESS = 0.1
 
 
 def fault_of(error: Disagreement) -> suspects.Fault | None:
-    """The known fault that a disagreement is the work of; what is not coarsely off has none."""
-    call = error.call
-    if call is None or not severity.coarse(error.relative, call.dtype):
+    """The known fault that a disagreement is the work of; of what is not wrong, only how many digits it has."""
+    if error.call is None:
         return None
     if error.fault is None:
-        error.fault = (suspects.named(call, error.what, error.whole),)
+        grade = severity.graded(error, "disagrees", error.call, error.call.dtype)[0]
+        find = suspects.named if grade == severity.WRONG else suspects.imprecise
+        error.fault = (find(error.call, error.what, error.whole),)
     return error.fault[0]
 
 

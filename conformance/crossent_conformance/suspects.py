@@ -10,6 +10,7 @@ compared with multiples of the right result alone.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -19,13 +20,26 @@ from typing import Any
 import numpy as np
 
 from crossent_conformance.evidence import Call, Compared
-from crossent_conformance.reference import Reference
+from crossent_conformance.reference import Reference, TokensReference
 from crossent_conformance.reference.rows import Call as Asked
+
+
+def _rounded(dtype: str, values: np.ndarray) -> np.ndarray:
+    """The values in a dtype of fewer digits, in float64 again."""
+    with np.errstate(all="ignore"):
+        if dtype != "bfloat16":
+            return np.asarray(values, dtype=np.float64).astype(dtype).astype(np.float64)
+        bits = np.asarray(values, dtype=np.float32).view(np.uint32)
+        even = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
+        return np.where(np.isfinite(values), even.view(np.float32), values).astype(np.float64)
+
 
 SIMILAR = {"float64": 1e-6, "float32": 1e-4, "float16": 4e-3, "bfloat16": 32e-3}
 """Relative differences within which an answer equals a formula."""
 MOST = 20_000
-"""More logits than these are compared with multiples alone."""
+"""More logits than these are compared with multiples alone,"""
+MOST_OF_A_SUM = 5_000_000
+"""and with sums that are made in few digits."""
 MULTIPLES = tuple(2**k for k in range(1, 11))
 NOT_LOOKED_AT = (
     "weights",
@@ -38,6 +52,16 @@ NOT_LOOKED_AT = (
     "denominator",
     "grad_output",
 )
+FEWER: dict[str, dict[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "float64": {name: partial(_rounded, name) for name in ("bfloat16", "float16", "float32")},
+    "float32": {name: partial(_rounded, name) for name in ("bfloat16", "float16")},
+}
+FEWEST = 4
+"""Values of fewer digits are no coincidence if they are so many."""
+MEASURES = {
+    f"{prefix}{name}": name for name in ("token_log_probs", "entropy", "kl_divergence") for prefix in ("", "d_")
+}
+"""Results that are no loss, and the functions that they are of."""
 HERE = ("out", "engine", "check_targets", "memory", "needs")
 """Options that change no value."""
 
@@ -58,6 +82,13 @@ def named(call: Call, what: str, whole: Compared) -> Fault | None:
     return _Answer(call, what, whole).fault()
 
 
+def imprecise(call: Call, what: str, whole: Compared) -> Fault | None:
+    """Which dtype of fewer digits a result was made in."""
+    if call.logits.size > MOST or what not in ("loss", "d_logits"):
+        return None
+    return _Answer(call, what, whole).digits()
+
+
 class _Answer:
     """A wrong result, and what it may be instead."""
 
@@ -68,6 +99,12 @@ class _Answer:
         self.options = {name: value for name, value in call.options.items() if name not in HERE and value is not None}
         self.grad_output = self.options.pop("grad_output", None)
         self.logits, self.targets = np.asarray(call.logits, dtype=np.float64), np.asarray(call.targets)
+        if (weight := self.options.pop("weight", None)) is not None:  # the logits are those of a linear layer
+            with np.errstate(all="ignore"):
+                self.logits = self.logits @ np.asarray(weight).T + self.options.pop("bias", 0.0)
+            self.logits = self.logits[..., : self.options.pop("classes", None)]
+        self.dtype = call.dtype
+        self.compute_dtype = "float64" if call.dtype == "float64" else "float32"
         self.hard = self.targets.dtype.kind in "iu"
 
     def fault(self) -> Fault | None:
@@ -75,9 +112,14 @@ class _Answer:
             return None
         if np.isnan(self.given).all():
             return Fault(f"{self.what} nan", f"{self.noun} is NaN")
-        if self.what in ("loss", "d_logits") and self.logits.size <= MOST:
+        small = self.logits.size <= MOST
+        if self.what in MEASURES:
             with np.errstate(all="ignore"):
-                for fault, make in self.suspects():
+                return next((fault for fault, make in self._measures() if self.explains(make)), self.multiple())
+        if self.what in ("loss", "d_logits") and self.logits.size <= MOST_OF_A_SUM:
+            # What is no call of a loss of logits has none of these.
+            with np.errstate(all="ignore"), contextlib.suppress(LookupError, TypeError, ValueError):
+                for fault, make in self.suspects() if small else self._running():
                     if self.explains(make):
                         return fault
         return self.multiple()
@@ -117,6 +159,7 @@ class _Answer:
         yield from self._smoothing()
         yield from self._options()
         yield from self._targets()
+        yield from self._classes()
         yield from self._probabilities()
         yield from self._sums()
         if self.what == "d_logits":
@@ -144,7 +187,6 @@ class _Answer:
             "the number of tokens of a weight": (tokens.weights != 0).sum(axis),
             "the number of targets that are not ignored": (~Reference().ignored(call) | ~tokens.counted).sum(axis),
             "1: it is the sum": np.ones(right.shape),
-            "1 where its denominator is smaller": np.maximum(right, 1.0),
             "the number of sequences": np.full(right.shape, call.tokens[0] if call.tokens else 1),
             "the length of the sequences": np.full(right.shape, call.tokens[-1] if call.tokens else 1),
             "the number of classes": np.full(right.shape, call.V),
@@ -152,9 +194,14 @@ class _Answer:
             "all the weights there are, of classes too": tokens.total.sum(axis),
         }
         label = next((words for words, value in found.items() if np.allclose(value, right)), "the denominator")
+        found["1 where its denominator is smaller"] = np.maximum(right, 1.0)
         mean = "the mean" if self.what == "loss" else "the gradient of the mean"
         for words, value in found.items():
             if np.allclose(value, right):
+                continue
+            if not np.all(value):
+                says = f"{mean} divides by 0 where no token counts"
+                yield Fault("mean by 0", says), partial(np.divide, self.exact * right, value)
                 continue
             says = f"{mean} divides by {_few(value)}, {words}, not by {_few(right)}, {label}"
             if words.startswith("1"):
@@ -167,24 +214,36 @@ class _Answer:
     def _smoothing(self) -> Iterator[Suspect]:
         if not self.options.get("label_smoothing"):
             return
-        V, kind = self.logits.shape[-1], self.options.get("smoothing", "others")
-        other = "uniform" if kind == "others" else "others"
+        V, (kind, other) = self.logits.shape[-1], self._conventions()
+        if np.isneginf(self.logits).any():
+            says = f"{self.noun}: classes at -inf are among those that share in label_smoothing"
+            yield Fault("smoothing of -inf", says), self._of_infinity
+            says = f"{self.noun}: label_smoothing is divided by all {V} classes, those at -inf too"
+            yield Fault("smoothing by -inf", says), partial(self.by, _Shared(V))
         yield self._suspect(
             "other smoothing", f"smooths by the other convention, {other!r}, not {kind!r}", smoothing=other
         )
+        twice = 2 * self.options["label_smoothing"]
+        yield self._suspect("smoothing twice", "takes label_smoothing twice", label_smoothing=twice)
+
+    def _conventions(self) -> tuple[str, str]:
+        """The one that is asked for, and the other."""
+        kind = self.options.get("smoothing", "others")
+        return kind, "uniform" if kind == "others" else "others"
+
+    def _classes(self) -> Iterator[Suspect]:
+        if not self.options.get("label_smoothing"):
+            return
+        V = self.logits.shape[-1]
         sizes = {V - 1, V + 1, *(-(-V // m) * m for m in MULTIPLES), *(V // m * m for m in MULTIPLES)} - {0, V}
         for n in sorted(sizes, key=lambda n: abs(n - V)):
-            for way in (kind, other):
+            for way in self._conventions():
                 says = f"label_smoothing is shared out ({way!r}) as if among {n} classes, not {V}"
                 yield Fault("smoothing of V", f"{self.noun}: {says}"), partial(self.by, _Shared(n), smoothing=way)
-        yield Fault("smoothing of -inf", f"{self.noun}: classes at -inf share in label_smoothing"), self._of_infinity
-        yield self._suspect(
-            "smoothing twice", "takes label_smoothing twice", label_smoothing=2 * self.options["label_smoothing"]
-        )
 
     def _of_infinity(self) -> Any:
-        low = np.where(np.isneginf(self.logits), -1e4, self.logits)
-        return np.where(np.isfinite(self.given), self.by(logits=low), self.given)
+        found = self.by(logits=np.where(np.isneginf(self.logits), -1e4, self.logits))
+        return np.where(np.isposinf(self.given) & np.isfinite(self.exact), self.given, found)
 
     def _options(self) -> Iterator[Suspect]:
         for name in NOT_LOOKED_AT:
@@ -200,12 +259,21 @@ class _Answer:
             yield self._suspect("z_loss mean", "has a z_loss that is not squared", _ZOfOne())
         if (weights := self.options.get("class_weights")) is not None:
             yield self._suspect("class_weights twice", "has class_weights twice", class_weights=weights * weights)
+            if self.options.get("label_smoothing"):
+                says = "multiplies the target's term alone by its class weight, not the smoothed ones"
+                yield self._suspect("smoothing without weights", says, _TargetWeighted())
         if (weights := self.options.get("weights")) is not None:
+            if self.options.get("z_loss") is not None:
+                yield Fault("z_loss without weights", f"{self.noun} has a z_loss without the weights"), self._bare_z
             yield self._suspect("weights twice", "has weights twice", weights=np.asarray(weights) ** 2)
         if (t := self.options.get("temperature")) is not None:
             yield self._suspect("temperature", "is multiplied by the temperature where it divides", temperature=1 / t)
             yield self._suspect("temperature", "misses the factor of the temperature", _Flat())
-        if self.options.get("logit_softcap") is not None:
+        if (c := self.options.get("logit_softcap")) is not None:
+            capped = c * np.tanh(self.logits / c) / self.options.get("temperature", 1.0)
+            says = "has the softcap before the temperature"
+            if self.what == "loss" and "temperature" in self.options:
+                yield self._suspect("softcap first", says, logits=capped, temperature=None, logit_softcap=None)
             yield self._suspect("softcap", "misses the slope of the softcap", _Flat())
         explicit = self.options.get("algorithm") == "explicit"
         yield self._suspect(
@@ -221,6 +289,9 @@ class _Answer:
             first = np.broadcast_to(g.reshape(-1)[:1].reshape((1,) * g.ndim), g.shape)
             yield self._suspect("grad_output", "takes the first grad_output for all", grad_output=first)
 
+    def _bare_z(self) -> Any:
+        return self.by(z_loss=None) + self.by(weights=None) - self.by(weights=None, z_loss=None)
+
     def _targets(self) -> Iterator[Suspect]:
         V = self.logits.shape[-1] if self.logits.ndim else 0
         t, ignored = self.targets, self.options.get("ignore_index")
@@ -228,6 +299,8 @@ class _Answer:
             return
         if not self.hard:
             top = (np.arange(V) == t.argmax(axis=-1)[..., None]).astype(np.float64)
+            if self.what == "d_logits":
+                yield self._suspect("soft mass", "is p - q, as if soft targets summed to 1", _MassOne())
             yield self._suspect("soft argmax", "is that of the likeliest class alone, not of soft targets", targets=top)
             total = t.sum(axis=-1, keepdims=True)
             yield self._suspect("soft normalised", "divides soft targets by their sum", targets=t / total)
@@ -257,10 +330,6 @@ class _Answer:
             yield Fault("bits", "the loss is in bits, by a logarithm to the base 2"), lambda: self.exact / math.log(2)
             yield Fault("digits", "the loss is that of base 10"), lambda: self.exact / math.log(10)
         yield Fault("sign", f"{self.noun} has the other sign"), lambda: -self.exact
-        dtypes = [name for name in ("float32", "float16") if np.finfo(name).eps > 8 * self.within / 1e4]
-        for name in dtypes:
-            rounded = self.logits.astype(name).astype(np.float64)
-            yield self._suspect(f"logits in {name}", f"is that of logits rounded to {name}", logits=rounded)
 
     def _sums(self) -> Iterator[Suspect]:
         V = self.logits.shape[-1] if self.logits.ndim else 0
@@ -270,6 +339,17 @@ class _Answer:
             yield self._suspect(
                 "classes missing", f"leaves classes from {kept} on out of the sum of exponentials", _Cut(kept)
             )
+
+    def _running(self) -> Iterator[Suspect]:
+        """Sums over many tokens that are made one after the other in few digits."""
+        if self.what == "loss" and self.options.get("reduction", "mean") in ("mean", "sum"):
+            for words, of in (
+                ("tokens", _RunningSum()),
+                ("weights", _RunningWeights()),
+                ("tokens and weights", _RunningSums()),
+            ):
+                says = f"is off as by a running sum of the {words} in float32"
+                yield self._suspect("running sum", says, of)
 
     def _gradients(self) -> Iterator[Suspect]:
         yield Fault("no gradient", "the gradient is 0 in every entry"), lambda: 0 * self.exact
@@ -285,6 +365,50 @@ class _Answer:
         at = np.arange(V) == np.where((self.targets < 0) | (self.targets >= V), 0, self.targets)[..., None]
         return np.where(at, self.given, self.exact) if bool((self.given >= 0).all()) else 2 * self.given + 1
 
+    def _measures(self) -> Iterator[Suspect]:
+        """What a measure of rows may be of, besides what was asked for."""
+        name = MEASURES[self.what]
+
+        def suspect(key: str, says: str, **changes: Any) -> Suspect:
+            return Fault(f"{name} {key}", f"{self.what} {says}"), partial(self._measured, name, **changes)
+
+        direction = self.options.get("direction", "forward")
+        if name == "kl_divergence" and direction in ("forward", "reverse"):
+            other = "reverse" if direction == "forward" else "forward"
+            yield suspect("direction", f"is that of the other direction, {other!r}, not {direction!r}", direction=other)
+        if name == "kl_divergence" and direction == "jensen-shannon":
+            share = 1 - self.options.get("mixture", 0.5)
+            yield suspect("mixture", "has the shares of teacher and student the other way round", mixture=share)
+        for option in ("temperature", "logit_softcap", "weights", "grad_output"):
+            if option in self.options or (option == "grad_output" and self.grad_output is not None):
+                yield suspect(f"no {option}", f"does not look at {option}", **{option: None})
+        if (t := self.options.get("temperature")) is not None and name == "kl_divergence":
+            warm = self.targets * t
+            yield suspect("teacher", "does not divide the teacher's logits by the temperature", other=warm)
+
+    def _measured(self, name: str, other: Any = None, **changes: Any) -> Any:
+        given = {"grad_output": self.grad_output, **self.options, **changes}
+        options = {option: value for option, value in given.items() if value is not None}
+        arrays = [self.logits] if name == "entropy" else [self.logits, self.targets if other is None else other]
+        ask = getattr(TokensReference(), f"{name}_and_grad")
+        return ask(*arrays, **options)[int(self.what.startswith("d_"))]
+
+    def digits(self) -> Fault | None:
+        """The dtype to which the logits, or the result, were rounded: one that the error is gone with."""
+        finite = np.isfinite(self.given) & np.isfinite(self.exact)
+        apart = np.abs(self.given - self.exact)[finite].max(initial=0.0)
+        some = finite & (self.given != 0)
+        for name, round_to in FEWER.get(self.dtype if self.what == "d_logits" else self.compute_dtype, {}).items():
+            if (round_to(self.exact) != self.exact)[some].sum() < FEWEST:
+                continue
+            if np.array_equal(round_to(self.given), self.given, equal_nan=True):
+                return Fault(f"digits of {name}", f"{self.noun} has the digits of {name}, not of {self.compute_dtype}")
+            with np.errstate(all="ignore"), contextlib.suppress(Exception):
+                formula = np.asarray(self.by(logits=round_to(self.logits)), dtype=np.float64)
+                if formula.shape == self.given.shape and np.abs(self.given - formula)[finite].max() < apart / 30:
+                    return Fault(f"logits in {name}", f"{self.noun} is that of logits rounded to {name}")
+        return None
+
     def multiple(self) -> Fault | None:
         """That every entry is the same multiple of the exact one."""
         some = np.isfinite(self.exact) & (np.abs(self.exact) > 1e-3 * np.abs(self.exact[np.isfinite(self.exact)]).max())
@@ -299,8 +423,8 @@ class _Answer:
 
 def _few(values: Any) -> str:
     """A number, or the first of them."""
-    values = np.asarray(values, dtype=np.float64).reshape(-1)
-    return f"{values[0]:.6g}" if values.size and np.all(values == values[0]) else "other numbers"
+    values = np.unique(np.asarray(values, dtype=np.float64).reshape(-1))
+    return " or ".join(f"{value:.6g}" for value in values[:3]) + (" or others" if values.size > 3 else "")
 
 
 def _turned(array: np.ndarray) -> np.ndarray:
@@ -318,6 +442,20 @@ class _Shared(Reference):
 
     def smoothed(self, call: Any, q: Any, finite: Any, rows: Any) -> Any:
         return super().smoothed(call, q, finite, replace(rows, finite=np.full(rows.finite.shape, float(self.classes))))
+
+
+class _TargetWeighted(Reference):
+    """Class weights of what the target distribution gives, and of nothing that smoothing gives."""
+
+    def pull(self, call: Any, w: Any, given: Any, rows: Any, columns: slice) -> Any:
+        q, weights = self.given(call, given, columns), self.wide(call.class_weights[columns])
+        pull = super().pull(replace(call, class_weights=None), w, given, rows, columns)
+        return pull + (1 - call.label_smoothing) * q * (weights - 1)
+
+
+class _MassOne(Reference):
+    def row_gradients(self, call: Any, w: Any, given: Any, rows: Any, mass: Any, columns: Any) -> Any:
+        return super().row_gradients(call, w, given, rows, np.ones_like(mass), columns)
 
 
 class _ZOfOne(Reference):
@@ -354,6 +492,26 @@ class _Padded(Reference):
         return replace(rows, others=rows.others + self.zeros * np.exp(-rows.largest))
 
 
+class _RunningSum(Reference):
+    def over_tokens(self, call: Any, values: Any) -> Any:
+        if values.dtype == bool or not values.size:
+            return super().over_tokens(call, values)
+        return np.float64(np.cumsum(values.reshape(-1), dtype=np.float32)[-1])
+
+    def divisor(self, call: Any, tokens: Any) -> Any:
+        return Reference().divisor(call, tokens)
+
+
+class _RunningSums(_RunningSum):
+    def divisor(self, call: Any, tokens: Any) -> Any:
+        return Reference.divisor(self, call, tokens)
+
+
+class _RunningWeights(Reference):
+    def divisor(self, call: Any, tokens: Any) -> Any:
+        return np.float64(np.cumsum(tokens.total[tokens.counted], dtype=np.float32)[-1])
+
+
 class _Cut(Reference):
     """Classes past the first ones are not in the sum."""
 
@@ -379,6 +537,9 @@ def where(call: Call, whole: Compared) -> str:
     per_token = off.reshape(*tokens, -1).any(axis=-1)
     if not per_token.all():
         same = [words for words, those in _kinds(call, logits) if np.array_equal(those, per_token)]
+        lead = _lead(call, logits)
+        if not same and lead is not None and lead[per_token].min() > lead[~per_token].max():
+            same = [f"those whose target is ahead by {lead[per_token].min():.3g} or more"]
         count = f"{int(per_token.sum())} of {per_token.size} tokens"
         found.append(f"{count}, {same[0]}" if same else count)
     elif per_token.size > 1:
@@ -390,6 +551,16 @@ def where(call: Call, whole: Compared) -> str:
         elif not (off & at).any():
             found.append("not at the target's entry")
     return "; ".join(found)
+
+
+def _lead(call: Call, logits: np.ndarray) -> np.ndarray | None:
+    """How far each target is ahead of the other classes."""
+    t, V = call.targets, logits.shape[-1]
+    if t.shape != logits.shape[:-1] or t.dtype.kind not in "iu" or V < 2 or (t < 0).any() or (t >= V).any():
+        return None
+    own = np.take_along_axis(logits, t[..., None], axis=-1)[..., 0]
+    with np.errstate(invalid="ignore"):
+        return np.asarray(own - np.where(np.arange(V) == t[..., None], -np.inf, logits).max(axis=-1))
 
 
 def _kinds(call: Call, logits: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

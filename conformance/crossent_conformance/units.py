@@ -66,7 +66,7 @@ def errors(got: np.ndarray, exact: Exact, dtype: str, stored: str | None = None)
     stored = stored or dtype
     got = np.asarray(got, dtype=np.float64)
     if got.shape != exact.shape:
-        raise AssertionError(f"shape {got.shape}, not {exact.shape}")
+        raise AssertionError(f"the result has shape {got.shape}; accepted: {exact.shape}")
     expected = np.where(np.abs(exact.high) > LARGEST[stored], np.copysign(np.inf, exact.high), exact.high)
     expected = np.where(np.isnan(exact.high), np.nan, expected)
     finite = np.isfinite(expected)

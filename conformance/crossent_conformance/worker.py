@@ -134,7 +134,10 @@ class Driver:
                 reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
                 found |= {"outcome": "does not apply", "message": reason.removeprefix("Skipped: ")}
             elif report.failed:
-                failure = told.get("failure") or results.Failure(item.name, "raises", _words(report.longrepr))
+                said = _words(report.longrepr)
+                failure = told.get("failure") or results.Failure(
+                    item.name, "raises", said, says=said.partition("\n")[0]
+                )
                 found |= {"outcome": "fails", "failure": failure, "kind": failure.kind, "message": failure.message}
         item.user_properties.clear()
         found["seconds"] = time.perf_counter() - started

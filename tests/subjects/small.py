@@ -16,6 +16,22 @@ def textbook(logits, targets):
     return -np.log(p[np.arange(len(targets)), targets]).mean()
 
 
+def planted(logits, targets, *, ignore_index=None, label_smoothing=0.0, reduction="mean"):
+    """A loss as a kernel makes it, with two bugs: smoothing by V rounded up to a multiple of 4, padding in the mean."""
+    V = logits.shape[-1]
+    largest = logits.max(-1, keepdims=True)
+    lse = largest[..., 0] + np.log(np.exp(logits - largest).sum(-1))
+    ignored = np.zeros(targets.shape, dtype=bool) if ignore_index is None else targets == ignore_index
+    loss = lse - np.take_along_axis(logits, np.where(ignored, 0, targets)[..., None], -1)[..., 0]
+    if label_smoothing:
+        others = (lse[..., None] - logits).sum(-1) - loss
+        loss = (1 - label_smoothing) * loss + label_smoothing / (-(-V // 4) * 4 - 1) * others
+    loss = np.where(ignored, 0, loss).astype(logits.dtype)
+    if reduction == "none":
+        return loss
+    return {"sum": loss.sum(), "mean": loss.mean()}[reduction]
+
+
 def losses(logits, targets, ignore_index=None):
     """One loss a token and its gradient."""
     return crossent.cross_entropy_and_grad(logits, targets, ignore_index=ignore_index, reduction="none")

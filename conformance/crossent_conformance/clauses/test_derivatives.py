@@ -68,7 +68,7 @@ class _Torch:
             value = loss(x, t)
             first = grad(value, x, retain_graph=True)[0]
             second = grad(value, x)[0]
-            assert torch.equal(first, second)
+            assert torch.equal(first, second), "the gradients of two backward passes are not the same"
             return second
 
         return {
@@ -84,7 +84,7 @@ class _Torch:
     def pull(self, loss, x, g):
         x.requires_grad_()
         value = loss(x)
-        assert value.requires_grad
+        assert value.requires_grad, "the loss is on no graph"
         value.backward(g.to(value.dtype))
         return value, x.grad
 
@@ -92,8 +92,8 @@ class _Torch:
         """Differences: of the last input alone, then of all."""
         for value in reversed(inputs):
             value.requires_grad_()
-            assert self.torch.autograd.gradcheck(function, inputs)
-        assert order == 1 or self.torch.autograd.gradgradcheck(function, inputs)
+            assert self.torch.autograd.gradcheck(function, inputs), "gradcheck does not hold"
+        assert order == 1 or self.torch.autograd.gradgradcheck(function, inputs), "gradgradcheck does not hold"
 
 
 class _Jax:
@@ -176,7 +176,7 @@ def test_D1_every_path_gives_the_contracts_gradient(place, subject, path, gaps):
     framework = _framework(place)
     d_logits = framework.paths(subject.loss)[path](*place.pair(logits, targets))
     kinds = (place.dtype, place.compute_dtype) if path in framework.forward else (place.dtype,)
-    assert place.backend.dtype_name(d_logits) in kinds
+    agree.same(place.backend.dtype_name(d_logits) in kinds, True, f"whether the gradient's dtype is one of {kinds}")
     agree.gradient(place, place.to_numpy(d_logits), exact)
 
 
@@ -238,7 +238,8 @@ def test_D1_hessian(place, subject, compiled):
     hessian = _framework(place).hessian(lambda a: subject.loss(a, t))
     found = place.to_numpy((place.backend.jax.jit(hessian) if compiled else hessian)(x))
     p = np.exp(place.round(logits)) / np.exp(place.round(logits)).sum()
-    np.testing.assert_allclose(found, np.diag(p) - np.outer(p, p), rtol=0, atol=8 * units.EPS[place.dtype])
+    exact = np.diag(p) - np.outer(p, p)
+    agree.near(found, exact, what="the second derivative", atol=8 * units.EPS[place.dtype], by="the formula gives")
 
 
 @pytest.mark.places(
@@ -285,7 +286,7 @@ def test_D1_jit_of_every_function(place, subject, name):
     function = getattr(subject, name)
     compiled, eager = jax.jit(function)(*arguments), function(*arguments)
     for a, b in zip(jax.tree.leaves(compiled), jax.tree.leaves(eager), strict=True):
-        assert a.dtype == b.dtype
+        agree.same(a.dtype, b.dtype, "the dtype under jit")
         agree.alike(place, a, b)
 
 

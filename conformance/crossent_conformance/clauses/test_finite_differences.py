@@ -32,8 +32,10 @@ def _check(place, subject, logits, targets, direction, options):
     size = max(
         np.abs(terms).sum(), np.abs(d_logits).max()
     )  # an entry that happens to be nearly 0 has no digits to show
-    assert abs(difference - terms.sum()) <= 1e-7 * size, (
-        f"slope {difference!r}, gradient {terms.sum()!r} with {options}"
+    said = float(terms.sum())
+    assert abs(difference - said) <= 1e-7 * size, (
+        f"along a direction the loss rises by {difference:.8g} and the gradient says {said:.8g}, "
+        f"{said / difference if difference else np.inf:.3g} times as much"
     )
 
 

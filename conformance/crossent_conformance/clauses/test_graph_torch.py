@@ -15,13 +15,13 @@ def test_D1_nothing_is_recorded_where_nothing_is_asked(place, subject):
     torch = place.backend.torch
     x, t = place.pair(*cases.small())
     x.requires_grad_()
-    assert subject.loss(x, t).requires_grad
+    assert subject.loss(x, t).requires_grad, "the loss is on no graph"
     plain = subject.loss(x.detach(), t)
-    assert not plain.requires_grad
+    assert not plain.requires_grad, "the loss of logits that are on no graph is on one"
     for context in (torch.no_grad(), torch.inference_mode()):
         with context:
             loss = subject.loss(x, t)
-        assert not loss.requires_grad
+        assert not loss.requires_grad, "the loss is on a graph, where none is recorded"
         agree.alike(place, loss, plain)
 
 
@@ -33,12 +33,12 @@ def test_D1_a_gradient_that_comes_back_is_on_no_graph(place, subject, by):
     x.requires_grad_()
     if by == "function":
         loss, d_logits = subject.loss_and_grad(x, t)
-        assert not loss.requires_grad
+        assert not loss.requires_grad, "the loss is on a graph, where none is recorded"
     else:
         loss_fn = subject.loss_object()
         loss_fn.forward(x, t)
         d_logits = loss_fn.backward()
-    assert not d_logits.requires_grad
+    assert not d_logits.requires_grad, "the gradient of loss_and_grad is on a graph"
 
 
 @pytest.mark.places(backends=TORCH, modes=(Mode.EAGER,), dtypes=("float32", "bfloat16"))
@@ -53,7 +53,7 @@ def test_D1_the_graph_reaches_parameters(place, subject):
     subject.loss(logits, t).backward()
     expected = subject.loss_and_grad(logits.detach(), t)[1]
     agree.alike(place, logits.grad, expected)
-    assert layer.weight.grad.dtype == layer.weight.dtype
+    agree.same(layer.weight.grad.dtype, layer.weight.dtype, "the dtype of the layer's gradient")
 
 
 @pytest.mark.clause("D1", "A2")
@@ -95,7 +95,9 @@ def test_D1_with_respect_to_the_denominator(place, subject):
     torch = place.backend.torch
     x, t = (place.put(array) for array in cases.random((6,), 5))
     denominator = place.put(np.asarray(3.0)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda d: subject.loss(x, t, denominator=d), (denominator,))
+    assert torch.autograd.gradcheck(lambda d: subject.loss(x, t, denominator=d), (denominator,)), (
+        "gradcheck of the denominator"
+    )
 
 
 @pytest.mark.places(backends=TORCH, modes=(Mode.EAGER,), dtypes=("float32",))

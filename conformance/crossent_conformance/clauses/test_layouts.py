@@ -87,7 +87,7 @@ def test_A2_inputs_stay_as_they_are(place, subject, call, soft, options):
     before = [np.array(place.to_numpy(array)) for array in inputs]
     call(subject, x, t, g, options)
     for array, values in zip(inputs, before, strict=True):
-        np.testing.assert_array_equal(place.to_numpy(array), values)
+        agree.equal(place.to_numpy(array), values, what="an input, after the call")
 
 
 def _unaligned(array):
@@ -122,7 +122,7 @@ def test_A2_numpy_layouts(place, subject, lay_out, kind):
     if kind == "class-weights":
         options["class_weights"] = np.array([1.0, 0.5, 2.0, 0.25, 1.5, 0.0, 1.0], dtype=place.compute_dtype)
     x, t, strange = lay_out(logits), lay_out(targets), {name: lay_out(value) for name, value in options.items()}
-    np.testing.assert_array_equal(x, logits)
+    agree.equal(x, logits, what="the logits, after the call")
     expected = [subject.loss(logits, targets, reduction="sum", **options)]
     _alike(place, [subject.loss(x, t, reduction="sum", **strange)], expected)
     expected = subject.loss_and_grad(logits, targets, **options)
@@ -151,7 +151,7 @@ def test_A2_torch_layouts(place, subject, kind):
     before = strange.clone()
     expected = subject.loss_and_grad(x, t)
     _alike(place, subject.loss_and_grad(strange, t), expected)
-    assert torch.equal(strange, before)
+    assert torch.equal(strange, before), "the logits are not what they were before the call"
 
 
 @pytest.mark.places(modes=(Mode.EAGER,), backends=STRIDES, sparse=True)
@@ -162,7 +162,7 @@ def test_A2_any_slice_of_an_array(place, subject, data):
     expected = subject.loss_and_grad(alone, t)
     before = np.array(place.to_numpy(whole))
     _alike(place, subject.loss_and_grad(x, t), expected)
-    np.testing.assert_array_equal(place.to_numpy(whole), before)
+    agree.equal(place.to_numpy(whole), before, what="the memory of the logits, after the call")
 
 
 def sliced(place, subject, data):

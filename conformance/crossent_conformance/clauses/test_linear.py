@@ -91,7 +91,9 @@ def test_L2_loss_and_gradient_are_of_the_same_logits(place, subject, on_graph):
         exact = np.expm1(-loss)
         # The loss, the probability that it stands for, and the gradient each have V1's error.
         allowed = units.allowance(9, loss) * loss * np.exp(-loss) + units.allowance(9, -exact) * -exact
-        assert abs(d - exact) <= allowed * units.EPS[place.dtype], f"loss {loss!r}, gradient {d!r}, not {exact!r}"
+        assert abs(d - exact) <= allowed * units.EPS[place.dtype], (
+            f"of a loss of {loss:.8g} the gradient is {d:.8g}; accepted: {exact:.8g}, that of the same logits"
+        )
 
 
 @pytest.mark.places(modes=(*DIRECT, Mode.TRACED), sparse=True)
@@ -150,7 +152,8 @@ def test_L3_weight_and_bias_of_other_dtypes(place, subject):
     values = {name: place.to_numpy(x).astype(np.float64) for name, x in head.items()}
     with place.backend.during_call():
         parts = subject.linear_loss_and_grads(*place.pair(**_as_logits(given)), **head)
-    assert [place.backend.dtype_name(part) for part in parts] == [place.dtype, place.dtype, kind, kind]
+    found = [place.backend.dtype_name(part) for part in parts]
+    agree.same(found, [place.dtype, place.dtype, kind, kind], "the dtypes of loss and gradients")
     exact = oracle_linear.cross_entropy(place.round(given["hidden"]), given["targets"], **values)
     for what, part in zip(("loss", "d_hidden", "d_weight", "d_bias"), parts, strict=True):
         stored = kind if what in ("d_weight", "d_bias") and kind in halves else None
@@ -254,5 +257,6 @@ def test_L5_what_does_not_count_costs_no_products(place, subject, call):
         return counter.get_total_flops()
 
     products = 1 if call == "loss" else 3
-    assert cost(targets) == products * 2 * hidden.size * len(weight)
-    assert cost(np.where(np.arange(64) % 8 == 0, targets, -100)) == products * 2 * hidden.size // 8 * len(weight)
+    agree.same(cost(targets), products * 2 * hidden.size * len(weight), "operations")
+    few = cost(np.where(np.arange(64) % 8 == 0, targets, -100))
+    agree.same(few, products * 2 * hidden.size // 8 * len(weight), "operations of an eighth of the tokens")

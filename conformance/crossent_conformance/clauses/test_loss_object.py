@@ -39,10 +39,10 @@ def test_A9_backward_gives_the_same_answer_again(place, subject, options):
         expected = [subject.loss_and_grad(x, t, **options), subject.loss_and_grad(x, t, grad_output=g, **options)]
     agree.alike(place, loss, expected[0][0])
     for got, (_, exact) in zip(results, [*expected, *expected], strict=True):
-        assert place.backend.owns(got)
+        place.check_owned(got)
         agree.alike(place, got, exact)
     for first, again in (results[::2], results[1::2]):
-        np.testing.assert_array_equal(place.to_numpy(first), place.to_numpy(again))
+        agree.equal(place.to_numpy(again), place.to_numpy(first), what="the second backward()")
 
 
 @pytest.mark.places(modes=DIRECT, dtypes=("float32",))
@@ -89,12 +89,12 @@ def test_A9_inputs_are_kept_alive_and_let_go(place, subject):
     loss_fn.forward(x, t)
     del x, t
     gc.collect()
-    assert logits() is not None
-    assert targets() is not None
+    assert logits() is not None, "the logits are gone before backward()"
+    assert targets() is not None, "the targets are gone before backward()"
     loss_fn.backward()
     loss_fn.forward(*place.pair(*cases.random((2, 3), 5)))
     gc.collect()
-    assert logits() is None
+    assert logits() is None, "the logits of an earlier call are kept"
 
 
 @pytest.mark.places(backends=STRIDES, modes=(Mode.EAGER,))
@@ -118,7 +118,8 @@ def test_A14_copies_and_pickles_carry_the_options_alone(place, subject, copied):
     loss_fn = subject.loss_object(label_smoothing=0.125, reduction="sum")
     before = len(pickle.dumps(loss_fn))
     loss = loss_fn.forward(x, t)
-    assert len(pickle.dumps(loss_fn)) <= 2 * before
+    size = len(pickle.dumps(loss_fn))
+    assert size <= 2 * before, f"a pickle has {size} bytes, and had {before} before the call"
     again = copied(loss_fn)
     agree.refusal(again.backward, RuntimeError)
     agree.alike(place, again.forward(x, t), loss)
@@ -141,5 +142,5 @@ def test_A14_what_autograd_follows_is_not_kept(place, subject, of):
     loss.backward()
     del followed, loss
     gc.collect()
-    assert there() is None
+    assert there() is None, "the loss object keeps its last call alive after it is gone"
     agree.refusal(loss_fn.backward, RuntimeError)

@@ -26,8 +26,9 @@ def test_A1_library_device_laziness_and_dtype(place, subject, soft, name):
     def check(options):
         result = place.call(getattr(subject, name), *cases.small(soft), **options)
         parts = [result] if name == "loss" else result
-        assert all(place.backend.owns(part) for part in parts)
-        assert [place.backend.dtype_name(part) for part in parts] == [place.compute_dtype, place.dtype][: len(parts)]
+        place.check_owned(*parts)
+        found = [place.backend.dtype_name(part) for part in parts]
+        agree.same(found, [place.compute_dtype, place.dtype][: len(parts)], "the dtypes of loss and gradient")
 
     agree.each(_reductions(place), check)
 
@@ -58,8 +59,9 @@ def test_A1_only_the_logits_decide(place, subject, argument, other):
     options = {} if argument == "soft" else {argument: given}
     with place.backend.during_call():
         loss, d_logits = subject.loss_and_grad(x, targets, **options)
-    assert place.backend.dtype_name(loss) == place.compute_dtype
-    assert place.backend.dtype_name(d_logits) == place.dtype
+    place.check_owned(loss, d_logits)
+    agree.same(place.backend.dtype_name(loss), place.compute_dtype, "the dtype of the loss")
+    agree.same(place.backend.dtype_name(d_logits), place.dtype, "the dtype of the gradient")
 
 
 @pytest.mark.clause("A1", "V1")
@@ -101,8 +103,9 @@ def test_A11_the_shift_and_perplexity(place, subject):
         place.put(array, dtype) for array, dtype in zip(cases.random((2, 4), 5), (place.dtype, None), strict=True)
     )
     logits, targets = subject.shift(x, ids)
-    assert (logits.shape, targets.shape) == ((2, 3, 5), (2, 3))
-    assert place.backend.owns(subject.perplexity(place.put(np.asarray(1.0), place.dtype)))
+    agree.same((logits.shape, targets.shape), ((2, 3, 5), (2, 3)), "the shapes that the shift gives")
+    found = subject.perplexity(place.put(np.asarray(1.0), place.dtype))
+    place.check_owned(found)
 
 
 @pytest.mark.places(modes=(Mode.NO_FLOAT64,))

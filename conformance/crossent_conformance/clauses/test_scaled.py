@@ -13,7 +13,7 @@ from crossent_conformance.drawn import UNCOMPILED, filled, problems
 def _gradient_with_oracle(place, subject, logits, targets, **options):
     """As agree.with_oracle; but without a gradient there is nothing to scale."""
     _, d_logits = agree.with_oracle(place, subject, logits, targets, **options)
-    assert d_logits.shape == logits.shape
+    agree.same(d_logits.shape, logits.shape, "the shape of the gradient")
 
 
 @pytest.mark.places(modes=NOT_DOUBLED, sparse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crossent_conformance import cases, texts
+from crossent_conformance import agree, cases, texts
 from crossent_conformance.backends import Mode
 from crossent_conformance.shards import Partition
 from crossent_conformance.subject import DoesNotApply
@@ -206,15 +206,15 @@ def test_P2_of_as_many_numbers_as_tokens(place, shards, soft, options):
         found.append(_met(shards, logits, targets, check=False, **given))
     few, wide, many = found
     assert wide == few, f"a larger vocabulary has collectives of {wide} numbers, where it has {few}"
-    assert many == [2 * numbers for numbers in few]
-    assert max(few) <= 6 * 12
+    agree.same(many, [2 * numbers for numbers in few], "numbers sent for twice the tokens")
+    assert max(few) <= 6 * 12, f"{max(few)} numbers for 12 tokens in one exchange; accepted: 72"
 
 
 @FLOAT32
 def test_P2_one_number_more_where_ranks_compare(place, shards):
     without, checked = (_met(shards, *_hard(), check=check) for check in (False, True))
-    assert len(checked) == 1 + len(without)
-    assert checked[0] == 1
+    agree.same(len(checked), 1 + len(without), "exchanges with the check of the ranges")
+    agree.same(checked[0], 1, "exchanges of the check")
 
 
 @FLOAT32
@@ -222,7 +222,7 @@ def test_P2_one_for_the_hidden_states(place, shards):
     hidden, targets, weight, bias = cases.head((9,), 5, V)
     met = _met(shards, hidden, targets, "linear", weight=weight, bias=bias, check=False)
     _are(met, 3)
-    assert met[-1] == hidden.size
+    agree.same(met[-1], hidden.size, "numbers in the exchange for d_hidden")
 
 
 # ---- P3
@@ -257,7 +257,7 @@ def test_P3_ranges_that_do_not_fit(place, shards, fault):
     if fault == "before" and shards.ranks == 2:
         raise DoesNotApply("a third shard, which --shards 3 has")
     answers = shards.refused(Partition(tuple(ranges), fits.padding), *_hard())
-    assert {answer.error for answer in answers} == {"ValueError"}
+    agree.same({answer.error for answer in answers}, {"ValueError"}, "the errors of the ranks")
     assert len({answer.text for answer in answers}) == 1, f"several errors: {[answer.text for answer in answers]}"
     rank, start, size = (LAST + 1, *ranges[LAST + 1]) if fault == "before" else (LAST, *ranges[LAST])
     _each_names(answers, f"rank {rank}", str(start), str(start + size - 1))
@@ -361,7 +361,9 @@ def test_P3_what_one_alone_is_refused(place, shards, what):
             REFUSED[what](call)
 
     answers = shards.refused(_several(shards), *_hard(), change=change)
-    assert texts.names_argument(answers[LAST].text, *shards.subject.names_of(what)), answers[LAST].text
+    assert texts.names_argument(answers[LAST].text, *shards.subject.names_of(what)), (
+        f"the error does not name {what}: {answers[LAST].text}"
+    )
     _each_names([answer for rank, answer in enumerate(answers) if rank != LAST], f"rank {LAST}", answers[LAST].text)
     shards.agree(shards.partition(V, "even"), *_hard())
 
@@ -379,7 +381,7 @@ def test_P4_a_target_that_is_no_class(place, shards, kind, value):
     if place.backend.modes[0] is Mode.LAZY or place.backend.name == "jax":
         raise DoesNotApply("a look at the targets of an array that is lazy, or traced in shard_map")
     answers = shards.refused(shards.partition(V, kind), logits, targets)
-    assert {answer.error for answer in answers} == {"IndexError"}, {answer.error for answer in answers}
+    agree.same({answer.error for answer in answers}, {"IndexError"}, "the errors of the ranks")
     for answer in answers:
         lacks = texts.lacks_of_target(answer.text, (1, 2), value, V)
         assert not lacks, f"the error does not name {lacks}: {answer.text}"
@@ -411,4 +413,4 @@ def test_P4_unchecked_it_is_nan(place, shards, kind, value):
     for answer in shards.right(shards.partition(V, kind), logits, targets, "loss", **options):
         bad = np.zeros(TOKENS, bool)
         bad[1, 2] = True
-        np.testing.assert_array_equal(np.isnan(answer.parts[0]), bad)
+        agree.equal(np.isnan(answer.parts[0]), bad, what="which losses are NaN")

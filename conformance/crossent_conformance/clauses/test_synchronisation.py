@@ -149,4 +149,4 @@ def test_A6_tracing_shows_that_no_value_is_needed(place, subject, options, soft)
     plain = {name: value for name, value in options.items() if not hasattr(value, "dtype")}
     arrays = {name: value for name, value in options.items() if name not in plain}
     shapes = jax.eval_shape(lambda a, b, c: subject.loss_and_grad(a, b, **c, **plain), x, t, arrays)
-    assert shapes[1].shape == x.shape
+    agree.same(shapes[1].shape, x.shape, "the shape of the gradient")

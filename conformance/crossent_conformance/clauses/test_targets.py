@@ -83,7 +83,7 @@ def test_A4_nothing_is_written_before_the_error(place, subject, memory):
     targets = TARGETS.copy()
     targets[5] = 4
     agree.refusal(lambda: subject.loss_and_grad(x, place.put(targets), out=out), IndexError)
-    np.testing.assert_array_equal(place.to_numpy(out), before)
+    agree.equal(place.to_numpy(out), before, what="out, after the error")
 
 
 @pytest.mark.places(
@@ -154,10 +154,10 @@ def test_A4_tracing_and_laziness_cannot_raise(place, subject, options):
     targets[3] = 4
     loss, d_logits = agree.both(place, subject, LOGITS, targets, reduction="none", **options)
     bad = np.arange(6) == 3
-    np.testing.assert_array_equal(np.isnan(loss), bad)
+    agree.equal(np.isnan(loss), bad, what="which losses are NaN")
     if d_logits is not agree.NO_GRADIENT:
-        np.testing.assert_array_equal(np.isnan(d_logits), np.repeat(bad[:, None], 4, axis=1))
-    assert np.isnan(place.evaluate(subject.loss, LOGITS, targets, **options))
+        agree.equal(np.isnan(d_logits), np.repeat(bad[:, None], 4, axis=1), what="which gradients are NaN")
+    agree.every(np.isnan, [place.evaluate(subject.loss, LOGITS, targets, **options)], what=["the mean loss"])
 
 
 @pytest.mark.places(backends=("jax", "torch"), modes=(Mode.EAGER,), dtypes=("float32",))
@@ -167,7 +167,7 @@ def test_A4_under_vmap_the_row_is_nan(place, subject):
     x, t = place.put(SEQUENCES, place.dtype), place.put(targets)
     vmap = place.backend.jax.vmap if place.backend.name == "jax" else place.backend.torch.func.vmap
     loss = vmap(lambda a, b: subject.loss(a, b, reduction="none"))(x, t)
-    assert np.isnan(place.to_numpy(loss)).tolist() == [[False] * 3, [True, False, False]]
+    agree.same(np.isnan(place.to_numpy(loss)).tolist(), [[False] * 3, [True, False, False]], "which losses are NaN")
 
 
 def _drawn(data):
@@ -194,7 +194,7 @@ def test_A4_any_integers_as_targets(place, subject, data):
         first = int(targets[bad[0]])
         _check(lambda: subject.loss(x, t, **options), (bad[0],), first, 5, lambda: subject.loss(x, u, **options))
     else:
-        assert np.isfinite(place.to_numpy(subject.loss(x, t, **options)))
+        agree.every(np.isfinite, [place.to_numpy(subject.loss(x, t, **options))], what=["the loss"])
 
 
 @pytest.mark.places(modes=READABLE, dtypes=("float32",))
@@ -204,4 +204,4 @@ def test_A4_any_integers_as_unchecked_targets(place, subject, data):
     assume(bad)
     options = {"reduction": "none", "check_targets": False} | ({} if ignored is None else {"ignore_index": ignored})
     loss = place.evaluate(subject.loss, logits, targets, **options)
-    assert np.flatnonzero(np.isnan(loss)).tolist() == bad
+    agree.same(np.flatnonzero(np.isnan(loss)).tolist(), bad, "the places of losses that are NaN")

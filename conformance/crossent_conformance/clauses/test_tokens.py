@@ -79,7 +79,7 @@ def test_T1_a_log_probability_is_the_negative_of_the_loss(place, subject):
     logits, targets = cases.gaps(10)
     loss = place.evaluate(subject.loss, logits, targets, reduction="none")
     found = place.evaluate(subject.measure("token_log_probs"), logits, targets)
-    assert str(found.dtype) == place.compute_dtype
+    agree.same(str(found.dtype), place.compute_dtype, "the dtype")
     agree.equal(found, -loss, what="log_prob")
     agree.every(agree.is_at_most_zero, [found], what=["log_prob"])
 
@@ -139,7 +139,7 @@ def test_T1_statistics_of_long_rows(place, subject):
 
 def _check_statistics(place, subject, logits, ids, **transform):
     found = place.evaluate(subject.measure("token_statistics"), logits, ids, **transform)
-    assert {str(part.dtype) for part in found[:-1]} == {place.compute_dtype}
+    agree.same({str(part.dtype) for part in found[:-1]}, {place.compute_dtype}, "the dtypes")
     loss, log_prob, log_sum_exp, entropy, rank, most_likely = found
     exact, _ = oracle_tokens.log_probs(logits, ids, **transform)
     units.check(log_prob, exact, place.compute_dtype, what="log_prob")
@@ -340,8 +340,8 @@ def test_T4_statistics_of_spoilt_rows(place, subject):
     found = dict(zip(STATISTICS, place.evaluate(subject.measure("token_statistics"), logits, targets), strict=True))
     for name in STATISTICS[:-1]:
         agree.every(np.isnan, [found[name]], slice(3), what=[name])
-    assert found["most_likely"].tolist() == [False, False, False, False, True]
-    assert (found["log_prob"][3], found["rank"][3]) == (-INF, 2)
+    agree.same(found["most_likely"].tolist(), [False, False, False, False, True], "most_likely")
+    agree.same((found["log_prob"][3], found["rank"][3]), (-INF, 2), "log_prob and rank of a target at -inf")
 
 
 KEPT = np.array([True, False, True, True, False, True])
@@ -407,7 +407,7 @@ def test_T4_classes_outside_of_the_vocabulary(place, subject, value):
     if place.mode in (Mode.TRACED, Mode.LAZY):
         return
     error = agree.refusal(lambda: place.call(ask, logits, ids), IndexError)
-    assert "2, 1" in str(error), error
+    assert "2, 1" in str(error), f"the error does not name the place [2, 1]: {error}"
 
 
 @pytest.mark.clause("T4", "R3", "S6")
@@ -419,7 +419,7 @@ def test_T4_nothing_and_one_class(place, subject, name, reduction, shape):
     x = np.zeros(shape)
     arrays = (x, x) if name == "kl_divergence" else (x, None)
     value, d = agree.measured(place, subject, name, *arrays, reduction=reduction)
-    assert value.shape == cases.loss_shape(reduction, shape[:-1])
+    agree.same(value.shape, cases.loss_shape(reduction, shape[:-1]), "the shape")
     agree.every(agree.is_zero, (value, d))
 
 
@@ -432,7 +432,8 @@ def test_T4_log_probabilities_of_nothing_and_of_one_class(place, subject, name, 
     ids = np.zeros((*shape[:-1], *((2,) if name == "several" else ())), dtype=np.int64)
     ask = subject.measure("token_log_probs" if name == "several" else name, gradient=name != "token_statistics")
     parts = place.evaluate(ask, np.zeros(shape), ids)
-    assert {part.shape for part in parts} == {ids.shape, *(() if name == "token_statistics" else (shape,))}
+    shapes = {ids.shape, *(() if name == "token_statistics" else (shape,))}
+    agree.same({part.shape for part in parts}, shapes, "the shapes")
     if shape != (5,):
         agree.every(agree.is_zero, parts[:5])
 
@@ -465,6 +466,6 @@ def test_T4_library_dtype_and_inputs(place, subject, name):
     before = logits.copy()
     parts = place.call(subject.measure(name), logits, other, **options)
     parts = parts if isinstance(parts, tuple) else (parts,)
-    assert all(place.backend.owns(part) for part in parts)
-    assert {place.backend.dtype_name(part) for part in parts[:5]} == {place.compute_dtype}
+    place.check_owned(*parts)
+    agree.same({place.backend.dtype_name(part) for part in parts[:5]}, {place.compute_dtype}, "the dtypes")
     agree.equal(logits, before)

@@ -13,7 +13,7 @@ import itertools
 import numpy as np
 import pytest
 
-from crossent_conformance import depth, units
+from crossent_conformance import agree, depth, units
 from crossent_conformance.backends import Mode
 from crossent_conformance.drop_in import Both, classes_of, inputs, run, same_outcome, same_values
 
@@ -79,7 +79,7 @@ def test_D2_strange_weights(place, functions, weight, smoothing, soft):
             same_values(place, functions, logits, target, **options)
             continue
         theirs, ours = (run(function, logits, target, **options)[0] for function in functions)
-        np.testing.assert_array_equal(place.to_numpy(ours.isnan()), place.to_numpy(theirs.isnan()))
+        agree.equal(place.to_numpy(ours.isnan()), place.to_numpy(theirs.isnan()), what="which losses are NaN")
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
@@ -129,7 +129,8 @@ def test_D2_deprecated_arguments(place, functions, deprecated):
     for reduction in REDUCTIONS:
         same_values(place, functions, logits, target, reduction=reduction, **deprecated)
     theirs, ours = (function(logits, target, None, False, 1, True, "mean", 0.1) for function in functions)
-    np.testing.assert_allclose(place.to_numpy(ours), place.to_numpy(theirs), rtol=16 * units.EPS[place.dtype])
+    tolerance = 16 * units.EPS[place.dtype]
+    agree.near(place.to_numpy(ours), place.to_numpy(theirs), what="values", rtol=tolerance, by="PyTorch's are")
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,8 @@ def test_D2_invalid_input_fails_as_in_pytorch(place, functions, name):
 
 def test_D2_positional_arguments_and_signature(place, functions):
     theirs, ours = (inspect.signature(function).parameters.values() for function in functions)
-    assert [(own.name, own.default) for own in ours] == [(peer.name, peer.default) for peer in theirs]
+    found, peers = ([(each.name, each.default) for each in of] for of in (ours, theirs))
+    agree.same(found, peers, "the parameters")
     logits, target = inputs(place, (4, 5))
     weight = place.put(np.linspace(0.5, 2.0, 5), place.dtype)
     same_outcome(place, functions, logits, target, weight, None, 2, None, "sum", 0.25)

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from crossent_conformance import units
+from crossent_conformance import agree, units
 from crossent_conformance.backends import Mode
 from crossent_conformance.drop_in import Both, inputs, run, same_values
 
@@ -40,10 +40,10 @@ def test_D2_gradients_of_the_other_tensors(place, functions, name):
         except RuntimeError as error:
             results.append(type(error))
     if isinstance(results[0], type):
-        assert results[0] is results[1]
+        assert results[0] is results[1], f"{results[0]!r}, where PyTorch has {results[1]!r}"
     else:
         tolerance = 32 * units.EPS[place.dtype]
-        np.testing.assert_allclose(results[1], results[0], rtol=tolerance, atol=tolerance)
+        agree.near(results[1], results[0], what="values", rtol=tolerance, atol=tolerance)
 
 
 def _total(function, reduction, logits, target):
@@ -61,7 +61,7 @@ def test_D2_transformations(place, functions, soft):
             torch.func.vmap(torch.func.grad(partial(_total, function, reduction)))(logits, target)
             for function in functions
         )
-        np.testing.assert_allclose(place.to_numpy(ours), place.to_numpy(theirs), rtol=tolerance, atol=tolerance)
+        agree.near(place.to_numpy(ours), place.to_numpy(theirs), what="values", rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.places(backends=("torch", "torch-cuda"), modes=(Mode.EAGER,), dtypes=("float64",))
@@ -69,7 +69,9 @@ def test_D2_second_derivatives(place, functions):
     logits, target = inputs(place, (3, 5))
     torch = place.backend.torch
     _, ours = functions
-    assert torch.autograd.gradgradcheck(lambda x: ours(x, target, label_smoothing=0.1), (logits.requires_grad_(),))
+    assert torch.autograd.gradgradcheck(lambda x: ours(x, target, label_smoothing=0.1), (logits.requires_grad_(),)), (
+        "gradgradcheck does not hold"
+    )
 
 
 @pytest.mark.places(backends=("torch",), modes=(Mode.EAGER,), dtypes=("float32",))
@@ -79,8 +81,8 @@ def test_D2_autocast(place, functions):
     for x in (logits, logits.bfloat16(), logits.double()):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             theirs, ours = (function(x, target) for function in functions)
-        assert ours.dtype == theirs.dtype
-        np.testing.assert_allclose(place.to_numpy(ours), place.to_numpy(theirs), rtol=1e-2)
+        agree.same(ours.dtype, theirs.dtype, "the dtype")
+        agree.near(place.to_numpy(ours), place.to_numpy(theirs), what="values", rtol=1e-2)
 
 
 @pytest.mark.places(backends=("torch",), modes=(Mode.EAGER,), dtypes=("float32",))
@@ -111,13 +113,13 @@ def test_D2_the_module(place, subject, options):
     torch = place.backend.torch
     options = {k: place.put(v, place.dtype) if isinstance(v, np.ndarray) else v for k, v in options.items()}
     modules = torch.nn.CrossEntropyLoss(**options), subject.drop_in_module(**options)
-    assert isinstance(modules[1], torch.nn.Module)
-    assert repr(modules[0]) == repr(modules[1])
-    assert modules[0].state_dict().keys() == modules[1].state_dict().keys()
+    assert isinstance(modules[1], torch.nn.Module), f"{type(modules[1]).__name__} is no torch.nn.Module"
+    agree.same(repr(modules[1]), repr(modules[0]), "the text of the module")
+    agree.same(modules[1].state_dict().keys(), modules[0].state_dict().keys(), "what the module's state names")
     logits, target = inputs(place, (3, 5, 2))
     same_values(place, modules, logits, target)
     again = pickle.loads(pickle.dumps(modules[1]))
-    assert torch.equal(again(logits, target), modules[1](logits, target))
+    assert torch.equal(again(logits, target), modules[1](logits, target)), "a copy gives another loss"
     modules[1].load_state_dict(modules[0].state_dict())
 
 
@@ -136,10 +138,11 @@ def test_D2_inputs_out_of_the_ordinary(place, functions):
         lambda f: _tangent(torch, f, logits, target),
     ):
         theirs, ours = (call(function) for function in functions)
-        assert type(ours) is type(theirs)
-        np.testing.assert_allclose(place.to_numpy(ours), place.to_numpy(theirs), rtol=2e-6, atol=1e-7)
+        agree.same(type(ours), type(theirs), "the type")
+        agree.near(place.to_numpy(ours), place.to_numpy(theirs), what="values", rtol=2e-6, atol=1e-7)
     theirs, ours = (function(logits.to("meta"), target.to("meta")) for function in functions)
-    assert (ours.device, ours.shape, ours.dtype) == (theirs.device, theirs.shape, theirs.dtype)
+    found, peers = ((each.device, each.shape, each.dtype) for each in (ours, theirs))
+    agree.same(found, peers, "device, shape and dtype")
 
 
 def _tangent(torch, function, logits, target):
@@ -152,4 +155,4 @@ def _tangent(torch, function, logits, target):
 def test_D2_the_gradient_lies_as_the_input_does(place, subject):
     logits, target = inputs(place, (2, 5, 3))
     theirs, ours = (run(function, logits, target)[1] for function in Both(place, subject))
-    assert ours.stride() == theirs.stride()
+    agree.same(ours.stride(), theirs.stride(), "the strides")

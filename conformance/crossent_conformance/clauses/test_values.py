@@ -182,16 +182,17 @@ def test_V11_perplexity(place, subject):
         exact = np.exp(loss)
     got = place.to_numpy(subject.perplexity(place.put(loss, place.compute_dtype)))
     # exp is the library's own; half a unit in the last place of the loss is all that is promised of it.
-    np.testing.assert_allclose(got, exact, rtol=4 * units.EPS[place.compute_dtype] * 80)
+    agree.near(got, exact, what="perplexity", rtol=4 * units.EPS[place.compute_dtype] * 80, by="exp of the loss is")
 
 
 @pytest.mark.places(sparse=True, modes=DIRECT)
 def test_V11_perplexity_of_a_mean_loss(place, subject):
     logits, targets = cases.random((6,), 5)
     loss = place.call(subject.loss, logits, targets)
-    assert place.backend.owns(subject.perplexity(loss))
-    got = float(place.to_numpy(subject.perplexity(loss)))
-    assert got == pytest.approx(math.exp(float(place.to_numpy(loss))), rel=1e-6)
+    found = subject.perplexity(loss)
+    place.check_owned(found)
+    exact = math.exp(float(place.to_numpy(loss)))
+    agree.near(float(place.to_numpy(found)), exact, what="perplexity", rtol=1e-6, by="exp of the loss is")
 
 
 @pytest.mark.places(modes=UNCOMPILED, sparse=True)
@@ -203,5 +204,6 @@ def test_V11_perplexity_of_any_loss(place, subject, loss):
         exact = float(np.exp(np.asarray(loss)))
     got = float(place.to_numpy(subject.perplexity(place.put(np.asarray(loss), place.compute_dtype))))
     size = max(1.0, min(loss, 100.0))
-    np.testing.assert_allclose(got, expected, rtol=16 * units.EPS[place.compute_dtype] * size)
-    np.testing.assert_allclose(float(subject.perplexity(loss)), exact, rtol=16 * units.EPS["float64"] * size)
+    agree.near(got, expected, what="perplexity", rtol=16 * units.EPS[place.compute_dtype] * size, by="exp is")
+    found = float(subject.perplexity(loss))
+    agree.near(found, exact, what="perplexity of a float", rtol=16 * units.EPS["float64"] * size, by="exp is")
