@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from crossent_conformance import evidence, frames, results, severity, shrink, suspects, witness
+from crossent_conformance import evidence, frames, results, severity, shrink, whereabouts, witness
 from crossent_conformance.adapter import UnderTest
 from crossent_conformance.places import Place
 
@@ -66,7 +66,7 @@ def _at(call: evidence.Call | None, whole: evidence.Compared | None) -> str:
     """Which tokens or entries are off, in brackets."""
     if call is None or whole is None or call.logits.size > MOST_LOGITS:
         return ""
-    at = suspects.where(call, whole)
+    at = whereabouts.of(call, whole)
     return f" ({at})" if at else ""
 
 

@@ -1,7 +1,6 @@
 """Which known wrong formula an answer equals, so that a report can name the fault.
 
     fault = suspects.named(call, what, whole)         `whole`: the result beside the exact one; None: it equals none
-    words = suspects.where(call, whole)               at which tokens or entries it is off, where that says something
 
 The answer is compared with what the clean implementation (`reference`) gives with an option changed or a step
 replaced. A fault has the same key whatever the numbers of a case are. Whatever is no loss of logits and targets is
@@ -13,12 +12,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from crossent_conformance import wrong_steps
 from crossent_conformance.evidence import Call, Compared
 from crossent_conformance.reference import Reference, TokensReference
 from crossent_conformance.reference.rows import Call as Asked
@@ -219,7 +219,7 @@ class _Answer:
             says = f"{self.noun}: classes at -inf are among those that share in label_smoothing"
             yield Fault("smoothing of -inf", says), self._of_infinity
             says = f"{self.noun}: label_smoothing is divided by all {V} classes, those at -inf too"
-            yield Fault("smoothing by -inf", says), partial(self.by, _Shared(V))
+            yield Fault("smoothing by -inf", says), partial(self.by, wrong_steps.Shared(V))
         yield self._suspect(
             "other smoothing", f"smooths by the other convention, {other!r}, not {kind!r}", smoothing=other
         )
@@ -239,7 +239,10 @@ class _Answer:
         for n in sorted(sizes, key=lambda n: abs(n - V)):
             for way in self._conventions():
                 says = f"label_smoothing is shared out ({way!r}) as if among {n} classes, not {V}"
-                yield Fault("smoothing of V", f"{self.noun}: {says}"), partial(self.by, _Shared(n), smoothing=way)
+                yield (
+                    Fault("smoothing of V", f"{self.noun}: {says}"),
+                    partial(self.by, wrong_steps.Shared(n), smoothing=way),
+                )
 
     def _of_infinity(self) -> Any:
         found = self.by(logits=np.where(np.isneginf(self.logits), -1e4, self.logits))
@@ -256,25 +259,25 @@ class _Answer:
         if (z := self.options.get("z_loss")) is not None:
             yield self._suspect("z_loss", "has twice its z_loss", z_loss=2 * z)
             yield self._suspect("z_loss", "has half its z_loss", z_loss=z / 2)
-            yield self._suspect("z_loss mean", "has a z_loss that is not squared", _ZOfOne())
+            yield self._suspect("z_loss mean", "has a z_loss that is not squared", wrong_steps.ZOfOne())
         if (weights := self.options.get("class_weights")) is not None:
             yield self._suspect("class_weights twice", "has class_weights twice", class_weights=weights * weights)
             if self.options.get("label_smoothing"):
                 says = "multiplies the target's term alone by its class weight, not the smoothed ones"
-                yield self._suspect("smoothing without weights", says, _TargetWeighted())
+                yield self._suspect("smoothing without weights", says, wrong_steps.TargetWeighted())
         if (weights := self.options.get("weights")) is not None:
             if self.options.get("z_loss") is not None:
                 yield Fault("z_loss without weights", f"{self.noun} has a z_loss without the weights"), self._bare_z
             yield self._suspect("weights twice", "has weights twice", weights=np.asarray(weights) ** 2)
         if (t := self.options.get("temperature")) is not None:
             yield self._suspect("temperature", "is multiplied by the temperature where it divides", temperature=1 / t)
-            yield self._suspect("temperature", "misses the factor of the temperature", _Flat())
+            yield self._suspect("temperature", "misses the factor of the temperature", wrong_steps.Flat())
         if (c := self.options.get("logit_softcap")) is not None:
             capped = c * np.tanh(self.logits / c) / self.options.get("temperature", 1.0)
             says = "has the softcap before the temperature"
             if self.what == "loss" and "temperature" in self.options:
                 yield self._suspect("softcap first", says, logits=capped, temperature=None, logit_softcap=None)
-            yield self._suspect("softcap", "misses the slope of the softcap", _Flat())
+            yield self._suspect("softcap", "misses the slope of the softcap", wrong_steps.Flat())
         explicit = self.options.get("algorithm") == "explicit"
         yield self._suspect(
             "clipped" if not explicit else "not clipped",
@@ -282,7 +285,7 @@ class _Answer:
             algorithm="stable" if explicit else "explicit",
         )
         if explicit:
-            yield self._suspect("clip gradient", "flows through clipped probabilities", _Unclipped())
+            yield self._suspect("clip gradient", "flows through clipped probabilities", wrong_steps.Unclipped())
         if self.grad_output is not None and np.ndim(self.grad_output):
             g = np.asarray(self.grad_output)
             yield self._suspect("grad_output", "takes grad_output along another axis", grad_output=_turned(g))
@@ -300,7 +303,7 @@ class _Answer:
         if not self.hard:
             top = (np.arange(V) == t.argmax(axis=-1)[..., None]).astype(np.float64)
             if self.what == "d_logits":
-                yield self._suspect("soft mass", "is p - q, as if soft targets summed to 1", _MassOne())
+                yield self._suspect("soft mass", "is p - q, as if soft targets summed to 1", wrong_steps.MassOne())
             yield self._suspect("soft argmax", "is that of the likeliest class alone, not of soft targets", targets=top)
             total = t.sum(axis=-1, keepdims=True)
             yield self._suspect("soft normalised", "divides soft targets by their sum", targets=t / total)
@@ -325,7 +328,7 @@ class _Answer:
 
     def _probabilities(self) -> Iterator[Suspect]:
         for e in (1e-12, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5):
-            yield self._suspect("log of p + e", f"is made of log(p + {e:g}), not of log p", _Added(e))
+            yield self._suspect("log of p + e", f"is made of log(p + {e:g}), not of log p", wrong_steps.Added(e))
         if self.what == "loss":
             yield Fault("bits", "the loss is in bits, by a logarithm to the base 2"), lambda: self.exact / math.log(2)
             yield Fault("digits", "the loss is that of base 10"), lambda: self.exact / math.log(10)
@@ -334,19 +337,23 @@ class _Answer:
     def _sums(self) -> Iterator[Suspect]:
         V = self.logits.shape[-1] if self.logits.ndim else 0
         for n in sorted({-V % m for m in (*MULTIPLES, 128 * 1024)} - {0}):
-            yield self._suspect("zeros in the sum", f"has {n} zeros more in the sum of exponentials", _Padded(n))
+            yield self._suspect(
+                "zeros in the sum", f"has {n} zeros more in the sum of exponentials", wrong_steps.Padded(n)
+            )
         for kept in sorted({V // m * m for m in MULTIPLES} - {0, V} | ({V - 1} if V > 1 else set())):
             yield self._suspect(
-                "classes missing", f"leaves classes from {kept} on out of the sum of exponentials", _Cut(kept)
+                "classes missing",
+                f"leaves classes from {kept} on out of the sum of exponentials",
+                wrong_steps.Cut(kept),
             )
 
     def _running(self) -> Iterator[Suspect]:
         """Sums over many tokens that are made one after the other in few digits."""
         if self.what == "loss" and self.options.get("reduction", "mean") in ("mean", "sum"):
             for words, of in (
-                ("tokens", _RunningSum()),
-                ("weights", _RunningWeights()),
-                ("tokens and weights", _RunningSums()),
+                ("tokens", wrong_steps.RunningSum()),
+                ("weights", wrong_steps.RunningWeights()),
+                ("tokens and weights", wrong_steps.RunningSums()),
             ):
                 says = f"is off as by a running sum of the {words} in float32"
                 yield self._suspect("running sum", says, of)
@@ -429,171 +436,3 @@ def _few(values: Any) -> str:
 
 def _turned(array: np.ndarray) -> np.ndarray:
     return array.transpose().reshape(array.shape) if array.ndim > 1 else array[::-1]
-
-
-# ---- formulas with one step replaced
-
-
-class _Shared(Reference):
-    """Label smoothing among so many classes."""
-
-    def __init__(self, classes: int) -> None:
-        self.classes = classes
-
-    def smoothed(self, call: Any, q: Any, finite: Any, rows: Any) -> Any:
-        return super().smoothed(call, q, finite, replace(rows, finite=np.full(rows.finite.shape, float(self.classes))))
-
-
-class _TargetWeighted(Reference):
-    """Class weights of what the target distribution gives, and of nothing that smoothing gives."""
-
-    def pull(self, call: Any, w: Any, given: Any, rows: Any, columns: slice) -> Any:
-        q, weights = self.given(call, given, columns), self.wide(call.class_weights[columns])
-        pull = super().pull(replace(call, class_weights=None), w, given, rows, columns)
-        return pull + (1 - call.label_smoothing) * q * (weights - 1)
-
-
-class _MassOne(Reference):
-    def row_gradients(self, call: Any, w: Any, given: Any, rows: Any, mass: Any, columns: Any) -> Any:
-        return super().row_gradients(call, w, given, rows, np.ones_like(mass), columns)
-
-
-class _ZOfOne(Reference):
-    def z_losses(self, call: Any, rows: Any) -> Any:
-        return call.z_loss * self.lse(rows)
-
-
-class _Flat(Reference):
-    def steepness(self, call: Any, x: Any) -> Any:
-        return 1.0
-
-
-class _Unclipped(Reference):
-    def clipped(self, call: Any, w: Any, rows: Any) -> Any:
-        return np.zeros(w.shape, dtype=bool)
-
-
-class _Added(Reference):
-    def __init__(self, e: float) -> None:
-        self.e = e
-
-    def half_surprises(self, call: Any, w: Any, rows: Any) -> Any:
-        return np.log(self.probabilities(w, rows) + self.e) / -2
-
-
-class _Padded(Reference):
-    """Zeros among the logits, in the sum alone."""
-
-    def __init__(self, zeros: int) -> None:
-        self.zeros = zeros
-
-    def rows(self, call: Any, x: Any, given: Any) -> Any:
-        rows = super().rows(call, x, given)
-        return replace(rows, others=rows.others + self.zeros * np.exp(-rows.largest))
-
-
-class _RunningSum(Reference):
-    def over_tokens(self, call: Any, values: Any) -> Any:
-        if values.dtype == bool or not values.size:
-            return super().over_tokens(call, values)
-        return np.float64(np.cumsum(values.reshape(-1), dtype=np.float32)[-1])
-
-    def divisor(self, call: Any, tokens: Any) -> Any:
-        return Reference().divisor(call, tokens)
-
-
-class _RunningSums(_RunningSum):
-    def divisor(self, call: Any, tokens: Any) -> Any:
-        return Reference.divisor(self, call, tokens)
-
-
-class _RunningWeights(Reference):
-    def divisor(self, call: Any, tokens: Any) -> Any:
-        return np.float64(np.cumsum(tokens.total[tokens.counted], dtype=np.float32)[-1])
-
-
-class _Cut(Reference):
-    """Classes past the first ones are not in the sum."""
-
-    def __init__(self, kept: int) -> None:
-        self.kept = kept
-
-    def rows(self, call: Any, x: Any, given: Any) -> Any:
-        rows = super().rows(call, x, given)
-        rest = np.exp(self.seen(call, x[:, self.kept :]) - rows.largest).sum(axis=-1, keepdims=True)
-        return replace(rows, others=rows.others - rest)
-
-
-# ---- where it is off
-
-
-def where(call: Call, whole: Compared) -> str:
-    """The tokens, or the entries, that are off, where a property of the input says which they are."""
-    logits, off = np.asarray(call.logits, dtype=np.float64), whole.off
-    tokens = logits.shape[:-1]
-    if not tokens or off.shape[: len(tokens)] != tokens or logits.shape[-1] == 0:
-        return ""
-    found = []
-    per_token = off.reshape(*tokens, -1).any(axis=-1)
-    if not per_token.all():
-        same = [words for words, those in _kinds(call, logits) if np.array_equal(those, per_token)]
-        lead = _lead(call, logits)
-        if not same and lead is not None and lead[per_token].min() > lead[~per_token].max():
-            same = [f"those whose target is ahead by {lead[per_token].min():.3g} or more"]
-        count = f"{int(per_token.sum())} of {per_token.size} tokens"
-        found.append(f"{count}, {same[0]}" if same else count)
-    elif per_token.size > 1:
-        found.append("every token")
-    if off.shape == logits.shape and call.targets.shape == tokens and call.targets.dtype.kind in "iu":
-        at = np.arange(logits.shape[-1]) == call.targets[..., None]
-        if not (off & ~at).any():
-            found.append("the target's entry alone")
-        elif not (off & at).any():
-            found.append("not at the target's entry")
-    return "; ".join(found)
-
-
-def _lead(call: Call, logits: np.ndarray) -> np.ndarray | None:
-    """How far each target is ahead of the other classes."""
-    t, V = call.targets, logits.shape[-1]
-    if t.shape != logits.shape[:-1] or t.dtype.kind not in "iu" or V < 2 or (t < 0).any() or (t >= V).any():
-        return None
-    own = np.take_along_axis(logits, t[..., None], axis=-1)[..., 0]
-    with np.errstate(invalid="ignore"):
-        return np.asarray(own - np.where(np.arange(V) == t[..., None], -np.inf, logits).max(axis=-1))
-
-
-def _kinds(call: Call, logits: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    tokens, V = logits.shape[:-1], logits.shape[-1]
-    options, t = call.options, call.targets
-    weights = options.get("weights")
-    with np.errstate(invalid="ignore"):
-        top = logits.max(axis=-1)
-        yield "those with NaN among their logits", np.isnan(logits).any(axis=-1)
-        yield "those with +inf among their logits", np.asarray(np.isposinf(logits).any(axis=-1))
-        yield "those with -inf among their logits", np.asarray(np.isneginf(logits).any(axis=-1))
-        if weights is not None:
-            nothing = np.broadcast_to(np.asarray(weights) == 0, tokens)
-            yield "those of weight 0", nothing
-            yield "those of a weight", ~nothing
-        if t.shape == tokens and t.dtype.kind in "iu":
-            ignored = options.get("ignore_index")
-            if ignored is not None:
-                yield "those that are ignored", np.asarray(t == ignored)
-                yield "those that are not ignored", np.asarray(t != ignored)
-            inside = (t >= 0) & (t < V)
-            own = np.take_along_axis(logits, np.where(inside, t, 0)[..., None], axis=-1)[..., 0]
-            yield "those whose target is the likeliest class", inside & (own == top)
-            yield "those whose target is not the likeliest class", inside & (own < top)
-            yield "those whose target is class 0", t == 0
-            yield "those whose target is the last class", t == V - 1
-        elif t.shape == logits.shape:
-            total = np.abs(t.sum(axis=-1) - 1) > 1e-6
-            yield "those whose soft targets do not sum to 1", total
-        yield "those of a logit above 88", top > 88
-    if len(tokens) == 1:
-        place = np.arange(tokens[0])
-        yield "the last", place == tokens[0] - 1
-        yield "all but the first", place > 0
-        for m in MULTIPLES[1:]:
-            yield f"those past the last whole block of {m}", place >= tokens[0] // m * m
