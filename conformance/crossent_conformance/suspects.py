@@ -110,8 +110,6 @@ class _Answer:
     def fault(self) -> Fault | None:
         if self.given.size == 0 or not np.isfinite(self.exact).any():
             return None
-        if np.isnan(self.given).all():
-            return Fault(f"{self.what} nan", f"{self.noun} is NaN")
         small = self.logits.size <= MOST
         if self.what in MEASURES:
             with np.errstate(all="ignore"):
@@ -331,7 +329,7 @@ class _Answer:
             yield self._suspect("log of p + e", f"is made of log(p + {e:g}), not of log p", wrong_steps.Added(e))
         if self.what == "loss":
             yield Fault("bits", "the loss is in bits, by a logarithm to the base 2"), lambda: self.exact / math.log(2)
-            yield Fault("digits", "the loss is that of base 10"), lambda: self.exact / math.log(10)
+            yield Fault("base 10", "the loss is made by a logarithm to the base 10"), lambda: self.exact / math.log(10)
         yield Fault("sign", f"{self.noun} has the other sign"), lambda: -self.exact
 
     def _sums(self) -> Iterator[Suspect]:
@@ -364,13 +362,7 @@ class _Answer:
             for by in (1, -1):
                 says = "the gradient of each token is its neighbour's"
                 yield Fault("rows moved", says), partial(np.roll, self.exact, by, axis=-2)
-        if self.hard and self.targets.shape == self.logits.shape[:-1]:
-            yield Fault("no one-hot", "the gradient is p, without the target's -1"), self._without_target
-
-    def _without_target(self) -> Any:
-        V = self.logits.shape[-1]
-        at = np.arange(V) == np.where((self.targets < 0) | (self.targets >= V), 0, self.targets)[..., None]
-        return np.where(at, self.given, self.exact) if bool((self.given >= 0).all()) else 2 * self.given + 1
+        yield self._suspect("no target", "is p, without what the target takes off", wrong_steps.NoTarget())
 
     def _measures(self) -> Iterator[Suspect]:
         """What a measure of rows may be of, besides what was asked for."""

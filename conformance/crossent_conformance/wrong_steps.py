@@ -36,6 +36,14 @@ class MassOne(Reference):
         return super().row_gradients(call, w, given, rows, np.ones_like(mass), columns)
 
 
+class NoTarget(Reference):
+    """The gradient of log Z alone."""
+
+    def row_gradients(self, call: Any, w: Any, given: Any, rows: Any, mass: Any, columns: Any) -> Any:
+        p = self.probabilities(w, rows)
+        return mass * p / 2 + call.z_loss * self.lse(rows) * p
+
+
 class ZOfOne(Reference):
     """z-loss of lse, not of its square."""
 
