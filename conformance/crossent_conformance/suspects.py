@@ -247,13 +247,6 @@ class _Answer:
         return np.where(np.isposinf(self.given) & np.isfinite(self.exact), self.given, found)
 
     def _options(self) -> Iterator[Suspect]:
-        for name in NOT_LOOKED_AT:
-            given = self.grad_output if name == "grad_output" else self.options.get(name)
-            if given is not None:
-                changes: dict[str, Any] = {name: None}
-                if name == "ignore_index" and self.hard:
-                    changes["targets"] = np.where(self.targets == given, np.maximum(given, 0), self.targets)
-                yield self._suspect(f"no {name}", f"does not look at {name}", **changes)
         if (z := self.options.get("z_loss")) is not None:
             yield self._suspect("z_loss", "has twice its z_loss", z_loss=2 * z)
             yield self._suspect("z_loss", "has half its z_loss", z_loss=z / 2)
@@ -289,6 +282,17 @@ class _Answer:
             yield self._suspect("grad_output", "takes grad_output along another axis", grad_output=_turned(g))
             first = np.broadcast_to(g.reshape(-1)[:1].reshape((1,) * g.ndim), g.shape)
             yield self._suspect("grad_output", "takes the first grad_output for all", grad_output=first)
+
+        yield from self._not_looked_at()
+
+    def _not_looked_at(self) -> Iterator[Suspect]:
+        for name in NOT_LOOKED_AT:
+            given = self.grad_output if name == "grad_output" else self.options.get(name)
+            if given is not None:
+                changes: dict[str, Any] = {name: None}
+                if name == "ignore_index" and self.hard:
+                    changes["targets"] = np.where(self.targets == given, np.maximum(given, 0), self.targets)
+                yield self._suspect(f"no {name}", f"does not look at {name}", **changes)
 
     def _bare_z(self) -> Any:
         return self.by(z_loss=None) + self.by(weights=None) - self.by(weights=None, z_loss=None)

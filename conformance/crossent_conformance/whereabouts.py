@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from crossent_conformance.evidence import Call, Compared
+from crossent_conformance.severity import LEAD
 
 BLOCKS = tuple(2**k for k in range(2, 11))
 """Sizes of blocks, past the last whole one of which rows may be forgotten."""
@@ -32,6 +33,8 @@ def of(call: Call, whole: Compared) -> str:
         found.append(f"{count}, {same[0]}" if same else count)
     elif per_token.size > 1:
         found.append("every token")
+    elif (lead := _lead(call, logits)) is not None and lead.size and lead.item() > LEAD:
+        found.append(f"the target is ahead by {lead.item():.3g}")
     if off.shape == logits.shape and call.targets.shape == tokens and call.targets.dtype.kind in "iu":
         at = np.arange(logits.shape[-1]) == call.targets[..., None]
         if not (off & ~at).any():
