@@ -49,7 +49,15 @@ def _peer(label, package="numpy"):
 
 def _document(*cells):
     made = [
-        {"clause": clause, "backend": "numpy", "dtype": dtype, "held": held, "failed": failed, "worst": worst}
+        {
+            "clause": clause,
+            "backend": "numpy",
+            "dtype": dtype,
+            "held": held,
+            "failed": failed,
+            "severity": ("extreme" if dtype == "float64" else "wrong") if failed else None,
+            "worst": worst,
+        }
         for clause, dtype, held, failed, worst in cells
     ]
     return {
@@ -73,14 +81,14 @@ def test_the_page_counts_what_fails_and_names_who_is_missing():
     good, bad, refused, absent = _peer("good"), _peer("bad"), _peer("refused"), _peer("absent", "no-such-package")
     documents = {
         "good": _document(("V1", "float64", 3, 0, 0.5), ("V1", "float32", 2, 0, 0.25), ("V2", "float64", 1, 0, None)),
-        "bad": _document(("V1", "float64", 1, 2, "inf"), ("V1", "float32", 4, 1, 2e6), ("V2", "float64", 0, 0, None)),
+        "bad": _document(("V1", "float64", 1, 2, "inf"), ("V1", "float32", 4, 1, 2e6), ("V2", "float64", 0, 1, None)),
         "refused": {"refused": "it crashed"},
     }
     made = page([good, bad, refused, absent], documents, [])
-    assert "| [V1](specification.md) | holds | **fails 3 of 8** |" in made
-    assert "| [V2](specification.md) | holds | – |" in made
+    assert "| [V1](specification.md) | holds | **wrong 3 of 8** |" in made
+    assert "| [V2](specification.md) | holds | extreme 1 of 1 |" in made
     assert "S1" not in made.partition("## What holds")[2].partition("## By how much")[0]
-    assert "| cases | 0 of 6 fail | 3 of 8 fail |" in made
+    assert "| cases | 0 of 6 fail | 4 of 9 fail |" in made
     assert "| float64 | 0.50 | inf |" in made
     assert "| float32 | 0.25 | 2e+06 |" in made
     assert "refused (it crashed); absent (not installed)" in made

@@ -25,6 +25,7 @@ from crossent_conformance import backends, figure, findings
 from crossent_conformance.backends import FLOATS
 from crossent_conformance.escaped import escaped
 from crossent_conformance.peers import PEERS, Peer
+from crossent_conformance.severity import MEANS, WRONG
 from crossent_conformance.table import number
 
 CROSSENT = Peer(
@@ -132,6 +133,7 @@ def page(
         missing=[(peer, _why(peer, documents)) for peer in peers if peer not in run],
         clauses={clause: of for clause, of in counts.items() if any(map(any, of))},
         totals=[tuple(map(sum, zip(*of, strict=True))) for of in zip(*counts.values(), strict=True)],
+        means=MEANS,
         dtypes={dtype: [_worst(document, dtype) for document in run.values()] for dtype in FLOATS},
         reproduced=reproduced,
         cell=_cell,
@@ -152,9 +154,11 @@ def _worst(document: dict[str, Any], dtype: str) -> str:
     return "–" if worst is None else number(worst)
 
 
-def _counts(document: dict[str, Any], clause: str) -> tuple[int, int]:
+def _counts(document: dict[str, Any], clause: str) -> tuple[int, int, bool]:
+    """Cases that hold, that fail, and whether one of these is wrong on an ordinary input."""
     cells = [cell for cell in document["subjects"][0]["cells"] if cell["clause"] == clause]
-    return sum(cell["held"] for cell in cells), sum(cell["failed"] for cell in cells)
+    wrong = any(cell["failed"] and cell["severity"] == WRONG for cell in cells)
+    return sum(cell["held"] for cell in cells), sum(cell["failed"] for cell in cells), wrong
 
 
 def _cell(how: str, *notes: str) -> str:
