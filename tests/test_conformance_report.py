@@ -125,6 +125,20 @@ def test_a_smaller_input_keeps_the_fault_and_the_option_of_its_clause():
     assert small.call.logits.size <= 4
 
 
+def test_cases_without_the_option_that_a_small_input_needs_are_another_fault():
+    def input_of(*options):
+        return {"logits": None, "targets": None, "shape": [1, 2], "options": dict.fromkeys(options, 1)}
+
+    subject = SubjectResult("a", "a", backends={"numpy": {"dtypes": ["float64"]}})
+    subject.cases = [
+        _case("V9", tier=0, says="weights", input=input_of("reduction", "weights"), shrunk=True),
+        _case("V9", tier=0, says="both", input=input_of("weights", "z_loss", "class_weights")),
+        _case("V9", tier=0, says="z", input=input_of("z_loss", "class_weights")),
+        _case("V9", tier=0, says="z alone", input=input_of("z_loss")),
+    ]
+    assert [(fault.failure.says, fault.count) for fault in subject.faults()] == [("weights", 2), ("z alone", 2)]
+
+
 def _case(clause, outcome=FAILS, dtype="float64", known="", **failure):
     told = Failure(f"test_{clause}_x", "disagrees", "words", **failure) if outcome == FAILS else None
     return Case(f"test_x.py::test_{clause}_x", clause, "numpy", dtype, "eager", outcome, failure=told, known=known)

@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
 import platform
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,11 @@ class Failure:
     expected: Any = None
     given: Any = None
     error: float | None = None
+
+    @property
+    def options(self) -> frozenset[str]:
+        """The names of the options that say what is computed."""
+        return frozenset((self.input or {}).get("options") or ()) - {"reduction"}
 
     @property
     def order(self) -> tuple[Any, ...]:
@@ -168,8 +175,8 @@ class SubjectResult:
                 stories[story].append(case)
         order = list(contract.clauses())
         found = []
-        for cases in stories.values():
-            first = min(cases, key=lambda case: case.failure.order if case.failure else ())
+        for cases in itertools.chain.from_iterable(map(_apart, stories.values())):
+            first = cases[0]
             clauses = sorted({case.clause for case in cases}, key=order.index)
             places = dict.fromkeys((case.backend, case.dtype) for case in cases)
             found.append(Fault(first.clause, first, clauses, list(places), len(cases)))
@@ -246,6 +253,16 @@ class Results:
     def as_text(self) -> str:
         """The JSON."""
         return json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n"
+
+
+def _apart(cases: list[Case]) -> Iterator[list[Case]]:
+    """The cases of a story, the first to be told at the head; those apart that lack an option which that one needs."""
+    left = sorted(cases, key=lambda case: case.failure.order if case.failure else ())
+    while left:
+        told = left[0].failure
+        needs = told.options if told is not None and told.shrunk and not told.fault else frozenset()
+        yield [case for case in left if case.failure is not None and needs <= case.failure.options]
+        left = [case for case in left if case.failure is not None and not needs <= case.failure.options]
 
 
 def values_alone(described: dict[str, dict[str, Any]]) -> list[str]:

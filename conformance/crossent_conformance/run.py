@@ -51,6 +51,8 @@ ENDS_OF_A_BACKEND = 12
 
 MOST_EXPLAINED = 16
 """More faults than these are told with the input as the case gave it."""
+ROUNDS = 3
+"""How often small inputs are looked for: one shows which other cases are another fault."""
 
 _numbers = itertools.count()
 """Of workers."""
@@ -241,8 +243,10 @@ class Run:
             self._hire()
         self._serve()
         if not self.settings.first_failure:
-            self._explain()
-            self._serve()
+            explained: set[tuple[int, str]] = set()
+            for _ in range(ROUNDS):
+                self._explain(explained)
+                self._serve()
 
     # ---- workers
 
@@ -376,12 +380,13 @@ class Run:
         if self.settings.cases and not any(map(self._is_named, self._cases)):
             raise SubjectError(f"no case is called {' or '.join(self.settings.cases)}: see the names in a report")
 
-    def _explain(self) -> None:
+    def _explain(self, explained: set[tuple[int, str]]) -> None:
         """Ask once more for the failures that are told, with the time to look for small inputs."""
         items = {case["id"]: case for case in self._cases}
-        for subject in self._subjects:
+        for at, subject in enumerate(self._subjects):
             for fault in subject.result.faults()[:MOST_EXPLAINED]:
-                if fault.failure.kind == "disagrees":
+                if fault.failure.kind == "disagrees" and (at, fault.case.id) not in explained:
+                    explained.add((at, fault.case.id))
                     case = items[fault.case.id]
                     self._queue.append(_Job(subject, "explain", case["nodeid"], case))
                     self._planned += 1
