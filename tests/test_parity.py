@@ -94,7 +94,7 @@ def test_what_a_subject_lacks_is_not_compared(capsys):
         ((*TWO, "--subject", "nowhere:loss"), "there is no module 'nowhere'"),
         ((*TWO, "--baseline", "missing.json"), "cannot read missing.json: No such file or directory"),
         (("--results", "missing.json"), "cannot read missing.json: No such file or directory"),
-        (("--results", "missing.json", "--seed", "1"), "--results has a subject and a seed of its own"),
+        (("--results", "missing.json", "--seed", "1"), "--results has a subject, a seed and engines of its own"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -183,6 +183,16 @@ class UnderTest:
             raise DoesNotApply("a choice between fast and portable code")
         return found()
 
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """What may be asked for by the option `engine`, as far as the adapter tells."""
+        return tuple(getattr(self._found, "engines", ())) if self.is_adapter else ()
+
+    def engine(self, logits: Any, targets: Any, **options: Any) -> str:
+        """Which code answers such a call, as far as the adapter tells; "" where it does not."""
+        found = getattr(self._found, "engine", None) if self.is_adapter else None
+        return "" if found is None else str(found(logits, targets, **options))
+
     def __getattr__(self, name: str) -> Any:
         """What an adapter may have besides."""
         if name not in BESIDES:

@@ -61,6 +61,10 @@ class Adapter:
     autograd's, and giving a number for each token where `reduction` is no option; `token_statistics(logits, targets,
     **options)`, which gives an object with the attributes of `crossent.TokenStatistics`.
 
+    `engine(logits, targets, **options)` says in a few words which code answers such a call, where there are several:
+    calls of the same words run the same machine code. Where the option `engine` asks for one that cannot, it raises
+    `DoesNotApply`; `engines` are what that option takes.
+
     `sharded(backend)` gives the `Sharded` loss of a vocabulary in shards, on that backend.
     """
 
@@ -75,6 +79,9 @@ class Adapter:
     """Whether logits of shape (N, V) are all it takes; None: found by trying."""
     fixed: Mapping[str, Any] = {}
     """What it does where it has no option: {"reduction": "mean", "smoothing": "uniform"}."""
+
+    engines: tuple[str, ...] = ()
+    """What its option `engine` takes, where it has one."""
 
     names: Mapping[str, str | tuple[str, ...]] = {}
     """What its errors call the contract's arguments: {"logits": "input", "targets": "target"}."""

@@ -51,7 +51,7 @@ def of_results(results: dict[str, Any]) -> str:
 
 def of_parity(verdict: Verdict) -> str:
     """The report of `crossent parity`: what fails first, then the tables."""
-    from crossent_conformance.parity import report
+    from crossent_conformance.parity import report, shown
     from crossent_conformance.parity.cases import CASES
 
     tables: list[tuple[str, report.Cells, set[Place]]] = []
@@ -62,7 +62,15 @@ def of_parity(verdict: Verdict) -> str:
         title = f"To the baseline of {verdict.baseline.created}"
         tables.append((title, report.cells(verdict.results, verdict.against), regressed))
     about = {name: case.about for name, case in CASES.items()}
-    return _filled("parity.html.j2", verdict=verdict, report=report, tables=tables, about=about)
+    return _filled(
+        "parity.html.j2",
+        verdict=verdict,
+        report=report,
+        tables=tables,
+        about=about,
+        worst=shown.worst(verdict),
+        engines=list(shown.engines_in_words(verdict.results)),
+    )
 
 
 class _Subject:

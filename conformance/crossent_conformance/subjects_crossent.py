@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from functools import partial, wraps
 from types import SimpleNamespace
@@ -18,12 +19,16 @@ from crossent_conformance.backends import BACKENDS, FLOATS
 from crossent_conformance.implementation import Adapter, DoesNotApply, Sharded
 from crossent_conformance.linear import ThroughIdentity
 
+_OPERATIONS = {"array_api_strict": "numpy", "dask": "numpy", "jaxlib": "jax"}
+"""Whose operations arrays of that module have, where not its own."""
+
 
 class Crossent(Adapter):
     """The public functions of `crossent`."""
 
     name = package = "crossent"
     backends, dtypes = tuple(BACKENDS), FLOATS
+    engines = ("auto", "numba", "cuda", "array_api")
     flat = False
     loss = staticmethod(crossent.cross_entropy)
     loss_and_grad = staticmethod(crossent.cross_entropy_and_grad)
@@ -75,6 +80,32 @@ class Crossent(Adapter):
                 del os.environ["CROSSENT_ENGINE"]
             else:
                 os.environ["CROSSENT_ENGINE"] = before
+
+    def engine(
+        self,
+        logits: Any,
+        targets: Any,
+        *,
+        engine: str = "auto",
+        algorithm: str = "stable",
+        label_smoothing: float = 0.0,
+        **_options: Any,
+    ) -> str:
+        """The one that `crossent.explain` tells; of that for any library also whose operations answer."""
+        library = type(logits).__module__.partition(".")[0]
+        in_pieces = library == "dask" and logits.numblocks[-1] > 1
+        said = crossent.explain(logits, algorithm)
+        if refusal := re.search(f"^{engine}: cannot serve: (.*)", said, re.MULTILINE):
+            raise DoesNotApply(f"engine={engine!r}: {refusal[1]}")
+        if engine == "auto":
+            is_graph = in_pieces and label_smoothing and targets.ndim == logits.ndim
+            if library == "dask" and algorithm == "stable" and not is_graph:  # each chunk finds its own
+                said = crossent.explain(np.empty((1, logits.shape[-1]), logits.dtype))
+            engine = re.findall("engine '(.*)'", said.partition("\n")[0])[0]
+        if engine == "array_api":
+            on = " on cuda" if getattr(getattr(logits, "device", None), "type", "") == "cuda" else ""
+            engine += f" of {_OPERATIONS.get(library, library)}{on}"
+        return f"{engine} in pieces" if in_pieces else engine
 
     def sharded(self, backend: str) -> Sharded:
         """Shards on processes, on devices, or as chunks."""

@@ -104,9 +104,7 @@ def _failure(failure: Failure) -> Iterator[str]:
     if given is not None:
         if given.get("function"):
             yield f"the last call was of {given['function']}"
-        yield from _arrays(given)
-        if given["options"]:
-            yield "options " + ", ".join(f"{name}={value!r}" for name, value in given["options"].items())
+        yield from input_lines(given)
     if failure.what is not None:
         yield f"{failure.what}: expected {failure.expected!r}, given {failure.given!r}"
         yield f"off by {number(failure.error)} times what the contract allows"
@@ -115,8 +113,14 @@ def _failure(failure: Failure) -> Iterator[str]:
         yield from lines[1:] if lines and lines[0].strip() == failure.says else lines
 
 
+def input_lines(given: dict[str, Any]) -> Iterator[str]:
+    """Logits and targets, with their numbers where these are known and few, and the options."""
+    yield from _arrays(given)
+    if given["options"]:
+        yield "options " + ", ".join(f"{name}={value!r}" for name, value in given["options"].items())
+
+
 def _arrays(given: dict[str, Any]) -> Iterator[str]:
-    """Logits and targets: their numbers, where these are known and few."""
     if given["shape"] is None:
         return
     place = f"{given['dtype']}, {given['mode']}"

@@ -12,8 +12,9 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,8 @@ class Asked:
     dtype: str
     inputs: str
     answers: dict[str, Answer]
+    engines: dict[str, str] = field(default_factory=dict)
+    """Of backends with values, which code they are of; two of the same words are of the same machine code."""
 
 
 @dataclass
@@ -78,22 +81,30 @@ def ask_all(
     names: Sequence[str],
     results: Results,
     listener: Callable[[str], Any],
+    engines: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Ask every backend every case of those names, in each of the dtypes that it and the implementation have."""
+    """Ask every backend every case of those names, in each of the dtypes that it and the implementation have.
+
+    `engines` are those that backends are to have.
+    """
     began = time.monotonic()
     for done, name in enumerate(names):
-        listener(f"{done}/{len(names)} {name}")
+        listener(f"{done + 1}/{len(names)} {name}")
         if name == ERRORS:
             results.errors = _refusals(under_test, backends)
             continue
         for dtype in dtypes:
             problem = CASES[name].problem(dtype, results.seed)
-            answers = {}
+            asked = Asked(name, dtype, problem.fingerprint, {})
             for key, (backend, traits) in backends.items():
                 if dtype in traits.dtypes:
                     under_test.begin(traits, "V1")
-                    answers[key] = _ask(under_test, Place(backend, dtype, backend.modes[0]), problem)
-            results.asked.append(Asked(name, dtype, problem.fingerprint, answers))
+                    options = {**problem.options, **({"engine": engines[key]} if key in engines else {})}
+                    engine, answer = _ask(under_test, Place(backend, dtype, backend.modes[0]), problem, options)
+                    asked.answers[key] = answer
+                    if engine and "loss" in answer:
+                        asked.engines[key] = engine
+            results.asked.append(asked)
     results.seconds = time.monotonic() - began
 
 
@@ -108,11 +119,12 @@ def described(backend: Backend, traits: Traits) -> dict[str, Any]:
     }
 
 
-def _ask(under_test: UnderTest, place: Place, problem: Problem) -> Answer:
-    options = dict(problem.options)
+def _ask(under_test: UnderTest, place: Place, problem: Problem, options: dict[str, Any]) -> tuple[str, Answer]:
+    engine = ""
     try:
         with warnings.catch_warnings(), place.backend.context(place.mode):
             warnings.simplefilter("ignore")  # what a library warns of is not what is compared
+            engine = place.call(under_test.engine, problem.logits, problem.targets, **options)
             try:
                 result = place.call(under_test.loss_and_grad, problem.logits, problem.targets, **options)
             except DoesNotApply as missing:
@@ -120,11 +132,11 @@ def _ask(under_test: UnderTest, place: Place, problem: Problem) -> Answer:
                     raise
                 options.pop("grad_output", None)
                 result = place.call(under_test.loss, problem.logits, problem.targets, **options)
-            return _read(place, result)
+            return engine, _read(place, result)
     except NotImplementedError as missing:
-        return {"lacks": str(missing) or "it raised NotImplementedError"}
+        return engine, {"lacks": str(missing) or "it raised NotImplementedError"}
     except Exception as error:  # whatever it raises is its answer
-        return {"raises": (type(error).__name__, str(error))}
+        return engine, {"raises": (type(error).__name__, str(error))}
 
 
 def _read(place: Place, result: Any) -> Answer:

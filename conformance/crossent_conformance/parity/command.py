@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import datetime
 import fnmatch
+import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ("case", "cases to ask, by name or pattern (default: all, and the refused calls, 'errors')"),
     ):
         parser.add_argument(f"--{name}", nargs="+", action="extend", default=[], metavar="NAME", help=what)
+    parser.add_argument(
+        "--engine", nargs="+", action="extend", default=[], metavar="[NAME=]ENGINE",
+        help="the engine of each backend, or of the one of that name (default: the subject's choice)",
+    )  # fmt: skip
     seeds = "of the inputs (default: the baseline's, or 0)"
     parser.add_argument("--seed", type=arguments.whole, metavar="N", help=seeds)
     parser.add_argument("--baseline", type=Path, metavar="FILE", help="compare with the JSON of an earlier run, too")
@@ -79,8 +85,11 @@ def run(given: argparse.Namespace) -> int:
     arguments.write_files([(given.json, lambda: file.as_text(verdict).encode()), (given.html, page)])
     if verdict.problems:
         return 1
-    if not verdict.compared and not (given.json and verdict.records):
-        raise UsageError("nothing could be compared: see the table")
+    if not verdict.proves and not (given.json and verdict.records):
+        if not verdict.compared:
+            raise UsageError("nothing could be compared: see the table")
+        same = "the same machine code walked all logits: see the notes"
+        raise UsageError(f"{same}; accepted: another --engine of one, other backends, --baseline, or --json to record")
     return 0
 
 
@@ -96,6 +105,7 @@ def _asked(given: argparse.Namespace, names: list[str], baseline: Results | None
     except subject.SubjectError as error:
         raise UsageError(str(error)) from error
     chosen, not_covered = _backends(under_test, list(dict.fromkeys(given.backend)))
+    engines = _engines(under_test, chosen, given.engine)
     records = len(chosen) == 1 and given.json is not None  # for a later --baseline
     if baseline is None and len(chosen) < 2 and not records:
         found = ", ".join(chosen) or "no backend"
@@ -111,10 +121,12 @@ def _asked(given: argparse.Namespace, names: list[str], baseline: Results | None
         not_covered=not_covered,
         machine=machine(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        command=arguments.words("parity", given, "subject", "seed", "baseline", "backend", "dtype", "case"),
+        command=arguments.words("parity", given, "subject", "seed", "baseline", "backend", "engine", "dtype", "case"),
     )
-    with Console(stderr=True).status("") as status:  # on a terminal: the case that is being asked
-        answers.ask_all(under_test, chosen, dtypes, names, results, status.update)
+    console = Console(stderr=True)
+    with console.status("") as status:  # on a terminal: the case that is being asked; elsewhere a line each
+        tell = status.update if console.is_terminal else partial(print, file=sys.stderr, flush=True)
+        answers.ask_all(under_test, chosen, dtypes, names, results, tell, engines)
     return results
 
 
@@ -122,8 +134,9 @@ def _of_file(given: argparse.Namespace, names: list[str]) -> Results:
     """The results in a file, narrowed to what was asked for."""
     from crossent_conformance.parity import answers, file
 
-    if given.subject is not None or given.seed is not None:
-        raise UsageError("--results has a subject and a seed of its own; accepted: without --subject and --seed")
+    if given.subject is not None or given.seed is not None or given.engine:
+        own = "--results has a subject, a seed and engines of its own"
+        raise UsageError(f"{own}; accepted: without --subject, --seed and --engine")
     results = file.read(given.results)
     for name in given.backend:
         if name not in results.backends:
@@ -137,7 +150,7 @@ def _of_file(given: argparse.Namespace, names: list[str]) -> Results:
     return replace(
         results,
         backends=of_kept(results.backends),
-        asked=[replace(item, answers=of_kept(item.answers)) for item in asked],
+        asked=[replace(item, answers=of_kept(item.answers), engines=of_kept(item.engines)) for item in asked],
         errors={call: of_kept(refusals) for call, refusals in results.errors.items() if answers.ERRORS in names},
     )
 
@@ -170,6 +183,44 @@ def _backends(under_test: UnderTest, asked: list[str]) -> tuple[Chosen, dict[str
     if asked and not_covered:
         raise UsageError("; ".join(f"backend {name}: {reason}" for name, reason in not_covered.items()))
     return chosen, not_covered
+
+
+def _engines(under_test: UnderTest, chosen: Chosen, asked: list[str]) -> dict[str, str]:
+    """The engine of each backend that has to have one; it can serve in one of its dtypes at least."""
+    named: dict[str, str] = {}
+    for word in asked:
+        name, _, engine = word.rpartition("=")
+        if not under_test.engines:
+            raise UsageError(f"{under_test.name} tells of no engines; accepted: without --engine")
+        arguments.check_names("engine", [engine], under_test.engines)
+        if "=" in word:
+            arguments.check_names("backend of --engine", [name], chosen)
+        if name in named:
+            raise UsageError(f"--engine {' '.join(asked)}: two for {name or 'all'}; accepted: one")
+        named[name] = engine
+    found = {name: named.get(name, named.get("", "")) for name in chosen if name in named or "" in named}
+    for name, engine in found.items():
+        reasons = {each: _refusal(under_test, *chosen[name], each) for each in under_test.engines}
+        if reasons[engine]:
+            accepted = ", ".join(each for each, reason in reasons.items() if not reason)
+            raise UsageError(f"backend {name}: {reasons[engine]}; accepted: {accepted}")
+    return found
+
+
+def _refusal(under_test: UnderTest, backend: Backend, traits: Traits, engine: str) -> str:
+    """Why the engine cannot serve the backend in any dtype; "" where it can."""
+    from crossent_conformance import probe
+
+    reasons = []
+    for dtype in traits.dtypes:
+        arrays = backend.asarray(probe.LOGITS, dtype), backend.asarray(probe.TARGETS, "int64")
+        try:
+            under_test.engine(*arrays, engine=engine)
+        except NotImplementedError as missing:
+            reasons.append(str(missing))
+        else:
+            return ""
+    return reasons[0]
 
 
 def _dtypes(chosen: Chosen, asked: list[str], baseline: Results | None) -> list[str]:

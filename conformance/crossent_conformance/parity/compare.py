@@ -28,8 +28,8 @@ from crossent_conformance.units import Exact
 
 Sized = tuple[Exact, np.ndarray]
 """Exact values, and the size of the terms of each."""
-Far = tuple[float, float, str]
-"""In eps, as a fraction of what is allowed, and what the two have where that is largest."""
+Far = tuple[float, float, str, tuple[int, ...] | None]
+"""In eps, as a fraction of what is allowed, what the two have where that is largest, and where, if anywhere."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,10 @@ class Difference:
     eps: float
     fraction: float
     text: str
+    at: tuple[int, ...] | None
+    """The entry that the text is of; None for an answer as a whole."""
+    code: str = ""
+    """The engine, where the same machine code answered on both sides."""
 
     @property
     def fails(self) -> bool:
@@ -92,10 +96,15 @@ def _compared(
         return []
     sized = {what: (exact, _size_of_terms(exact.allowed)) for what, exact in problem.exact.items()}
     return [
-        Difference(asked.case, asked.dtype, what, (first[0], second[0]), *far)
+        Difference(asked.case, asked.dtype, what, (first[0], second[0]), *far, _code(asked, first[0], second[0]))
         for first, second in pairs
         for what, far in _parts(asked.dtype, sized, first, second)
     ]
+
+
+def _code(asked: Asked, first: str, second: str) -> str:
+    engine = asked.engines.get(first, "")
+    return engine if engine == asked.engines.get(second) else ""
 
 
 def _parts(
@@ -108,7 +117,7 @@ def _parts(
     if "raises" in one or "raises" in other:
         if one.get("raises", ("values",))[0] != other.get("raises", ("values",))[0]:
             said = (f"{name}: {': '.join(answer.get('raises', ('values',)))}" for name, answer in (first, second))
-            yield "answer", (math.inf, math.inf, "; ".join(said))
+            yield "answer", (math.inf, math.inf, "; ".join(said), None)
         return
     for what in PARTS:
         if what in one and what in other:
@@ -132,20 +141,20 @@ def largest(differences: Iterable[Difference]) -> dict[tuple[str, str], dict[str
 def _far(one: Array, other: Array, exact: Exact, size: np.ndarray, dtype: str, what: str) -> Far:
     a, b = (np.asarray(part.values, dtype=np.float64) for part in (one, other))
     if a.shape != b.shape:
-        return math.inf, math.inf, f"shapes {a.shape} and {b.shape}"
+        return math.inf, math.inf, f"shapes {a.shape} and {b.shape}", None
     if one.dtype != other.dtype:
-        return math.inf, math.inf, f"dtypes {one.dtype} and {other.dtype}"
+        return math.inf, math.inf, f"dtypes {one.dtype} and {other.dtype}", None
     if a.shape != exact.shape:
-        return math.inf, math.inf, f"both have shape {a.shape}, the contract {exact.shape}"
+        return math.inf, math.inf, f"both have shape {a.shape}, the contract {exact.shape}", None
     if a.size == 0:
-        return 0.0, 0.0, "nothing to compare"
+        return 0.0, 0.0, "nothing to compare", None
     compute = "float32" if dtype in HALF else dtype
     eps, fractions = _apart(a, b, exact, size, compute, dtype if what == "d_logits" else compute)
-    where = np.unravel_index(int(fractions.argmax()), fractions.shape)
+    where = tuple(map(int, np.unravel_index(int(fractions.argmax()), fractions.shape)))
     text = f"{float(a[where])!r} and {float(b[where])!r}, exactly {float(exact.high[where])!r}"
     if where:
-        text += f", at ({', '.join(str(int(i)) for i in where)})"
-    return float(eps.max()), float(fractions.max()), text
+        text += f", at ({', '.join(map(str, where))})"
+    return float(eps.max()), float(fractions.max()), text, where
 
 
 def _apart(a: np.ndarray, b: np.ndarray, exact: Exact, size: np.ndarray, compute: str, stored: str) -> np.ndarray:

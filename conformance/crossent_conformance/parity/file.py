@@ -5,15 +5,19 @@
      "backends": {"torch": {"version", "device", "dtypes", "mode", "notes"}},  "not_covered": {"cupy": "why"},
      "cases": [{"case": "confident", "dtype": "float32", "inputs": "fingerprint",
                 "largest": {"loss": {"eps": 1.2, "fraction": 0.14, "between": ["numpy", "torch"]}, "d_logits": ...},
+                "engines": {"torch": "numba"},
                 "answers": {"torch": {"loss": ARRAY, "d_logits": ARRAY} | {"raises": ["TypeError", "text"]}
                             | {"lacks": "z_loss"}}}],
      "errors": {"logits-list": {"torch": ["TypeError", "text"] | null}},
      "baseline": null | {"created", "backends", "subject", "largest": {"confident float32 loss": {...}}},
+     "worst": null | {"case", "dtype", "what", "between", "eps", "fraction", "text", "input"},
+     "same_code": [{"between": ["numpy", "torch"], "engines": ["numba"], "cells": 70, "of": 76}],
      "holds": true | false | null, "problems": ["..."], "notes": ["..."]}
 
 An ARRAY is {"dtype", "shape", "bytes"}: the little-endian values in C order, deflated, in base 64; bfloat16 is written
-as float32. `null` among the errors is a call that was accepted, and what "holds" where nothing was compared. Infinities
-are the strings "inf" and "-inf".
+as float32. `null` among the errors is a call that was accepted, and what "holds" where nothing was compared, or nothing
+but the same machine code with itself. Infinities are the strings "inf" and "-inf". What earlier versions
+did not write, as engines, may be missing.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ import numpy as np
 
 from crossent_conformance.arguments import UsageError
 from crossent_conformance.backends import FLOATS
+from crossent_conformance.parity import shown
 from crossent_conformance.parity.answers import PARTS, Answer, Array, Asked, Results
 from crossent_conformance.parity.compare import largest
 from crossent_conformance.parity.verdict import Verdict
@@ -67,7 +72,12 @@ def as_text(verdict: Verdict) -> str:
                 for what, value in parts.items()
             },
         },
-        "holds": not verdict.problems if verdict.compared or verdict.problems else None,
+        "worst": shown.worst(verdict),
+        "same_code": [
+            {"between": pair, "engines": engines, "cells": cells, "of": of}
+            for pair, (engines, cells, of) in verdict.same_code.items()
+        ],
+        "holds": not verdict.problems if verdict.proves or verdict.problems else None,
         "problems": [problem.text for problem in verdict.problems],
         "notes": verdict.notes,
     }
@@ -122,7 +132,9 @@ def _results(data: dict[str, Any]) -> Results:
         if item["dtype"] not in FLOATS:
             raise ValueError(f"dtype {item['dtype']!r}")
         answers = {name: _answer(answer) for name, answer in item["answers"].items()}
-        results.asked.append(Asked(_typed(item["case"], str), item["dtype"], _typed(item["inputs"], str), answers))
+        engines = {name: _typed(engine, str) for name, engine in item.get("engines", {}).items()}
+        case, inputs = (_typed(item[name], str) for name in ("case", "inputs"))
+        results.asked.append(Asked(case, item["dtype"], inputs, answers, engines))
     return results
 
 

@@ -16,11 +16,14 @@ from rich.console import RenderableType
 from crossent_conformance import terminal
 from crossent_conformance.parity.answers import ERRORS, Results
 from crossent_conformance.parity.compare import Difference, largest
+from crossent_conformance.parity.shown import engines_in_words, worst
 from crossent_conformance.parity.verdict import Verdict
-from crossent_conformance.table import number
+from crossent_conformance.table import input_lines, number
 
 MOST_PROBLEMS = 30
 """More problems than these are counted, not told."""
+SAME_CODE = "same engine"
+"""What a cell says in which the same machine code walked the logits on both sides of every pair."""
 PART_NAMES = {"loss": "loss", "d_logits": "grad", "answer": "answer"}
 
 
@@ -32,13 +35,17 @@ class Cell:
     """"same", "differs", or why nothing was compared: "does not apply", "raises", "alone"."""
     largest: dict[str, dict[str, Any]]
     """By part: eps, fraction, between."""
+    same_code: bool = False
+    """Whether no two sides of it ran different machine code."""
 
     def __str__(self) -> str:
         """What the table has."""
         if self.status not in ("same", "differs"):
             return {"alone": "", "does not apply": "no"}.get(self.status, self.status)
         eps, fraction = (max(part[name] for part in self.largest.values()) for name in ("eps", "fraction"))
-        return f"FAILS {number(fraction)}" if self.status == "differs" else f"{number(eps)} ({number(fraction)})"
+        if self.status == "differs":
+            return f"FAILS {number(fraction)}"
+        return f"{number(eps)} ({number(fraction)})" + (f" {SAME_CODE}" if self.same_code else "")
 
 
 Cells = dict[tuple[str, str], Cell]
@@ -47,6 +54,7 @@ Cells = dict[tuple[str, str], Cell]
 def cells(results: Results, differences: list[Difference]) -> Cells:
     """The table of these differences."""
     worst, found = largest(differences), {}
+    apart = {(item.case, item.dtype) for item in differences if not item.code}
     for asked in results.asked:
         parts = worst.get((asked.case, asked.dtype), {})
         answers = asked.answers.values()
@@ -56,7 +64,8 @@ def cells(results: Results, differences: list[Difference]) -> Cells:
             status = "does not apply"
         else:
             status = "raises" if any("raises" in answer for answer in answers) else "alone"
-        found[asked.case, asked.dtype] = Cell(status, parts)
+        place = asked.case, asked.dtype
+        found[place] = Cell(status, parts, bool(parts) and place not in apart)
     return found
 
 
@@ -85,9 +94,13 @@ def text(verdict: Verdict) -> str:
 def _parts(verdict: Verdict) -> Iterator[RenderableType]:
     results, baseline = verdict.results, verdict.baseline
     yield described(results)
+    yield from (f"engine of {line}" for line in engines_in_words(results))
     yield from (f"{name}: not covered: {why}" for name, why in results.not_covered.items())
     if verdict.among or (baseline is None and len(results.backends) > 1):
-        yield "\nLargest difference between backends, in eps (1 in brackets is what the contract allows):"
+        allowed = "1 in brackets is what the contract allows"
+        pairs = pairs_of_same_code(verdict)
+        same = f";\n{SAME_CODE}: the same machine code walked the logits of {pairs}" if pairs else ""
+        yield f"\nLargest difference between backends, in eps ({allowed}){same}:"
         yield _table(results, verdict.among)
     if baseline is not None:
         yield f"\nLargest difference to the baseline of {baseline.created}, {described(baseline)}:"
@@ -99,13 +112,34 @@ def _parts(verdict: Verdict) -> Iterator[RenderableType]:
         yield from (f"  {problem.text}" for problem in verdict.problems[:MOST_PROBLEMS])
     if len(verdict.problems) > MOST_PROBLEMS:
         yield f"  and {len(verdict.problems) - MOST_PROBLEMS} more, which --json and --html tell"
+    if (shown := worst(verdict)) is not None:
+        yield f"\nThe largest difference: {in_words(shown)}"
+        yield from (f"  {line}" for line in input_lines(shown["input"]))
     yield "\n".join(["", *(f"Note: {note}." for note in verdict.notes), conclusion(verdict)])
 
 
-def nothing(verdict: Verdict) -> str:
-    """What a run is that has compared nothing."""
-    alone = f"; the answers of {next(iter(verdict.results.backends))} are for a later --baseline"
-    return "nothing was compared" + (alone if verdict.records else "")
+def pairs_of_same_code(verdict: Verdict) -> str:
+    """Which pairs show nothing in some cells, and by which engines."""
+    return "; ".join(f"{' and '.join(pair)} ({', '.join(of)})" for pair, (of, _, _) in verdict.same_code.items())
+
+
+def in_words(shown: dict[str, Any]) -> str:
+    """A difference, without its input."""
+    how = f"{number(shown['eps'])} eps, {number(shown['fraction'])} of what is allowed"
+    how = "not the same" if math.isinf(shown["fraction"]) else how
+    between = " and ".join(shown["between"])
+    return f"{shown['case']} {shown['dtype']} {shown['what']}, {between}: {how}: {shown['text']}"
+
+
+def held(verdict: Verdict) -> str:
+    """What a run comes to in which nothing fails."""
+    cells, tested = verdict.cells
+    if verdict.proves:
+        partly = f" in {tested} of {cells} cells; in the others the same machine code walked all logits"
+        return "parity holds" + (partly if tested < cells and verdict.baseline is None else "")
+    said = "parity was not tested by different code" if verdict.compared else "nothing was compared"
+    kept = f"; the answers of {', '.join(verdict.results.backends)} are for a later --baseline"
+    return said + (kept if verdict.records else "")
 
 
 def conclusion(verdict: Verdict) -> str:
@@ -122,9 +156,8 @@ def conclusion(verdict: Verdict) -> str:
         told = f" Largest: {number(worst.eps)} eps, {worst.case} {worst.dtype} {worst.what}, {said}."
     count = len(verdict.problems)
     failing = f"fails: {count} problem{'s' if count != 1 else ''}"
-    held = failing if count else "parity holds" if verdict.compared else nothing(verdict)
-    results = verdict.results
-    return f"{results.subject['name']}: {held}.{told} {results.seconds:.0f} seconds, seed {results.seed}."
+    results, comes_to = verdict.results, failing if count else held(verdict)
+    return f"{results.subject['name']}: {comes_to}.{told} {results.seconds:.0f} seconds, seed {results.seed}."
 
 
 def _table(results: Results, differences: list[Difference]) -> RenderableType:

@@ -59,11 +59,31 @@ class Verdict:
         return bool(self.among or self.against or self.errors_compared)
 
     @property
+    def proves(self) -> bool:
+        """Whether anything of it was between different code, of another version, or about errors alone."""
+        return self.compared and bool(self.against or not self.among or any(not item.code for item in self.among))
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """How many cases by dtype have values of two backends, and in how many of these different code answered."""
+        places = {(item.case, item.dtype) for item in self.among}
+        return len(places), len({(item.case, item.dtype) for item in self.among if not item.code})
+
+    @property
+    def same_code(self) -> dict[tuple[str, str], tuple[list[str], int, int]]:
+        """The pairs that ran the same machine code: the engines, and in how many of how many cases by dtype."""
+        found: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
+        for item in self.among:
+            found.setdefault(item.between, {})[item.case, item.dtype] = item.code
+        same = {pair: [code for code in codes.values() if code] for pair, codes in found.items()}
+        return {pair: (list(dict.fromkeys(of)), len(of), len(found[pair])) for pair, of in same.items() if of}
+
+    @property
     def records(self) -> bool:
-        """Whether these are answers of one backend alone, for a later run to be compared with."""
+        """Whether these are answers without a comparison, for a later run to be compared with."""
         answers = [answer for asked in self.results.asked for answer in asked.answers.values()]
         found = bool(self.results.errors) or any("lacks" not in answer for answer in answers)
-        return found and self.baseline is None and len(self.results.backends) == 1
+        return found and self.baseline is None and (len(self.results.backends) == 1 or bool(self.among))
 
 
 def judge(
@@ -85,6 +105,9 @@ def judge(
             replace(problem, regression=True) for problem in _regressions(verdict, baseline, slack, names, dtypes)
         ]
         verdict.notes = list(_notes(results, baseline))
+    for (first, second), (engines, same, of) in verdict.same_code.items():
+        walked = f"the same machine code ({', '.join(engines)}) walked the logits of {first} and {second}"
+        verdict.notes.append(f"{walked} in {same} of {of} cells: that they agree there proves nothing of it")
     return verdict
 
 
