@@ -22,15 +22,17 @@ from crossent_conformance import figure, sweep
 from crossent_conformance.backends import FLOATS
 from crossent_conformance.contract import GROUPS
 from crossent_conformance.escaped import escaped
-from crossent_conformance.results import FAILS, HOLDS, NOT, values_alone
+from crossent_conformance.results import FAILS, HOLDS, KNOWN, NOT, values_alone
+from crossent_conformance.severity import EXTREME, GRADES, MEANS, WRONG
 
 if TYPE_CHECKING:
     from crossent_conformance.parity.verdict import Verdict
 
 Place = tuple[str, str]
-SIGNS = {HOLDS: "✓", FAILS: "✕", NOT: "–"}
-CLASSES = {HOLDS: "holds", FAILS: "fails", NOT: "not"}
-"""The names of the statuses in the style sheet."""
+SIGNS = {HOLDS: "✓", FAILS: "✕", WRONG: "✕", EXTREME: "!", KNOWN: "○", NOT: "–"}
+"""Of statuses, and of the grades of what fails."""
+CLASSES = {HOLDS: "holds", FAILS: "fails", WRONG: "fails", EXTREME: "fails extreme", KNOWN: "known", NOT: "not"}
+"""Their names in the style sheet."""
 
 
 def of_results(results: dict[str, Any]) -> str:
@@ -82,9 +84,10 @@ class _Subject:
         self.ids = {key: f"{self.id}f{place}" for place, key in enumerate(self.cells)}
         statuses: dict[str, set[str]] = {}
         for (clause, _), cell in self.cells.items():
-            statuses.setdefault(clause, set()).add(cell["status"])
-        self.status = {clause: min(of, key=[FAILS, HOLDS, NOT].index) for clause, of in statuses.items()}
-        """Of each clause: whether anything fails, else anything holds, else nothing applies."""
+            statuses.setdefault(clause, set()).add(status(cell))
+        order_of = [*GRADES, KNOWN, HOLDS, NOT].index
+        self.status = {clause: min(of, key=order_of) for clause, of in statuses.items()}
+        """Of each clause: the worst grade of what fails, else whether anything holds, else nothing applies."""
         order = {clause: place for place, clause in enumerate(contract)}
         clauses = sorted(self.status, key=lambda clause: (_natural(clause)[0], order.get(clause, len(order)), clause))
         self.groups = _in_groups(clauses)
@@ -93,30 +96,68 @@ class _Subject:
         listed = [(name, dtype) for name, backend in found["backends"].items() for dtype in backend["dtypes"]]
         self.places: list[Place] = [place for place in listed if place in used]
         self.places += [place for place in used if place not in listed]
+        self.dtypes = list(dict.fromkeys(dtype for _, dtype in self.places))
         self.spans = [(name, len(list(same))) for name, same in groupby(backend for backend, _ in self.places)]
 
-    def clauses(self, status: str) -> list[str]:
-        """Those of that status."""
-        return [clause for clause, found in self.status.items() if found == status]
+    def clauses(self, *statuses: str) -> list[str]:
+        """Those of such a status."""
+        return [clause for clause, found in self.status.items() if found in statuses]
 
     @property
     def verdict(self) -> tuple[str, str]:
         """Its status, and what is said of it in one line."""
-        failing, holding = len(self.clauses(FAILS)), len(self.clauses(HOLDS))
+        failing, holding, known = len(self.clauses(*GRADES)), len(self.clauses(HOLDS)), len(self.clauses(KNOWN))
         if failing:
-            return FAILS, f"fails {failing} of the {counted(failing + holding, 'clause')} that apply"
+            by_grade = ((self.clauses(grade), MEANS[grade]) for grade in GRADES)
+            grades = ", ".join(f"{len(clauses)} {means}" for clauses, means in by_grade if clauses)
+            applying = counted(failing + holding + known, "clause")
+            return FAILS, f"fails {failing} of the {applying} that apply: {grades}" + (
+                f"; {known} as is known" if known else ""
+            )
+        if known:
+            return KNOWN, f"nothing fails but what is known to, of {counted(known, 'clause')}; {holding} hold"
         if holding:
             alone = values_alone(self.found["backends"])
             of = f", values alone: no gradient was asked for on {', '.join(alone)}" if alone else ""
             return HOLDS, f"all that applies holds: {counted(holding, 'clause')}{of}"
         return NOT, "nothing that was asked applies"
 
+    @property
+    def faults(self) -> dict[str, list[tuple[str, dict[str, Any]]]]:
+        """What is wrong, by its grade: the name on the page of the failure that is told, and the fault."""
+        found: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+        for at, fault in enumerate(self.found["faults"]):
+            found.setdefault(fault["severity"], []).append((self._name_of(at, fault), fault))
+        return found
+
+    def _place_of(self, fault: dict[str, Any]) -> Place:
+        return next((case["backend"], case["dtype"]) for case in self.found["cases"] if case["id"] == fault["case"])
+
+    def _name_of(self, at: int, fault: dict[str, Any]) -> str:
+        """Its cell's failure, where that is the one of the fault; else one that stands behind it."""
+        key = fault["clause"], self._place_of(fault)
+        return self.ids[key] if self.cells[key]["failure"] == fault["failure"] else f"{self.ids[key]}-{at}"
+
+    def behind(self, clause: str, place: Place) -> list[tuple[str, dict[str, Any]]]:
+        """Of a cell, the faults that are told by another failure than the cell's own, as cells of theirs."""
+        key = clause, place
+        named = (
+            (self._name_of(at, fault), fault)
+            for at, fault in enumerate(self.found["faults"])
+            if (fault["clause"], self._place_of(fault)) == key
+        )
+        return [
+            (name, {**self.cells[key], **{of: fault[of] for of in ("severity", "failure")}})
+            for name, fault in named
+            if name != self.ids[key]
+        ]
+
     def failing(self, clause: str) -> list[tuple[str, dict[str, Any], list[dict[str, Any]]]]:
         """The failing cells of a clause: name on the page, cell, the failing cases beside the one that is shown."""
         found = []
         for place in self.places:
             cell = self.cells.get((clause, place))
-            if cell is not None and cell["status"] == FAILS:
+            if cell is not None and cell["status"] in (FAILS, KNOWN):
                 shown = f"::{(cell['failure'] or {}).get('case')}"
                 others = [
                     case
@@ -126,6 +167,12 @@ class _Subject:
                 ]
                 found.append((self.ids[clause, place], cell, others))
         return found
+
+
+def status(cell: dict[str, Any]) -> str:
+    """A cell's status, of one that fails its grade."""
+    found: str = cell["severity"] or WRONG if cell["status"] == FAILS else cell["status"]
+    return found
 
 
 def input_rows(given: dict[str, Any]) -> list[tuple[str, str, list[tuple[Any, bool]], Any]] | None:
@@ -248,4 +295,5 @@ def _filled(template: str, **values: Any) -> str:
     )
     environment.filters |= {"number": number, "plainly": _plainly, "breakable": _breakable, "prose": _prose}
     environment.globals |= {"SIGNS": SIGNS, "CLASSES": CLASSES, "counted": counted, "input_rows": input_rows}
+    environment.globals |= {"GRADES": GRADES, "MEANS": MEANS, "status": status}
     return environment.get_template(template).render(**values)
