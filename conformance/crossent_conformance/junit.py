@@ -34,7 +34,8 @@ def document(results: Results) -> bytes:
                     time=f"{case.seconds:.3f}",
                 )
                 if case.outcome == FAILS:
-                    failure = ElementTree.SubElement(element, "failure", message=escaped(case.message[:300]))
+                    says = case.failure.says if case.failure is not None else ""
+                    failure = ElementTree.SubElement(element, "failure", message=escaped(says or case.message[:300]))
                     failure.set("type", case.kind or "")
                     last = f"\nThe last call: {case.last_call}" if case.last_call else ""
                     failure.text = escaped(case.message + last)
