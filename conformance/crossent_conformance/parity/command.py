@@ -1,4 +1,4 @@
-"""`crossent parity`: arguments in, reports out; exit code 0 if backends agree, 1 if they do not, 2 for misuse."""
+"""`crossent parity`: arguments in, reports out; exit 0: backends agree, 1: they do not, 2: misuse, or a vain run."""
 
 from __future__ import annotations
 
