@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from functools import cached_property
 from itertools import groupby, product
 from typing import TYPE_CHECKING, Any
 
@@ -126,30 +127,28 @@ class _Subject:
     def faults(self) -> dict[str, list[tuple[str, dict[str, Any]]]]:
         """What is wrong, by its grade: the name on the page of the failure that is told, and the fault."""
         found: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-        for at, fault in enumerate(self.found["faults"]):
-            found.setdefault(fault["severity"], []).append((self._name_of(at, fault), fault))
+        for name, _, fault in self._told:
+            found.setdefault(fault["severity"], []).append((name, fault))
         return found
 
-    def _place_of(self, fault: dict[str, Any]) -> Place:
-        return next((case["backend"], case["dtype"]) for case in self.found["cases"] if case["id"] == fault["case"])
-
-    def _name_of(self, at: int, fault: dict[str, Any]) -> str:
-        """Its cell's failure, where that is the one of the fault; else one that stands behind it."""
-        key = fault["clause"], self._place_of(fault)
-        return self.ids[key] if self.cells[key]["failure"] == fault["failure"] else f"{self.ids[key]}-{at}"
+    @cached_property
+    def _told(self) -> list[tuple[str, tuple[str, Place], dict[str, Any]]]:
+        """Of each fault: its name on the page, its cell's if that tells the same failure; its cell; the fault."""
+        places = {case["id"]: (case["backend"], case["dtype"]) for case in reversed(self.found["cases"])}
+        told = []
+        for at, fault in enumerate(self.found["faults"]):
+            key = fault["clause"], places[fault["case"]]
+            is_shown = self.cells[key]["failure"] == fault["failure"]
+            told.append((self.ids[key] if is_shown else f"{self.ids[key]}-{at}", key, fault))
+        return told
 
     def behind(self, clause: str, place: Place) -> list[tuple[str, dict[str, Any]]]:
         """Of a cell, the faults that are told by another failure than the cell's own, as cells of theirs."""
         key = clause, place
-        named = (
-            (self._name_of(at, fault), fault)
-            for at, fault in enumerate(self.found["faults"])
-            if (fault["clause"], self._place_of(fault)) == key
-        )
         return [
             (name, {**self.cells[key], **{of: fault[of] for of in ("severity", "failure")}})
-            for name, fault in named
-            if name != self.ids[key]
+            for name, at, fault in self._told
+            if at == key and name != self.ids[key]
         ]
 
     def failing(self, clause: str) -> list[tuple[str, dict[str, Any], list[dict[str, Any]]]]:
