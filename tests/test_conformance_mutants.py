@@ -37,7 +37,7 @@ TOLD = {
         "WeightsDoNotDivide": "the mean divides by .*, the number of the tokens that count, not by",
         "ClassWeightsMasked": "the mean divides by ., the number of all tokens, not by ., the number of the tokens",
         "DividesByOneAtLeast": "the mean divides by 1 where its denominator is smaller",
-        "NothingCountedIsNaN": "the mean divides by 0 where no token counts",
+        "NothingCountedIsNaN": "is divided by 0 where no token counts",
         "EmptyMeanIsNaN": "loss is nan; accepted: 0",
         "SumByDefault": "the mean divides by 1: it is the sum",
         "PythonFloat": "float came back, not an array of numpy",

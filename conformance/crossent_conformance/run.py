@@ -243,7 +243,7 @@ class Run:
             self._hire()
         self._serve()
         if not self.settings.first_failure:
-            explained: set[tuple[int, str]] = set()
+            explained: list[set[str]] = [set() for _ in self._subjects]
             for _ in range(ROUNDS):
                 self._explain(explained)
                 self._serve()
@@ -380,13 +380,14 @@ class Run:
         if self.settings.cases and not any(map(self._is_named, self._cases)):
             raise SubjectError(f"no case is called {' or '.join(self.settings.cases)}: see the names in a report")
 
-    def _explain(self, explained: set[tuple[int, str]]) -> None:
+    def _explain(self, explained: list[set[str]]) -> None:
         """Ask once more for the failures that are told, with the time to look for small inputs."""
         items = {case["id"]: case for case in self._cases}
-        for at, subject in enumerate(self._subjects):
-            for fault in subject.result.faults()[:MOST_EXPLAINED]:
-                if fault.failure.kind == "disagrees" and (at, fault.case.id) not in explained:
-                    explained.add((at, fault.case.id))
+        for subject, done in zip(self._subjects, explained, strict=True):
+            for fault in subject.result.faults():
+                told = fault.failure.kind != "disagrees" or fault.case.id in done
+                if not told and len(done) < MOST_EXPLAINED:
+                    done.add(fault.case.id)
                     case = items[fault.case.id]
                     self._queue.append(_Job(subject, "explain", case["nodeid"], case))
                     self._planned += 1

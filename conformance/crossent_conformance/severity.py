@@ -9,6 +9,7 @@ nearly right where losses of 1 are the measure: those are EXTREME.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -21,11 +22,14 @@ MEANS = {
     EXTREME: "off only where the model is confident or the logits are extreme",
 }
 LEAD = 5.0
-"""A class that is further ahead of the others is one that the model is confident of."""
+"""A class that is so far ahead of the others is one that the model is confident of."""
 LARGE = 60.0
 """The largest logit of moderate size."""
+MANY = 1e6
+"""Options as large, or as small, are extreme, too."""
 COARSE = {"float64": 1e-3, "float32": 1e-3, "float16": 4e-3, "bfloat16": 32e-3}
 """Relative errors past 1e-3, or past four units in the last place of half precision."""
+HALF = ("float16", "bfloat16")
 SPECIAL, REFUSALS = 2, 3
 """Tiers of what is wrong: 0 and 1 are values, and errors, on ordinary inputs; then special inputs, then bad ones."""
 
@@ -40,8 +44,19 @@ def ordinary(call: Call) -> np.ndarray:
         return moderate
     top = np.partition(logits, -2, axis=-1)[..., -2:]
     with np.errstate(invalid="ignore"):
-        ahead = top[..., 1] - top[..., 0] > LEAD
-    return moderate & ~ahead
+        ahead = top[..., 1] - top[..., 0] >= LEAD
+    if call.targets.shape == logits.shape and call.targets.dtype.kind == "f":
+        moderate &= (np.abs(call.targets) <= LARGE).all(axis=-1)
+    return np.asarray(moderate & ~ahead & all(map(_is_moderate, call.options.values())))
+
+
+def _is_moderate(option: Any) -> bool:
+    """Whether a number, or an array of them, has no value that is far from 1 and not 0."""
+    try:
+        size = np.abs(np.asarray(option, dtype=np.float64))
+    except (TypeError, ValueError):  # a word, for one
+        return True
+    return bool(((size == 0) | ((size >= 1 / MANY) & (size <= MANY)) | np.isnan(size)).all())
 
 
 def spread(tokens: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -56,6 +71,16 @@ def spread(tokens: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def coarse(relative: float | np.ndarray, dtype: str) -> bool | np.ndarray:
     """Whether a relative error is one that a user of the dtype sees."""
     return ~(np.asarray(relative) <= COARSE.get(dtype, 1e-3))
+
+
+def reach(relative: np.ndarray, error: np.ndarray, exact: np.ndarray, what: str, call: Call | None) -> np.ndarray:
+    """Relative errors; in half precision none is larger than it is beside what the dtype resolves: logits, or 1."""
+    if call is None or call.dtype not in HALF:
+        return relative
+    of = exact if what.startswith("d_") else call.logits
+    largest = np.abs(np.asarray(of, dtype=np.float64))
+    scale = largest[np.isfinite(largest)].max(initial=0.0 if what.startswith("d_") else 1.0)
+    return np.where(np.isfinite(error), np.minimum(relative, error / max(scale, 1e-300)), relative)
 
 
 def plainest(fractions: np.ndarray, relative: np.ndarray, call: Call | None) -> tuple[int, ...]:

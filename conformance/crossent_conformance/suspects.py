@@ -22,6 +22,7 @@ from crossent_conformance import wrong_steps
 from crossent_conformance.evidence import Call, Compared
 from crossent_conformance.reference import Reference, TokensReference
 from crossent_conformance.reference.rows import Call as Asked
+from crossent_conformance.severity import spread
 
 
 def _rounded(dtype: str, values: np.ndarray) -> np.ndarray:
@@ -110,6 +111,8 @@ class _Answer:
     def fault(self) -> Fault | None:
         if self.given.size == 0 or not np.isfinite(self.exact).any():
             return None
+        if (found := self._without_numbers()) is not None:
+            return found
         small = self.logits.size <= MOST
         if self.what in MEASURES:
             with np.errstate(all="ignore"):
@@ -122,8 +125,24 @@ class _Answer:
                         return fault
         return self.multiple()
 
+    def _without_numbers(self) -> Fault | None:
+        """What makes infinities or NaN of numbers."""
+        infinite = self.off & ~np.isfinite(self.given)
+        if not infinite.any() or not np.array_equal(infinite, self.off) or self.what not in ("loss", "d_logits"):
+            return None
+        masked = spread(np.asarray(np.isneginf(self.logits).any(axis=-1)), self.off.shape)
+        as_shares = self.what == "d_logits" or bool(np.isposinf(self.given[infinite]).all())
+        if self.options.get("label_smoothing") and as_shares and masked[infinite].all():
+            says = f"{self.noun}: classes at -inf are among those that share in label_smoothing"
+            return Fault("smoothing of -inf", says)
+        if self.options.get("reduction", "mean") in ("mean", "sequence") and not (self.exact[infinite] != 0).any():
+            return Fault("mean by 0", f"{self.noun} is divided by 0 where no token counts")
+        return None
+
     def explains(self, make: Callable[[], Any]) -> bool:
-        """Whether the answer is that formula's, and the right answer is not."""
+        """Whether the answer is that formula's, numbers of it at least, and the right answer is not."""
+        if not np.isfinite(self.given[self.off]).any():
+            return False
         try:
             formula = np.asarray(make(), dtype=np.float64)
         except Exception:  # a call that the formula has no answer to
@@ -198,8 +217,6 @@ class _Answer:
             if np.allclose(value, right):
                 continue
             if not np.all(value):
-                says = f"{mean} divides by 0 where no token counts"
-                yield Fault("mean by 0", says), partial(np.divide, self.exact * right, value)
                 continue
             says = f"{mean} divides by {_few(value)}, {words}, not by {_few(right)}, {label}"
             if words.startswith("1"):
@@ -214,8 +231,6 @@ class _Answer:
             return
         V, (kind, other) = self.logits.shape[-1], self._conventions()
         if np.isneginf(self.logits).any():
-            says = f"{self.noun}: classes at -inf are among those that share in label_smoothing"
-            yield Fault("smoothing of -inf", says), self._of_infinity
             says = f"{self.noun}: label_smoothing is divided by all {V} classes, those at -inf too"
             yield Fault("smoothing by -inf", says), partial(self.by, wrong_steps.Shared(V))
         yield self._suspect(
@@ -241,10 +256,6 @@ class _Answer:
                     Fault("smoothing of V", f"{self.noun}: {says}"),
                     partial(self.by, wrong_steps.Shared(n), smoothing=way),
                 )
-
-    def _of_infinity(self) -> Any:
-        found = self.by(logits=np.where(np.isneginf(self.logits), -1e4, self.logits))
-        return np.where(np.isposinf(self.given) & np.isfinite(self.exact), self.given, found)
 
     def _options(self) -> Iterator[Suspect]:
         if (z := self.options.get("z_loss")) is not None:

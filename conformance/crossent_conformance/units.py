@@ -90,7 +90,11 @@ def check(got: np.ndarray, exact: Exact, dtype: str, stored: str | None = None, 
     worst_seen.append(worst)
     if worst > 1:
         got = np.asarray(got, dtype=np.float64)
-        relative = np.where(np.isposinf(fractions), np.inf, _relative(got, exact))
+        with np.errstate(all="ignore"):
+            error = np.abs((got - exact.high) - exact.low)
+            relative = np.where(error == 0, 0.0, 4 * error / exact.allowed)
+        relative = severity.reach(relative, error, exact.high, what, last_call())
+        relative = np.where(np.isposinf(fractions), np.inf, relative)
         index = severity.plainest(fractions, relative, last_call())
         raise Disagreement(
             f"{what}: {int((fractions > 1).sum())} of {fractions.size} values are off by more than allowed, the worst "
@@ -102,10 +106,3 @@ def check(got: np.ndarray, exact: Exact, dtype: str, stored: str | None = None, 
             relative=float(relative[index]),
             whole=Compared(got, exact.high, fractions > 1),
         )
-
-
-def _relative(got: np.ndarray, exact: Exact) -> np.ndarray:
-    """Each error relative to the size of the terms that its value is made of."""
-    with np.errstate(all="ignore"):
-        error = np.abs((got - exact.high) - exact.low)
-        return np.where(error == 0, 0.0, 4 * error / exact.allowed)
