@@ -95,7 +95,7 @@ def plainest(fractions: np.ndarray, relative: np.ndarray, call: Call | None) -> 
 def graded(error: BaseException, kind: str, call: Call | None, dtype: str) -> tuple[str, int, float]:
     """The grade of a failure, its tier, and its relative error: what is told first is smallest, largest."""
     if call is None:
-        return WRONG, REFUSALS if kind in ("not refused", "wrong type") else 1, 0.0
+        return WRONG, 1 if kind == "raises" else REFUSALS, 0.0
     index = error.index if isinstance(error, Unlike) else ()
     with np.errstate(invalid="ignore"):
         numbers = not np.isnan(call.logits).any() and not np.isinf(call.logits).any()
