@@ -303,7 +303,7 @@ def test_a_refusal_says_why():
         ("worse.py:x", "ZeroDivisionError"),
         ("no_such_module:x", "no module 'no_such_module'"),
         ("crossent:nothing", "there is no 'nothing' in crossent"),
-        ("numpy:pi", "numpy:pi is float; accepted: a function, or an object with a method 'loss'"),
+        ("numpy:pi", "numpy:pi is float; accepted: a function, a module, or an object with a method 'loss'"),
     ],
 )
 def test_no_subject(tmp_path, monkeypatch, spec, message):
@@ -370,3 +370,185 @@ def test_what_has_no_linear_loss_is_not_asked_for_one():
     for ask in (found.linear_loss, found.linear_loss_and_grads, found.through_identity().loss):
         with pytest.raises(DoesNotApply, match=r"a linear loss|a gradient"):
             ask(X, T, **({} if ask.__self__ is not found else {"weight": W}))
+
+
+MODULES = Path(__file__).parent / "subjects" / "modules.py"
+
+
+@pytest.mark.parametrize(
+    ("name", "backend", "options", "notes"),
+    [
+        (
+            "Forward",
+            "torch",
+            {"class_weights": np.array([0.5, 1.0, 2.0]), "ignore_index": 2, "reduction": "sum", "z_loss": 0.125},
+            ("one is made for the options of each call", "is asked for class_weights as weight, z_loss as lse_square_"),
+        ),
+        (
+            "Sparse",
+            "numpy",
+            {"ignore_index": 0, "weights": np.array([0.5, 2.0])},
+            ("takes y_true before y_pred", "is told from_logits=True", "is told the dtype of the logits; its mean is"),
+        ),
+        ("Layer", "numpy", {}, ("takes targets before inputs",)),
+        ("sparse", "numpy", {"ignore_index": 2, "reduction": "none"}, ("is asked for ignore_index as ignore_class",)),
+        (
+            "Linen",
+            "jax",
+            {"label_smoothing": 0.25, "smoothing": "uniform", "weights": np.array([0.5, 2.0])},
+            ("takes labels before logits", "is asked for weights as sample_weight"),
+        ),
+        ("Equinox", "jax", {"reduction": "none"}, ("one is made for the options of each call",)),
+        ("jitted", "jax", {}, ()),
+        (
+            "of_sums",
+            "torch",
+            {"ignore_index": 0, "reduction": "sum"},
+            ("was made with ignore_index=0, reduction='sum'",),
+        ),
+        ("smoothed", "jax", {"label_smoothing": 0.25, "smoothing": "uniform"}, ("was made with label_smoothing=0.25",)),
+        (
+            "apex_like",
+            "torch",
+            {"label_smoothing": 0.5, "smoothing": "uniform", "reduction": "none"},
+            ("is asked for label_smoothing as smoothing, ignore_index as padding_idx",),
+        ),
+        ("OfADictionary", "jax", {"reduction": "none"}, ()),
+        ("OfATuple", "torch", {"class_weights": np.array([0.5, 1.0, 2.0])}, ("is asked for class_weights as weight",)),
+        ("OfAnAttribute", "torch", {"ignore_index": 2}, ("one is made for",)),
+    ],
+)
+def test_a_module_is_read(name, backend, options, notes):
+    found, traits, place = _module(name, backend)
+    assert traits.refusal is None
+    for note in notes:
+        assert any(told.startswith(note) for told in traits.notes), traits.notes
+    arrays = {n: place.asarray(v, "float64") if isinstance(v, np.ndarray) else v for n, v in options.items()}
+    x, t = place.asarray(X, "float64"), place.asarray(T, "int64")
+    exact = crossent.cross_entropy_and_grad(X, T, **options)
+    given = (found.loss(x, t, **arrays),) if backend == "numpy" else found.loss_and_grad(x, t, **arrays)
+    for got, value in zip(given, exact, strict=False):
+        np.testing.assert_allclose(place.to_numpy(got), value, rtol=1e-12)
+
+
+def _module(name, backend, clause="R1"):
+    if isinstance(place := backends.load(backend), str):
+        pytest.skip(place)
+    found = subject.load(f"{MODULES}:{name}")
+    traits = probe.examine(found, place)
+    found.begin(traits, clause)
+    return found, traits, place
+
+
+@pytest.mark.parametrize("spec", ["torch.nn:CrossEntropyLoss", "crossent.torch:CrossEntropyLoss"])
+def test_a_class_of_pytorchs_is_asked_what_the_function_is(spec):
+    torch = pytest.importorskip("torch")
+    found = subject.load(spec)
+    found.begin(probe.examine(found, backends.load("torch")), "R1")
+    peer = subject.load("crossent_conformance.peers.torch:functional")
+    assert (found.version, found.names_of("class_weights")) == (peer.version, ("class_weights", "weight")) or (
+        found.version == crossent.__version__
+    )
+    x, t = torch.tensor(X, dtype=torch.float16), torch.tensor(T)
+    options = {"class_weights": torch.tensor([0.5, 1, 2]), "label_smoothing": 0.25, "smoothing": "uniform"}
+    assert found.loss(x, t, **options) == pytest.approx(float(peer.loss(x, t, **options)), rel=1e-3)
+    assert found.takes("ignore_index")
+    assert found.loss(x, torch.tensor([2, -100])) == found.loss(x[:1], t[:1])  # its default, which is no class
+    for options in ({"smoothing": "others", "label_smoothing": 0.25}, {"z_loss": 0.5}, {"weights": torch.ones(2)}):
+        with pytest.raises(DoesNotApply):
+            found.loss(x, t, **options)
+
+
+def test_what_an_object_was_made_with_is_all_it_does():
+    torch = pytest.importorskip("torch")
+    found, _, _ = _module("of_sums", "torch")
+    x, t = torch.tensor(X), torch.tensor(T)
+    for options in (
+        {"reduction": "mean", "ignore_index": 0},
+        {"reduction": "sum"},
+        {"reduction": "sum", "z_loss": 0.5},
+    ):
+        with pytest.raises(DoesNotApply):
+            found.loss(x, t, **options)
+
+
+def test_a_module_that_holds_a_loss_is_asked_itself():
+    torch = pytest.importorskip("torch")
+    for name in ("Holding", "holding"):
+        found, _, _ = _module(name, "torch")
+        assert not found.is_adapter
+        assert found.loss(torch.tensor(X), torch.tensor(T)) == pytest.approx(2 * float(crossent.cross_entropy(X, T)))
+
+
+def test_a_class_of_crossents_is_made_for_each_call():
+    found = subject.load("crossent:CrossEntropyLoss")
+    found.begin(probe.examine(found, backends.load("numpy")), "R1")
+    options = {"weights": np.array([0.5, 2.0]), "denominator": "tokens", "label_smoothing": 0.1, "temperature": 2.0}
+    assert found.loss(X, T, **options) == crossent.cross_entropy(X, T, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("weighed", r"weighed was made with weight; accepted: one without, or its class"),
+        ("of_probabilities", r"of_probabilities was made with from_logits=False; accepted: one that takes logits"),
+    ],
+)
+def test_a_module_that_cannot_be_read(name, message):
+    with pytest.raises(SubjectError, match=message):
+        subject.load(f"{MODULES}:{name}")
+
+
+def test_an_entry_that_is_not_there_is_named():
+    found, _, _ = _module("OfADictionary", "jax")
+    missing = subject.load(f"{MODULES}:OfNothing")
+    with pytest.raises(evidence.WrongTypeError, match=r"^dict came back; its adapter's result is 'losses'$"):
+        missing.plainly(X, T)
+    assert found.takes("reduction")
+
+
+def test_a_jitted_function_is_written_where_it_is_written():
+    found, traits, _ = _module("jitted", "jax")
+    assert found.file == str(MODULES)
+    assert traits.gradient
+    assert found.version is None
+
+
+def test_a_loss_of_keras_itself(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    pytest.importorskip("keras")
+    found = subject.load("keras.losses:SparseCategoricalCrossentropy")
+    place = backends.load("jax")
+    found.begin(probe.examine(found, place), "R1")
+    options = {"ignore_index": 0, "reduction": "none"}
+    loss, d_logits = found.loss_and_grad(place.asarray(X, "float64"), place.asarray(T, "int64"), **options)
+    exact = crossent.cross_entropy_and_grad(X, T, **options)
+    np.testing.assert_allclose(place.to_numpy(loss), exact[0])
+    np.testing.assert_allclose(place.to_numpy(d_logits), exact[1])
+
+
+def test_modules_of_flax_and_equinox_themselves(tmp_path):
+    """Where they are: of a file that defines one of each."""
+    written = {
+        "flax.linen": ("Module", "from flax import linen"),
+        "equinox": ("Module", "import equinox as linen"),
+    }
+    for package, (base, line) in written.items():
+        pytest.importorskip(package)
+        file = tmp_path / f"{package.replace('.', '_')}_loss.py"
+        file.write_text(
+            f"""{line}
+import crossent
+class Loss(linen.{base}):
+    reduction: str = "mean"
+    def __call__(self, labels, logits):
+        return crossent.cross_entropy(logits, labels, reduction=self.reduction)
+"""
+        )
+        found = subject.load(f"{file}:Loss")
+        place = backends.load("jax")
+        found.begin(probe.examine(found, place), "R1")
+        x, t = place.asarray(X, "float64"), place.asarray(T, "int64")
+        loss, d_logits = found.loss_and_grad(x, t, reduction="sum")
+        np.testing.assert_allclose(place.to_numpy(loss), crossent.cross_entropy(X, T, reduction="sum"))
+        assert d_logits.shape == X.shape

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from crossent_conformance import linear, measures
+from crossent_conformance import linear, measures, modules
 from crossent_conformance.evidence import WrongTypeError, kind_of
-from crossent_conformance.implementation import DoesNotApply
+from crossent_conformance.implementation import Adapter, DoesNotApply
 
 if TYPE_CHECKING:
     from crossent_conformance.witness import Witness
@@ -92,17 +92,25 @@ class UnderTest:
 
     def __init__(self, found: Any, spec: str) -> None:
         self.spec = spec
-        self.is_adapter = hasattr(found, "loss") or hasattr(found, "loss_and_grad")
+        self.is_adapter = is_adapter(found)
         self._found = found
         self._function: Any = getattr(found, "loss", None) if self.is_adapter else found
         self._pair: Any = getattr(found, "loss_and_grad", None) if self.is_adapter else None
+        is_its_own = self._function is None or (self.is_adapter and inspect.ismethod(self._function))
+        read: Any = self._function if is_its_own else modules.read(self._function)
+        result = getattr(found, "result", None) if self.is_adapter else None
+        self._function = read if result is None else modules.picked(read, result)
         self.name: str = getattr(found, "name", "") if self.is_adapter else spec
         self.name = self.name or spec
         self.backends: tuple[str, ...] | None = getattr(found, "backends", None)
         self.dtypes: tuple[str, ...] | None = getattr(found, "dtypes", None)
         self.flat: bool | None = getattr(found, "flat", None)
-        self.fixed = dict(getattr(found, "fixed", {}))
-        self._names = dict(getattr(found, "names", {})) if self.is_adapter else _own_names(found)
+        self.fixed = {**getattr(read, "fixed", {}), **getattr(found, "fixed", {})}
+        self.notes: tuple[str, ...] = getattr(read, "notes", ())
+        """How it is asked, where that is not by the contract's names."""
+        self._names = {} if is_its_own else {**_own_names(read), **getattr(read, "names", {})}
+        self._names |= getattr(found, "names", {}) if self.is_adapter else {}
+        self._package: str = getattr(found if self.is_adapter else read, "package", "")
         self.traits = Traits(flat=bool(self.flat))
         self.witness: Witness | None = None
         """Who is told of every call before it is made."""
@@ -114,16 +122,16 @@ class UnderTest:
     @property
     def version(self) -> str | None:
         """The version of the implementation's distribution."""
-        package = getattr(self._found, "package", "") if self.is_adapter else ""
         try:
-            return importlib.metadata.version(package) if package else None
+            return importlib.metadata.version(self._package) if self._package else None
         except importlib.metadata.PackageNotFoundError:
             return None
 
     @property
     def file(self) -> str | None:
         """The file that the implementation is written in."""
-        for found in (self._found, type(self._found)):
+        written = inspect.unwrap(self._found)
+        for found in (written, type(written)):
             with contextlib.suppress(TypeError):  # an object of a class, or written in C
                 return inspect.getsourcefile(found)
         return None
@@ -404,9 +412,16 @@ def _spoken(names: set[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def is_adapter(found: Any) -> bool:
+    """Whether it is asked by its methods: a module that holds a loss of its own is not."""
+    kind = found if isinstance(found, type) else type(found)
+    is_called = hasattr(kind, "forward") or any("__call__" in vars(base) for base in kind.__mro__)
+    return issubclass(kind, Adapter) or (not is_called and (hasattr(found, "loss") or hasattr(found, "loss_and_grad")))
+
+
 def parameters(function: Any, arrays: int = 2) -> tuple[set[str], bool, dict[str, Any]]:
     """The names of a function's options, whether it takes any other, and the defaults that it states."""
-    parameters = _signature(function)
+    parameters = modules.signature(function)
     everything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     named = [
@@ -421,15 +436,7 @@ def parameters(function: Any, arrays: int = 2) -> tuple[set[str], bool, dict[str
 
 def _own_names(function: Any) -> dict[str, str]:
     """What a function calls its first two arguments."""
-    return dict(zip(("logits", "targets"), (parameter.name for parameter in _signature(function)), strict=False))
-
-
-def _signature(function: Any) -> list[inspect.Parameter]:
-    """The parameters; none of a function that does not tell them."""
-    try:
-        return list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        return []
+    return dict(zip(("logits", "targets"), (parameter.name for parameter in modules.signature(function)), strict=False))
 
 
 def reduction_of(name: Any) -> str:

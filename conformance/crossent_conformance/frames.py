@@ -18,6 +18,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 IMPLEMENTATIONS = ("peers", "reference", "subjects_crossent.py")
 """What of this package stands under test."""
+CALLERS = (HERE / "adapter.py", HERE / "modules.py")
+"""What of this package calls the implementation."""
 MOST = 3
 """More frames than these are not told; of the implementation's file, as many again."""
 BEFORE = 2
@@ -58,7 +60,7 @@ def raised(error: BaseException, file: str | None) -> list[Frame]:
     ]
     inner = _inner(stack)
     around = stack[len(inner)] if len(inner) < len(stack) else None
-    called = around is not None and Path(around.file) == HERE / "adapter.py"
+    called = around is not None and Path(around.file) in CALLERS
     own = [frame for frame in inner if frame.file == file]
     if own:
         return [*own[:MOST], *(frame for frame in inner[:1] if frame.file != file)]

@@ -86,5 +86,8 @@ class Adapter:
     names: Mapping[str, str | tuple[str, ...]] = {}
     """What its errors call the contract's arguments: {"logits": "input", "targets": "target"}."""
 
+    result: str | int | None = None
+    """Of what `loss` returns, the entry or attribute that is the loss, where there is more: "loss", or 0."""
+
     loss: Callable[..., Any]
     """`loss(logits, targets, **options)` of logits (..., V) and targets (...), or (..., V) soft ones."""

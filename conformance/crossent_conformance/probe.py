@@ -55,7 +55,8 @@ def taken(under_test: UnderTest, backend: Backend) -> Traits:
     if not dtypes:
         reasons = list(dict.fromkeys(refusals.values())) or ["no dtype of it is taken"]
         return replace(traits, dtypes=(), refusal="; ".join(reasons))
-    notes = [f"does not take {dtype}: {reason}" for dtype, reason in refusals.items()]
+    notes = [*under_test.notes]
+    notes += [f"does not take {dtype}: {reason}" for dtype, reason in refusals.items()]
     exact = _exact(dtypes)
 
     if under_test.takes_anything:
@@ -64,7 +65,8 @@ def taken(under_test: UnderTest, backend: Backend) -> Traits:
     if not under_test.takes("reduction") and "reduction" not in under_test.fixed:
         fixed["reduction"] = _reduction(under_test, backend, exact)
         notes.append(f"always reduces by {fixed['reduction']!r}")
-    alone = under_test.takes("label_smoothing") and not under_test.takes("smoothing")
+    smooths = under_test.takes("label_smoothing") or "label_smoothing" in under_test.fixed
+    alone = smooths and not under_test.takes("smoothing")
     if alone and "smoothing" not in under_test.fixed and (smoothing := _smoothing(under_test, backend, exact)):
         fixed["smoothing"] = smoothing
         notes.append(f"always smooths by {smoothing!r}")
@@ -137,12 +139,14 @@ def _reduction(under_test: UnderTest, backend: Backend, dtype: str) -> str:
 def _smoothing(under_test: UnderTest, backend: Backend, dtype: str) -> str | None:
     """How it smooths; None where that is not to be seen, and the tests will say what is wrong."""
     arrays = backend.asarray(LOGITS[:1], dtype), backend.asarray(TARGETS[:1], "int64")
+    amount = under_test.fixed.get("label_smoothing", 0.5)
     try:
-        result = under_test.small_call(*arrays, label_smoothing=0.5)
+        options = {"label_smoothing": amount} if under_test.takes("label_smoothing") else {}
+        result = under_test.small_call(*arrays, **options)
         loss = np.ravel(backend.to_numpy(result[0] if isinstance(result, tuple) else result))
         distance = {}
         for smoothing in ("others", "uniform"):
-            exact, _ = oracle.cross_entropy(LOGITS[:1], TARGETS[:1], label_smoothing=0.5, smoothing=smoothing)
+            exact, _ = oracle.cross_entropy(LOGITS[:1], TARGETS[:1], label_smoothing=amount, smoothing=smoothing)
             distance[smoothing] = abs(float(loss[0]) - float(exact.high))
     except Exception:
         return None

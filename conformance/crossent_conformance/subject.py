@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from crossent_conformance.adapter import UnderTest
+from crossent_conformance.adapter import UnderTest, is_adapter
 from crossent_conformance.implementation import Adapter, DoesNotApply, LossObject
+from crossent_conformance.modules import UnreadableError
 
 __all__ = ["Adapter", "DoesNotApply", "LossObject", "SubjectError", "load"]
 DEFAULT = "crossent_conformance.subjects_crossent:subject"
@@ -25,7 +26,13 @@ class SubjectError(Exception):
 
 def load(spec: str) -> UnderTest:
     """The subject of that name; SubjectError says what is wrong with it."""
-    return UnderTest(_find(spec), spec)
+    found = _find(spec)
+    try:
+        return UnderTest(found() if isinstance(found, type) and is_adapter(found) else found, spec)
+    except UnreadableError as error:
+        raise SubjectError(f"{spec} {error}") from error
+    except Exception as error:
+        raise SubjectError(f"{spec}: making one raised {type(error).__name__}: {error}") from error
 
 
 def _find(spec: str) -> Any:
@@ -44,13 +51,6 @@ def _find(spec: str) -> Any:
         if not hasattr(found, part):
             raise SubjectError(f"{spec}: there is no {part!r} in {path}")
         found = getattr(found, part)
-    if isinstance(found, type):
-        try:
-            found = found()
-        except Exception as error:
-            raise SubjectError(f"{spec}: making one raised {type(error).__name__}: {error}") from error
-    if not (callable(found) or hasattr(found, "loss") or hasattr(found, "loss_and_grad")):
-        raise SubjectError(f"{spec} is {type(found).__name__}; accepted: a function, or an object with a method 'loss'")
     return found
 
 
