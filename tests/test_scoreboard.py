@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from crossent_conformance import backends, oracle, probe, subject
+from crossent_conformance.implementation import DoesNotApply
 from crossent_conformance.peers import PEERS, Peer
 from crossent_conformance.scoreboard import main, page
 
@@ -32,7 +33,8 @@ def test_an_adapter_gives_the_contracts_values(label):
 
 
 def test_adapters_import_nothing_before_they_are_called():
-    packages = ("torch", "jax", "optax", "scipy", "sklearn", "keras", "liger_kernel", "triton")
+    packages = ("torch", "jax", "optax", "scipy", "sklearn", "keras", "liger_kernel", "triton", "tensorflow")
+    packages = (*packages, "cut_cross_entropy", "tokamax", "transformers")
     program = f"""
 import sys
 from crossent_conformance import peers, subject
@@ -41,6 +43,25 @@ for peer in peers.PEERS:
 print(*[name for name in {packages} if name in sys.modules])"""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.split() == []
+
+
+def test_a_peer_that_needs_another_package_is_not_installed_without():
+    for besides, version in (
+        ((), np.__version__),
+        (("no-such-package",), None),
+        (("no-such", "mpmath"), np.__version__),
+    ):
+        assert Peer("theirs", "somewhere:else", "numpy", ("numpy",), "as it is", besides).version == version
+
+
+def test_a_product_with_the_identity_is_for_finite_logits():
+    found = subject.load("crossent_conformance.peers.torch:linear")
+    backend = backends.load("torch")
+    found.begin(probe.examine(found, backend), "S2")
+    targets = backend.asarray(np.array([0]), "int64")
+    assert float(found.loss(backend.asarray(np.zeros((1, 4)), "float64"), targets)) == pytest.approx(np.log(4))
+    with pytest.raises(DoesNotApply, match="not finite"):
+        found.loss(backend.asarray(np.array([[0.0, -np.inf]]), "float64"), targets)
 
 
 def _peer(label, package="numpy"):
@@ -98,4 +119,4 @@ def test_an_unknown_column_is_a_usage_error(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--only", "nobody"])
     assert stopped.value.code == 2
-    assert "there are crossent, torch, torch linear" in capsys.readouterr().err
+    assert "there are crossent, torch, torch nll" in capsys.readouterr().err

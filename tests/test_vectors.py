@@ -242,11 +242,51 @@ def test_shifted_rows_have_the_same_results():
         assert len({tuple(case["logits"]) for case in shifted}) == len(shifted)
 
 
+def _in_javascript(*words):
+    return subprocess.run(
+        ["node", str(FOLDER / "examples" / "check.mjs"), *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
 @pytest.mark.skipif(shutil.which("node") is None, reason="no node")
-@pytest.mark.parametrize(("which", "holds"), [("careful", True), ("naive", False)])
-def test_javascript_reads_them(which, holds):
-    command = ["node", str(FOLDER / "examples" / "check.mjs"), str(V1 / "V1.json"), which]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert ended.stderr == ""
-    assert ended.returncode == (0 if holds else 1)
-    assert ended.stdout.endswith("cases, 0 wrong values\n") == holds
+def test_javascript_reads_them():
+    ended = _in_javascript(*(V1 / f"{clause}.json" for clause in PAGES))
+    assert (ended.stderr, ended.returncode) == ("", 0)
+    cases = [case["options"] for case in CASES.values() if case["dtype"] in ("float64", "float32")]
+    others = [options for options in cases if {"z_loss", "algorithm", "grad_output", "check_targets"} & options.keys()]
+    asked = len(cases) - len(others)
+    assert ended.stdout == f"{asked} cases, {len(others)} with other options, 0 wrong values\n"
+    assert asked > 200
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node")
+def test_javascript_finds_out_what_cancels():
+    ended = _in_javascript(V1 / "V1.json", "naive")
+    assert (ended.stderr, ended.returncode) == ("", 1)
+    assert "V1/confident/float64: loss[" in ended.stdout
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node")
+@pytest.mark.parametrize(
+    ("option", "id"),
+    [
+        ("label_smoothing", "V8/others-soft/float64"),
+        ("smoothing", "V8/uniform-0.1/float64"),
+        ("class_weights", "V9/classes/float64"),
+        ("weights", "V9/tokens/float32"),
+        ("ignore_index", "R2/ignored/float64"),
+        ("denominator", "R2/mean-number-soft/float64"),
+        ("reduction", "R2/sequence-weights-soft/float32"),
+    ],
+)
+def test_javascript_passes_over_no_option(tmp_path, option, id):
+    options = {name: value for name, value in CASES[id]["options"].items() if name != option}
+    file = tmp_path / "without.json"
+    file.write_text(json.dumps({"cases": [CASES[id] | {"options": options}]}), encoding="utf-8")
+    ended = _in_javascript(file)
+    assert (ended.stderr, ended.returncode) == ("", 1)
+    assert f"{id}: " in ended.stdout

@@ -243,7 +243,7 @@ class UnderTest:
 
     def tell(self, function: Any, logits: Any, targets: Any, options: dict[str, Any]) -> None:
         """Leave word of a call that is about to be made; what a compiler traces is no call."""
-        if self.witness is not None and not _is_compiling():
+        if self.witness is not None and not is_compiling():
             name = getattr(function, "__qualname__", None) or type(function).__qualname__
             self.witness.saw(name, logits, targets, options)
 
@@ -514,7 +514,8 @@ def has_autograd(array: Any) -> bool:
     return _is_tensor(array) or _is_jax(array)
 
 
-def _is_compiling() -> bool:
+def is_compiling() -> bool:
+    """Whether torch's compiler follows the call, which can look at no value."""
     torch = sys.modules.get("torch")
     return torch is not None and torch.compiler.is_compiling()
 

@@ -104,10 +104,10 @@ class ThroughIdentity(Adapter):
         self.flat = under.is_flat
 
     def loss(self, logits: Any, targets: Any, **options: Any) -> Any:
-        return self._under.linear_loss(logits, targets, weight=_identity(logits), **self._always, **options)
+        return self._under.linear_loss(logits, targets, weight=identity(logits), **self._always, **options)
 
     def loss_and_grad(self, logits: Any, targets: Any, out: Any = None, **options: Any) -> tuple[Any, Any]:
-        options |= {**self._always, "weight": _identity(logits), "needs": ("hidden",)}
+        options |= {**self._always, "weight": identity(logits), "needs": ("hidden",)}
         if out is not None:
             options["out"] = (out, None, None)
         value, d_logits = self._under.linear_loss_and_grads(logits, targets, **options)
@@ -117,7 +117,8 @@ class ThroughIdentity(Adapter):
         return self._under.portable()
 
 
-def _identity(logits: Any) -> Any:
+def identity(logits: Any) -> Any:
+    """The weight by which a product leaves finite logits what they are."""
     import array_api_compat
 
     if not hasattr(logits, "shape") or not logits.shape:

@@ -8,11 +8,15 @@ of them imports its package before it is called, so this list can be read where 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 from dataclasses import dataclass
 from typing import Any
 
-from crossent_conformance.adapter import SOFT, is_soft
+import array_api_compat
+
+from crossent_conformance import linear
+from crossent_conformance.adapter import SOFT, is_compiling, is_soft
 from crossent_conformance.implementation import DoesNotApply
 
 
@@ -27,10 +31,14 @@ class Peer:
     backends: tuple[str, ...]
     how: str
     """What the adapter does that a reader of results has to know."""
+    besides: tuple[str, ...] = ()
+    """Distributions of which the adapter needs one besides."""
 
     @property
     def version(self) -> str | None:
         """The version that is installed, None where there is none. The textbook is of no package, and always there."""
+        if self.besides and not any(map(installed, self.besides)):
+            return None
         return installed(self.package) if self.package else ""
 
 
@@ -50,6 +58,7 @@ _IDENTITY = (
 
 PEERS = (
     Peer("torch", f"{_HERE}.torch:functional", "torch", _TORCH, "as it is"),
+    Peer("torch nll", f"{_HERE}.torch:log_softmax", "torch", _TORCH, "as it is"),
     Peer("torch linear", f"{_HERE}.torch:linear", "torch", _TORCH, _IDENTITY),
     Peer(
         "torch chunked", f"{_HERE}.torch:chunked", "torch", _TORCH, f"{_IDENTITY}; with `LinearCrossEntropyOptions()`"
@@ -62,12 +71,44 @@ PEERS = (
         "sklearn", f"{_HERE}.sklearn:log_loss", "scikit-learn", ("numpy",), "of `scipy.special.softmax`; values alone"
     ),
     Peer("keras", f"{_HERE}.keras:sparse", "keras", ("jax",), "on its JAX backend, `dtype` that of the logits"),
+    Peer("keras torch", f"{_HERE}.keras:on_torch", "keras", _TORCH, "the same on its torch backend"),
+    Peer(
+        "keras TF",
+        f"{_HERE}.keras:on_tensorflow",
+        "keras",
+        ("numpy",),
+        "the same on TensorFlow, with its gradient",
+        ("tensorflow", "tensorflow-cpu"),
+    ),
     Peer(
         "Liger",
         f"{_HERE}.liger:cross_entropy",
         "liger-kernel",
         _TORCH,
         "on a CPU under Triton's interpreter, there without class weights; without float64: it computes in float32",
+    ),
+    Peer(
+        "cce compile",
+        f"{_HERE}.cut_cross_entropy:torch_compile",
+        "cut-cross-entropy",
+        _TORCH,
+        f'{_IDENTITY}; `impl="torch_compile"`, which computes in float32',
+        ("triton",),
+    ),
+    Peer("tokamax", f"{_HERE}.tokamax:xla", "tokamax", ("jax",), f'{_IDENTITY}; `implementation="xla"`'),
+    Peer(
+        "tokamax chunked",
+        f"{_HERE}.tokamax:chunked",
+        "tokamax",
+        ("jax",),
+        f'{_IDENTITY}; `implementation="chunked_xla"`',
+    ),
+    Peer(
+        "transformers",
+        f"{_HERE}.transformers:causal",
+        "transformers",
+        _TORCH,
+        "the targets as `shift_labels`; computes in float32",
     ),
     Peer("textbook", f"{_HERE}.textbook:textbook", "", ("numpy",), "−mean(log(softmax + 1e-10))"),
 )
@@ -90,6 +131,16 @@ def in_direction(direction: str, teacher: Any, student: Any) -> tuple[Any, Any]:
     if direction == "jensen-shannon":
         raise DoesNotApply("direction='jensen-shannon'")
     return (student, teacher) if direction == "reverse" else (teacher, student)
+
+
+def identity(logits: Any) -> Any:
+    """The weight of a linear loss whose hidden states are the logits: finite ones, as far as that can be looked at."""
+    xp, is_finite = array_api_compat.array_namespace(logits), True
+    with contextlib.suppress(RuntimeError, TypeError):  # under a transformation of torch's, of JAX's
+        is_finite = is_compiling() or bool(xp.all(xp.isfinite(logits)))
+    if not is_finite:
+        raise DoesNotApply("logits that are not finite: the product with the identity spoils their rows")
+    return linear.identity(logits)
 
 
 def product(hidden: Any, weight: Any, bias: Any) -> Any:

@@ -4,8 +4,8 @@ On CUDA, or on a CPU under Triton's interpreter.
 
 Triton decides when a kernel is defined, so `TRITON_INTERPRET` is set before Liger is first imported, and only where
 there is no GPU; in a process that has imported Triton before it is too late. What is the interpreter's fault and not
-Liger's does not apply: it hands scalars over as Python numbers, on which the kernel with class weights fails; it is not
-made for several threads; a row takes it about ten milliseconds.
+Liger's does not apply: it hands scalars over as Python numbers, on which the kernel with class weights or a softcap
+fails; it is not made for several threads; a row takes it about ten milliseconds.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Liger(Adapter):
         "targets": "target",
         "class_weights": "weight",
         "z_loss": "lse_square_scale",
+        "logit_softcap": "softcap",
     }
 
     def loss(
@@ -61,12 +62,13 @@ class Liger(Adapter):
         reduction="mean",
         label_smoothing=0.0,
         z_loss=0.0,
+        logit_softcap=None,
     ):
         if reduction == "sequence":
             raise DoesNotApply("reduction='sequence'")
         refuse_soft(logits, targets)
         if not logits.is_cuda:
-            _spare_the_interpreter(logits, class_weights)
+            _spare_the_interpreter(logits, class_weights, logit_softcap)
         options = {} if ignore_index is None else {"ignore_index": ignore_index}
         return _liger()(
             logits,
@@ -75,6 +77,7 @@ class Liger(Adapter):
             reduction=reduction,
             label_smoothing=label_smoothing,
             lse_square_scale=z_loss,
+            softcap=logit_softcap,
             **options,
         )
 
@@ -90,13 +93,14 @@ class Liger(Adapter):
         reduction="mean",
         label_smoothing=0.0,
         z_loss=0.0,
+        logit_softcap=None,
     ):
         """`liger_fused_linear_cross_entropy`."""
         if reduction == "sequence":
             raise DoesNotApply("reduction='sequence'")
         refuse_soft_of_classes(targets)
         if not hidden.is_cuda:
-            _spare_the_interpreter(hidden, class_weights)
+            _spare_the_interpreter(hidden, class_weights, logit_softcap)
         _liger()  # Triton is told where it is before Liger is imported
         from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
@@ -110,13 +114,16 @@ class Liger(Adapter):
             reduction=reduction,
             label_smoothing=label_smoothing,
             lse_square_scale=z_loss,
+            softcap=logit_softcap,
             **options,
         )
 
 
-def _spare_the_interpreter(logits, class_weights):
+def _spare_the_interpreter(logits, class_weights, logit_softcap):
     if class_weights is not None:
         raise DoesNotApply("class weights under Triton's interpreter")
+    if logit_softcap is not None:
+        raise DoesNotApply("logit_softcap under Triton's interpreter")
     if threading.current_thread() is not threading.main_thread():
         raise DoesNotApply("several threads under Triton's interpreter")
     if logits.ndim == 2 and (logits.shape[0] > MOST_ROWS or logits.numel() > MOST_LOGITS):

@@ -10,10 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from crossent_conformance.implementation import Adapter, DoesNotApply
-from crossent_conformance.peers import in_direction, refuse_soft, refuse_soft_of_classes
-
-MOST_CLASSES = 4096
-"""The identity has as many columns as rows."""
+from crossent_conformance.peers import identity, in_direction, refuse_soft, refuse_soft_of_classes
 
 
 class Functional(Adapter):
@@ -70,6 +67,23 @@ class Usual(Functional):
         of, at = in_direction(direction, teacher_logits, logits)
         logs = functional.log_softmax(at, dim=-1), functional.log_softmax(of, dim=-1)
         return functional.kl_div(*logs, reduction="none", log_target=True).sum(-1)
+
+
+class LogSoftmax(Functional):
+    """`nll_loss` of `log_softmax`, as older code has it."""
+
+    name = "torch.nn.functional.nll_loss of log_softmax"
+
+    def loss(self, logits, targets, *, class_weights=None, ignore_index=None, reduction="mean"):  # type: ignore[override]
+        refuse_soft(logits, targets)
+        options = _options(logits, class_weights, ignore_index, reduction)
+        del options["label_smoothing"]
+        return self.function(logits, targets, **options)
+
+    def function(self, logits, targets, **options):
+        from torch.nn import functional
+
+        return functional.nll_loss(functional.log_softmax(logits, dim=-1), targets, **options)
 
 
 class Linear(Functional):
@@ -138,26 +152,9 @@ class Chunked(Functional):
 
 
 def _linear(logits, targets, **options):
-    import torch
+    from torch.nn import functional
 
-    if logits.shape[-1] > MOST_CLASSES:
-        raise DoesNotApply(f"hidden states of more than {MOST_CLASSES} features")
-    if not _finite(logits):
-        raise DoesNotApply("logits that are not finite: it makes them itself")
-    weight = torch.eye(logits.shape[-1], dtype=logits.dtype, device=logits.device)
-    return torch.nn.functional.linear_cross_entropy(logits, weight, targets, **options)
+    return functional.linear_cross_entropy(logits, identity(logits), targets, **options)
 
 
-def _finite(logits):
-    """Whether all are finite; under a compiler or a transformation their values cannot be looked at."""
-    import torch
-
-    if torch.compiler.is_compiling():
-        return True
-    try:
-        return bool(torch.isfinite(logits).all())
-    except RuntimeError:
-        return True
-
-
-functional, linear, chunked = Usual(), Linear(), Chunked()
+functional, log_softmax, linear, chunked = Usual(), LogSoftmax(), Linear(), Chunked()
