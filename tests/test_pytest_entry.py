@@ -79,6 +79,25 @@ def test_the_clauses_join_the_tests(session):
 
 
 @pytest.mark.extended
+def test_known_failures_are_expected_and_strict(session, tmp_path):
+    known = '[[known]]\ncase = "test_V2_*"\nreason = "it is \\u001b[31m one too small"'
+    (tmp_path / "my_loss.known.toml").write_text(known, encoding="utf-8")
+    code, printed = session(*ASKED, "-rx", loss=f"{RIGHT} - 1")
+    assert code == 0, printed
+    assert r"it is \x1b[31m one too small" in printed
+    assert "xfailed" in printed
+    code, printed = session(*ASKED)
+    assert code == pytest.ExitCode.TESTS_FAILED, printed
+    assert "the known failure test_V2_* begins to hold" in printed
+    code, printed = session(*ASKED, "-k", "V2_never_negative or mine")  # of what is not asked, nothing is known
+    assert code == 0, printed
+    (tmp_path / "other.toml").write_text(known.replace("reason", "why"), encoding="utf-8")
+    code, printed = session(*ASKED, "--crossent-known", "other.toml")
+    assert code == pytest.ExitCode.USAGE_ERROR, printed
+    assert "other.toml, entry 1: the key 'why'" in printed
+
+
+@pytest.mark.extended
 def test_a_file_is_found_from_below_the_root(session, tmp_path):
     (tmp_path / "pytest.ini").write_text(f"[pytest]\naddopts = {' '.join(ASKED)} -p no:warnings\n", encoding="utf-8")
     (tmp_path / "below").mkdir()

@@ -11,12 +11,14 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import inspect
+import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from crossent_conformance import linear, measures, modules
+from crossent_conformance import depth, linear, measures, modules
 from crossent_conformance.evidence import WrongTypeError, kind_of
 from crossent_conformance.implementation import Adapter, DoesNotApply
 
@@ -63,8 +65,22 @@ BESIDES = {
 }
 """What an adapter may have besides losses and gradients (`implementation.Adapter`), and what one without it lacks."""
 SOFT = "soft targets"
+PART = 0.85
+"""Of a case's time, what calls may take: the rest is the suite's."""
 MOST_ROWS = 4096
 """More rows than these are not taken one by one."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How many seconds a call takes, for each token and for each logit."""
+
+    token: float = 0.0
+    logit: float = 0.0
+
+    def seconds(self, tokens: int, classes: int) -> float:
+        """What a call of so many may take."""
+        return tokens * (self.token + classes * self.logit)
 
 
 @dataclass(frozen=True)
@@ -85,6 +101,7 @@ class Traits:
     """Why nothing can be asked on this backend."""
     tried: bool = True
     """Whether the refusal is the implementation's; else it is its adapter's."""
+    pace: Pace = Pace()
 
 
 class UnderTest:
@@ -115,6 +132,7 @@ class UnderTest:
         self.witness: Witness | None = None
         """Who is told of every call before it is made."""
         self.calls = 0
+        self._began = time.monotonic()
         self._through: UnderTest | None = None
         self._rows = True
         self.helps = True
@@ -142,6 +160,7 @@ class UnderTest:
             self.witness.forget()
         self.traits = traits
         self.calls = 0
+        self._began = time.monotonic()
         self._rows = clause[:1] in ("V", "S")
 
     @contextlib.contextmanager
@@ -241,8 +260,23 @@ class UnderTest:
             if name not in DEFAULTS or any(everything or name in names for names, everything, _ in known)
         }
 
+    def affords(self, *shape: Any) -> None:
+        """Find out before a call of logits of the shape that it can end in what is left of a case's time.
+
+        If it cannot, the case does not apply. What a compiler traces is no call.
+        """
+        if not shape or is_compiling() or not all(isinstance(length, int) for length in shape):
+            return
+        tokens, classes = math.prod(shape[:-1]), shape[-1]
+        left = PART * depth.TIME_LIMIT - (time.monotonic() - self._began)
+        takes = self.traits.pace.seconds(tokens, classes)
+        if takes > left:
+            count = tokens * classes
+            raise DoesNotApply(f"{count:,} logits at its speed, about {about(count / takes)} a second")
+
     def tell(self, function: Any, logits: Any, targets: Any, options: dict[str, Any]) -> None:
         """Leave word of a call that is about to be made; what a compiler traces is no call."""
+        self.affords(*getattr(logits, "shape", ()))
         if self.witness is not None and not is_compiling():
             name = getattr(function, "__qualname__", None) or type(function).__qualname__
             self.witness.saw(name, logits, targets, options)
@@ -437,6 +471,11 @@ def parameters(function: Any, arrays: int = 2) -> tuple[set[str], bool, dict[str
 def _own_names(function: Any) -> dict[str, str]:
     """What a function calls its first two arguments."""
     return dict(zip(("logits", "targets"), (parameter.name for parameter in modules.signature(function)), strict=False))
+
+
+def about(number: float) -> str:
+    """A number of things, in one digit."""
+    return f"{float(f'{number:.1g}'):,.0f}"
 
 
 def reduction_of(name: Any) -> str:

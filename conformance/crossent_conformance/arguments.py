@@ -13,6 +13,7 @@ from pathlib import Path
 
 from crossent_conformance import files
 from crossent_conformance.escaped import escaped
+from crossent_conformance.known import near
 
 
 class UsageError(Exception):
@@ -71,7 +72,7 @@ def check_names(what: str, given: Iterable[str], known: Iterable[str]) -> None:
     known = tuple(known)
     for name in given:
         if name not in known:
-            raise UsageError(f"unknown {what} {name!r}; accepted: {', '.join(known)}")
+            raise UsageError(f"unknown {what} {name!r}{near(name, known)}; accepted: {', '.join(known)}")
 
 
 def check_files(*paths: Path | None) -> None:

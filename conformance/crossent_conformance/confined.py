@@ -1,9 +1,10 @@
 """A process of its own for calls that may take too much memory: the suite lives on, and hears why the call did not.
 
-    result = confined.run("crossent_conformance.many", "numpy", "file.py:function", seconds=50)
+    result = confined.run("crossent_conformance.many", "numpy", "file.py:function")
 
 runs the module's `main` with the arguments in a fresh Python and gives the JSON that it prints. There, `limit()` lets
-the process take so much more memory than it has, and no more, where the system can (Linux).
+the process take so much more memory than it has, and no more, where the system can (Linux). What cannot end within the
+time limit of a case at the subject's speed is for `main` to leave out (`UnderTest.affords`).
 """
 
 from __future__ import annotations
@@ -16,30 +17,37 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from crossent_conformance import frames
+from crossent_conformance import depth, frames
+from crossent_conformance.evidence import HungError
 
 GIB = 1 << 30
+
+
+STARTING = 30.0
+"""Seconds in which a process may import what it needs."""
 
 
 class ConfinedError(Exception):
     """The process gave no result; the message says what is known."""
 
 
-def run(module: str, *arguments: str, seconds: float) -> Any:
+def run(module: str, *arguments: str) -> Any:
     """What the module's `main` prints, read as JSON."""
     # What the subject imports is looked for where this process would look.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    limit = min(depth.TIME_LIMIT, 600.0)
+    environment = {**os.environ, "PYTHONPATH": path, "CROSSENT_CONFORMANCE_TIME_LIMIT": str(limit)}
     try:
         done = subprocess.run(
             [sys.executable, "-X", "faulthandler", "-m", module, *arguments],
             capture_output=True,
             text=True,
-            timeout=seconds,
+            timeout=STARTING + limit,
             check=False,
             env=environment,
         )
     except subprocess.TimeoutExpired:
-        raise ConfinedError(f"no answer within {seconds:g} seconds") from None
+        raise HungError(f"no answer within {limit:g} seconds") from None
     if done.returncode != 0:
         ended = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
         raise ConfinedError(f"the process ended with {ended}: {frames.crashed(done.stderr, None)}")

@@ -1,8 +1,8 @@
 """How many random inputs a test sees, and which: the seed and the depth of the run.
 
 Both come from the environment, because tests are made when they are imported: CROSSENT_CONFORMANCE_SEED is a whole
-number (0 by default), CROSSENT_CONFORMANCE_THOROUGH is 1 for ten times as many inputs. The same seed gives the same
-inputs.
+number (0 by default), CROSSENT_CONFORMANCE_THOROUGH is 1 for ten times as many inputs, CROSSENT_CONFORMANCE_QUICK for
+few. The same seed gives the same inputs. CROSSENT_CONFORMANCE_TIME_LIMIT is what a case may take, in seconds.
 
     @depth.examples(problems(), st.booleans(), count=40)
     def test_V1_anything(place, subject, problem, flag): ...
@@ -26,6 +26,8 @@ from hypothesis import strategies as st
 from crossent_conformance.implementation import DoesNotApply
 
 THOROUGH = os.environ.get("CROSSENT_CONFORMANCE_THOROUGH") == "1"
+QUICK = os.environ.get("CROSSENT_CONFORMANCE_QUICK") == "1"
+TIME_LIMIT = float(os.environ.get("CROSSENT_CONFORMANCE_TIME_LIMIT") or "inf")
 SEED = int(os.environ.get("CROSSENT_CONFORMANCE_SEED") or 0)
 
 _SETTINGS = hypothesis.settings(
@@ -38,10 +40,10 @@ _SETTINGS = hypothesis.settings(
 
 
 def number(count: int, slow: bool) -> int:
-    """How many of `count` inputs a run takes; on a slow backend fewer, unless it is thorough."""
+    """How many of `count` inputs a run takes; on a slow backend fewer, unless it is thorough, and in a quick one."""
     if THOROUGH:
         return 10 * count
-    return max(3, count // 16) if slow else count
+    return max(3, count // 16) if slow or QUICK else count
 
 
 def spares(place: Any) -> bool:

@@ -91,7 +91,7 @@ class Disagreement(Unlike):
 
 
 class HungError(AssertionError):
-    """Processes that were asked together did not answer in time."""
+    """A process that was asked, or several together, did not answer in time."""
 
 
 _last: Call | None = None

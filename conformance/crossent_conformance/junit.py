@@ -5,7 +5,7 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 from crossent_conformance.escaped import escaped
-from crossent_conformance.results import FAILS, NOT, Results
+from crossent_conformance.results import NOT, Results
 
 
 def document(results: Results) -> bytes:
@@ -19,9 +19,9 @@ def document(results: Results) -> bytes:
                 "testsuite",
                 name=escaped(f"{subject.name} on {backend}"),
                 tests=str(len(cases)),
-                failures=str(sum(case.outcome == FAILS for case in cases)),
+                failures=str(sum(case.counts for case in cases)),
                 errors="0",
-                skipped=str(sum(case.outcome == NOT for case in cases)),
+                skipped=str(sum(case.outcome == NOT or bool(case.known) for case in cases)),
                 time=f"{sum(case.seconds for case in cases):.3f}",
                 timestamp=results.created,
             )
@@ -33,7 +33,7 @@ def document(results: Results) -> bytes:
                     name=escaped(case.id.partition("::")[2]),
                     time=f"{case.seconds:.3f}",
                 )
-                if case.outcome == FAILS:
+                if case.counts:
                     says = case.failure.says if case.failure is not None else ""
                     failure = ElementTree.SubElement(element, "failure", message=escaped(says or case.message[:300]))
                     failure.set("type", case.kind or "")
@@ -41,6 +41,19 @@ def document(results: Results) -> bytes:
                     failure.text = escaped(case.message + last)
                 elif case.outcome == NOT:
                     ElementTree.SubElement(element, "skipped", message=escaped(f"does not apply: {case.message}"))
+                elif case.known:
+                    message = escaped(f"fails, and may: {case.known}: {case.message[:300]}")
+                    ElementTree.SubElement(element, "skipped", message=message)
+        if subject.begins:
+            number = str(len(subject.begins))
+            suite = ElementTree.SubElement(
+                root, "testsuite", name=escaped(f"{subject.name}: known failures that hold"),
+                tests=number, failures=number, errors="0", skipped="0",
+            )  # fmt: skip
+            for entry in subject.begins:
+                element = ElementTree.SubElement(suite, "testcase", classname="known", name=escaped(entry.where))
+                message = escaped(f"begins to hold: {entry.reason}")
+                ElementTree.SubElement(element, "failure", message=message, type="begins to hold")
     ElementTree.indent(root)
     xml: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return xml + b"\n"

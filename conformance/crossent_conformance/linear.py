@@ -88,6 +88,7 @@ def _asked(under: UnderTest, function: Any, hidden: Any, targets: Any, options: 
     if under.is_flat and getattr(hidden, "ndim", 2) != 2:
         raise DoesNotApply("hidden states of other shapes than (N, D)")
     passed = under.passed(function, options, arrays=3)
+    under.affords(*getattr(hidden, "shape", ())[:-1], *getattr(weight, "shape", ())[:1])
     under.tell(function, hidden, targets, passed)
     return function(hidden, weight, targets, **passed)
 

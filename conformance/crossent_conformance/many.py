@@ -28,6 +28,7 @@ def compare(under_test: UnderTest, backend: backends.Backend) -> dict[str, list[
     targets = cases.generator(7).integers(0, V, N)
     targets[SEVERAL[[0, 1, -1]]] = [0, V - 1, V - 1]
     row, t = backend.asarray(logits, "float32"), backend.asarray(targets, "int64")
+    under_test.affords(N, V)
     with under_test.unassisted():
         try:
             losses = under_test.loss(_repeated(backend, row, N), t, reduction="none")

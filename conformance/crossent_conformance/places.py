@@ -13,15 +13,18 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from crossent_conformance import depth, evidence
 from crossent_conformance.backends import BACKENDS, FLOATS, HALF, Backend, Mode
 
+_Cell = TypeVar("_Cell")
 OF_A_HEAD = ("weight", "bias")
 """Arrays of a linear loss that are of no token, and of the dtype of its hidden states."""
 _compiled: dict[Any, Any] = {}
@@ -155,6 +158,11 @@ def places(backends: list[Backend], marker: dict[str, Any] | None = None) -> lis
         and (not marker.get("sparse") or dtype == "float32" or (mode is backend.modes[0] and not backend.slow))
         and (not backend.slow or depth.THOROUGH or dtype == "float32" or mode is backend.modes[0])
     ]
+
+
+def one_of(name: str, cells: Sequence[_Cell]) -> _Cell:
+    """The cell in which a quick run asks the test of that name; they take turns from test to test."""
+    return cells[zlib.crc32(name.encode()) % len(cells)]
 
 
 def _with_named(function, plain, arrays):

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from crossent_conformance import adapter, backends, contract, evidence, places, probe, units
+from crossent_conformance import adapter, backends, contract, evidence, known, places, probe, results, units
 from crossent_conformance import subject as subjects
 from crossent_conformance.escaped import escaped
 from crossent_conformance.shards import Shards, Teams
@@ -41,6 +40,8 @@ class Session:
     """Whether a small failing input is looked for, which takes seconds."""
     teams: Teams | None = None
     """The processes that have shards of a vocabulary."""
+    may_fail: list[known.Entry] = field(default_factory=list)
+    """What is known to fail, or allowed to."""
 
     def traits_on(self, backend: backends.Backend) -> adapter.Traits:
         """The implementation's traits on the backend."""
@@ -49,6 +50,8 @@ class Session:
         return self.traits[backend.name]
 
 
+FAILURE = pytest.StashKey[results.Failure]()
+"""The failure of a test, where somebody asks what it is."""
 SESSION = pytest.StashKey[Session]()
 GUEST = pytest.StashKey[bool]()
 """Whether the session is somebody else's, with tests that the suite leaves alone."""
@@ -57,6 +60,7 @@ MARKERS = (
     "clause(*names): the clauses that a test checks, where they are more than the one in its name",
     "places(dtypes=, modes=, backends=, sparse=, when=): the part of the conformance matrix that this test is for",
     "elsewhere: the test asks the subject in another process",
+    "long: the test takes seconds of whatever implementation; crossent conform --quick leaves it out",
     "extended: left out by the quick tier, -m 'not extended'",
 )
 TIERS = {
@@ -76,6 +80,13 @@ def pytest_configure(config):
         config.stash[SESSION] = Session(subjects.load(config.getoption("crossent_subject") or subjects.DEFAULT))
     except subjects.SubjectError as error:
         raise pytest.UsageError(escaped(f"the implementation under test: {error}")) from None
+    given = config.getoption("crossent_known")
+    home = subjects.home(config.stash[SESSION].subject.spec)
+    file = Path(given) if given else None if home is None else known.beside(home)
+    try:
+        config.stash[SESSION].may_fail = known.entries(file if given or (file and file.is_file()) else None)
+    except known.KnownError as error:
+        raise pytest.UsageError(escaped(str(error))) from None
     if count := config.getoption("crossent_shards"):
         if count < 1:
             raise pytest.UsageError(f"{count} shards; accepted: a number from 1")
@@ -173,12 +184,19 @@ def pytest_collection_modifyitems(config, items):
         )
     cells = defaultdict(list)
     for item in items:
-        if (where := _place_of(item)) is not None:
-            cells[item.nodeid.replace(str(where), where.backend.name)].append(item)
+        if _place_of(item) is not None:
+            cells[without_place(item)].append(item)
     for name, of_one_test in cells.items():
-        first = zlib.crc32(name.encode()) % len(of_one_test)
-        for item in of_one_test[:first] + of_one_test[first + 1 :]:
-            item.add_marker("extended")
+        first = places.one_of(name, of_one_test)
+        for item in of_one_test:
+            if item is not first:
+                item.add_marker("extended")
+
+
+def without_place(item):
+    """The name of a case, with its backend alone of its place."""
+    where = item.callspec.params["place"]
+    return item.nodeid.replace(str(where), where.backend.name)
 
 
 def _is_a_case(item):
@@ -205,6 +223,59 @@ def _clause(item):
 
 def _place_of(item):
     return item.callspec.params.get("place") if hasattr(item, "callspec") and not _is_elses(item) else None
+
+
+def pytest_deselected(items):
+    """Of what is left out, nothing is known; not of what is no case."""
+    for item in items:
+        if (where := _place_of(item)) is not None and _is_a_case(item):
+            case = _as_case(item, where)
+            for entry in item.config.stash[SESSION].may_fail:
+                entry.left_out |= entry.names(case)
+
+
+def _as_case(item, where):
+    name = f"{item.path.name}::{item.name}"
+    return results.Case(name, _clause(item), where.backend.name, where.dtype, where.mode.value, outcome="")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failure that is known to be one is expected; the report says what it tells of the entries."""
+    report = yield
+    where, may_fail = _place_of(item), item.config.stash[SESSION].may_fail
+    if call.when == "call" and where is not None and may_fail:
+        case = _as_case(item, where)
+        of = [(at, entry.left_out, report.outcome) for at, entry in enumerate(may_fail) if entry.names(case)]
+        item.user_properties.append(("known", of))
+        report.user_properties = list(item.user_properties)
+        case.failure = item.stash.get(FAILURE, None)
+        case.kind = case.failure.kind if case.failure else "raises"
+        if report.failed and (reason := known.reason(may_fail, case)):
+            report.outcome, report.wasxfail = "skipped", escaped(reason)
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session, exitstatus):
+    """A known failure that holds fails the session."""
+    if exitstatus == pytest.ExitCode.OK and _begin_to_hold(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _begin_to_hold(config):
+    """The known failures that hold, as the reports tell: those of all processes come to one."""
+    found: dict[int, Counter[str]] = defaultdict(Counter)
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    for report in (report for of in terminal.stats.values() for report in of) if terminal is not None else ():
+        for number, left_out, outcome in dict(getattr(report, "user_properties", ())).get("known", ()):
+            found[number].update([outcome, *(["left out"] if left_out else [])])
+    may_fail = config.stash[SESSION].may_fail
+    return [
+        may_fail[number]
+        for number, seen in sorted(found.items())
+        if may_fail[number].state(seen["passed"], seen["failed"], not seen["left out"]) == known.BEGINS
+    ]
 
 
 @pytest.fixture
@@ -248,12 +319,14 @@ def pytest_runtest_call(item):
     except NotImplementedError as missing:
         _does_not_apply(item, str(missing) or "it raised NotImplementedError")
     except (Exception, SystemExit) as error:
-        if session.is_driven:
+        if session.is_driven or session.may_fail:
             from crossent_conformance import failures
 
             small = session.shrinks and not clause.startswith(contract.SHARDS)
             told = failures.told(error, item.name, where, known, clause, small=small)
-            item.user_properties.append(("failure", told))
+            item.stash[FAILURE] = told
+            if session.is_driven:
+                item.user_properties.append(("failure", told))
         raise
     finally:
         item.user_properties.append(("asked", (where.backend.name, clause)))
@@ -270,6 +343,9 @@ def _does_not_apply(item, reason):
 
 
 def pytest_terminal_summary(terminalreporter):
+    for entry in _begin_to_hold(terminalreporter.config):
+        line = f"the known failure {entry.where} begins to hold, and is to be taken out of its file: {entry.reason}"
+        terminalreporter.line(escaped(line), red=True)
     worst: dict[str, tuple[float, str]] = {}
     asked: dict[str, set[str]] = {}
     for report in terminalreporter.getreports("passed"):

@@ -2,22 +2,24 @@
 
 Trying answers only what cannot be read from a signature or an adapter: which dtypes it refuses, whether it takes
 (N, V) logits alone, which reduction or smoothing it has where it has no option for them, whether a gradient can be had
-(`taken`); which reductions it refuses, and whether soft targets (`refused`). What is refused is said in a note, with
-the error, so that nobody mistakes "does not apply" for "holds". To answer wrongly is not to refuse.
+(`taken`); which reductions it refuses, and whether soft targets (`refused`); how fast it is (`pace`). What is refused
+is said in a note, with the error, so that nobody mistakes "does not apply" for "holds". To answer wrongly is not to
+refuse.
 """
 
 from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from crossent_conformance import oracle
-from crossent_conformance.adapter import SOFT, Traits, UnderTest, reduction_of
+from crossent_conformance import depth, oracle
+from crossent_conformance.adapter import SOFT, Pace, Traits, UnderTest, about, reduction_of
 from crossent_conformance.backends import Backend
 from crossent_conformance.evidence import kind_of
 from crossent_conformance.implementation import DoesNotApply
@@ -28,12 +30,19 @@ SHARES = np.array([[0.5, 0.0, 0.25, 0.25, 0.0], [0.0, 1.0, 0.0, 0.0, 0.0], [0.25
 """Soft targets."""
 MAY_BE_REFUSED = ("sum", "none", "sequence")
 """Reductions that an implementation need not have, although it has an option for them."""
+LONG = 0.1
+"""Seconds of a call from which the time of larger ones follows."""
+SLOW = 3e5
+"""Tokens or logits a second, below which it is said that an implementation is slow."""
 
 
 def examine(under_test: UnderTest, backend: Backend) -> Traits:
     """The traits of the implementation on the backend."""
     traits = taken(under_test, backend)
-    return traits if traits.refusal is not None else refused(under_test, backend, traits)
+    if traits.refusal is not None:
+        return traits
+    traits = refused(under_test, backend, traits)
+    return pace(under_test, backend, traits) if math.isfinite(depth.TIME_LIMIT) else traits
 
 
 def taken(under_test: UnderTest, backend: Backend) -> Traits:
@@ -99,6 +108,38 @@ def refused(under_test: UnderTest, backend: Backend, traits: Traits) -> Traits:
             found[what] = _short(error)
     notes = [f"does not take {what}: {reason}" for what, reason in found.items()]
     return replace(traits, refuses=found, notes=(*traits.notes, *notes))
+
+
+def pace(under_test: UnderTest, backend: Backend, traits: Traits) -> Traits:
+    """The traits with how long calls take: found by larger and larger ones, up to one that takes long.
+
+    Few classes tell of tokens, many of logits. Each is called twice, for a first call may compile.
+    """
+    dtype = _exact(traits.dtypes)
+    under_test.begin(traits, "V1")
+    call = under_test.loss_and_grad if traits.gradient else under_test.loss
+
+    def seconds(tokens: int, classes: int) -> float:
+        arrays = backend.asarray(np.zeros((tokens, classes)), dtype), backend.asarray(np.zeros(tokens, int), "int64")
+        started = time.perf_counter()
+        result = call(*arrays, **{**traits.fixed, **under_test.fixed})
+        backend.to_numpy(result[0] if isinstance(result, tuple) else result)
+        return time.perf_counter() - started
+
+    found = {}
+    try:
+        for name, least, most in (("token", (16, 2), (1024, 2)), ("logit", (2, 1024), (2, 65536))):
+            before, count = 0.0, least
+            taken = min(seconds(*least), seconds(*least))
+            if taken < LONG:
+                before, count = taken, most
+                taken = min(seconds(*most), seconds(*most))
+            found[name] = max(taken - before, 0.0) / (count[0] if name == "token" else math.prod(count))
+    except (Exception, SystemExit):  # what is wrong with it is for the tests to say
+        return traits
+    slow = [f"{about(1 / each)} {what}s a second" for what, each in found.items() if each * SLOW > 1]
+    notes = [f"is slow: {' and '.join(slow)}; what cannot end within the time limit does not apply"] if slow else []
+    return replace(traits, pace=Pace(**found), notes=(*traits.notes, *notes))
 
 
 def _exact(dtypes: Sequence[str]) -> str:

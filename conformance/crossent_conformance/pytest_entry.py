@@ -1,4 +1,4 @@
-"""What pytest loads in every session of an environment with `crossent`: four options, and nothing without them.
+"""What pytest loads in every session of an environment with `crossent`: five options, and nothing without them.
 
     pytest --crossent-conform my_loss.py:cross_entropy
 
@@ -22,6 +22,8 @@ def declare(group, subject, prefix, what, **of_backends):
     ):
         said = f"a {name} to test it with (repeatable; default: {default})"
         group.addoption(f"{prefix}{name}", dest=f"crossent_{name}", action="append", help=said, **more)
+    said = "its known failures, expected to fail (default: NAME.known.toml beside NAME.py of the implementation)"
+    group.addoption(f"{prefix}known", dest="crossent_known", metavar="FILE", help=said)
     said = "how many processes have a shard of the vocabulary each, for clauses P1 to P4 (default: they are not asked)"
     group.addoption(f"{prefix}shards", dest="crossent_shards", type=int, default=0, metavar="N", help=said)
 
@@ -38,7 +40,7 @@ def pytest_configure(config):
         return
     asked = config.getoption("crossent_subject")
     if asked is None:
-        names = [name for name in ("backend", "clause", "shards") if config.getoption(f"crossent_{name}")]
+        names = [name for name in ("backend", "clause", "known", "shards") if config.getoption(f"crossent_{name}")]
         if names:
             given = " and ".join(f"--crossent-{name}" for name in names)
             raise pytest.UsageError(f"{given} ask nothing without --crossent-conform")

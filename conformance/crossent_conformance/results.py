@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from crossent_conformance import contract, files, severity
+from crossent_conformance import contract, files, known, severity
 
 FORMAT = "crossent-conformance/1"
 HOLDS, FAILS, NOT = "holds", "fails", "does not apply"
@@ -97,6 +97,11 @@ class Case:
         return self.id.partition("::")[2]
 
     @property
+    def grade(self) -> str:
+        """How bad its failure is."""
+        return self.failure.severity if self.failure else severity.WRONG
+
+    @property
     def counts(self) -> bool:
         """Whether it fails, and may not."""
         return self.outcome == FAILS and not self.known
@@ -134,6 +139,16 @@ class Fault:
 
 
 @dataclass
+class Standing:
+    """What has become of an entry of what may fail: of its cases those that held, and those whose failure it covers."""
+
+    entry: known.Entry
+    state: str
+    held: int
+    failed: int
+
+
+@dataclass
 class SubjectResult:
     """What one implementation was asked and answered."""
 
@@ -145,6 +160,26 @@ class SubjectResult:
     not_covered: dict[str, str] = field(default_factory=dict)
     cases: list[Case] = field(default_factory=list)
     curves: list[dict[str, Any]] = field(default_factory=list)
+    may_fail: list[known.Entry] = field(default_factory=list)
+    """What is known to fail, or allowed to."""
+    planned: int = 0
+    """How many cases there are to be."""
+
+    def judge(self, case: Case) -> None:
+        """Say why the case may fail, if it does and may; once more, if another failure is told of it."""
+        case.known = known.reason(self.may_fail, case) if case.outcome == FAILS else ""
+
+    def standing(self) -> list[Standing]:
+        """What has become of each entry of `may_fail`."""
+        whole = len(self.cases) >= self.planned
+        found = []
+        for entry in self.may_fail:
+            of = [case for case in self.cases if case.outcome != NOT and entry.names(case)]
+            failing = [case for case in of if case.outcome == FAILS]
+            held = len(of) - len(failing)
+            covered = sum(entry.covers(case) for case in failing)
+            found.append(Standing(entry, entry.state(held, len(failing), whole), held, covered))
+        return found
 
     def cells(self) -> list[dict[str, Any]]:
         """The matrix: one entry a clause, backend and dtype, in the order of the contract."""
@@ -187,14 +222,28 @@ class SubjectResult:
         worst: dict[str, int] = {}
         for case in self.cases:
             if case.counts:
-                at = severity.GRADES.index(case.failure.severity if case.failure else severity.WRONG)
+                at = severity.GRADES.index(case.grade)
                 worst[case.clause] = min(worst.get(case.clause, at), at)
         return [clause for clause in contract.clauses() if worst.get(clause) == severity.GRADES.index(grade)]
+
+    def said_of(self, clause: str, backend: str) -> str:
+        """What has become of a clause's cases on a backend, in few words."""
+        cases = [case for case in self.cases if (case.clause, case.backend) == (clause, backend)]
+        failed = sum(case.counts for case in cases)
+        of = {"hold": sum(case.outcome == HOLDS for case in cases), "fail": failed}
+        of["known to fail"] = sum(case.outcome == FAILS for case in cases) - failed
+        words = ", ".join(f"{number} {what}" for what, number in of.items() if number) or NOT
+        return f"{words} ({sum(case.seconds for case in cases):.0f} s)"
 
     @property
     def fails(self) -> bool:
         """Whether anything fails that may not."""
         return any(case.counts for case in self.cases)
+
+    @property
+    def begins(self) -> list[known.Entry]:
+        """The entries of known failures that hold."""
+        return [each.entry for each in self.standing() if each.state == known.BEGINS]
 
 
 @dataclass
@@ -209,12 +258,16 @@ class Results:
     shards: int = 0
     seconds: float = 0.0
     complete: bool = False
+    profile: str = ""
+    allowed: list[str] = field(default_factory=list)
+    excluded: list[str] = field(default_factory=list)
+    quick: bool = False
     subjects: list[SubjectResult] = field(default_factory=list)
 
     @property
     def fails(self) -> bool:
-        """Whether anything fails."""
-        return any(subject.fails for subject in self.subjects)
+        """Whether anything fails that may not, or holds that is known to fail."""
+        return any(subject.fails or subject.begins for subject in self.subjects)
 
     @property
     def not_asked(self) -> list[str]:
@@ -234,6 +287,7 @@ class Results:
             "subjects": [
                 {
                     **vars(subject),
+                    "may_fail": [dataclasses.asdict(each) for each in subject.standing()],
                     "faults": [fault.to_json() for fault in subject.faults()],
                     "cells": subject.cells(),
                     "cases": [
@@ -302,17 +356,17 @@ def _cell(clause: str, backend: str, dtype: str, cases: list[Case]) -> dict[str,
     failures = [case.failure for case in (counted or cases) if case.failure is not None]
     worst = [case.worst for case in cases if case.worst is not None and case.outcome != NOT]
     first = min(failures, key=lambda failure: failure.order, default=None)
-    known = [case.known for case in cases if case.outcome == FAILS and case.known]
+    why = [case.known for case in cases if case.outcome == FAILS and case.known]
     return {
         "clause": clause,
         "backend": backend,
         "dtype": dtype,
-        "status": FAILS if counted else KNOWN if known else HOLDS if HOLDS in outcomes else NOT,
+        "status": FAILS if counted else KNOWN if why else HOLDS if HOLDS in outcomes else NOT,
         "severity": None if first is None else first.severity,
         "held": outcomes.count(HOLDS),
         "failed": outcomes.count(FAILS),
-        "known": len(known),
-        "why": list(dict.fromkeys(known)),
+        "known": len(why),
+        "why": list(dict.fromkeys(why)),
         "not_applicable": outcomes.count(NOT),
         "worst": max(worst, default=None),
         "lacks": list(dict.fromkeys(case.message for case in cases if case.outcome == NOT)),

@@ -4,7 +4,8 @@
     results = run.execute()
 
 Worker processes (`worker`) do the asking; nothing an implementation does can take the results along. `listener` is
-called with the results and the number of cases done and planned after every case.
+called with the results and the number of cases done and planned after every case, and with the clause and the backend
+of which this was the last case.
 
 Why this is not left to pytest-xdist, pytest-timeout and pytest-reportlog, which was tried: pytest-timeout never ends a
 call that keeps the interpreter's lock, as many extensions do, for its thread and its signal handler both wait for that
@@ -20,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fnmatch
 import itertools
 import multiprocessing
 import os
@@ -28,16 +28,15 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from crossent_conformance import contract, frames, witness, worker
+from crossent_conformance import contract, frames, known, places, witness, worker
 from crossent_conformance.adapter import Traits
 from crossent_conformance.results import FAILS, NOT, Case, Failure, Results, SubjectResult
 from crossent_conformance.subject import SubjectError
@@ -57,7 +56,9 @@ ROUNDS = 3
 _numbers = itertools.count()
 """Of workers."""
 
-Listener = Callable[[Results, int, int], None]
+Ended = tuple[SubjectResult, str, str]
+"""An implementation, and the clause and the backend of which it has no more cases."""
+Listener = Callable[[Results, int, int, Ended | None], None]
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,15 @@ class Settings:
     """None named: all."""
     cases: tuple[str, ...] = ()
     """Names or patterns of tests. None: all."""
+    exclude: tuple[str, ...] = ()
+    """Clauses and cases that are left out."""
+    allow: tuple[str, ...] = ()
+    """Clauses and cases whose failures do not count, besides those of the profile."""
+    profile: str = ""
+    known: Path | None = None
+    """A file of known failures, instead of the one beside the implementation."""
+    quick: bool = False
+    """Whether a test is asked in one dtype and mode, of few random inputs, and none that takes seconds."""
     seed: int = 0
     thorough: bool = False
     time_limit: float = 60.0
@@ -100,7 +110,7 @@ class _Job:
     subject: _Subject
     what: str
     argument: Any
-    case: dict[str, str] | None = None
+    case: dict[str, Any] | None = None
 
 
 class BrokenRunError(Exception):
@@ -192,12 +202,6 @@ def _no_interruption() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _names(case: dict[str, str]) -> tuple[str, ...]:
-    """By what a case may be called: its test, itself, and both after their file, as reports have them."""
-    file, _, name = case["id"].partition("::")
-    return case["function"], name, f"{file}::{case['function']}", case["id"]
-
-
 class Run:
     """One run: every case of every implementation."""
 
@@ -212,11 +216,16 @@ class Run:
             thorough=settings.thorough,
             clauses_asked=list(settings.clauses) or None,
             shards=settings.shards,
+            profile=settings.profile,
+            allowed=list(settings.allow),
+            excluded=list(settings.exclude),
+            quick=settings.quick,
         )
         self._subjects: list[_Subject] = []
         self._queue: deque[_Job] = deque()
         self._workers: list[_Worker] = []
-        self._cases: list[dict[str, str]] = []
+        self._cases: list[dict[str, Any]] = []
+        self._left: Counter[tuple[str, str, str]] = Counter()
         self._backends: dict[str, dict[str, Any] | str] = {}
         self._done = self._planned = 0
         self._folder = ""
@@ -224,15 +233,21 @@ class Run:
 
     def execute(self) -> Results:
         """Run everything; an interruption leaves the results as far as they are."""
-        with tempfile.TemporaryDirectory(prefix="crossent-conform-", ignore_cleanup_errors=True) as self._folder:
+        with self._folder_of_workers():
             try:
                 self._execute()
-                self.results.complete = True
             finally:
                 self.results.seconds = time.monotonic() - self._started
+        return self.results
+
+    @contextlib.contextmanager
+    def _folder_of_workers(self) -> Iterator[None]:
+        with tempfile.TemporaryDirectory(prefix="crossent-conform-", ignore_cleanup_errors=True) as self._folder:
+            try:
+                yield
+            finally:
                 for each in self._workers:
                     each.end()
-        return self.results
 
     def _execute(self) -> None:
         self._asker = self._hire_first()
@@ -242,6 +257,7 @@ class Run:
         while len(self._workers) < min(self._crew(), max(1, len(self._queue) // 8)):
             self._hire()
         self._serve()
+        self.results.complete = True  # an interruption from here on costs no more than small inputs
         if not self.settings.first_failure:
             explained: list[set[str]] = [set() for _ in self._subjects]
             for _ in range(ROUNDS):
@@ -285,6 +301,10 @@ class Run:
             raise BrokenRunError(str(content))
         hired.ready = True
         self._cases, self._backends = content["cases"], content["backends"]
+        for name in self.settings.cases:
+            if not any(known.is_of(name, case["clause"], case["id"]) for case in self._cases):
+                near = known.near(name, (case["id"].partition("::")[2] for case in self._cases))
+                raise SubjectError(f"no case of what is asked is called {name}{near}")
         return hired
 
     # ---- implementations
@@ -299,6 +319,7 @@ class Run:
             raise SubjectError(content)
         result = SubjectResult(name=content["name"], spec=spec, version=content["version"])
         subject = _Subject(result)
+        result.may_fail = self._may_fail(content["home"])
         for name, described in self._backends.items():
             if isinstance(described, str):
                 result.not_covered[name] = described
@@ -316,6 +337,18 @@ class Run:
         self._subjects.append(subject)
         self.results.subjects.append(result)
 
+    def _may_fail(self, home: Path | None) -> list[known.Entry]:
+        """What is known to fail, or allowed to, of the implementation in that file."""
+        file = self.settings.known
+        if file is None and home is not None and (beside := known.beside(home)).is_file():
+            file = beside
+        found = known.entries(file, self.settings.allow, self.settings.profile)
+        asked = self.settings.clauses or tuple(each for each in contract.clauses() if each[:1] != contract.SHARDS)
+        others = [test for test in contract.tests() if contract.clause_of(test) not in asked]
+        for entry in found:
+            entry.left_out = any(known.is_of(entry.name, contract.clause_of(test), f"::{test}") for test in others)
+        return found
+
     def _tried(self, subject: _Subject, name: str, described: dict[str, Any]) -> Traits:
         """What small calls on the backend show."""
         spec = subject.result.spec
@@ -328,8 +361,7 @@ class Run:
         if traits.refusal is None:
             answer = self._ask("refused", (name, traits), spec)
             if not isinstance(answer, str):
-                refused: Traits = answer[1]
-                return refused
+                return self._paced(name, answer[1], spec)
             # If one of these calls does not end well, that is for the cases to show.
             note = f"whether it takes other reductions and soft targets was not found out: {answer}"
             return replace(traits, notes=(*traits.notes, note))
@@ -341,6 +373,11 @@ class Run:
         full = tuple(dtype for dtype in ("float64", "float32") if dtype in described["dtypes"])
         notes = (f"its first call: {traits.refusal}",)
         return Traits(dtypes=full, flat=traits.flat, fixed={"reduction": "mean"}, notes=notes)
+
+    def _paced(self, name: str, traits: Traits, spec: str) -> Traits:
+        """The traits with how long calls take; if finding out does not end well, the cases will show it."""
+        answer = self._ask("pace", (name, traits), spec)
+        return traits if isinstance(answer, str) else answer[1]
 
     def _ask(self, what: str, argument: Any, spec: str | None = None) -> tuple[str, Any] | str:
         """The answer to a message outside the queue; or, in one line, how the worker ended, whose place another takes.
@@ -364,21 +401,43 @@ class Run:
 
     def _plan(self) -> None:
         for subject in self._subjects:
-            for case in self._cases:
-                if case["backend"] not in subject.result.backends or not self._is_asked(subject.result, case):
-                    continue
+            for case in self._asked(subject):
+                subject.result.planned += 1
                 if case["dtype"] not in subject.traits[case["backend"]].dtypes:
                     refusal = subject.refusals.get(case["backend"])
                     why = f"logits of {case['dtype']}" if refusal is None else f"its first call: {refusal}"
                     self._note(subject, case, NOT, message=why)
                 else:
                     self._queue.append(_Job(subject, "case", case["nodeid"], case))
-            if self.settings.curves and not self.settings.clauses and not self.settings.cases:
+                    self._left[self._part(subject, case)] += 1
+            settings = self.settings
+            if settings.curves and not (settings.clauses or settings.cases or settings.quick):
                 for name in subject.result.backends:
                     self._queue.append(_Job(subject, "curves", (name, list(subject.traits[name].dtypes))))
         self._planned = len(self._queue)
-        if self.settings.cases and not any(map(self._is_named, self._cases)):
-            raise SubjectError(f"no case is called {' or '.join(self.settings.cases)}: see the names in a report")
+
+    def _asked(self, subject: _Subject) -> list[dict[str, Any]]:
+        """The cases that the implementation is asked; an entry of what may fail hears of those that are left out."""
+        of_backends = [case for case in self._cases if case["backend"] in subject.result.backends]
+        asked = [case for case in of_backends if self._is_asked(subject.result, case)]
+        if self.settings.quick:
+            tests = defaultdict(list)
+            for case in asked:
+                if case["dtype"] in subject.traits[case["backend"]].dtypes and not case["long"]:
+                    tests[case["test"]].append(case)
+            asked = [places.one_of(name, cells) for name, cells in tests.items()]
+        kept = {case["id"] for case in asked}
+        for case in of_backends if len(kept) < len(of_backends) else ():
+            for entry in subject.result.may_fail:
+                if entry.source == known.FILE and not entry.left_out and case["id"] not in kept:
+                    entry.left_out = entry.names(_case(case, NOT))
+        return asked
+
+    def cases(self) -> list[dict[str, Any]]:
+        """The cases that there are for any implementation."""
+        with self._folder_of_workers():
+            self._hire_first()
+            return [case for case in self._cases if self._is_asked(None, case)]
 
     def _explain(self, explained: list[set[str]]) -> None:
         """Ask once more for the failures that are told, with the time to look for small inputs."""
@@ -392,28 +451,20 @@ class Run:
                     self._queue.append(_Job(subject, "explain", case["nodeid"], case))
                     self._planned += 1
 
-    def _explained(self, subject: _Subject, case: dict[str, str], found: dict[str, Any]) -> None:
+    def _explained(self, subject: _Subject, case: dict[str, Any], found: dict[str, Any]) -> None:
         """A small input takes the place of the first one; one that fails no more, or otherwise, does not."""
         [before] = [each for each in subject.result.cases if each.id == case["id"]]
         now = found["failure"]
         if now is not None and before.failure is not None and now.shrunk:
             now.fault = now.fault or before.failure.fault
             before.failure, before.message = now, now.message
+            subject.result.judge(before)
 
-    def _is_asked(self, _subject: SubjectResult, case: dict[str, str]) -> bool:
-        return not self.settings.cases or self._is_named(case)
+    def _is_asked(self, _subject: SubjectResult | None, case: dict[str, Any]) -> bool:
+        def named(names: tuple[str, ...]) -> bool:
+            return any(known.is_of(name, case["clause"], case["id"]) for name in names)
 
-    def _is_named(self, case: dict[str, str]) -> bool:
-        names = _names(case)
-        return any(
-            name in names if name in self._known else any(fnmatch.fnmatchcase(each, name) for each in names)
-            for name in self.settings.cases
-        )
-
-    @cached_property
-    def _known(self) -> set[str]:
-        """The names of all cases: what is one of them is no pattern, whatever brackets it has."""
-        return {name for case in self._cases for name in _names(case)}
+        return not named(self.settings.exclude) and (not self.settings.cases or named(self.settings.cases))
 
     def _serve(self) -> None:
         while True:
@@ -433,10 +484,10 @@ class Run:
             job = self._queue.popleft()
             subject = job.subject
             if subject.done:
-                self._done += 1
+                self._count()
                 continue
             if job.what == "case" and job.case is not None and (why := self._not_tried(subject, job.case)):
-                self._failed(subject, job.case, "not tried", why)
+                self._failed(job, "not tried", why)
                 continue
             spec = subject.result.spec
             if hungry.spec != spec:
@@ -447,9 +498,9 @@ class Run:
             return
 
     def _limit(self, job: _Job) -> float:
-        """What a case may take; one in shards knows the limit itself, and may have to start their processes first."""
-        in_shards = job.case is not None and job.case["clause"].startswith(contract.SHARDS)
-        return self.settings.time_limit + (STARTING if in_shards else 0.0)
+        """What a case may take; one of other processes knows the limit itself, and may have to start them first."""
+        starts = job.case is not None and (job.case["elsewhere"] or job.case["clause"].startswith(contract.SHARDS))
+        return self.settings.time_limit + (STARTING if starts else 0.0)
 
     def _listen(self, to: _Worker) -> None:
         while to.pipe.poll():
@@ -471,7 +522,7 @@ class Run:
                 if content["kind"] == "hangs":  # processes that the case had started
                     job.subject.ends[job.case["backend"], job.case["function"]] += ENDS_OF_A_TEST
                 self._note(job.subject, job.case, **content)
-                self._count()
+                self._count(job)
             elif job.what == "explain":
                 assert job.case is not None
                 self._explained(job.subject, job.case, content)
@@ -494,12 +545,14 @@ class Run:
             subject = job.subject
             subject.ends[job.case["backend"], job.case["function"]] += ENDS_OF_A_TEST if end.kind == "hangs" else 1
             subject.ends[job.case["backend"]] += 1
-            self._failed(subject, job.case, end.kind, end.why, end.input(job.case["mode"]))
+            self._failed(job, end.kind, end.why, end.input(job.case["mode"]))
         self._dismiss(gone)
-        self._done += sum(job.what in ("curves", "explain") for job in jobs)
+        for job in jobs:
+            if job.what in ("curves", "explain"):
+                self._count()
         self._hire()
 
-    def _not_tried(self, subject: _Subject, case: dict[str, str]) -> str | None:
+    def _not_tried(self, subject: _Subject, case: dict[str, Any]) -> str | None:
         ends = subject.ends
         if ends[case["backend"], case["function"]] >= ENDS_OF_A_TEST:
             return "other cases of this test hung or crashed"
@@ -507,32 +560,38 @@ class Run:
             return "the first call or many cases on this backend hung or crashed"
         return None
 
-    def _failed(
-        self, subject: _Subject, case: dict[str, str], kind: str, why: str, last: dict[str, Any] | None = None
-    ) -> None:
-        name = case["id"].partition("::")[2]
+    def _failed(self, job: _Job, kind: str, why: str, last: dict[str, Any] | None = None) -> None:
+        assert job.case is not None
+        name = job.case["id"].partition("::")[2]
         failure = Failure(case=name, kind=kind, message=why, says=why.partition("\n")[0], input=last)
         called = "" if last is None else witness.in_words(last)
-        self._note(subject, case, FAILS, kind=kind, message=why, failure=failure, last_call=called)
-        self._count()
+        self._note(job.subject, job.case, FAILS, kind=kind, message=why, failure=failure, last_call=called)
+        self._count(job)
 
-    def _note(self, subject: _Subject, case: dict[str, str], outcome: str, **more: Any) -> None:
-        subject.result.cases.append(
-            Case(
-                id=case["id"],
-                clause=case["clause"],
-                backend=case["backend"],
-                dtype=case["dtype"],
-                mode=case["mode"],
-                outcome=outcome,
-                **more,
-            )
-        )
-        if outcome == FAILS and self.settings.first_failure:
+    def _note(self, subject: _Subject, of: dict[str, Any], outcome: str, **more: Any) -> None:
+        case = _case(of, outcome, **more)
+        subject.result.judge(case)
+        subject.result.cases.append(case)
+        if case.counts and self.settings.first_failure:
             subject.done = True
 
-    def _count(self) -> None:
+    @staticmethod
+    def _part(subject: _Subject, case: dict[str, Any]) -> tuple[str, str, str]:
+        return subject.result.spec, case["clause"], case["backend"]
+
+    def _count(self, job: _Job | None = None) -> None:
+        """A job is done: one of the cases, or any other."""
         self._done += 1
         self.results.seconds = time.monotonic() - self._started
+        ended = None
+        if job is not None and job.case is not None:
+            part = self._part(job.subject, job.case)
+            self._left[part] -= 1
+            ended = (job.subject.result, *part[1:]) if not self._left[part] else None
         if self.listener is not None:
-            self.listener(self.results, self._done, self._planned)
+            self.listener(self.results, self._done, self._planned, ended)
+
+
+def _case(of: dict[str, Any], outcome: str, **more: Any) -> Case:
+    """A case, as the workers tell it, with its outcome."""
+    return Case(**{name: of[name] for name in ("id", "clause", "backend", "dtype", "mode")}, outcome=outcome, **more)

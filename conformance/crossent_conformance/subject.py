@@ -35,6 +35,13 @@ def load(spec: str) -> UnderTest:
         raise SubjectError(f"{spec}: making one raised {type(error).__name__}: {error}") from error
 
 
+def home(spec: str) -> Path | None:
+    """The file that the spec of a loaded subject names; None for a module that has none."""
+    path = spec.rpartition(":")[0]
+    file = path if path.endswith(".py") else getattr(sys.modules.get(path), "__file__", None)
+    return None if file is None else Path(file)
+
+
 def _find(spec: str) -> Any:
     path, separator, attribute = spec.rpartition(":")
     if not separator or not path or not attribute:

@@ -1,4 +1,4 @@
-"""The results on a terminal: the matrix of clause x dtype for each backend, then what fails, smallest input first."""
+"""The results on a terminal: the matrix of clause x dtype for each backend, what fails, what may; lists of cases."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from crossent_conformance import contract, terminal
-from crossent_conformance.results import FAILS, HOLDS, KNOWN, Failure, Results, SubjectResult, values_alone
+from crossent_conformance import contract, known, terminal
+from crossent_conformance.results import FAILS, HOLDS, KNOWN, Failure, Results, Standing, SubjectResult, values_alone
 from crossent_conformance.severity import EXTREME, GRADES, MEANS, WRONG
 
 MOST_FAULTS = {WRONG: 12, EXTREME: 4}
@@ -52,7 +52,28 @@ def _subject(subject: SubjectResult) -> Iterator[RenderableType]:
         first = (reason for reason, _ in lacks.most_common(MOST_LACKS))
         yield f"\nWhat does not apply is for want of: {'; '.join(first)}{more}"
     yield from _faults(subject)
+    yield from _may_fail(subject)
     yield ""
+
+
+def _may_fail(subject: SubjectResult) -> Iterator[str]:
+    """What is known to fail, or allowed to, and what has become of it; an entry of a file in any case."""
+    told = [each for each in subject.standing() if each.failed or each.entry.source == known.FILE]
+    if told:
+        yield "\nNot counted, because it is known to fail or allowed to:"
+    told.sort(key=lambda each: each.state != known.BEGINS)
+    stories: dict[tuple[str, str], list[Standing]] = {}
+    for each in told:
+        stories.setdefault((each.entry.source, each.entry.reason), []).append(each)
+    for (_, reason), of in stories.items():
+        yield f"  {reason}{f' ({of[0].entry.link})' if of[0].entry.link else ''}"
+        yield from (f"    {each.entry.where}: {_became(each)}" for each in of)
+
+
+def _became(standing: Standing) -> str:
+    if standing.failed:
+        return f"{counted(standing.failed, 'case')} of {standing.failed + standing.held} fail"
+    return standing.state.upper() if standing.state == known.BEGINS else standing.state
 
 
 def _faults(subject: SubjectResult) -> Iterator[str]:
@@ -78,6 +99,33 @@ def _faults(subject: SubjectResult) -> Iterator[str]:
             yield from (f"       {line}" for line in _failure(fault.failure))
         if len(of_grade) > MOST_FAULTS[grade]:
             yield f"\n  and {len(of_grade) - MOST_FAULTS[grade]} more, which --html and --json tell"
+
+
+def listed(cases: list[dict[str, Any]], each: bool) -> str:
+    """The cases that there are, a line a test and backend, with its dtypes in their modes; or `each` by itself."""
+    tests: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for case in cases:
+        name = case["id"] if each else case["id"].partition("[")[0]
+        tests.setdefault((case["clause"], name, case["backend"]), []).append(case)
+    order = list(contract.clauses())
+    rows = []
+    for (clause, name, backend), of in sorted(tests.items(), key=lambda item: order.index(item[0][0])):
+        dtypes: dict[str, dict[str, None]] = {}
+        for case in of:
+            dtypes.setdefault(case["mode"], {})[case["dtype"]] = None
+        modes: dict[str, list[str]] = {}
+        for mode, kinds in dtypes.items():
+            modes.setdefault(" ".join(kinds), []).append(mode)
+        where = "; ".join(f"{kinds}: {' '.join(of_kinds)}" for kinds, of_kinds in modes.items())
+        rows.append([clause, name, backend, str(len(of)), where])
+    heads = ["", "case" if each else "test", "backend", "cases", "dtypes and modes"]
+    number = sum(len(of) for of in tests.values())
+    return terminal.text(
+        *contract.in_groups(),
+        f"Their words: {contract.page()}\n",
+        terminal.columns(heads, rows),
+        f"\n{counted(number, 'case')}. What an implementation cannot be asked of them is for a run to find out.",
+    )
 
 
 def _cell(cell: dict[str, Any] | None) -> str:
@@ -143,18 +191,33 @@ def _verdict(results: Results) -> str:
     for subject in results.subjects:
         cells, cases = subject.counts(), [case.outcome for case in subject.cases]
         held, failed = cases.count(HOLDS), cases.count(FAILS)
-        known = sum(case.outcome == FAILS and bool(case.known) for case in subject.cases)
+        known_to = failed - sum(case.counts for case in subject.cases)
         word = "fails" if subject.fails else "holds" if held else "does not apply"
+        if known_to:
+            word += ", but for what may fail" if word == "holds" else ""
         if alone := values_alone(subject.backends):
             word += f" (values alone: no gradient was asked for on {', '.join(alone)})"
         lines.append(
             f"{subject.name}: {word}. {held} cases hold, {failed} fail"
-            + (f" ({known} known to)" if known else "")
+            + (f" ({known_to} of them known or allowed to)" if known_to else "")
             + f", {len(cases) - held - failed} do not apply; of {sum(cells.values())} cells {cells[HOLDS]} hold, "
             f"{cells[FAILS]} fail."
         )
         failing = ((grade, subject.failing(grade)) for grade in GRADES)
         lines += [f"{counted(len(of), 'clause')} {MEANS[grade]}: {', '.join(of)}." for grade, of in failing if of]
+        if subject.begins:
+            names = "; ".join(entry.where for entry in subject.begins)
+            lines.append(f"Known failures begin to hold, and are to be taken out of their file: {names}.")
+    if results.profile:
+        lines.append(f"Profile {results.profile}: what it is without was asked, and does not count where it fails.")
+    if results.allowed:
+        lines.append(f"Allowed to fail: {', '.join(results.allowed)}.")
+    if results.excluded:
+        lines.append(f"Left out: {', '.join(results.excluded)}. Nothing is known of these.")
+    if results.quick:
+        lines.append(
+            "A quick run: each test in one dtype and mode of a backend, few random inputs, nothing that takes long."
+        )
     if results.not_asked:
         lines.append(f"{', '.join(results.not_asked)} were not asked: --shards 4 asks them, in four processes.")
     done = "" if results.complete else " The run was interrupted: this is what was finished."

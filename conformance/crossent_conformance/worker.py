@@ -1,9 +1,9 @@
 """A pytest session that a parent drives: it collects the clauses once and runs a case when it is told to.
 
 The parent (`run`) speaks over a pipe: ("subject", spec), ("probe", backend), ("refused", (backend, Traits)),
-("traits", {backend: Traits}), ("case", id), ("explain", id) for a case with a small input of its failure,
-("curves", backend), None to end. Every message is answered by one. A case
-that hangs or brings the interpreter down takes this process with it, and nothing else.
+("pace", (backend, Traits)), ("traits", {backend: Traits}), ("case", id), ("explain", id) for a case with a small input
+of its failure, ("curves", backend), None to end. Every message is answered by one. A case that hangs or brings the
+interpreter down takes this process with it, and nothing else.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def main(pipe: Connection, settings: dict[str, Any], log: str, record: str) -> N
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     os.environ["CROSSENT_CONFORMANCE_SEED"] = str(settings["seed"])
     os.environ["CROSSENT_CONFORMANCE_THOROUGH"] = "1" if settings["thorough"] else ""
+    os.environ["CROSSENT_CONFORMANCE_QUICK"] = "1" if settings["quick"] else ""
     os.environ["CROSSENT_CONFORMANCE_TIME_LIMIT"] = str(settings["time_limit"])
     for folder in reversed(settings["path"]):
         if folder not in sys.path:
@@ -144,8 +145,8 @@ class Driver:
         return found
 
 
-def _told(item: Any) -> dict[str, str]:
-    from crossent_conformance import contract
+def _told(item: Any) -> dict[str, Any]:
+    from crossent_conformance import contract, plugin
 
     place = item.callspec.params["place"]
     name = item.nodeid.partition("::")[0].rpartition("/")[2] + "::" + item.name
@@ -158,6 +159,9 @@ def _told(item: Any) -> dict[str, str]:
         "backend": place.backend.name,
         "dtype": place.dtype,
         "mode": place.mode.value,
+        "test": plugin.without_place(item),
+        "elsewhere": item.get_closest_marker("elsewhere") is not None,
+        "long": any(item.get_closest_marker(name) is not None for name in ("elsewhere", "long")),
     }
 
 
@@ -178,7 +182,7 @@ def _answer(session: plugin.Session, witness: Witness, what: str, argument: Any)
             session.subject, session.traits = subject.load(argument), {}
             session.subject.witness = witness
             told = {name: getattr(session.subject, name) for name in ("name", "version", "file")}
-            return "subject", told
+            return "subject", {**told, "home": subject.home(argument)}
         under_test = session.subject
         witness.forget()
         if what == "probe":
@@ -186,6 +190,9 @@ def _answer(session: plugin.Session, witness: Witness, what: str, argument: Any)
         if what == "refused":
             name, traits = argument
             return "refused", probe.refused(under_test, backends.get(name), traits)
+        if what == "pace":
+            name, traits = argument
+            return "pace", probe.pace(under_test, backends.get(name), traits)
         if what == "traits":
             session.traits.update(argument)
             return "traits", None
