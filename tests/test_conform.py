@@ -424,10 +424,12 @@ def test_a_slow_implementation_is_told_so_and_fails_nothing_for_it():
     [slow] = [note for note in found.notes if note.startswith("is slow: ")]
     assert re.search(r"[\d,]+ logits a second; what cannot end within the time limit does not apply", slow)
     assert {case.outcome for case in found.cases if case.clause == "V2"} == {"holds", "does not apply"}
-    large = [case for case in found.cases if case.clause != "V2" and case.message != "reduction='sequence'"]
+    large = [case for case in found.cases if case.clause != "V2" and case.mode == "eager"]
+    large = [case for case in large if case.message != "reduction='sequence'"]
     assert {case.clause for case in large} == {"R4", "A7", "A10"}
     assert {case.outcome for case in large} == {"does not apply"}
-    assert all(re.search(r"[\d,]+ logits at its speed, about [\d,]+ a second", case.message) for case in large)
+    assert {case.message for case in large if case.clause != "A10"} >= {"2,160,000,000 logits at its speed"}
+    assert all(re.fullmatch(r"[\d,]+ logits at its speed", case.message) for case in large)
 
 
 def test_a_process_that_does_not_answer_hangs(monkeypatch):
@@ -541,10 +543,12 @@ def test_what_is_allowed_or_left_out_is_said(textbook, capsys):
     printed = capsys.readouterr().out
     assert "Left out: test_V1_confident*. Nothing is known of these." in printed
     assert "V1 " not in printed
-    assert textbook(*V1_AND_R1, "--profile", "framework") == 1  # infinities at moderate logits are nobody's promise
+    assert textbook(*V1_AND_R1, "--profile", "framework") == 0
     printed = capsys.readouterr().out
     assert "Profile framework: what it is without was asked, and does not count" in printed
     assert "off only where the model is confident or the logits are extreme: " in printed
+    wrong = [f"{SMALL}:taking_anything", "--backend", "numpy", "--case", "test_V7_soft_targets"]
+    assert cli.main(["conform", *wrong, "--profile", "framework"]) == 1
 
 
 @pytest.mark.parametrize(

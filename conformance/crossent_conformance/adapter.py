@@ -243,6 +243,7 @@ class UnderTest:
 
     def small_call(self, logits: Any, targets: Any, **options: Any) -> Any:
         """What it returns plainly, outside of any test."""
+        self._began = time.monotonic()
         self.tell(self._function if self._function is not None else self._pair, logits, targets, options)
         return self.plainly(logits, targets, **options)
 
@@ -267,12 +268,9 @@ class UnderTest:
         """
         if not shape or is_compiling() or not all(isinstance(length, int) for length in shape):
             return
-        tokens, classes = math.prod(shape[:-1]), shape[-1]
         left = PART * depth.TIME_LIMIT - (time.monotonic() - self._began)
-        takes = self.traits.pace.seconds(tokens, classes)
-        if takes > left:
-            count = tokens * classes
-            raise DoesNotApply(f"{count:,} logits at its speed, about {about(count / takes)} a second")
+        if self.traits.pace.seconds(math.prod(shape[:-1]), shape[-1]) > left:
+            raise DoesNotApply(f"{math.prod(shape):,} logits at its speed")
 
     def tell(self, function: Any, logits: Any, targets: Any, options: dict[str, Any]) -> None:
         """Leave word of a call that is about to be made; what a compiler traces is no call."""
@@ -471,11 +469,6 @@ def parameters(function: Any, arrays: int = 2) -> tuple[set[str], bool, dict[str
 def _own_names(function: Any) -> dict[str, str]:
     """What a function calls its first two arguments."""
     return dict(zip(("logits", "targets"), (parameter.name for parameter in modules.signature(function)), strict=False))
-
-
-def about(number: float) -> str:
-    """A number of things, in one digit."""
-    return f"{float(f'{number:.1g}'):,.0f}"
 
 
 def reduction_of(name: Any) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from crossent_conformance import depth, oracle
-from crossent_conformance.adapter import SOFT, Pace, Traits, UnderTest, about, reduction_of
+from crossent_conformance.adapter import SOFT, Pace, Traits, UnderTest, reduction_of
 from crossent_conformance.backends import Backend
 from crossent_conformance.evidence import kind_of
 from crossent_conformance.implementation import DoesNotApply
@@ -137,7 +137,7 @@ def pace(under_test: UnderTest, backend: Backend, traits: Traits) -> Traits:
             found[name] = max(taken - before, 0.0) / (count[0] if name == "token" else math.prod(count))
     except (Exception, SystemExit):  # what is wrong with it is for the tests to say
         return traits
-    slow = [f"{about(1 / each)} {what}s a second" for what, each in found.items() if each * SLOW > 1]
+    slow = [f"{float(f'{1 / each:.1g}'):,.0f} {what}s a second" for what, each in found.items() if each * SLOW > 1]
     notes = [f"is slow: {' and '.join(slow)}; what cannot end within the time limit does not apply"] if slow else []
     return replace(traits, pace=Pace(**found), notes=(*traits.notes, *notes))
 

@@ -49,6 +49,7 @@ def _check(place, subject, torch, backend, logits, targets, options, dynamic=Non
 
 @pytest.mark.places(backends=TORCH, modes=(Mode.EAGER,), dtypes=("float32",))
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "z_loss": 1e-3}], ids=["plain", "smoothed-z"])
+@pytest.mark.long
 def test_D1_compile_for_any_shape(place, subject, options, fresh_compiler):
     _check(place, subject, fresh_compiler, "aot_eager", *cases.random((6,), 5), options, dynamic=True)
 

@@ -201,6 +201,7 @@ def test_D1_backward_with_every_option(place, subject, options, soft):
 @pytest.mark.places(backends=BOTH, modes=(Mode.EAGER,), dtypes=("float64",), when=_is_short)
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.long
 def test_D1_first_and_second_derivatives_are_differences(place, subject, options, soft):
     agree.serves_soft(place, subject, soft)
     x, t = place.pair(*cases.small(soft))
@@ -217,6 +218,7 @@ def _is_an_input(place, of, soft, options):
 @pytest.mark.parametrize("of", ["weights", "class_weights", "soft"])
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("options", OTHER_OPTIONS.values(), ids=OTHER_OPTIONS)
+@pytest.mark.long
 def test_D1_with_respect_to_other_inputs(place, subject, of, soft, options):
     agree.serves_soft(place, subject, soft)
     x, t = place.pair(*cases.small(soft))

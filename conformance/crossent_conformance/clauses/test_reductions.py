@@ -223,6 +223,7 @@ def test_R3_an_empty_sequence_among_full_ones(place, subject):
     modes=(Mode.EAGER, Mode.LAZY, Mode.TRACED, Mode.STRICTEST), dtypes=("float64", "float32", "bfloat16")
 )
 @pytest.mark.parametrize("reduction", ["mean", "sum", "sequence"])
+@pytest.mark.long
 def test_R4_a_million_tokens(place, subject, reduction):
     distinct, distinct_targets = cases.gaps(4, (-3.0, -1.0, 0.0, 2.0, 6.0, 12.0))
     which = cases.generator(9).integers(0, len(distinct), MILLION)
