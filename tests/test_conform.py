@@ -158,6 +158,8 @@ def test_reports_of_hostile_texts_are_valid_and_plain():
     results.subjects[0].cases[0].id += sample.HOSTILE
     for case in results.subjects[0].cases:
         case.message = sample.HOSTILE
+        if case.failure is not None:
+            case.failure.says = sample.HOSTILE
     printed, xml = table.text(results), junit.document(results)
     shown = r"\x1b[31mred\x1b[0m \ud800"
     assert shown in printed
@@ -263,7 +265,8 @@ def test_a_small_call_that_hangs_shows_its_values(told, backend):
     [found] = (
         [told(name)] if backend == "numpy" else run(name, backends=("jax",), cases=(case,), time_limit=5.0).subjects
     )
-    given = failures(found)[0].input
+    [hung] = [case.failure for case in found.cases if case.kind == "hangs"]  # the others of the test were not tried
+    given = hung.input
     assert given["logits"] == [[0.0], [3.0], [-20.0]]
     assert given["targets"] == [0, 0, 0]
     assert given["options"] == {"reduction": "none", "z_loss": 0.0625}
@@ -308,7 +311,7 @@ def test_what_does_not_apply_never_holds(told):
     }
     [memory] = told("spendthrift").cases
     assert memory.outcome == "does not apply"
-    assert "more memory than here" in memory.message
+    assert re.search("more memory than here|logits at its speed", memory.message)
 
 
 @pytest.mark.extended

@@ -84,7 +84,10 @@ def test_what_a_subject_lacks_is_not_compared(capsys):
             "numpy alone has nothing to be compared with; accepted: two backends, --baseline, or --json to record",
         ),
         ((*TWO, "--case", "plane"), "no case is called 'plane'; accepted: plain, plain-V1"),
-        ((*TWO, "--dtype", "float8"), "unknown dtype 'float8'; accepted: float64"),
+        (
+            (*TWO, "--dtype", "float8"),
+            "unknown dtype 'float8'; near it are float64, float32, float16; accepted: float64",
+        ),
         ((*TWO, "--dtype", "float16"), "float16 cannot be compared: of the backends, numpy has it; accepted: float64"),
         ((*TWO, "--dtype", "bfloat16"), "bfloat16 cannot be compared: of the backends, none has it"),
         ((*TWO, "--json", "no/such/file.json"), "cannot write no/such/file.json: there is no directory no/such"),
