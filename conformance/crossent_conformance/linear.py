@@ -29,7 +29,7 @@ def loss(under: UnderTest, hidden: Any, targets: Any, options: dict[str, Any]) -
 
 def loss_and_grads(under: UnderTest, hidden: Any, targets: Any, options: dict[str, Any]) -> tuple[Any, ...]:
     """The loss and the gradients that are needed; that of a bias where there is one."""
-    function = _found(under, "linear_and_grad")
+    function = found(under, "linear_and_grad")
     if function is None:
         return _by_autograd(under, hidden, targets, dict(options))
     value, gradients = _asked(under, function, hidden, targets, options)
@@ -67,7 +67,8 @@ def _by_autograd(under: UnderTest, hidden: Any, targets: Any, options: dict[str,
     return differentiated(of, tuple(leaves[name] for name in wanted), upstream)
 
 
-def _found(under: UnderTest, name: str) -> Any:
+def found(under: UnderTest, name: str) -> Any:
+    """The implementation's function of that name, None where it has none."""
     try:
         return getattr(under, name)
     except DoesNotApply:

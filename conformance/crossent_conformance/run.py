@@ -224,6 +224,7 @@ class Run:
         self._subjects: list[_Subject] = []
         self._queue: deque[_Job] = deque()
         self._workers: list[_Worker] = []
+        self._owners: dict[tuple[str, str, str], _Worker] = {}
         self._cases: list[dict[str, Any]] = []
         self._left: Counter[tuple[str, str, str]] = Counter()
         self._backends: dict[str, dict[str, Any] | str] = {}
@@ -479,9 +480,20 @@ class Run:
             for each in busy:
                 self._listen(each)
 
+    def _next(self, hungry: _Worker) -> _Job | None:
+        """What the worker is to do. The cases of a test that asks other processes share these, and so a worker."""
+        for at, job in enumerate(self._queue):
+            if job.case is not None and job.case["elsewhere"]:
+                test = job.subject.result.spec, job.case["backend"], job.case["function"]
+                if self._owners.get(test, hungry) is not hungry and self._owners[test] in self._workers:
+                    continue
+                self._owners[test] = hungry
+            del self._queue[at]
+            return job
+        return None
+
     def _feed(self, hungry: _Worker) -> None:
-        while self._queue:
-            job = self._queue.popleft()
+        while (job := self._next(hungry)) is not None:
             subject = job.subject
             if subject.done:
                 self._count()
