@@ -596,6 +596,14 @@ def test_a_name_is_a_clause_a_case_or_a_pattern():
     assert not any(known.is_of(name, "V1", case) for name in wrong)
 
 
+def test_a_name_of_nothing_is_refused_before_a_run():
+    right = ["V1", "T*", "test_V1_any_row", "test_V1_any_row[numpy-float32-eager]", "test_P1_reductions*mean-uneven*"]
+    known.check("--case", [*right, "test_values.py::test_V1_*", "*-float32-*", "test_V?_any_row"])
+    for wrong in ("V0", "test_V1_any", "test_V1_anything*", "test_V1_any[numpy]", "test_other.py::test_V1_any_row"):
+        with pytest.raises(known.KnownError, match="--case: no clause or case is called "):
+            known.check("--case", [wrong])
+
+
 def test_every_name_of_a_profile_is_one():
     for profile in known.PROFILES:
         entries = known.entries(None, profile=profile)

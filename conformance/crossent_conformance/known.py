@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -107,8 +108,9 @@ def check(what: str, names: Iterable[str]) -> None:
             continue
         file, separator, own = name.rpartition("::")
         test = own.partition("[")[0]
+        start = re.split("[*?]", test)[0]  # what follows may be of the parameters
         found = [each for each, of in tests.items() if not separator or fnmatch.fnmatchcase(of, file)]
-        if not any(fnmatch.fnmatchcase(each, test or "*") for each in found):
+        if not any(each.startswith(start) if start != test else test in ("", each) for each in found):
             raise KnownError(f"{what}: no clause or case is called {name!r}{near(test, (*contract.clauses(), *tests))}")
 
 

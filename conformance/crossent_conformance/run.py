@@ -302,10 +302,10 @@ class Run:
             raise BrokenRunError(str(content))
         hired.ready = True
         self._cases, self._backends = content["cases"], content["backends"]
-        for name in self.settings.cases:
-            if not any(known.is_of(name, case["clause"], case["id"]) for case in self._cases):
-                near = known.near(name, (case["id"].partition("::")[2] for case in self._cases))
-                raise SubjectError(f"no case of what is asked is called {name}{near}")
+        names = self.settings.cases
+        if names and not any(known.is_of(name, case["clause"], case["id"]) for name in names for case in self._cases):
+            near = known.near(names[0], (case["id"].partition("::")[2] for case in self._cases))
+            raise SubjectError(f"no case of what is asked is called {' or '.join(names)}{near}")
         return hired
 
     # ---- implementations
