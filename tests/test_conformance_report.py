@@ -105,6 +105,9 @@ def test_where_a_result_is_off():
     assert words(targets == -100) == "2 of 6 tokens, those that are ignored"
     assert words(np.arange(6) == 5) == "1 of 6 tokens, the last"
     assert words(np.arange(6) < 9) == "every token"
+    cube = evidence.Call(LOGITS[None], targets[None], {}, "float64")
+    scalar = np.zeros(())
+    assert whereabouts.of(cube, evidence.Compared(scalar, scalar, scalar == 0)) == "of logits of 3 axes"
     at = np.arange(5) == targets[:, None]
     assert whereabouts.of(call, evidence.Compared(exact, exact, at)).endswith("the target's entry alone")
 

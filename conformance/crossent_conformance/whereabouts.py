@@ -21,7 +21,7 @@ def of(call: Call, whole: Compared) -> str:
     logits, off = np.asarray(call.logits, dtype=np.float64), whole.off
     tokens = logits.shape[:-1]
     if not tokens or off.shape[: len(tokens)] != tokens or logits.shape[-1] == 0:
-        return ""
+        return f"of logits of {logits.ndim} axes" if logits.ndim > 2 else ""
     found = []
     per_token = off.reshape(*tokens, -1).any(axis=-1)
     if not per_token.all():
