@@ -361,7 +361,7 @@ class UnderTest:
             if name in names or (name == "smoothing" and _is_default("label_smoothing", effective["label_smoothing"])):
                 continue
             if not _same(effective[name], value):
-                raise DoesNotApply(_worded(name, effective[name]))
+                raise DoesNotApply(f"{_worded(name, effective[name])}: it is {value!r} whatever is asked")
         return {**_spoken(names, defaults), **passed}
 
     # ---- help

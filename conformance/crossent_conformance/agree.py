@@ -76,9 +76,9 @@ def _in_its_precision(place: Place, exact: units.Exact, stored: bool) -> units.E
         return exact
     eps = units.EPS[place.compute_dtype]
     rounding = 0.0 if stored else units.half_ulp(exact.high, place.dtype) / eps
-    some = exact.allowed > 0
-    allowed = np.where(some, exact.allowed * (units.EPS[place.dtype] / eps) + rounding, 0.0)
-    return units.Exact(exact.high, exact.low, allowed)
+    some, times = exact.allowed > 0, units.EPS[place.dtype] / eps
+    allowed = np.where(some, exact.allowed * times + rounding, 0.0)
+    return units.Exact(exact.high, exact.low, allowed, times=times)
 
 
 def loss(place: Place, given: np.ndarray, exact: units.Exact, *, precise: bool = False) -> None:
@@ -311,6 +311,15 @@ def near(
     _check(a, b, apart, what, None, by)
 
 
+def unchanged(now: Any, before: Any, what: str) -> None:
+    """Assert that memory is what it was before the call."""
+    a, b = np.asarray(now), np.asarray(before)
+    changed = (a != b) & ~(np.isnan(a) & np.isnan(b))
+    assert not changed.any(), (
+        f"the call wrote into {what}: {int(changed.sum())} of {changed.size} values are others now"
+    )
+
+
 def equal(given: Any, expected: Any, *, what: str = "values", bits: bool = False) -> None:
     """Assert that two arrays are equal: in their values, NaN being NaN; or in every bit."""
     a, b = np.asarray(given), np.asarray(expected)
@@ -368,7 +377,7 @@ def each(requests: Iterable[dict[str, Any]], check: Callable[[dict[str, Any]], A
 
 def refusal(call: Callable[[], Any], *kinds: type[Exception]) -> Exception:
     """The error by which the call is refused; it is one of the kinds."""
-    accepted = " or ".join(kind.__name__ for kind in kinds)
+    accepted = " or ".join("an error" if kind is Exception else kind.__name__ for kind in kinds)
     try:
         call()
     except DoesNotApply:

@@ -74,7 +74,7 @@ class Entry:
         """What it is of, in words."""
         at = " ".join(filter(None, (self.backend, self.dtype)))
         grade = f", {severity.MEANS[self.severity]}" if self.severity else ""
-        return self.name + (f" on {at}" if at else "") + grade + (f", what {self.kind}" if self.kind else "")
+        return self.name + (f" on {at}" if at else "") + grade + (f", failing as {self.kind!r}" if self.kind else "")
 
     def state(self, held: int, failed: int, whole: bool) -> str:
         """What has become of it in a run of which so many of its cases held and failed."""

@@ -176,7 +176,9 @@ def _constructor(kind: type) -> list[inspect.Parameter]:
         if own and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own):
             break
     named = [parameter for parameter in found.values() if parameter.kind is not parameter.VAR_KEYWORD]
-    return [p for p in named if p.kind is not p.VAR_POSITIONAL] or list(found.values())
+    named = [p for p in named if p.kind is not p.VAR_POSITIONAL]
+    # What a class inherits and names nothing, as PyTorch's modules do, takes nothing.
+    return named or (list(found.values()) if "__init__" in vars(kind) else [])
 
 
 def _way(module: Any) -> tuple[Callable[[Any], Callable[..., Any]], list[inspect.Parameter], bool]:

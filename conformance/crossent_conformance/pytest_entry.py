@@ -45,6 +45,8 @@ def pytest_configure(config):
             given = " and ".join(f"--crossent-{name}" for name in names)
             raise pytest.UsageError(f"{given} ask nothing without --crossent-conform")
         return
+    if not asked:
+        raise pytest.UsageError("--crossent-conform is empty; accepted: MODULE:ATTRIBUTE or FILE.py:ATTRIBUTE")
     path, _, attribute = asked.rpartition(":")
     below_root = config.rootpath / path
     if path.endswith(".py") and not (config.invocation_params.dir / path).is_file() and below_root.is_file():

@@ -19,7 +19,7 @@ WRONG, EXTREME = "wrong", "extreme"
 GRADES = (WRONG, EXTREME)
 MEANS = {
     WRONG: "wrong on ordinary inputs",
-    EXTREME: "off only where the model is confident or the logits are extreme",
+    EXTREME: "off in few digits, or only where the model is confident or the logits are extreme",
 }
 LEAD = 5.0
 """A class that is so far ahead of the others is one that the model is confident of."""
@@ -100,12 +100,13 @@ def graded(error: BaseException, kind: str, call: Call | None, dtype: str) -> tu
     with np.errstate(invalid="ignore"):
         numbers = not np.isnan(call.logits).any() and not np.isinf(call.logits).any()
     plain = _holds_at(ordinary(call), index)
+    first = 0 if plain and not _counts_nothing(call) else SPECIAL
     if isinstance(error, Unlike):
         relative = error.relative if isinstance(error, Disagreement) else _apart(error)
         far = math.isfinite(error.given) and coarse(_apart(error), dtype)
         if not coarse(relative, dtype) or (numbers and not plain and not far and call.logits.size):
             return EXTREME, SPECIAL, relative
-        return WRONG, 0 if plain else SPECIAL, relative
+        return WRONG, first, relative
     if kind == "not refused":
         return WRONG, REFUSALS, 0.0
     return WRONG, 1 if plain and kind != "disagrees" else SPECIAL, 0.0
@@ -116,6 +117,16 @@ def _apart(error: Unlike) -> float:
     if not (math.isfinite(error.expected) and math.isfinite(error.given)):
         return 0.0 if error.expected == error.given else math.inf
     return abs(error.given - error.expected) / max(error.scale, abs(error.expected), 1e-300)
+
+
+def _counts_nothing(call: Call) -> bool:
+    """Whether no token of the call counts."""
+    weights, of_classes, ignored = (call.options.get(name) for name in ("weights", "class_weights", "ignore_index"))
+    t, V = call.targets, call.logits.shape[-1] if call.logits.ndim else 0
+    counted = np.ones(t.shape, dtype=bool) if ignored is None else np.asarray(t != ignored)
+    if of_classes is not None and t.dtype.kind in "iu" and V:
+        counted = counted & (np.asarray(of_classes)[np.clip(t, 0, V - 1)] != 0)
+    return not counted.any() or (weights is not None and not np.any(weights))
 
 
 def _holds_at(tokens: np.ndarray, index: tuple[int, ...]) -> bool:

@@ -44,8 +44,9 @@ def fault_of(error: Disagreement) -> suspects.Fault | None:
         return None
     if error.fault is None:
         grade = severity.graded(error, "disagrees", error.call, error.call.dtype)[0]
-        find = suspects.named if grade == severity.WRONG else suspects.imprecise
-        error.fault = (find(error.call, error.what, error.whole),)
+        asked = error.call, error.what, error.whole
+        named = suspects.named(*asked) if grade == severity.WRONG else None
+        error.fault = (named or suspects.imprecise(*asked),)
     return error.fault[0]
 
 
@@ -152,7 +153,10 @@ def smallest(
         return error
     before = units.worst_seen.copy()  # the report is about the tests, not about this search
     try:
-        return _smallest(_Search(place, subject, error, error.call, clause, seconds))
+        found = _smallest(_Search(place, subject, error, error.call, clause, seconds))
+        if fault_of(error) is None:  # a small input may equal a formula by chance, which the first one did not
+            found.fault = (None,)
+        return found
     finally:
         units.worst_seen[:] = before
 

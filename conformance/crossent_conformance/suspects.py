@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from crossent_conformance import wrong_steps
+from crossent_conformance import units, wrong_steps
 from crossent_conformance.evidence import Call, Compared
 from crossent_conformance.reference import Reference, TokensReference
 from crossent_conformance.reference.rows import Call as Asked
@@ -264,6 +264,7 @@ class _Answer:
             yield self._suspect("z_loss mean", "has a z_loss that is not squared", wrong_steps.ZOfOne())
         if (weights := self.options.get("class_weights")) is not None:
             yield self._suspect("class_weights twice", "has class_weights twice", class_weights=weights * weights)
+            yield self._suspect("class_weights twice", "has class_weights twice", wrong_steps.WeightedTwice())
             if self.options.get("label_smoothing"):
                 says = "multiplies the target's term alone by its class weight, not the smoothed ones"
                 yield self._suspect("smoothing without weights", says, wrong_steps.TargetWeighted())
@@ -323,8 +324,9 @@ class _Answer:
             return
         counted = np.ones(t.shape, dtype=bool) if ignored is None else t != ignored
         for by, words in ((1, "one class too high"), (-1, "one class too low")):
-            moved = np.where(counted, np.clip(t + by, 0, V - 1), t)
-            yield self._suspect("target moved", f"is that of targets {words}", targets=moved)
+            for moved in (np.clip(t + by, 0, V - 1), (t + by) % V):
+                there = np.where(counted, moved, t)
+                yield self._suspect(f"targets {words}", f"is that of targets {words}", targets=there)
         zero = np.where(counted, 0, t)
         yield self._suspect("target 0", "is that of class 0, whatever the target", targets=zero)
         likeliest = np.where(counted, self.logits.argmax(axis=-1), t)
@@ -345,7 +347,8 @@ class _Answer:
         if self.what == "loss":
             yield Fault("bits", "the loss is in bits, by a logarithm to the base 2"), lambda: self.exact / math.log(2)
             yield Fault("base 10", "the loss is made by a logarithm to the base 10"), lambda: self.exact / math.log(10)
-        yield Fault("sign", f"{self.noun} has the other sign"), lambda: -self.exact
+        for factor in (-1.0, 2.0, 0.5):
+            yield self._times(factor), partial(np.multiply, self.exact, factor)
 
     def _sums(self) -> Iterator[Suspect]:
         V = self.logits.shape[-1] if self.logits.ndim else 0
@@ -415,6 +418,10 @@ class _Answer:
         for name, round_to in FEWER.get(self.dtype if self.what == "d_logits" else self.compute_dtype, {}).items():
             if (round_to(self.exact) != self.exact)[some].sum() < FEWEST:
                 continue
+            # A rounding on the way is one of the logits, or of 1.
+            largest = np.abs(self.logits[np.isfinite(self.logits)]).max(initial=1.0)
+            if apart > 8 * largest * units.EPS[name] / 2:
+                continue
             if np.array_equal(round_to(self.given), self.given, equal_nan=True):
                 return Fault(f"digits of {name}", f"{self.noun} has the digits of {name}, not of {self.compute_dtype}")
             with np.errstate(all="ignore"), contextlib.suppress(Exception):
@@ -432,7 +439,12 @@ class _Answer:
             factor = float(np.median(self.given[some] / self.exact[some]))
         if not np.isfinite(factor) or not self.explains(lambda: factor * self.exact):
             return None
-        return Fault(f"{self.what} times", f"{self.noun} is {factor:.3g} times the exact one in every entry")
+        return self._times(factor)
+
+    def _times(self, factor: float) -> Fault:
+        everywhere = " in every entry" if self.exact.size > 1 else ""
+        says = f"is {factor:.3g} times the exact one{everywhere}" if abs(factor + 1) > 1e-3 else "has the other sign"
+        return Fault(f"{self.what} times", f"{self.noun} {says}")
 
 
 def _few(values: Any) -> str:

@@ -12,7 +12,7 @@ only be as small.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -40,10 +40,12 @@ class Exact:
     high: np.ndarray
     low: np.ndarray
     allowed: np.ndarray
+    times: float = field(default=1.0, kw_only=True)
+    """How much wider the allowance is than that of values in the dtype of the arithmetic."""
 
     def __getitem__(self, index) -> Exact:
         """A part of the values."""
-        return Exact(self.high[index], self.low[index], self.allowed[index])
+        return Exact(self.high[index], self.low[index], self.allowed[index], times=self.times)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -92,7 +94,7 @@ def check(got: np.ndarray, exact: Exact, dtype: str, stored: str | None = None, 
         got = np.asarray(got, dtype=np.float64)
         with np.errstate(all="ignore"):
             error = np.abs((got - exact.high) - exact.low)
-            relative = np.where(error == 0, 0.0, 4 * error / exact.allowed)
+            relative = np.where(error == 0, 0.0, 4 * error / exact.allowed * exact.times)
         relative = severity.reach(relative, error, exact.high, what, last_call())
         relative = np.where(np.isposinf(fractions), np.inf, relative)
         index = severity.plainest(fractions, relative, last_call())

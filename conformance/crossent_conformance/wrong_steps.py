@@ -29,6 +29,13 @@ class TargetWeighted(Reference):
         return pull + (1 - call.label_smoothing) * q * (weights - 1)
 
 
+class WeightedTwice(Reference):
+    """The squares of class weights multiply, and the weights themselves divide."""
+
+    def walk(self, call: Any, tokens: Any, d_logits: Any = None, scale: Any = None) -> Any:
+        return super().walk(replace(call, class_weights=call.class_weights**2), tokens, d_logits, scale)
+
+
 class MassOne(Reference):
     """The gradient of targets that sum to 1."""
 
