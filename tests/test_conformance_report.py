@@ -67,7 +67,7 @@ def test_few_digits_everywhere_are_extreme_and_named():
     loss = Reference().loss(logits, targets, reduction="none").astype(np.float32).astype(np.float64)
     found = _found(logits, targets, loss, reduction="none")
     assert _graded(found)[0] == severity.EXTREME
-    assert shrink.fault_of(found) == suspects.Fault(
+    assert shrink.faults_of(found)[0] == suspects.Fault(
         "digits of float32", "the loss has the digits of float32, not of float64"
     )
 
@@ -88,10 +88,10 @@ def test_a_right_answer_and_an_odd_one_equal_no_known_formula(what, options):
     loss, d_logits = oracle.cross_entropy(logits, targets, **options)
     exact = (loss if what == "loss" else d_logits).high
     call = evidence.Call(logits, targets, options, "float64")
-    assert suspects.named(call, what, evidence.Compared(exact, exact, np.zeros(exact.shape, dtype=bool))) is None
+    assert suspects.named(call, what, evidence.Compared(exact, exact, np.zeros(exact.shape, dtype=bool))) == []
     odd = exact + np.random.default_rng(1).random(exact.shape)
     named = suspects.named(call, what, evidence.Compared(odd, exact, odd != exact))
-    assert named is None, named
+    assert named == []
 
 
 def test_where_a_result_is_off():
@@ -140,6 +140,14 @@ def test_cases_without_the_option_that_a_small_input_needs_are_another_fault():
         _case("V9", tier=0, says="z alone", input=input_of("z_loss")),
     ]
     assert [(fault.failure.says, fault.count) for fault in subject.faults()] == [("weights", 2), ("z alone", 2)]
+
+
+def test_of_the_names_that_fit_a_number_the_one_holds_that_fits_most():
+    subject = SubjectResult("a", "a", backends={"numpy": {"dtypes": ["float64"]}})
+    twice, by = {"loss times": "is 2 times the exact one"}, {"mean by V": "divides by 3, not by 6"}
+    subject.cases = [_case("R1", names=by | twice), _case("V1", names=twice), _case("V1", names=twice)]
+    subject.settle()
+    assert [(fault.failure.says, fault.count) for fault in subject.faults()] == [("is 2 times the exact one", 3)]
 
 
 def _case(clause, outcome=FAILS, dtype="float64", known="", **failure):

@@ -86,8 +86,8 @@ class Disagreement(Unlike):
         super().__init__(message, expected=expected, given=given, index=index, whole=whole)
         self.what, self.error, self.relative = what, error, relative
         self.call = last_call()
-        self.fault: tuple[Any] | None = None
-        """The known fault, in a tuple, once it has been looked for."""
+        self.faults: list[Any] | None = None
+        """The known faults that it may be, once they have been looked for."""
 
 
 class HungError(AssertionError):

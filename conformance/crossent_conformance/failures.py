@@ -16,21 +16,25 @@ MOST_LOGITS = 2_000_000
 
 
 def told(
-    error: BaseException, case: str, place: Place, subject: UnderTest, clause: str, small: bool
+    error: BaseException, case: str, place: Place, subject: UnderTest, clause: str, small: str | None
 ) -> results.Failure:
-    """The failure behind the error that a case of the clause raised; `small`: with a smaller input, if there is one."""
-    found = shrink.smallest(place, subject, error, clause, seconds=SECONDS) if small else error
+    """The failure behind the error that a case of the clause raised.
+
+    `small` asks for a smaller input, if there is one, that shows the known fault of that key, or "" for any other.
+    """
+    found = error if small is None else shrink.smallest(place, subject, error, clause, small, SECONDS)
     by = frames.raised(found, subject.file)
     kind = "raises" if by else _kind(found)
     call = found.call if isinstance(found, evidence.Disagreement) else evidence.last_call()
-    fault, says = _said(found, call, by, kind)
+    faults = shrink.faults_of(found) if isinstance(found, evidence.Disagreement) and not by else []
     grade, tier, relative = severity.graded(found, kind, call, place.dtype)
     failure = results.Failure(
         case=case,
         kind=kind,
         message=_where(found, by) if by else _short(_words(found)),
-        says=says,
-        fault=fault,
+        says=faults[0].says if faults else _said(found, call, by, kind),
+        fault=faults[0].key if faults else "",
+        names={fault.key: fault.says for fault in faults},
         severity=grade,
         tier=tier,
         relative=relative,
@@ -44,22 +48,19 @@ def told(
     return failure
 
 
-def _said(error: BaseException, call: evidence.Call | None, by: list[frames.Frame], kind: str) -> tuple[str, str]:
-    """The fault by its name, "" for one that has none; and what is wrong in words."""
+def _said(error: BaseException, call: evidence.Call | None, by: list[frames.Frame], kind: str) -> str:
+    """What is wrong in words, where it is no known fault."""
     if not isinstance(error, evidence.Disagreement) or by:
         first = _words(error) if not by else f"{type(error).__name__}: {error}"
         said = _short(first.strip().partition("\n")[0] or f"it {kind}", 300)
         at = "" if not isinstance(error, evidence.Unlike) or by else _at(call, error.whole)
-        return "", said + (at if "those" in at or "entry" in at else "")
-    named = shrink.fault_of(error)
-    if named is not None:
-        return named.key, named.says
+        return said + (at if "those" in at or "entry" in at else "")
     entry = f"{error.what}{list(error.index) if error.index else ''}"
     if math.isnan(error.given):
         says = f"{entry} is NaN, and should be {error.expected:.6g}"
     else:
         says = f"{entry} is {error.given:.6g}, and should be {error.expected:.6g}"
-    return "", says + _at(call, error.whole)
+    return says + _at(call, error.whole)
 
 
 def _at(call: evidence.Call | None, whole: evidence.Compared | None) -> str:

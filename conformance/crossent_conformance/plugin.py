@@ -36,8 +36,8 @@ class Session:
     """Of the implementation, by backend."""
     is_driven: bool = False
     """Whether a parent process drives the session, for its own reports (see `worker`)."""
-    shrinks: bool = False
-    """Whether a small failing input is looked for, which takes seconds."""
+    explains: str | None = None
+    """The known fault, "" for any other, of which a small failing input is looked for, which takes seconds."""
     teams: Teams | None = None
     """The processes that have shards of a vocabulary."""
     may_fail: list[known.Entry] = field(default_factory=list)
@@ -322,7 +322,7 @@ def pytest_runtest_call(item):
         if session.is_driven or session.may_fail:
             from crossent_conformance import failures
 
-            small = session.shrinks and not clause.startswith(contract.SHARDS)
+            small = None if clause.startswith(contract.SHARDS) else session.explains
             told = failures.told(error, item.name, where, known, clause, small=small)
             item.stash[FAILURE] = told
             if session.is_driven:

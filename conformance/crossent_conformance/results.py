@@ -12,7 +12,7 @@ import json
 import math
 import os
 import platform
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +43,8 @@ class Failure:
     """What is wrong, in one line."""
     fault: str = ""
     """The name of the known fault that it is; "" for any other."""
+    names: dict[str, str] = field(default_factory=dict)
+    """By their names, the words of all known faults that it may be."""
     severity: str = severity.WRONG
     tier: int = 1
     """Of `severity`: 0 is a wrong value on an ordinary input."""
@@ -198,6 +200,15 @@ class SubjectResult:
         """How many cells hold, fail, do not apply."""
         statuses = [cell["status"] for cell in self.cells()]
         return {status: statuses.count(status) for status in (HOLDS, FAILS, KNOWN, NOT)}
+
+    def settle(self) -> None:
+        """Of the known faults that a failure may be, it is the one that most failures may be."""
+        failures = [case.failure for case in self.cases if case.failure is not None]
+        count = Counter(name for failure in failures for name in failure.names)
+        for failure in failures:
+            if failure.names:
+                failure.fault = max(failure.names, key=count.__getitem__)
+                failure.says = failure.names[failure.fault]
 
     def faults(self) -> list[Fault]:
         """What is wrong, each once, the worst first: a known fault wherever it shows, any other by its clause."""

@@ -444,12 +444,13 @@ class Run:
         """Ask once more for the failures that are told, with the time to look for small inputs."""
         items = {case["id"]: case for case in self._cases}
         for subject, done in zip(self._subjects, explained, strict=True):
+            subject.result.settle()
             for fault in subject.result.faults():
                 told = fault.failure.kind != "disagrees" or fault.case.id in done
                 if not told and len(done) < MOST_EXPLAINED:
                     done.add(fault.case.id)
                     case = items[fault.case.id]
-                    self._queue.append(_Job(subject, "explain", case["nodeid"], case))
+                    self._queue.append(_Job(subject, "explain", (case["nodeid"], fault.failure.fault), case))
                     self._planned += 1
 
     def _explained(self, subject: _Subject, case: dict[str, Any], found: dict[str, Any]) -> None:
@@ -457,7 +458,7 @@ class Run:
         [before] = [each for each in subject.result.cases if each.id == case["id"]]
         now = found["failure"]
         if now is not None and before.failure is not None and now.shrunk:
-            now.fault = now.fault or before.failure.fault
+            now.fault, now.names = before.failure.fault, now.names or before.failure.names
             before.failure, before.message = now, now.message
             subject.result.judge(before)
 

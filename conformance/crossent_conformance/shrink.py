@@ -38,16 +38,17 @@ LESS = 0.1
 """A smaller input's error is no smaller a part of the first one's."""
 
 
-def fault_of(error: Disagreement) -> suspects.Fault | None:
-    """The known fault that a disagreement is the work of; of what is not wrong, only how many digits it has."""
+def faults_of(error: Disagreement) -> list[suspects.Fault]:
+    """The known faults that a disagreement may be the work of; of what is not wrong, only how many digits it has."""
     if error.call is None:
-        return None
-    if error.fault is None:
+        return []
+    if error.faults is None:
         grade = severity.graded(error, "disagrees", error.call, error.call.dtype)[0]
         asked = error.call, error.what, error.whole
-        named = suspects.named(*asked) if grade == severity.WRONG else None
-        error.fault = (named or suspects.imprecise(*asked),)
-    return error.fault[0]
+        error.faults = suspects.named(*asked) if grade == severity.WRONG else []
+        if not error.faults and (digits := suspects.imprecise(*asked)) is not None:
+            error.faults = [digits]
+    return error.faults
 
 
 class Input(Call):
@@ -105,9 +106,10 @@ class _Search:
     """The smallest input so far, and the disagreement that it shows."""
 
     def __init__(
-        self, place: Place, subject: UnderTest, first: Disagreement, call: Call, clause: str, seconds: float
+        self, place: Place, subject: UnderTest, first: Disagreement, call: Call, clause: str, fault: str, seconds: float
     ) -> None:
         self.place, self.subject = place, subject
+        self.fault = fault
         self.first = self.found = first
         self.own = OWN.get(clause, ())
         self.grade = self._grade(first)
@@ -136,26 +138,35 @@ class _Search:
             return False
         if self._grade(found) != self.grade:
             return False
-        before, now = fault_of(self.first), fault_of(found)
-        return before is None or (now is not None and now.key == before.key)
+        return not self.fault or self.fault in (fault.key for fault in faults_of(found))
 
     def _grade(self, error: Disagreement) -> str:
         return severity.graded(error, "disagrees", error.call, self.place.dtype)[0]
 
 
 def smallest(
-    place: Place, subject: UnderTest, error: BaseException, clause: str = "", seconds: float = 2.0
+    place: Place,
+    subject: UnderTest,
+    error: BaseException,
+    clause: str = "",
+    fault: str | None = None,
+    seconds: float = 2.0,
 ) -> BaseException:
-    """The smallest input found in so many seconds on which the subject has the same fault; or the error."""
+    """The smallest input found in so many seconds on which the subject has the same fault; or the error.
+
+    `fault` is the key of the known one, "" for none; None: that which explains the error.
+    """
     if not isinstance(error, Disagreement) or error.call is None or error.call.logits.ndim == 0:
         return error
     if error.what not in ("loss", "d_logits"):
         return error
     before = units.worst_seen.copy()  # the report is about the tests, not about this search
     try:
-        found = _smallest(_Search(place, subject, error, error.call, clause, seconds))
-        if fault_of(error) is None:  # a small input may equal a formula by chance, which the first one did not
-            found.fault = (None,)
+        if fault is None:
+            fault = next((known.key for known in faults_of(error)), "")
+        found = _smallest(_Search(place, subject, error, error.call, clause, fault, seconds))
+        # A small input may equal formulas by chance, which the first one did not.
+        found.faults = [known for known in faults_of(found) if known.key == fault]
         return found
     finally:
         units.worst_seen[:] = before

@@ -78,9 +78,14 @@ class Fault:
 Suspect = tuple[Fault, Callable[[], Any]]
 
 
-def named(call: Call, what: str, whole: Compared) -> Fault | None:
-    """The known fault that explains every entry of the result."""
-    return _Answer(call, what, whole).fault()
+def named(call: Call, what: str, whole: Compared) -> list[Fault]:
+    """The known faults that explain every entry of the result: of several entries one, of a single number all."""
+    found: dict[str, Fault] = {}
+    for fault in _Answer(call, what, whole).faults():
+        found.setdefault(fault.key, fault)
+        if whole.given.size > 1:
+            break
+    return list(found.values())
 
 
 def imprecise(call: Call, what: str, whole: Compared) -> Fault | None:
@@ -108,22 +113,21 @@ class _Answer:
         self.compute_dtype = "float64" if call.dtype == "float64" else "float32"
         self.hard = self.targets.dtype.kind in "iu"
 
-    def fault(self) -> Fault | None:
+    def faults(self) -> Iterator[Fault]:
         if self.given.size == 0 or not np.isfinite(self.exact).any():
-            return None
+            return
         if (found := self._without_numbers()) is not None:
-            return found
-        small = self.logits.size <= MOST
+            yield found
+        suspects: Iterator[Suspect] = iter(())
         if self.what in MEASURES:
-            with np.errstate(all="ignore"):
-                return next((fault for fault, make in self._measures() if self.explains(make)), self.multiple())
-        if self.what in ("loss", "d_logits") and self.logits.size <= MOST_OF_A_SUM:
-            # What is no call of a loss of logits has none of these.
-            with np.errstate(all="ignore"), contextlib.suppress(LookupError, TypeError, ValueError):
-                for fault, make in self.suspects() if small else self._running():
-                    if self.explains(make):
-                        return fault
-        return self.multiple()
+            suspects = self._measures()
+        elif self.what in ("loss", "d_logits") and self.logits.size <= MOST_OF_A_SUM:
+            suspects = self.suspects() if self.logits.size <= MOST else self._running()
+        # What is no call of a loss of logits has none of these.
+        with np.errstate(all="ignore"), contextlib.suppress(LookupError, TypeError, ValueError):
+            yield from (fault for fault, make in suspects if self.explains(make))
+        if (multiple := self.multiple()) is not None:
+            yield multiple
 
     def _without_numbers(self) -> Fault | None:
         """What makes infinities or NaN of numbers."""

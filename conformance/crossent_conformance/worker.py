@@ -1,9 +1,9 @@
 """A pytest session that a parent drives: it collects the clauses once and runs a case when it is told to.
 
 The parent (`run`) speaks over a pipe: ("subject", spec), ("probe", backend), ("refused", (backend, Traits)),
-("pace", (backend, Traits)), ("traits", {backend: Traits}), ("case", id), ("explain", id) for a case with a small input
-of its failure, ("curves", backend), None to end. Every message is answered by one. A case that hangs or brings the
-interpreter down takes this process with it, and nothing else.
+("pace", (backend, Traits)), ("traits", {backend: Traits}), ("case", id), ("explain", (id, fault)) for a case with a
+small input of its failure, ("curves", backend), None to end. Every message is answered by one. A case that hangs or
+brings the interpreter down takes this process with it, and nothing else.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ class Driver:
                 return True
             what, argument = message
             if what in ("case", "explain"):
-                known.shrinks = what == "explain"
-                self.pipe.send((what, self._case(items[argument])))
+                name, known.explains = (argument, None) if what == "case" else argument
+                self.pipe.send((what, self._case(items[name])))
             else:
                 self.pipe.send(_answer(known, witness, what, argument))
 
