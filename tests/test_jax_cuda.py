@@ -621,8 +621,10 @@ def _array(*platforms):
 
 
 def test_the_engine_is_said_to_serve_jax_arrays_of_a_gpu(jax_ffi, monkeypatch):
+    from crossent.libraries import jax as library
     from crossent.libraries.jax import LIBRARY
 
+    monkeypatch.setattr(library, "mesh_of", lambda x: SimpleNamespace(axis_types=()))  # of an array on one device
     monkeypatch.delenv("CROSSENT_ENGINE", raising=False)
     kind = LIBRARY.kind(_array("gpu"), "float32", 5, LOSS)
     assert select.best(*kind) == "cuda"
