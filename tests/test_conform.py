@@ -549,7 +549,7 @@ def test_what_is_allowed_or_left_out_is_said(textbook, capsys):
     assert textbook(*V1_AND_R1, "--profile", "framework") == 0
     printed = capsys.readouterr().out
     assert "Profile framework: what it is without was asked, and does not count" in printed
-    assert "off only where the model is confident or the logits are extreme: " in printed
+    assert "off in few digits, or only where the model is confident or the logits are extreme: " in printed
     wrong = [f"{SMALL}:taking_anything", "--backend", "numpy", "--case", "test_V7_soft_targets"]
     assert cli.main(["conform", *wrong, "--profile", "framework"]) == 1
 

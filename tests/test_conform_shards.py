@@ -97,7 +97,7 @@ def test_other_clauses_than_those_of_shards_are_no_reason_to_say_so():
 
 def test_clauses_of_shards_want_shards(capsys):
     assert cli.main(["conform", f"{SUBJECTS}:subject", "--backend", "numpy", "--clause", "P1"]) == 2
-    assert "P1 of --clause want --shards N, as --shards 4" in capsys.readouterr().err
+    assert "--clause P1 without --shards; accepted: --shards N, as --shards 4" in capsys.readouterr().err
 
 
 def test_an_implementation_without_shards_does_not_hold():

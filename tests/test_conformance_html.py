@@ -200,8 +200,8 @@ def test_clauses_stand_in_groups(root):
         (sample.good, "✓ all that applies holds: 7 clauses"),
         (
             sample.bad,
-            "✕ fails 5 of the 6 clauses that apply: 4 wrong on ordinary inputs, 1 off only where the model is "
-            "confident or the logits are extreme; 1 as is known",
+            "✕ fails 5 of the 6 clauses that apply: 4 wrong on ordinary inputs, 1 off in few digits, or only where the "
+            "model is confident or the logits are extreme; 1 as is known",
         ),
         (sample.partial, "✓ all that applies holds: 1 clause"),
     ],
@@ -281,7 +281,10 @@ def test_what_is_wrong_stands_at_the_top_and_leads_to_its_failure():
     root = read(page.of_results(results))
     wrong, extreme = root.all("ol", cls="wrong")
     heads = [head.words for head in root.all("h4") if "says" not in head.classes][:2]
-    assert heads == ["✕ Wrong on ordinary inputs", "! Off only where the model is confident or the logits are extreme"]
+    assert heads == [
+        "✕ Wrong on ordinary inputs",
+        "! Off in few digits, or only where the model is confident or the logits are extreme",
+    ]
     said = [fault["failure"]["says"] or fault["failure"]["kind"] for fault in subject["faults"]]
     links = [item.all("a")[0] for item in [*wrong.all("li"), *extreme.all("li")]]
     assert [link.text for link in links] == said
@@ -312,7 +315,7 @@ def test_a_failure_tells_input_expected_given_error_and_clause():
     ]
     for words in (
         "! loss[0] is 0, and should be 1.60523e-09 disagrees on torch float32: test_V1_confident_targets[",
-        "off only where the model is confident or the logits are extreme",
+        "off in few digits, or only where the model is confident or the logits are extreme",
         "V1 Hard targets: loss = lse − x_t.",
         "options reduction = none class_weights = [1.0, 0.5] logits".replace(" ", ""),
         "float32, shape (2, 2), handed over eager",

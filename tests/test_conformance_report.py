@@ -10,6 +10,7 @@ from crossent_conformance import (
     backends,
     cases,
     evidence,
+    known,
     oracle,
     severity,
     shrink,
@@ -126,6 +127,12 @@ def test_a_smaller_input_keeps_the_fault_and_the_option_of_its_clause():
     assert small.call.options["label_smoothing"] == 0.25
     assert small.relative > 1e-3
     assert small.call.logits.size <= 4
+
+
+def test_a_mistaken_name_is_told_what_is_near_it():
+    assert known.near("v2", ["V1", "V2", "V12"]) == "; near it are V2"
+    assert known.near("ttest_V1", ["test_V1_any_row", "test_V1"]) == "; near it are test_V1, test_V1_any_row"
+    assert known.near("numbers", ["V1"]) == ""
 
 
 def test_cases_without_the_option_that_a_small_input_needs_are_another_fault():

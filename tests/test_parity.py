@@ -83,6 +83,7 @@ def test_what_a_subject_lacks_is_not_compared(capsys):
             ("--backend", "numpy"),
             "numpy alone has nothing to be compared with; accepted: two backends, --baseline, or --json to record",
         ),
+        ((*TWO, "--slack", "3"), "--slack 3 without --baseline; accepted: both, or neither"),
         ((*TWO, "--case", "plane"), "no case is called 'plane'; accepted: plain, plain-V1"),
         (
             (*TWO, "--dtype", "float8"),

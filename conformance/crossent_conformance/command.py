@@ -99,7 +99,7 @@ def run(given: argparse.Namespace) -> int:
         raise UsageError("--quick and --thorough; accepted: one of them")
     in_shards = [clause for clause in given.clause if clause.startswith(contract.SHARDS)]
     if in_shards and not given.shards:
-        raise UsageError(f"{', '.join(in_shards)} of --clause want --shards N, as --shards 4")
+        raise UsageError(f"--clause {' '.join(in_shards)} without --shards; accepted: --shards N, as --shards 4")
     arguments.check_files(given.json, given.html, given.junit)
     settings = Settings(
         backends=tuple(dict.fromkeys(given.backend)),

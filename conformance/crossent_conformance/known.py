@@ -120,7 +120,8 @@ def _is_of_clauses(name: str) -> bool:
 
 def near(name: str, names: Iterable[str]) -> str:
     """The names that a mistaken one may have meant, to be put behind it."""
-    close = difflib.get_close_matches(name, list(names), 3)
+    names = list(names)
+    close = [each for each in names if each.casefold() == name.casefold()] or difflib.get_close_matches(name, names, 3)
     return f"; near it are {', '.join(close)}" if close else ""
 
 

@@ -1,4 +1,4 @@
-"""How bad a failure is: wrong on ordinary inputs, or off only where the model is confident or the logits are extreme.
+"""How bad a failure is: wrong on ordinary inputs; or off in few digits, or only on sure rows and extreme logits.
 
 An ordinary token has finite logits of moderate size, none of them far ahead of the others. An error is coarse where it
 reaches a digit that a user of the dtype relies on. A failure is WRONG unless it is one of values that are not coarsely

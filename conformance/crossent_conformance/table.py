@@ -193,8 +193,9 @@ def _verdict(results: Results) -> str:
         held, failed = cases.count(HOLDS), cases.count(FAILS)
         known_to = failed - sum(case.counts for case in subject.cases)
         word = "fails" if subject.fails else "holds" if held else "does not apply"
+        word += "" if results.complete else " as far as it was asked"
         if known_to:
-            word += ", but for what may fail" if word == "holds" else ""
+            word += ", but for what may fail" if word.startswith("holds") else ""
         if alone := values_alone(subject.backends):
             word += f" (values alone: no gradient was asked for on {', '.join(alone)})"
         lines.append(

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from crossent_conformance.parity.answers import Results
 
 HELP = "the same inputs on several backends, and on an earlier run's"
+SLACK = 2.0
+"""A difference that grew by more eps since the baseline fails."""
 Chosen = dict[str, "tuple[Backend, Traits]"]
 
 
@@ -45,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=arguments.whole, metavar="N", help=seeds)
     parser.add_argument("--baseline", type=Path, metavar="FILE", help="compare with the JSON of an earlier run, too")
     parser.add_argument(
-        "--slack", type=_eps, default=2.0, metavar="EPS",
+        "--slack", type=_eps, metavar="EPS",
         help="a difference that grew by more since the baseline fails (default: 2)",
     )  # fmt: skip
     parser.add_argument(
@@ -70,11 +72,16 @@ def run(given: argparse.Namespace) -> int:
     arguments.check_names("dtype", given.dtype, FLOATS)
     arguments.check_files(given.json, given.html)
     baseline = None if given.baseline is None else file.read(given.baseline)
+    if baseline is None and given.slack is not None:
+        raise UsageError(f"--slack {given.slack:g} without --baseline; accepted: both, or neither")
+    if baseline is not None and given.seed not in (None, baseline.seed):
+        raise UsageError(f"the baseline has seed {baseline.seed}, not {given.seed}; accepted: the same seed")
     results = _asked(given, names, baseline) if given.results is None else _of_file(given, names)
     if baseline is not None and baseline.seed != results.seed:
         raise UsageError(f"the baseline has seed {baseline.seed}, not {results.seed}; accepted: the same seed")
     picked = names if given.case else None
-    verdict = judge(results, baseline, given.slack, picked, given.dtype or None)
+    slack = SLACK if given.slack is None else given.slack
+    verdict = judge(results, baseline, slack, picked, given.dtype or None)
     print(report.text(verdict))
 
     def page() -> bytes:
