@@ -194,6 +194,8 @@ class UnderTest:
 
     def through_identity(self) -> UnderTest:
         """The linear loss as a loss of logits: they are the hidden states, and the weight changes nothing."""
+        if not any(hasattr(self._found, name) for name in ("linear", "linear_and_grad")):
+            raise DoesNotApply(linear.LACK)
         if self._through is None:
             self._through = UnderTest(linear.ThroughIdentity(self), self.spec)
         self._through.begin(self.traits, "")

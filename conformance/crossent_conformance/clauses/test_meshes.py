@@ -34,6 +34,7 @@ class _Mesh:
         return self.jax.jit(self.jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=self.whole))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_A13_on_a_mesh(place, subject, kind):
     mesh = _Mesh(place, kind)
