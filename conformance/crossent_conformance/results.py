@@ -202,9 +202,9 @@ class SubjectResult:
         return {status: statuses.count(status) for status in (HOLDS, FAILS, KNOWN, NOT)}
 
     def settle(self) -> None:
-        """Of the known faults that a failure may be, it is the one that most failures may be."""
+        """Of the known faults that a failure may be, it is the one that most others are, which may be no other."""
         failures = [case.failure for case in self.cases if case.failure is not None]
-        count = Counter(name for failure in failures for name in failure.names)
+        count = Counter(name for failure in failures if len(failure.names) == 1 for name in failure.names)
         for failure in failures:
             if failure.names:
                 failure.fault = max(failure.names, key=count.__getitem__)

@@ -165,8 +165,9 @@ def smallest(
         if fault is None:
             fault = next((known.key for known in faults_of(error)), "")
         found = _smallest(_Search(place, subject, error, error.call, clause, fault, seconds))
-        # A small input may equal formulas by chance, which the first one did not.
-        found.faults = [known for known in faults_of(found) if known.key == fault]
+        # A small input may equal formulas by chance, which the first one did not: one alone is none.
+        names = faults_of(found)
+        found.faults = [known for known in names if known.key == fault or (not fault and len(names) == 1)]
         return found
     finally:
         units.worst_seen[:] = before

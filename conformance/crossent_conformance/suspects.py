@@ -448,7 +448,7 @@ class _Answer:
     def _times(self, factor: float) -> Fault:
         everywhere = " in every entry" if self.exact.size > 1 else ""
         says = f"is {factor:.3g} times the exact one{everywhere}" if abs(factor + 1) > 1e-3 else "has the other sign"
-        return Fault(f"{self.what} times", f"{self.noun} {says}")
+        return Fault(f"{self.what} times {factor:.2g}", f"{self.noun} {says}")
 
 
 def _few(values: Any) -> str:

@@ -21,12 +21,12 @@ class Shared(Reference):
 
 
 class TargetWeighted(Reference):
-    """Class weights of what the target distribution gives, and of nothing that smoothing gives."""
+    """Class weights of the target's term, and of no other that smoothing gives."""
 
     def pull(self, call: Any, w: Any, given: Any, rows: Any, columns: slice) -> Any:
-        q, weights = self.given(call, given, columns), self.wide(call.class_weights[columns])
-        pull = super().pull(replace(call, class_weights=None), w, given, rows, columns)
-        return pull + (1 - call.label_smoothing) * q * (weights - 1)
+        plain = super().pull(replace(call, class_weights=None), w, given, rows, columns)
+        at = self.given(call, given, columns) > 0
+        return np.where(at, plain * self.wide(call.class_weights[columns]), plain)
 
 
 class WeightedTwice(Reference):
