@@ -367,9 +367,11 @@ def test_what_has_no_measures_is_not_asked_for_them():
 
 def test_what_has_no_linear_loss_is_not_asked_for_one():
     found, _ = load("textbook", clause="L1")
-    for ask in (found.linear_loss, found.linear_loss_and_grads, found.through_identity().loss):
+    for ask in (found.linear_loss, found.linear_loss_and_grads):
         with pytest.raises(DoesNotApply, match=r"a linear loss|a gradient"):
-            ask(X, T, **({} if ask.__self__ is not found else {"weight": W}))
+            ask(X, T, weight=W)
+    with pytest.raises(DoesNotApply, match="a linear loss"):
+        found.through_identity()
 
 
 MODULES = Path(__file__).parent / "subjects" / "modules.py"
@@ -391,6 +393,7 @@ MODULES = Path(__file__).parent / "subjects" / "modules.py"
             ("takes y_true before y_pred", "is told from_logits=True", "is told the dtype of the logits; its mean is"),
         ),
         ("Layer", "numpy", {}, ("takes targets before inputs",)),
+        ("Bare", "torch", {}, ("always reduces by 'mean'",)),
         ("sparse", "numpy", {"ignore_index": 2, "reduction": "none"}, ("is asked for ignore_index as ignore_class",)),
         (
             "Linen",

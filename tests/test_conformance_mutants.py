@@ -102,7 +102,7 @@ class _Trial(Run):
             curves=False,
             shards=shards,
             workers=1,
-            time_limit=120.0,
+            time_limit=600.0,
         )
         super().__init__(list(self.clause_of), settings)
 
@@ -180,7 +180,7 @@ def test_every_clause_kills_a_mutant_and_every_mutant_has_a_fault():
 
 @pytest.mark.extended
 def test_the_clean_implementation_passes_all_that_applies():
-    results = Run([CLEAN], Settings(("numpy",), curves=False, workers=1, time_limit=120.0)).execute()
+    results = Run([CLEAN], Settings(("numpy",), curves=False, workers=1, time_limit=600.0)).execute()
     cases = results.subjects[0].cases
     assert [f"{case.id}: {case.message}" for case in cases if case.outcome == FAILS] == []
     assert {case.message for case in cases if case.outcome == NOT} == {

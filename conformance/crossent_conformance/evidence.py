@@ -46,10 +46,6 @@ class Compared:
 class Unlike(AssertionError):  # noqa: N818 - a finding, not an error of the suite
     """A value that is not what it should be: that of another call, or within bounds."""
 
-    what = ""
-    """The name of the result."""
-    index: tuple[int, ...] = ()
-
     def __init__(
         self,
         message: str,

@@ -135,9 +135,7 @@ class Read:
 def read(found: Any) -> Any:
     """What is asked for it; UnreadableError where that is nothing."""
     if not callable(found):
-        raise UnreadableError(
-            f"is {type(found).__name__}; accepted: a function, a module, or an object with a method 'loss'"
-        )
+        raise UnreadableError(f"is {type(found).__name__}; {ACCEPTED}")
     reading = Read(found)
     return reading if reading.translates else found() if reading.makes else found
 
@@ -177,8 +175,17 @@ def _constructor(kind: type) -> list[inspect.Parameter]:
             break
     named = [parameter for parameter in found.values() if parameter.kind is not parameter.VAR_KEYWORD]
     named = [p for p in named if p.kind is not p.VAR_POSITIONAL]
-    # What a class inherits and names nothing, as PyTorch's modules do, takes nothing.
-    return named or (list(found.values()) if "__init__" in vars(kind) else [])
+    # What is inherited and names nothing may take nothing, as PyTorch's modules.
+    return named or (list(found.values()) if "__init__" in vars(kind) or _takes_options(kind) else [])
+
+
+def _takes_options(kind: type) -> bool:
+    """Whether one can be made with an option of the contract, for which its constructor has no name."""
+    try:
+        kind(reduction="mean")
+    except Exception:
+        return False
+    return True
 
 
 def _way(module: Any) -> tuple[Callable[[Any], Callable[..., Any]], list[inspect.Parameter], bool]:

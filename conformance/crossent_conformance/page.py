@@ -25,6 +25,7 @@ from crossent_conformance.contract import GROUPS
 from crossent_conformance.escaped import escaped
 from crossent_conformance.results import FAILS, HOLDS, KNOWN, NOT, values_alone
 from crossent_conformance.severity import EXTREME, GRADES, MEANS, WRONG
+from crossent_conformance.table import counted
 
 if TYPE_CHECKING:
     from crossent_conformance.parity.verdict import Verdict
@@ -247,11 +248,6 @@ def _in_groups(clauses: Any) -> dict[str, list[str]]:
 
 
 # ---- words
-
-
-def counted(n: int, what: str) -> str:
-    """So many of something."""
-    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def number(value: Any) -> str:

@@ -32,7 +32,7 @@ MAY_BE_REFUSED = ("sum", "none", "sequence")
 """Reductions that an implementation need not have, although it has an option for them."""
 LONG = 0.1
 """Seconds of a call from which the time of larger ones follows."""
-SLOW = 5e4
+SLOW = 1.5e5
 """Tokens or logits a second, below which it is said that an implementation is slow."""
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from crossent_conformance.backends import HALF
 from crossent_conformance.evidence import Call, Disagreement, Unlike
 
 WRONG, EXTREME = "wrong", "extreme"
@@ -29,7 +30,6 @@ MANY = 1e6
 """Options as large, or as small, are extreme, too."""
 COARSE = {"float64": 1e-3, "float32": 1e-3, "float16": 4e-3, "bfloat16": 32e-3}
 """Relative errors past 1e-3, or past four units in the last place of half precision."""
-HALF = ("float16", "bfloat16")
 SPECIAL, REFUSALS = 2, 3
 """Tiers of what is wrong: 0 and 1 are values, and errors, on ordinary inputs; then special inputs, then bad ones."""
 

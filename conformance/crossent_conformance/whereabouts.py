@@ -23,19 +23,18 @@ def of(call: Call, whole: Compared) -> str:
     if not tokens or off.shape[: len(tokens)] != tokens or logits.shape[-1] == 0:
         return f"of logits of {logits.ndim} axes" if logits.ndim > 2 else ""
     found = []
-    per_token = off.reshape(*tokens, -1).any(axis=-1)
+    per_token, lead = off.reshape(*tokens, -1).any(axis=-1), _lead(call, logits)
     if not per_token.all():
-        same = [words for words, those in _kinds(call, logits) if np.array_equal(those, per_token)]
-        lead = _lead(call, logits)
+        same = [words for words, those in _kinds(call, logits, lead) if np.array_equal(those, per_token)]
         if not same and lead is not None and lead[per_token].min() > lead[~per_token].max():
             same = [f"those whose target is ahead by {lead[per_token].min():.3g} or more"]
         count = f"{int(per_token.sum())} of {per_token.size} tokens"
         found.append(f"{count}, {same[0]}" if same else count)
     elif per_token.size > 1:
         found.append("every token")
-    elif (lead := _lead(call, logits)) is not None and lead.size and lead.item() > LEAD:
+    elif lead is not None and lead.size and lead.item() > LEAD:
         found.append(f"the target is ahead by {lead.item():.3g}")
-    if off.shape == logits.shape and call.targets.shape == tokens and call.targets.dtype.kind in "iu":
+    if off.shape == logits.shape and lead is not None:
         at = np.arange(logits.shape[-1]) == call.targets[..., None]
         if not (off & ~at).any():
             found.append("the target's entry alone")
@@ -45,16 +44,17 @@ def of(call: Call, whole: Compared) -> str:
 
 
 def _lead(call: Call, logits: np.ndarray) -> np.ndarray | None:
-    """How far each target is ahead of the other classes."""
+    """How far each target is ahead of the other classes, NaN for what is no class; None for soft targets."""
     t, V = call.targets, logits.shape[-1]
-    if t.shape != logits.shape[:-1] or t.dtype.kind not in "iu" or V < 2 or (t < 0).any() or (t >= V).any():
+    if t.shape != logits.shape[:-1] or t.dtype.kind not in "iu":
         return None
-    own = np.take_along_axis(logits, t[..., None], axis=-1)[..., 0]
+    at = np.arange(V) == t[..., None]
+    own, others = (np.where(those, logits, -np.inf).max(axis=-1) for those in (at, ~at))
     with np.errstate(invalid="ignore"):
-        return np.asarray(own - np.where(np.arange(V) == t[..., None], -np.inf, logits).max(axis=-1))
+        return np.where(at.any(axis=-1), own - others, np.nan)
 
 
-def _kinds(call: Call, logits: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def _kinds(call: Call, logits: np.ndarray, lead: np.ndarray | None) -> Iterator[tuple[str, np.ndarray]]:
     tokens, V = logits.shape[:-1], logits.shape[-1]
     options, t = call.options, call.targets
     weights = options.get("weights")
@@ -67,15 +67,13 @@ def _kinds(call: Call, logits: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
             nothing = np.broadcast_to(np.asarray(weights) == 0, tokens)
             yield "those of weight 0", nothing
             yield "those of a weight", ~nothing
-        if t.shape == tokens and t.dtype.kind in "iu":
+        if lead is not None:
             ignored = options.get("ignore_index")
             if ignored is not None:
                 yield "those that are ignored", np.asarray(t == ignored)
                 yield "those that are not ignored", np.asarray(t != ignored)
-            inside = (t >= 0) & (t < V)
-            own = np.take_along_axis(logits, np.where(inside, t, 0)[..., None], axis=-1)[..., 0]
-            yield "those whose target is the likeliest class", inside & (own == top)
-            yield "those whose target is not the likeliest class", inside & (own < top)
+            yield "those whose target is the likeliest class", lead >= 0
+            yield "those whose target is not the likeliest class", lead < 0
             yield "those whose target is class 0", t == 0
             yield "those whose target is the last class", t == V - 1
         elif t.shape == logits.shape:
