@@ -47,6 +47,10 @@ class Written(Exact):
 
     digits: np.ndarray
 
+    def __getitem__(self, index) -> Written:
+        part = super().__getitem__(index)
+        return Written(part.high, part.low, part.allowed, self.digits[index], times=part.times)
+
 
 @dataclass(frozen=True)
 class Options:

@@ -109,7 +109,7 @@ def _exact(
             exact.digits[where] = "nan"
             exact.allowed[where] = 0.0
     if columns:
-        d_logits = oracle.Written(*(part[..., first] for part in vars(d_logits).values()))
+        d_logits = d_logits[..., first]
     return loss, d_logits
 
 
