@@ -68,7 +68,7 @@ def test_few_digits_everywhere_are_extreme_and_named():
     loss = Reference().loss(logits, targets, reduction="none").astype(np.float32).astype(np.float64)
     found = _found(logits, targets, loss, reduction="none")
     assert _graded(found)[0] == severity.EXTREME
-    assert shrink.faults_of(found)[0] == suspects.Fault(
+    assert suspects.of(found)[0] == suspects.Suspect(
         "digits of float32", "the loss has the digits of float32, not of float64"
     )
 

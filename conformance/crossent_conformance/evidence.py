@@ -82,8 +82,8 @@ class Disagreement(Unlike):
         super().__init__(message, expected=expected, given=given, index=index, whole=whole)
         self.what, self.error, self.relative = what, error, relative
         self.call = last_call()
-        self.faults: list[Any] | None = None
-        """The known faults that it may be, once they have been looked for."""
+        self.suspects: list[Any] | None = None
+        """The known wrong formulas that explain it, once they have been looked for."""
 
 
 class HungError(AssertionError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from crossent_conformance import evidence, frames, results, severity, shrink, whereabouts, witness
+from crossent_conformance import evidence, frames, results, severity, shrink, suspects, whereabouts, witness
 from crossent_conformance.adapter import UnderTest
 from crossent_conformance.places import Place
 
@@ -26,15 +26,15 @@ def told(
     by = frames.raised(found, subject.file)
     kind = "raises" if by else _kind(found)
     call = found.call if isinstance(found, evidence.Disagreement) else evidence.last_call()
-    faults = shrink.faults_of(found) if isinstance(found, evidence.Disagreement) and not by else []
+    named = suspects.of(found) if isinstance(found, evidence.Disagreement) and not by else []
     grade, tier, relative = severity.graded(found, kind, call, place.dtype)
     failure = results.Failure(
         case=case,
         kind=kind,
         message=_where(found, by) if by else _short(_words(found)),
-        says=faults[0].says if faults else _said(found, call, by, kind),
-        fault=faults[0].key if faults else "",
-        names={fault.key: fault.says for fault in faults},
+        says=named[0].says if named else _said(found, call, by, kind),
+        fault=named[0].key if named else "",
+        names={suspect.key: suspect.says for suspect in named},
         severity=grade,
         tier=tier,
         relative=relative,

@@ -53,14 +53,13 @@ class Draw:
 
 def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
     """The nearest values that the dtype holds, ties to even, as float64; every NaN is the same NaN."""
+    with np.errstate(over="ignore"):
+        near = np.asarray(values, dtype="float32" if dtype == "bfloat16" else dtype)
     if dtype == "bfloat16":
-        bits = np.asarray(values, dtype=np.float32).view(np.uint32)
+        bits = near.view(np.uint32)
         bits = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-        near = (bits & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
-    else:
-        with np.errstate(over="ignore"):
-            near = np.asarray(values, dtype=dtype).astype(np.float64)
-    return np.where(np.isnan(values), float("nan"), near)
+        near = (bits & np.uint32(0xFFFF0000)).view(np.float32)
+    return np.where(np.isnan(values), float("nan"), near.astype(np.float64))
 
 
 def fingerprint(logits: np.ndarray, targets: np.ndarray, options: dict[str, Any]) -> str:

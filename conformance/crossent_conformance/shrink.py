@@ -38,19 +38,6 @@ LESS = 0.1
 """A smaller input's error is no smaller a part of the first one's."""
 
 
-def faults_of(error: Disagreement) -> list[suspects.Fault]:
-    """The known faults that a disagreement may be the work of; of what is not wrong, only how many digits it has."""
-    if error.call is None:
-        return []
-    if error.faults is None:
-        grade = severity.graded(error, "disagrees", error.call, error.call.dtype)[0]
-        asked = error.call, error.what, error.whole
-        error.faults = suspects.named(*asked) if grade == severity.WRONG else []
-        if not error.faults and (digits := suspects.imprecise(*asked)) is not None:
-            error.faults = [digits]
-    return error.faults
-
-
 class Input(Call):
     """A call that can be made smaller."""
 
@@ -138,7 +125,7 @@ class _Search:
             return False
         if self._grade(found) != self.grade:
             return False
-        return not self.fault or self.fault in (fault.key for fault in faults_of(found))
+        return not self.fault or self.fault in (suspect.key for suspect in suspects.of(found))
 
     def _grade(self, error: Disagreement) -> str:
         return severity.graded(error, "disagrees", error.call, self.place.dtype)[0]
@@ -149,12 +136,12 @@ def smallest(
     subject: UnderTest,
     error: BaseException,
     clause: str = "",
-    fault: str | None = None,
+    fault: str = "",
     seconds: float = 2.0,
 ) -> BaseException:
     """The smallest input found in so many seconds on which the subject has the same fault; or the error.
 
-    `fault` is the key of the known one, "" for none; None: that which explains the error.
+    `fault` is the key of the suspect, "" for none.
     """
     if not isinstance(error, Disagreement) or error.call is None or error.call.logits.ndim == 0:
         return error
@@ -162,12 +149,10 @@ def smallest(
         return error
     before = units.worst_seen.copy()  # the report is about the tests, not about this search
     try:
-        if fault is None:
-            fault = next((known.key for known in faults_of(error)), "")
         found = _smallest(_Search(place, subject, error, error.call, clause, fault, seconds))
         # A small input may equal formulas by chance, which the first one did not: one alone is none.
-        names = faults_of(found)
-        found.faults = [known for known in names if known.key == fault or (not fault and len(names) == 1)]
+        named = suspects.of(found)
+        found.suspects = [each for each in named if each.key == fault or (not fault and len(named) == 1)]
         return found
     finally:
         units.worst_seen[:] = before

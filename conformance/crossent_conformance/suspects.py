@@ -1,9 +1,9 @@
 """Which known wrong formula an answer equals, so that a report can name the fault.
 
-    fault = suspects.named(call, what, whole)         `whole`: the result beside the exact one; None: it equals none
+    suspects.of(error)                   those that explain a disagreement; none where its answer equals no formula
 
 The answer is compared with what the clean implementation (`reference`) gives with an option changed or a step
-replaced. A fault has the same key whatever the numbers of a case are. Whatever is no loss of logits and targets is
+replaced. A suspect has the same key whatever the numbers of a case are. Whatever is no loss of logits and targets is
 compared with multiples of the right result alone.
 """
 
@@ -12,28 +12,16 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from crossent_conformance import units, wrong_steps
-from crossent_conformance.evidence import Call, Compared
+from crossent_conformance import repeatable, severity, units, wrong_steps
+from crossent_conformance.evidence import Call, Compared, Disagreement
 from crossent_conformance.reference import Reference, TokensReference
 from crossent_conformance.reference.rows import Call as Asked
-from crossent_conformance.severity import spread
-
-
-def _rounded(dtype: str, values: np.ndarray) -> np.ndarray:
-    """The values in a dtype of fewer digits, in float64 again."""
-    with np.errstate(all="ignore"):
-        if dtype != "bfloat16":
-            return np.asarray(values, dtype=np.float64).astype(dtype).astype(np.float64)
-        bits = np.asarray(values, dtype=np.float32).view(np.uint32)
-        even = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
-        return np.where(np.isfinite(values), even.view(np.float32), values).astype(np.float64)
-
 
 SIMILAR = {"float64": 1e-6, "float32": 1e-4, "float16": 4e-3, "bfloat16": 32e-3}
 """Relative differences within which an answer equals a formula."""
@@ -43,20 +31,10 @@ MOST_OF_A_SUM = 5_000_000
 """and with sums that are made in few digits."""
 MULTIPLES = tuple(2**k for k in range(1, 11))
 NOT_LOOKED_AT = (
-    "weights",
-    "class_weights",
-    "ignore_index",
-    "label_smoothing",
-    "z_loss",
-    "temperature",
-    "logit_softcap",
-    "denominator",
-    "grad_output",
+    *("weights", "class_weights", "ignore_index", "label_smoothing", "z_loss", "temperature", "logit_softcap"),
+    *("denominator", "grad_output"),
 )
-FEWER: dict[str, dict[str, Callable[[np.ndarray], np.ndarray]]] = {
-    "float64": {name: partial(_rounded, name) for name in ("bfloat16", "float16", "float32")},
-    "float32": {name: partial(_rounded, name) for name in ("bfloat16", "float16")},
-}
+FEWER = {"float64": ("bfloat16", "float16", "float32"), "float32": ("bfloat16", "float16")}
 FEWEST = 4
 """Values of fewer digits are no coincidence if they are so many."""
 MEASURES = {
@@ -68,31 +46,35 @@ HERE = ("out", "engine", "check_targets", "memory", "needs")
 
 
 @dataclass(frozen=True)
-class Fault:
-    """What is wrong."""
+class Suspect:
+    """A wrong formula that people write."""
 
     key: str
     says: str
+    formula: Callable[[], Any] = field(compare=False, repr=False, default=lambda: None)
 
 
-Suspect = tuple[Fault, Callable[[], Any]]
+def of(error: Disagreement) -> list[Suspect]:
+    """Those that explain the disagreement; one that is not wrong has too few digits, if anything."""
+    if error.call is None:
+        return []
+    if error.suspects is None:
+        grade = severity.graded(error, "disagrees", error.call, error.call.dtype)[0]
+        asked = error.call, error.what, error.whole
+        error.suspects = named(*asked) if grade == severity.WRONG else []
+        if not error.suspects and error.call.logits.size <= MOST and error.what in ("loss", "d_logits"):
+            error.suspects = list(_Answer(*asked).digits())
+    return error.suspects
 
 
-def named(call: Call, what: str, whole: Compared) -> list[Fault]:
-    """The known faults that explain every entry of the result: of several entries one, of a single number all."""
-    found: dict[str, Fault] = {}
-    for fault in _Answer(call, what, whole).faults():
-        found.setdefault(fault.key, fault)
+def named(call: Call, what: str, whole: Compared) -> list[Suspect]:
+    """Those that explain every entry of the result: of several entries one, of a single number all."""
+    found: dict[str, Suspect] = {}
+    for suspect in _Answer(call, what, whole).explanations():
+        found.setdefault(suspect.key, suspect)
         if whole.given.size > 1:
             break
     return list(found.values())
-
-
-def imprecise(call: Call, what: str, whole: Compared) -> Fault | None:
-    """Which dtype of fewer digits a result was made in."""
-    if call.logits.size > MOST or what not in ("loss", "d_logits"):
-        return None
-    return _Answer(call, what, whole).digits()
 
 
 class _Answer:
@@ -113,11 +95,10 @@ class _Answer:
         self.compute_dtype = "float64" if call.dtype == "float64" else "float32"
         self.hard = self.targets.dtype.kind in "iu"
 
-    def faults(self) -> Iterator[Fault]:
+    def explanations(self) -> Iterator[Suspect]:
         if self.given.size == 0 or not np.isfinite(self.exact).any():
             return
-        if (found := self._without_numbers()) is not None:
-            yield found
+        yield from self._without_numbers()
         suspects: Iterator[Suspect] = iter(())
         if self.what in MEASURES:
             suspects = self._measures()
@@ -125,23 +106,21 @@ class _Answer:
             suspects = self.suspects() if self.logits.size <= MOST else self._running()
         # What is no call of a loss of logits has none of these.
         with np.errstate(all="ignore"), contextlib.suppress(LookupError, TypeError, ValueError):
-            yield from (fault for fault, make in suspects if self.explains(make))
-        if (multiple := self.multiple()) is not None:
-            yield multiple
+            yield from (suspect for suspect in suspects if self.explains(suspect.formula))
+        yield from self._multiple()
 
-    def _without_numbers(self) -> Fault | None:
+    def _without_numbers(self) -> Iterator[Suspect]:
         """What makes infinities or NaN of numbers."""
         infinite = self.off & ~np.isfinite(self.given)
         if not infinite.any() or not np.array_equal(infinite, self.off) or self.what not in ("loss", "d_logits"):
-            return None
-        masked = spread(np.asarray(np.isneginf(self.logits).any(axis=-1)), self.off.shape)
+            return
+        masked = severity.spread(np.asarray(np.isneginf(self.logits).any(axis=-1)), self.off.shape)
         as_shares = self.what == "d_logits" or bool(np.isposinf(self.given[infinite]).all())
         if self.options.get("label_smoothing") and as_shares and masked[infinite].all():
             says = f"{self.noun}: classes at -inf are among those that share in label_smoothing"
-            return Fault("smoothing of -inf", says)
-        if self.options.get("reduction", "mean") in ("mean", "sequence") and not (self.exact[infinite] != 0).any():
-            return Fault("mean by 0", f"{self.noun} is divided by 0 where no token counts")
-        return None
+            yield Suspect("smoothing of -inf", says)
+        elif self.options.get("reduction", "mean") in ("mean", "sequence") and not (self.exact[infinite] != 0).any():
+            yield Suspect("mean by 0", f"{self.noun} is divided by 0 where no token counts")
 
     def explains(self, make: Callable[[], Any]) -> bool:
         """Whether the answer is that formula's, numbers of it at least, and the right answer is not."""
@@ -187,7 +166,7 @@ class _Answer:
             yield from self._gradients()
 
     def _suspect(self, key: str, says: str, *args: Any, **changes: Any) -> Suspect:
-        return Fault(key, f"{self.noun} {says}"), lambda: self.by(*args, **changes)
+        return Suspect(key, f"{self.noun} {says}", partial(self.by, *args, **changes))
 
     def _denominators(self) -> Iterator[Suspect]:
         reduction = self.options.get("reduction", "mean")
@@ -218,9 +197,7 @@ class _Answer:
         found["1 where its denominator is smaller"] = np.maximum(right, 1.0)
         mean = "the mean" if self.what == "loss" else "the gradient of the mean"
         for words, value in found.items():
-            if np.allclose(value, right):
-                continue
-            if not np.all(value):
+            if np.allclose(value, right) or not np.all(value):
                 continue
             says = f"{mean} divides by {_few(value)}, {words}, not by {_few(right)}, {label}"
             if words.startswith("1"):
@@ -228,7 +205,7 @@ class _Answer:
             factor = right / np.asarray(value, dtype=np.float64)
             if self.what == "d_logits":
                 factor = np.reshape(factor, factor.shape + (1,) * (self.exact.ndim - factor.ndim))
-            yield Fault(f"mean by {words}", says), partial(np.multiply, self.exact, factor)
+            yield Suspect(f"mean by {words}", says, partial(np.multiply, self.exact, factor))
 
     def _smoothing(self) -> Iterator[Suspect]:
         if not self.options.get("label_smoothing"):
@@ -236,10 +213,9 @@ class _Answer:
         V, (kind, other) = self.logits.shape[-1], self._conventions()
         if np.isneginf(self.logits).any():
             says = f"{self.noun}: label_smoothing is divided by all {V} classes, those at -inf too"
-            yield Fault("smoothing by -inf", says), partial(self.by, wrong_steps.Shared(V))
-        yield self._suspect(
-            "other smoothing", f"smooths by the other convention, {other!r}, not {kind!r}", smoothing=other
-        )
+            yield Suspect("smoothing by -inf", says, partial(self.by, wrong_steps.Shared(V)))
+        says = f"smooths by the other convention, {other!r}, not {kind!r}"
+        yield self._suspect("other smoothing", says, smoothing=other)
         twice = 2 * self.options["label_smoothing"]
         yield self._suspect("smoothing twice", "takes label_smoothing twice", label_smoothing=twice)
 
@@ -255,11 +231,8 @@ class _Answer:
         sizes = {V - 1, V + 1, *(-(-V // m) * m for m in MULTIPLES), *(V // m * m for m in MULTIPLES)} - {0, V}
         for n in sorted(sizes, key=lambda n: abs(n - V)):
             for way in self._conventions():
-                says = f"label_smoothing is shared out ({way!r}) as if among {n} classes, not {V}"
-                yield (
-                    Fault("smoothing of V", f"{self.noun}: {says}"),
-                    partial(self.by, wrong_steps.Shared(n), smoothing=way),
-                )
+                says = f"{self.noun}: label_smoothing is shared out ({way!r}) as if among {n} classes, not {V}"
+                yield Suspect("smoothing of V", says, partial(self.by, wrong_steps.Shared(n), smoothing=way))
 
     def _options(self) -> Iterator[Suspect]:
         if (z := self.options.get("z_loss")) is not None:
@@ -274,7 +247,7 @@ class _Answer:
                 yield self._suspect("smoothing without weights", says, wrong_steps.TargetWeighted())
         if (weights := self.options.get("weights")) is not None:
             if self.options.get("z_loss") is not None:
-                yield Fault("z_loss without weights", f"{self.noun} has a z_loss without the weights"), self._bare_z
+                yield Suspect("z_loss without weights", f"{self.noun} has a z_loss without the weights", self._bare_z)
             yield self._suspect("weights twice", "has weights twice", weights=np.asarray(weights) ** 2)
         if (t := self.options.get("temperature")) is not None:
             yield self._suspect("temperature", "is multiplied by the temperature where it divides", temperature=1 / t)
@@ -285,23 +258,16 @@ class _Answer:
             if self.what == "loss" and "temperature" in self.options:
                 yield self._suspect("softcap first", says, logits=capped, temperature=None, logit_softcap=None)
             yield self._suspect("softcap", "misses the slope of the softcap", wrong_steps.Flat())
-        explicit = self.options.get("algorithm") == "explicit"
-        yield self._suspect(
-            "clipped" if not explicit else "not clipped",
-            "does not clip probabilities at 1e-10" if explicit else "clips probabilities at 1e-10",
-            algorithm="stable" if explicit else "explicit",
-        )
-        if explicit:
+        if self.options.get("algorithm") == "explicit":
+            yield self._suspect("not clipped", "does not clip probabilities at 1e-10", algorithm="stable")
             yield self._suspect("clip gradient", "flows through clipped probabilities", wrong_steps.Unclipped())
+        else:
+            yield self._suspect("clipped", "clips probabilities at 1e-10", algorithm="explicit")
         if self.grad_output is not None and np.ndim(self.grad_output):
             g = np.asarray(self.grad_output)
             yield self._suspect("grad_output", "takes grad_output along another axis", grad_output=_turned(g))
             first = np.broadcast_to(g.reshape(-1)[:1].reshape((1,) * g.ndim), g.shape)
             yield self._suspect("grad_output", "takes the first grad_output for all", grad_output=first)
-
-        yield from self._not_looked_at()
-
-    def _not_looked_at(self) -> Iterator[Suspect]:
         for name in NOT_LOOKED_AT:
             given = self.grad_output if name == "grad_output" else self.options.get(name)
             if given is not None:
@@ -336,36 +302,27 @@ class _Answer:
         likeliest = np.where(counted, self.logits.argmax(axis=-1), t)
         yield self._suspect("target top", "is that of the likeliest class, not of the target", targets=likeliest)
         if ignored is not None:
-            filled = np.where(counted, t, 0)
-            yield self._suspect(
-                "ignored as 0", "counts ignored tokens, as of class 0", targets=filled, ignore_index=None
-            )
-            last = np.where(counted, t, V - 1)
-            yield self._suspect(
-                "ignored as last", "counts ignored tokens, as of the last class", targets=last, ignore_index=None
-            )
+            for key, words, value in (("0", "class 0", 0), ("last", "the last class", V - 1)):
+                changes = {"targets": np.where(counted, t, value), "ignore_index": None}
+                yield self._suspect(f"ignored as {key}", f"counts ignored tokens, as of {words}", **changes)
 
     def _probabilities(self) -> Iterator[Suspect]:
         for e in (1e-12, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5):
             yield self._suspect("log of p + e", f"is made of log(p + {e:g}), not of log p", wrong_steps.Added(e))
         if self.what == "loss":
-            yield Fault("bits", "the loss is in bits, by a logarithm to the base 2"), lambda: self.exact / math.log(2)
-            yield Fault("base 10", "the loss is made by a logarithm to the base 10"), lambda: self.exact / math.log(10)
-        for factor in (-1.0, 2.0, 0.5):
-            yield self._times(factor), partial(np.multiply, self.exact, factor)
+            yield Suspect("bits", "the loss is in bits, by a logarithm to the base 2", lambda: self.exact / math.log(2))
+            says = "the loss is made by a logarithm to the base 10"
+            yield Suspect("base 10", says, lambda: self.exact / math.log(10))
+        yield from map(self._times, (-1.0, 2.0, 0.5))
 
     def _sums(self) -> Iterator[Suspect]:
         V = self.logits.shape[-1] if self.logits.ndim else 0
         for n in sorted({-V % m for m in (*MULTIPLES, 128 * 1024)} - {0}):
-            yield self._suspect(
-                "zeros in the sum", f"has {n} zeros more in the sum of exponentials", wrong_steps.Padded(n)
-            )
+            says = f"has {n} zeros more in the sum of exponentials"
+            yield self._suspect("zeros in the sum", says, wrong_steps.Padded(n))
         for kept in sorted({V // m * m for m in MULTIPLES} - {0, V} | ({V - 1} if V > 1 else set())):
-            yield self._suspect(
-                "classes missing",
-                f"leaves classes from {kept} on out of the sum of exponentials",
-                wrong_steps.Cut(kept),
-            )
+            says = f"leaves classes from {kept} on out of the sum of exponentials"
+            yield self._suspect("classes missing", says, wrong_steps.Cut(kept))
 
     def _running(self) -> Iterator[Suspect]:
         """Sums over many tokens that are made one after the other in few digits."""
@@ -375,15 +332,14 @@ class _Answer:
                 ("weights", wrong_steps.RunningWeights()),
                 ("tokens and weights", wrong_steps.RunningSums()),
             ):
-                says = f"is off as by a running sum of the {words} in float32"
-                yield self._suspect("running sum", says, of)
+                yield self._suspect("running sum", f"is off as by a running sum of the {words} in float32", of)
 
     def _gradients(self) -> Iterator[Suspect]:
-        yield Fault("no gradient", "the gradient is 0 in every entry"), lambda: 0 * self.exact
+        yield Suspect("no gradient", "the gradient is 0 in every entry", lambda: 0 * self.exact)
         if self.exact.ndim > 1:
             for by in (1, -1):
                 says = "the gradient of each token is its neighbour's"
-                yield Fault("rows moved", says), partial(np.roll, self.exact, by, axis=-2)
+                yield Suspect("rows moved", says, partial(np.roll, self.exact, by, axis=-2))
         yield self._suspect("no target", "is p, without what the target takes off", wrong_steps.NoTarget())
 
     def _measures(self) -> Iterator[Suspect]:
@@ -391,7 +347,7 @@ class _Answer:
         name = MEASURES[self.what]
 
         def suspect(key: str, says: str, **changes: Any) -> Suspect:
-            return Fault(f"{name} {key}", f"{self.what} {says}"), partial(self._measured, name, **changes)
+            return Suspect(f"{name} {key}", f"{self.what} {says}", partial(self._measured, name, **changes))
 
         direction = self.options.get("direction", "forward")
         if name == "kl_divergence" and direction in ("forward", "reverse"):
@@ -414,41 +370,43 @@ class _Answer:
         ask = getattr(TokensReference(), f"{name}_and_grad")
         return ask(*arrays, **options)[int(self.what.startswith("d_"))]
 
-    def digits(self) -> Fault | None:
+    def digits(self) -> Iterator[Suspect]:
         """The dtype to which the logits, or the result, were rounded: one that the error is gone with."""
         finite = np.isfinite(self.given) & np.isfinite(self.exact)
         apart = np.abs(self.given - self.exact)[finite].max(initial=0.0)
         some = finite & (self.given != 0)
-        for name, round_to in FEWER.get(self.dtype if self.what == "d_logits" else self.compute_dtype, {}).items():
-            if (round_to(self.exact) != self.exact)[some].sum() < FEWEST:
+        for name in FEWER.get(self.dtype if self.what == "d_logits" else self.compute_dtype, ()):
+            if (repeatable.rounded(self.exact, name) != self.exact)[some].sum() < FEWEST:
                 continue
             # A rounding on the way is one of the logits, or of 1.
             largest = np.abs(self.logits[np.isfinite(self.logits)]).max(initial=1.0)
             if apart > 8 * largest * units.EPS[name] / 2:
                 continue
-            if np.array_equal(round_to(self.given), self.given, equal_nan=True):
-                return Fault(f"digits of {name}", f"{self.noun} has the digits of {name}, not of {self.compute_dtype}")
+            if np.array_equal(repeatable.rounded(self.given, name), self.given, equal_nan=True):
+                says = f"{self.noun} has the digits of {name}, not of {self.compute_dtype}"
+                yield Suspect(f"digits of {name}", says)
+                return
             with np.errstate(all="ignore"), contextlib.suppress(Exception):
-                formula = np.asarray(self.by(logits=round_to(self.logits)), dtype=np.float64)
+                formula = np.asarray(self.by(logits=repeatable.rounded(self.logits, name)), dtype=np.float64)
                 if formula.shape == self.given.shape and np.abs(self.given - formula)[finite].max() < apart / 30:
-                    return Fault(f"logits in {name}", f"{self.noun} is that of logits rounded to {name}")
-        return None
+                    yield Suspect(f"logits in {name}", f"{self.noun} is that of logits rounded to {name}")
+                    return
 
-    def multiple(self) -> Fault | None:
+    def _multiple(self) -> Iterator[Suspect]:
         """That every entry is the same multiple of the exact one."""
         some = np.isfinite(self.exact) & (np.abs(self.exact) > 1e-3 * np.abs(self.exact[np.isfinite(self.exact)]).max())
         if some.sum() < 2 or not np.isfinite(self.given).all():
-            return None
+            return
         with np.errstate(all="ignore"):
             factor = float(np.median(self.given[some] / self.exact[some]))
-        if not np.isfinite(factor) or not self.explains(lambda: factor * self.exact):
-            return None
-        return self._times(factor)
+        suspect = self._times(factor)
+        if np.isfinite(factor) and self.explains(suspect.formula):
+            yield suspect
 
-    def _times(self, factor: float) -> Fault:
+    def _times(self, factor: float) -> Suspect:
         everywhere = " in every entry" if self.exact.size > 1 else ""
         says = f"is {factor:.3g} times the exact one{everywhere}" if abs(factor + 1) > 1e-3 else "has the other sign"
-        return Fault(f"{self.what} times {factor:.2g}", f"{self.noun} {says}")
+        return Suspect(f"{self.what} times {factor:.2g}", f"{self.noun} {says}", lambda: factor * self.exact)
 
 
 def _few(values: Any) -> str:
