@@ -6,6 +6,7 @@
     agree.alike(place, given, expected)                                                two right answers to one question
     agree.measured_with_oracle(place, subject, "entropy", logits, **options)           the same of another measure
     agree.both_alike(place, given, expected, rows)                                     the same of losses and gradients
+    agree.all_alike(place, given, expected)                                            the same of any results
     agree.equal(given, expected)                                                       two equal answers
     agree.each(requests, check)                                                        checks those that apply
     agree.serves_soft(place, subject)                                                  or the test does not apply
@@ -31,7 +32,7 @@ from crossent_conformance.evidence import Disagreement, NotRefusedError, Unlike
 from crossent_conformance.implementation import DoesNotApply
 from crossent_conformance.places import OF_A_HEAD, Place
 
-OF_THE_GRADIENT = ("grad_output", "out")
+OF_THE_GRADIENT = ("grad_output", "out", "needs")
 """Options that the loss alone does not have."""
 
 
@@ -59,15 +60,19 @@ NO_GRADIENT: Any = NoGradient()
 
 def both(place: Place, subject: UnderTest, logits: np.ndarray, targets: np.ndarray, **options: Any) -> tuple[Any, Any]:
     """Loss and gradient as NumPy arrays; the loss and NO_GRADIENT where the subject has no gradient at all."""
+    loss, d_logits = _evaluated(place, subject.loss_and_grad, subject.loss, (logits, targets), options)
+    return loss, d_logits
+
+
+def _evaluated(place: Place, pair: Any, alone: Any, arrays: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """What `pair` gives; the value of `alone` and NO_GRADIENT where there is no gradient at all."""
     try:
-        loss, d_logits = place.evaluate(subject.loss_and_grad, logits, targets, **options)
+        return place.evaluate(pair, *arrays, **options)
     except DoesNotApply as missing:
         if not missing.gradient:
             raise
-    else:
-        return loss, d_logits
     forward = {name: value for name, value in options.items() if name not in OF_THE_GRADIENT}
-    return place.evaluate(subject.loss, logits, targets, **forward), NO_GRADIENT
+    return place.evaluate(alone, *arrays, **forward), NO_GRADIENT
 
 
 def _in_its_precision(place: Place, exact: units.Exact, stored: bool) -> units.Exact:
@@ -118,19 +123,14 @@ def linear_with_oracle(
     hidden = place.round(hidden)
     targets = place.round(targets) if targets.dtype.kind == "f" else targets
     options |= {name: place.round(options[name]) for name in OF_A_HEAD if name in options}
-    needs = options.pop("needs", linear.NEEDS)
-    try:
-        parts = place.evaluate(subject.linear_loss_and_grads, hidden, targets, needs=needs, **options)
-    except DoesNotApply as missing:
-        if not missing.gradient:
-            raise
-        forward = {name: value for name, value in options.items() if name not in OF_THE_GRADIENT}
-        parts = (place.evaluate(subject.linear_loss, hidden, targets, **forward),)
+    options = {"needs": linear.NEEDS, **options}
+    parts = _evaluated(place, subject.linear_loss_and_grads, subject.linear_loss, (hidden, targets), options)
+    needs = options.pop("needs")
     for name in ("memory", "check_targets"):
         options.pop(name, None)
     exact = oracle_linear.cross_entropy(hidden, targets, **options)
     names = [f"d_{name}" for name in linear.NEEDS if name in needs and (name != "bias" or "bias" in options)]
-    found = dict(zip(("loss", *names), parts, strict=False))
+    found = dict(zip(("loss", *names), (part for part in parts if part is not NO_GRADIENT), strict=False))
     for what, given in found.items():
         stored = None if what == "loss" else place.dtype
         units.check(given, getattr(exact, what), place.compute_dtype, stored=stored, what=what)
@@ -141,13 +141,10 @@ def measured(
     place: Place, subject: UnderTest, name: str, logits: np.ndarray, other: np.ndarray | None = None, **options: Any
 ) -> tuple[Any, Any]:
     """What rows tell besides their loss, and its gradient; NO_GRADIENT where the subject has none."""
-    try:
-        return place.evaluate(subject.measure(name, gradient=True), logits, other, **options)
-    except DoesNotApply as missing:
-        if not missing.gradient:
-            raise
-    forward = {name: value for name, value in options.items() if name not in OF_THE_GRADIENT}
-    return place.evaluate(subject.measure(name), logits, other, **forward), NO_GRADIENT
+    value, d_logits = _evaluated(
+        place, subject.measure(name, gradient=True), subject.measure(name), (logits, other), options
+    )
+    return value, d_logits
 
 
 def measured_with_oracle(
@@ -238,6 +235,12 @@ def both_alike(place: Place, given: Iterable[Any], expected: Iterable[Any], rows
     for what, one, other in zip(("loss", "d_logits"), given, expected, strict=True):
         if one is not NO_GRADIENT:
             alike(place, one, other, what=what, rows=rows)
+
+
+def all_alike(place: Place, given: Iterable[Any], expected: Iterable[Any]) -> None:
+    """Assert the same of several results."""
+    for one, other in zip(given, expected, strict=True):
+        alike(place, one, other)
 
 
 def is_zero(values: np.ndarray) -> Any:

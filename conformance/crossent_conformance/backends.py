@@ -36,6 +36,8 @@ class Mode(enum.Enum):
 
 DIRECT = (Mode.EAGER, Mode.PORTABLE, Mode.LAZY, Mode.STRICTEST, Mode.ELSEWHERE, Mode.NO_FLOAT64)
 """Modes in which a call costs no compilation and any option may be given."""
+ONCE = (*DIRECT, Mode.TRACED)
+"""Modes for tests of many options: how an array lies in memory has nothing to do with them."""
 NOT_DOUBLED = tuple(mode for mode in Mode if mode is not Mode.BROADCAST)
 """Modes in which every reduction may be asked for."""
 

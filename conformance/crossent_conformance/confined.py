@@ -20,9 +20,8 @@ from typing import Any
 from crossent_conformance import depth, frames
 from crossent_conformance.evidence import HungError
 
-GIB = 1 << 30
-
-
+MORE = 3 << 30
+"""Bytes that it may take besides those that it has."""
 STARTING = 30.0
 """Seconds in which a process may import what it needs."""
 
@@ -54,14 +53,14 @@ def run(module: str, *arguments: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def limit(more: int = 3 * GIB) -> None:
-    """From now on this process may take so many bytes more."""
+def limit() -> None:
+    """From now on this process may take MORE, and no more."""
     if sys.platform != "linux":
         return
     import resource
 
     # Not the address space: every thread reserves some of that without using it.
-    allowed = status("VmData") + more
+    allowed = status("VmData") + MORE
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_DATA, (allowed if most == -1 else min(allowed, most), most))

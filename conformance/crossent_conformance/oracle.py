@@ -303,14 +303,10 @@ def assembled(
             loss_allowed += float(abs(mpf(token_weights[i]) / divisor)) * row.loss_allowed
             factor = mpf(token_weights[i]) * mpf(scale) / divisor
             numbers = [factor * entry for entry in row.gradient]
-            entries = _exact(
-                numbers,
-                [abs(float(factor)) * entry for entry in row.gradient_allowed],
-                (len(row.gradient),),
-            )
-            high[i], low[i], allowed[i] = (
-                part[row.group_of_class] for part in (entries.high, entries.low, entries.allowed)
-            )
+            sizes = [abs(float(factor)) * entry for entry in row.gradient_allowed]
+            entries = _exact(numbers, sizes, (len(row.gradient),))
+            of_classes = entries[row.group_of_class]
+            high[i], low[i], allowed[i] = of_classes.high, of_classes.low, of_classes.allowed
             if texts is not None:
                 texts[i] = _as_written(numbers, digits)[row.group_of_class]
         losses.append(loss)

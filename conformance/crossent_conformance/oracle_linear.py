@@ -96,18 +96,12 @@ def cross_entropy(
     loss, d = oracle.cross_entropy(
         logits.reshape(*tokens, V), targets, **options, off=off.reshape(tokens) if tokens else off[0]
     )
-    d = Exact(*(part.reshape(-1, V) for part in (d.high, d.low, d.allowed)))
+    d = d.moved(lambda part: part.reshape(-1, V))
     # What does not count has no part in anything, whatever it holds.
     counts = ((d.high != 0) | (d.allowed > 0)).any(axis=1)[:, None]
     h = np.where(counts, hidden.reshape(-1, width), 0.0)
-    of_hidden = _of_products(d, w)
-    of_hidden = Exact(
-        *(
-            np.where(counts, part, 0.0).reshape(hidden.shape)
-            for part in (of_hidden.high, of_hidden.low, of_hidden.allowed)
-        )
-    )
-    turned = Exact(d.high.T, d.low.T, d.allowed.T)
+    of_hidden = _of_products(d, w).moved(lambda part: np.where(counts, part, 0.0).reshape(hidden.shape))
+    turned = d.moved(np.transpose)
     of_weight, of_bias = _of_products(turned, h), _of_products(turned, np.ones((math.prod(tokens), 1)))
     return Linear(loss, of_hidden, _with_rest(of_weight, rest), _with_rest(of_bias[:, 0], rest))
 
@@ -115,4 +109,4 @@ def cross_entropy(
 def _with_rest(exact: Exact, rows: int) -> Exact:
     """Zeros for the rows past the classes."""
     pad = [(0, rows - len(exact.high)), *[(0, 0)] * (exact.high.ndim - 1)]
-    return Exact(*(np.pad(part, pad) for part in (exact.high, exact.low, exact.allowed)))
+    return exact.moved(lambda part: np.pad(part, pad))

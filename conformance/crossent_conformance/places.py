@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -69,6 +69,10 @@ class Place:
 
     def to_numpy(self, array: Any) -> np.ndarray:
         return self.backend.to_numpy(array)
+
+    def copies(self, arrays: Iterable[Any]) -> list[np.ndarray]:
+        """The values of arrays that a later call may write to."""
+        return [np.array(self.to_numpy(array)) for array in arrays]
 
     def round(self, values: Any) -> np.ndarray:
         return self.to_numpy(self.backend.asarray(np.asarray(values), self.dtype)).astype(np.float64)

@@ -12,6 +12,7 @@ only be as small.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,7 +46,11 @@ class Exact:
 
     def __getitem__(self, index) -> Exact:
         """A part of the values."""
-        return Exact(self.high[index], self.low[index], self.allowed[index], times=self.times)
+        return self.moved(lambda part: part[index])
+
+    def moved(self, by: Callable[[np.ndarray], np.ndarray]) -> Exact:
+        """The values in another shape or order."""
+        return Exact(by(self.high), by(self.low), by(self.allowed), times=self.times)
 
     @property
     def shape(self) -> tuple[int, ...]:

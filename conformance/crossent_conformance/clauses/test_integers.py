@@ -7,11 +7,11 @@ import pytest
 from hypothesis import strategies as st
 
 from crossent_conformance import agree, cases, depth
-from crossent_conformance.backends import DIRECT, Mode
+from crossent_conformance.backends import DIRECT, ONCE, Mode
+from crossent_conformance.clauses.test_targets import READABLE
 from crossent_conformance.refused import LOGITS, TARGETS
 
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-READABLE = (Mode.EAGER, Mode.READONLY, Mode.STRIDED, Mode.STRICTEST)
 
 
 def _as_with_int64(place, subject, logits, targets, **options):
@@ -22,7 +22,7 @@ def _as_with_int64(place, subject, logits, targets, **options):
 
 
 @pytest.mark.places(
-    modes=(*DIRECT, Mode.TRACED),
+    modes=ONCE,
     dtypes=("float32",),
     when=lambda place, dtype, options: (
         not depth.spares(place) or (not options and (place.mode is not Mode.TRACED or dtype in ("uint8", "int32")))

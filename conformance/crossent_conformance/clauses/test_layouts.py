@@ -44,11 +44,6 @@ def _is_asked(place, soft, options, call):
     return _has_meaning(place, soft, options) and not (options and depth.spares(place))
 
 
-def _alike(place, first, second):
-    for a, b in zip(first, second, strict=True):
-        agree.alike(place, a, b)
-
-
 @pytest.mark.places(modes=(Mode.READONLY, Mode.STRIDED, Mode.BROADCAST), when=_has_meaning)
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -84,7 +79,7 @@ def test_A2_inputs_stay_as_they_are(place, subject, call, soft, options):
     (x, t), options = place.pair(logits, targets), place.options(options)
     g = place.put(np.asarray(0.75), place.compute_dtype)
     inputs = [x, t, g, *(value for name, value in options.items() if name in ("weights", "class_weights"))]
-    before = [np.array(place.to_numpy(array)) for array in inputs]
+    before = place.copies(inputs)
     call(subject, x, t, g, options)
     for array, values in zip(inputs, before, strict=True):
         agree.unchanged(place.to_numpy(array), values, "an input")
@@ -124,9 +119,9 @@ def test_A2_numpy_layouts(place, subject, lay_out, kind):
     x, t, strange = lay_out(logits), lay_out(targets), {name: lay_out(value) for name, value in options.items()}
     agree.unchanged(x, logits, "the logits")
     expected = [subject.loss(logits, targets, reduction="sum", **options)]
-    _alike(place, [subject.loss(x, t, reduction="sum", **strange)], expected)
+    agree.all_alike(place, [subject.loss(x, t, reduction="sum", **strange)], expected)
     expected = subject.loss_and_grad(logits, targets, **options)
-    _alike(place, subject.loss_and_grad(x, t, **strange), expected)
+    agree.all_alike(place, subject.loss_and_grad(x, t, **strange), expected)
 
 
 @pytest.mark.places(backends=("torch", "torch-cuda"), modes=(Mode.EAGER,))
@@ -150,7 +145,7 @@ def test_A2_torch_layouts(place, subject, kind):
         strange = torch._neg_view(-x)
     before = strange.clone()
     expected = subject.loss_and_grad(x, t)
-    _alike(place, subject.loss_and_grad(strange, t), expected)
+    agree.all_alike(place, subject.loss_and_grad(strange, t), expected)
     assert torch.equal(strange, before), "the logits are not what they were before the call"
 
 
@@ -161,7 +156,7 @@ def test_A2_any_slice_of_an_array(place, subject, data):
     x, alone, whole, t = sliced(place, subject, data)
     expected = subject.loss_and_grad(alone, t)
     before = np.array(place.to_numpy(whole))
-    _alike(place, subject.loss_and_grad(x, t), expected)
+    agree.all_alike(place, subject.loss_and_grad(x, t), expected)
     agree.unchanged(place.to_numpy(whole), before, "the memory around the logits")
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from crossent_conformance import agree, cases, depth, oracle_linear, units
-from crossent_conformance.backends import DIRECT, NOT_DOUBLED, Mode
+from crossent_conformance.backends import DIRECT, NOT_DOUBLED, ONCE, Mode
+from crossent_conformance.clauses.test_derivatives import BOTH as GRAPHS
 from crossent_conformance.refused import MUTABLE
 
 FEW = 1000
 """Bytes that make several blocks of the inputs here, the last of them smaller."""
-GRAPHS = ("torch", "torch-cuda", "jax")
 
 
 def _asked(tokens, width, V, seed=0):
@@ -83,7 +83,7 @@ def _has_a_graph(place, on_graph=True, **_):
     return not on_graph or (place.backend.name in GRAPHS and place.mode is not Mode.TRACED)
 
 
-@pytest.mark.places(modes=(*DIRECT, Mode.TRACED), dtypes=("float32", "float64"), when=_has_a_graph)
+@pytest.mark.places(modes=ONCE, dtypes=("float32", "float64"), when=_has_a_graph)
 @pytest.mark.parametrize("on_graph", [False, True], ids=["at once", "on the graph"])
 def test_L2_loss_and_gradient_are_of_the_same_logits(place, subject, on_graph):
     for seed in range(5):
@@ -96,7 +96,7 @@ def test_L2_loss_and_gradient_are_of_the_same_logits(place, subject, on_graph):
         )
 
 
-@pytest.mark.places(modes=(*DIRECT, Mode.TRACED), sparse=True)
+@pytest.mark.places(modes=ONCE, sparse=True)
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 @pytest.mark.parametrize("algorithm", ["stable", "explicit"])
 def test_L3_every_option(place, subject, soft, algorithm):
@@ -126,7 +126,7 @@ def test_L3_on_the_graph(place, subject, reduction):
         units.check(values, getattr(exact, what), place.compute_dtype, stored=stored, what=what)
 
 
-@pytest.mark.places(modes=(*DIRECT, Mode.TRACED), sparse=True)
+@pytest.mark.places(modes=ONCE, sparse=True)
 @pytest.mark.parametrize("needs", [(), ("hidden",), ("weight",), ("bias",), ("hidden", "bias")], ids=",".join)
 def test_L3_only_what_is_asked_for(place, subject, needs):
     agree.linear_with_oracle(place, subject, **_asked((6,), 4, 5), needs=needs)
@@ -134,7 +134,7 @@ def test_L3_only_what_is_asked_for(place, subject, needs):
     agree.linear_with_oracle(place, subject, **without_bias, needs=needs)
 
 
-@pytest.mark.places(modes=(*DIRECT, Mode.TRACED))
+@pytest.mark.places(modes=ONCE)
 @pytest.mark.parametrize("V", [3, 130])
 def test_L3_sums_over_tokens_are_rounded_once(place, subject, V):
     """A block for each of them."""
@@ -170,13 +170,12 @@ def test_L3_out(place, subject, own):
     given = _asked((6,), 4, 5)
     x, t = place.pair(**_as_logits(given))
     head = place.options({name: given[name] for name in ("weight", "bias")})
-    expected = [np.array(place.to_numpy(part)) for part in subject.linear_loss_and_grads(x, t, **head, memory=FEW)]
+    expected = place.copies(subject.linear_loss_and_grads(x, t, **head, memory=FEW))
     arrays = (x, *head.values())
     out = arrays if own else tuple(place.put(np.full(like.shape, 7.0), place.dtype) for like in arrays)
     found = subject.linear_loss_and_grads(x, t, **head, out=out, memory=FEW)
-    for part, array, value in zip(found, (found[0], *out), expected, strict=True):
-        agree.alike(place, part, value)
-        agree.alike(place, array, value)
+    for given in (found, (found[0], *out)):
+        agree.all_alike(place, given, expected)
 
 
 KINDS = {

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 from crossent_conformance import agree, cases, depth
-from crossent_conformance.backends import DIRECT, HALF, NOT_DOUBLED, Mode
-
-FLOATING = ("float64", "float32", "float16", "bfloat16")
+from crossent_conformance.backends import DIRECT, FLOATS, HALF, NOT_DOUBLED, Mode
 
 
 def _reductions(place):
@@ -36,14 +34,14 @@ def test_A1_library_device_laziness_and_dtype(place, subject, soft, name):
 def _can_be(place, argument, other):
     if depth.spares(place) and place.dtype not in ("float32", "bfloat16"):
         return False
-    if other in FLOATING:
+    if other in FLOATS:
         return other in place.backend.dtypes and (other, place.mode) != ("float64", Mode.NO_FLOAT64)
     return argument == "weights" or (argument in ("class_weights", "denominator") and other != "bool")
 
 
 @pytest.mark.places(modes=DIRECT, when=_can_be)
 @pytest.mark.parametrize("argument", ["soft", "weights", "class_weights", "denominator", "grad_output"])
-@pytest.mark.parametrize("other", [*FLOATING, "int8", "uint16", "int64", "bool"])
+@pytest.mark.parametrize("other", [*FLOATS, "int8", "uint16", "int64", "bool"])
 def test_A1_only_the_logits_decide(place, subject, argument, other):
     agree.serves_soft(place, subject, argument == "soft")
     logits, targets = cases.small()

@@ -9,14 +9,12 @@ import pytest
 from hypothesis import strategies as st
 
 from crossent_conformance import agree, cases, depth, oracle, units
-from crossent_conformance.backends import DIRECT, Mode
+from crossent_conformance.backends import DIRECT, ONCE, Mode
 from crossent_conformance.drawn import SMOOTHING, UNCOMPILED, problems, weighing
 
 PLAIN = ("none", "sum")
 """Reductions that divide by nothing, for tests whose question is not R2's."""
 WEIGHING = {"weights", "class_weights", "z_loss"}
-ONCE = (*DIRECT, Mode.TRACED)
-"""Modes for tests of many options: how an array lies in memory has nothing to do with them."""
 
 
 def _check_together(place, subject, soft, requests):

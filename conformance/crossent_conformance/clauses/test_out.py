@@ -12,13 +12,9 @@ from crossent_conformance.clauses.test_layouts import OPTIONS, STRIDES, sliced
 from crossent_conformance.refused import MUTABLE
 
 
-def _read(place, arrays):
-    return [np.array(place.to_numpy(array)) for array in arrays]
-
-
 def _check(place, result, out, expected):
     """What came back, and what `out` holds now."""
-    for got, value in zip([*_read(place, result), *_read(place, [out])], [*expected, expected[1]], strict=True):
+    for got, value in zip(place.copies([*result, out]), [*expected, expected[1]], strict=True):
         agree.alike(place, got, value)
 
 
@@ -45,7 +41,7 @@ def _is_a_view(place, kind, options):
 @pytest.mark.parametrize("kind", ["own", "apart", "strided", "next-row", "next-class"])
 def test_A2_out(place, subject, kind, options):
     (x, t), options = place.pair(*cases.small()), place.options(options)
-    expected = _read(place, subject.loss_and_grad(x, t, **options))
+    expected = place.copies(subject.loss_and_grad(x, t, **options))
     x, out, around = _out_of(place, x, kind)
     _check(place, subject.loss_and_grad(x, t, out=out, **options), out, expected)
     if around is not None:
@@ -57,7 +53,7 @@ def test_A2_out(place, subject, kind, options):
 @pytest.mark.places(backends=("numpy", "cupy"), modes=(Mode.EAGER,))
 def test_A2_out_that_runs_backwards_through_the_logits(place, subject):
     x, t = place.pair(*cases.random((6,), 5))
-    expected, out = _read(place, subject.loss_and_grad(x, t)), x[::-1]
+    expected, out = place.copies(subject.loss_and_grad(x, t)), x[::-1]
     _check(place, subject.loss_and_grad(x, t, out=out), out, expected)
 
 
@@ -68,7 +64,7 @@ def test_A2_out_that_runs_backwards_through_the_logits(place, subject):
 def test_A2_out_that_is_the_soft_targets(place, subject, options):
     agree.serves_soft(place, subject)
     x, q = place.pair(*cases.small(soft=True))
-    expected = _read(place, subject.loss_and_grad(x, q, **options))
+    expected = place.copies(subject.loss_and_grad(x, q, **options))
     _check(place, subject.loss_and_grad(x, q, out=q, **options), q, expected)
 
 
@@ -79,7 +75,7 @@ def test_A2_out_that_holds_another_argument(place, subject, name):
     x, t = place.pair(*cases.random((5,), 5))
     memory = place.put(np.tile(np.arange(1.0, 6.0), (5, 1)), place.dtype)
     alone = place.put(np.arange(1.0, 6.0), place.dtype)
-    expected = _read(place, subject.loss_and_grad(x, t, reduction="none", **{name: alone}))
+    expected = place.copies(subject.loss_and_grad(x, t, reduction="none", **{name: alone}))
     _check(place, subject.loss_and_grad(x, t, reduction="none", out=memory, **{name: memory[0]}), memory, expected)
 
 
@@ -87,7 +83,7 @@ def test_A2_out_that_holds_another_argument(place, subject, name):
 @pytest.mark.places(backends=STRIDES, modes=(Mode.EAGER,), dtypes=("float64",))
 def test_A2_out_that_holds_the_denominator(place, subject):
     x, t = place.pair(*cases.random((4,), 5))
-    expected = _read(place, subject.loss_and_grad(x, t, denominator=3.0))
+    expected = place.copies(subject.loss_and_grad(x, t, denominator=3.0))
     memory = place.put(np.full((4, 5), 3.0), place.dtype)
     _check(place, subject.loss_and_grad(x, t, denominator=memory[2, 2, ...], out=memory), memory, expected)
 
@@ -96,7 +92,7 @@ def test_A2_out_that_holds_the_denominator(place, subject):
 def test_A2_out_that_holds_the_targets(place, subject):
     logits, targets = cases.random((4,), 5)
     x = place.put(logits, place.dtype)
-    expected = _read(place, subject.loss_and_grad(x, place.put(targets)))
+    expected = place.copies(subject.loss_and_grad(x, place.put(targets)))
     integers = place.put(np.tile(targets[:, None], (1, 5)))
     out = integers.view(x.dtype)
     _check(place, subject.loss_and_grad(x, integers[:, 3], out=out), out, expected)
@@ -107,7 +103,7 @@ def test_A2_out_that_holds_the_targets(place, subject):
 def test_A2_out_that_is_any_slice_of_an_array(place, subject, data):
     """Nothing is written past `out`."""
     x, alone, whole, t = sliced(place, subject, data)
-    expected = _read(place, subject.loss_and_grad(alone, t))
+    expected = place.copies(subject.loss_and_grad(alone, t))
     before = np.array(place.to_numpy(whole))
     filled = place.put(np.full(tuple(x.shape), 7.0), place.dtype)
     _check(place, subject.loss_and_grad(x, t, out=x), x, expected)
@@ -123,9 +119,9 @@ def test_A2_a_result_stays_as_it_is(place, subject):
     (x, t), (y, u) = (place.pair(*cases.random((6,), 5, seed=seed)) for seed in (1, 2))
     with place.backend.during_call():
         results = subject.loss_and_grad(x, t)
-    before = _read(place, results)
+    before = place.copies(results)
     with place.backend.during_call():
         subject.loss_and_grad(y, u)
         subject.loss_and_grad(results[1], t)
-    for array, values in zip(_read(place, results), before, strict=True):
+    for array, values in zip(place.copies(results), before, strict=True):
         agree.unchanged(array, values, "an input")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import strategies as st
 
 from crossent_conformance import agree, cases, depth, oracle, units
-from crossent_conformance.backends import DIRECT, NOT_DOUBLED, Mode
+from crossent_conformance.backends import DIRECT, NOT_DOUBLED, ONCE, Mode
 from crossent_conformance.drawn import UNCOMPILED, filled, ignoring, problems
 
 MILLION = 1_000_003
@@ -116,7 +116,7 @@ def test_R2_what_an_ignored_token_weighs_is_nothing(place, subject):
 
 
 @pytest.mark.clause("R2", "V7", "V8", "V9")
-@pytest.mark.places(modes=(*DIRECT, Mode.TRACED), sparse=True)
+@pytest.mark.places(modes=ONCE, sparse=True)
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 def test_R2_with_other_options(place, subject, soft):
     agree.serves_soft(place, subject, soft)

@@ -36,10 +36,9 @@ HARD = {
     | {"logit_softcap": 4.0, "temperature": 0.5, "weights": WEIGHTS, "ignore_index": 3},
 }
 SOFT = {
-    **{name: options for name, options in OPTIONS.items() if name != "ignore"},
-    "several": {"class_weights": CLASSES, "label_smoothing": 0.125, "weights": WEIGHTS},
-    "all": {"class_weights": CLASSES, "label_smoothing": 0.5, "smoothing": "uniform", "z_loss": 0.125}
-    | {"logit_softcap": 4.0, "temperature": 0.5, "weights": WEIGHTS},
+    name: {option: value for option, value in options.items() if option != "ignore_index"}
+    for name, options in HARD.items()
+    if name != "ignore"
 }
 REDUCED = {
     "mean": {},

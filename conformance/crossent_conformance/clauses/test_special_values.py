@@ -58,9 +58,9 @@ def _with_special(kinds, positions=range(1, WIDE + 1)):
     return np.array(rows), np.array(targets)
 
 
-def _strewn(data, logits, kinds, share=1):
+def _strewn(data, logits, kinds):
     """The logits with special ones among them."""
-    chosen = filled(data.draw, logits.shape, st.sampled_from([0.0] * share + [1.0])).astype(bool)
+    chosen = filled(data.draw, logits.shape, st.sampled_from([0.0, 1.0])).astype(bool)
     return np.where(chosen, filled(data.draw, logits.shape, kinds), logits)
 
 

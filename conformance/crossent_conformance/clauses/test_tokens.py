@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from crossent_conformance import adapter, agree, cases, depth, oracle_tokens, units
-from crossent_conformance.backends import DIRECT, NOT_DOUBLED, Mode
+from crossent_conformance.backends import DIRECT, NOT_DOUBLED, ONCE, Mode
 from crossent_conformance.clauses import test_derivatives as derivatives
 from crossent_conformance.measures import REDUCED, STATISTICS
 from crossent_conformance.refused import MUTABLE
@@ -28,7 +28,6 @@ TEACHERS = {
     **{f"near-{d}": lambda x, d=d: x + d * cases.generator(8).standard_normal(x.shape) for d in (2, 1e-3, 1e-5, 1e-7)},
 }
 TRANSFORMS = {"plain": {}, "cold": {"temperature": 0.7}, "both": {"temperature": 1.5, "logit_softcap": 8.0}}
-ONCE = (*DIRECT, Mode.TRACED)
 
 
 def _masked(logits, seed=0):
@@ -200,7 +199,7 @@ def test_T2_out(place, subject, name, own):
     name, logits, other, options = _asked(name, ROWS["random"])
     x, *rest = place.pair(logits, other) if other is not None else (place.put(logits, place.dtype),)
     ask = subject.measure(name, gradient=True)
-    expected = [np.array(place.to_numpy(part)) for part in ask(x, *rest, **options)]
+    expected = place.copies(ask(x, *rest, **options))
     out = x if own else place.put(np.full(logits.shape, 7.0), place.dtype)
     found = ask(x, *rest, out=out, **options)
     for part, array, value in zip(found, (found[0], out), expected, strict=True):
@@ -208,7 +207,6 @@ def test_T2_out(place, subject, name, own):
         agree.equal(place.to_numpy(array), value)
 
 
-GRAPHS = ("torch", "torch-cuda", "jax")
 OF_STATISTICS = ("log_sum_exp", "statistics entropy")
 
 
@@ -223,7 +221,7 @@ def _function(place, subject, name, **options):
 
 
 @pytest.mark.clause("T2", "D1")
-@pytest.mark.places(modes=(Mode.EAGER,), backends=GRAPHS, sparse=True)
+@pytest.mark.places(modes=(Mode.EAGER,), backends=derivatives.BOTH, sparse=True)
 @pytest.mark.parametrize("name", [*MEASURES, "several", *OF_STATISTICS])
 def test_T2_on_the_graph(place, subject, name):
     _, x, other, _ = _asked(name.rpartition(" ")[2], place.round(cases.small()[0]))
@@ -242,7 +240,7 @@ def test_T2_on_the_graph(place, subject, name):
 
 
 @pytest.mark.clause("T2", "D1", "V5")
-@pytest.mark.places(backends=GRAPHS, modes=(Mode.EAGER,), dtypes=("float64",))
+@pytest.mark.places(backends=derivatives.BOTH, modes=(Mode.EAGER,), dtypes=("float64",))
 @pytest.mark.parametrize("transform", [{}, {"temperature": 0.75, "logit_softcap": 4.0}], ids=["plain", "transformed"])
 @pytest.mark.parametrize("name", [*MEASURES, "several", *OF_STATISTICS, *DIRECTIONS])
 def test_T2_derivatives_are_differences(place, subject, name, transform):
@@ -251,7 +249,7 @@ def test_T2_derivatives_are_differences(place, subject, name, transform):
 
 
 @pytest.mark.clause("T2", "D1")
-@pytest.mark.places(backends=GRAPHS, modes=(Mode.EAGER,), dtypes=("float64",))
+@pytest.mark.places(backends=derivatives.BOTH, modes=(Mode.EAGER,), dtypes=("float64",))
 @pytest.mark.parametrize("direction", DIRECTIONS.values(), ids=DIRECTIONS)
 def test_T2_of_a_teacher_and_of_weights(place, subject, direction):
     logits, teacher = place.pair(*_asked("kl_divergence", cases.random((3,), 5)[0])[1:3])

@@ -10,13 +10,13 @@ import pytest
 
 from crossent_conformance import agree, units
 from crossent_conformance.backends import Mode
+from crossent_conformance.clauses.test_torch_drop_in import REDUCTIONS
 from crossent_conformance.drop_in import Both, inputs, run, same_values
 
 pytestmark = [
     pytest.mark.places(backends=("torch", "torch-cuda"), modes=(Mode.EAGER,)),
     pytest.mark.filterwarnings("ignore:size_average and reduce args will be deprecated:UserWarning"),
 ]
-REDUCTIONS = ("mean", "sum", "none")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import strategies as st
 
 from crossent_conformance import agree, cases, depth
-from crossent_conformance.backends import DIRECT, Mode
+from crossent_conformance.backends import DIRECT, ONCE
 from crossent_conformance.drawn import SMOOTHING, UNCOMPILED, problems, weighing
 
 TRANSFORMS = {
@@ -16,8 +16,6 @@ TRANSFORMS = {
     "capped": {"logit_softcap": 5.0},
     "both": {"temperature": 0.625, "logit_softcap": 30.0},
 }
-ONCE = (*DIRECT, Mode.TRACED)
-"""Modes for tests of many options: how an array lies in memory has nothing to do with them."""
 
 
 def _spared(place, transform, **_others):

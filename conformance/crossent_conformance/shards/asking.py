@@ -119,7 +119,13 @@ class Shards:
         place = self.place
         logits = place.round(logits)
         targets = place.round(targets) if targets.dtype.kind == "f" else targets
-        answers = self._both(partition, logits, targets, verb, check, options)
+        try:
+            answers = self.right(partition, logits, targets, verb, check=check, **options)
+        except DoesNotApply as lack:
+            if not lack.gradient or verb != "loss_and_grad":
+                raise
+            forward = {name: value for name, value in options.items() if name not in agree.OF_THE_GRADIENT}
+            answers = self.right(partition, logits, targets, "loss", check=check, **forward)
         exact_loss, exact_gradient = oracle.cross_entropy(logits, targets, **options)
         _alike(answers)
         agree.loss(place, answers[0].parts[0], exact_loss, precise=True)
@@ -127,24 +133,6 @@ class Shards:
         if found:
             whole = found[0] if len(found) < self.ranks else partition.joined(found)
             agree.gradient(place, whole, exact_gradient, precise=True)
-
-    def _both(
-        self,
-        partition: Partition,
-        logits: np.ndarray,
-        targets: np.ndarray,
-        verb: str,
-        check: bool,
-        options: dict[str, Any],
-    ) -> list[Answer]:
-        """Loss and gradient, or the loss where there is no gradient at all."""
-        try:
-            return self.right(partition, logits, targets, verb, check=check, **options)
-        except DoesNotApply as lack:
-            if not lack.gradient or verb != "loss_and_grad":
-                raise
-        forward = {name: value for name, value in options.items() if name not in agree.OF_THE_GRADIENT}
-        return self.right(partition, logits, targets, "loss", check=check, **forward)
 
     def linear_agrees(self, partition: Partition, hidden: np.ndarray, targets: np.ndarray, **options: Any) -> None:
         """The same of hidden states: their gradient is on every rank, those of weight and bias are in shards."""
