@@ -118,65 +118,49 @@ class ScratchSharedByThreads(Reference):
 class BackwardAccumulates(Reference):
     """A9: Every backward() adds to the gradient of the one before."""
 
-    def loss_object(self, **options):
-        class Accumulating(LossObject):
-            total = 0.0
+    class Object(LossObject):
+        total = 0.0
 
-            def backward(self, grad_output=None):
-                self.total = self.total + super().backward(grad_output)
-                return self.total
-
-        return Accumulating(self, options)
+        def backward(self, grad_output=None):
+            self.total = self.total + super().backward(grad_output)
+            return self.total
 
 
 class BackwardOfNothing(Reference):
     """A9: backward() before forward() gives zeros."""
 
-    def loss_object(self, **options):
-        class Obliging(LossObject):
-            def backward(self, grad_output=None):
-                return np.zeros((1, 1)) if self.last is None else super().backward(grad_output)
-
-        return Obliging(self, options)
+    class Object(LossObject):
+        def backward(self, grad_output=None):
+            return np.zeros((1, 1)) if self.last is None else super().backward(grad_output)
 
 
 class LogitsCopied(Reference):
     """A9: The loss object keeps copies of its inputs."""
 
-    def loss_object(self, **options):
-        class Copying(LossObject):
-            def forward(self, logits, targets, weights=None):
-                return super().forward(logits.copy(), targets.copy(), weights)
-
-        return Copying(self, options)
+    class Object(LossObject):
+        def forward(self, logits, targets, weights=None):
+            return super().forward(logits.copy(), targets.copy(), weights)
 
 
 class LastCallPickled(Reference):
     """A14: Copies and pickles of the loss object carry the logits of its last call."""
 
-    def loss_object(self, **options):
-        return _Carrying(self, options)
-
-
-class _Carrying(LossObject):
-    def __getstate__(self):
-        return self.__dict__
+    class Object(LossObject):
+        def __getstate__(self):
+            return self.__dict__
 
 
 class FailureForgotten(Reference):
     """A9: After a forward() that failed, backward() is that of the one before."""
 
-    def loss_object(self, **options):
-        class Forgetful(LossObject):
-            def forward(self, logits, targets, weights=None):
-                last = self.last
-                try:
-                    return super().forward(logits, targets, weights)
-                except Exception:
-                    self.last = last
-                    raise
-
-        return Forgetful(self, options)
+    class Object(LossObject):
+        def forward(self, logits, targets, weights=None):
+            last = self.last
+            try:
+                return super().forward(logits, targets, weights)
+            except Exception:
+                self.last = last
+                raise
 
 
 class WholeArrayWidened(Reference):

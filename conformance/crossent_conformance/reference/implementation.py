@@ -35,6 +35,35 @@ class Tokens:
         return Tokens(*(np.atleast_1d(getattr(self, field.name)[index])[:, None] for field in fields(self)))
 
 
+class LossObject:
+    """The loss that remembers its last inputs, by reference."""
+
+    def __init__(self, reference: Reference, options: dict[str, Any]) -> None:
+        """Keep the options, which are Call's."""
+        checks.names(options, [field.name for field in fields(Call)][3:])
+        self.reference, self.options = reference, options
+        self.last: tuple[Any, ...] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The options, without the last call."""
+        return {**self.__dict__, "last": None}
+
+    def forward(self, logits: Any, targets: Any, weights: Any = None) -> Any:
+        self.last = None
+        loss = self.reference.loss(logits, targets, weights=weights, **self.options)
+        self.last = (logits, targets, weights)
+        return loss
+
+    def __call__(self, logits: Any, targets: Any, weights: Any = None) -> Any:
+        return self.forward(logits, targets, weights)
+
+    def backward(self, grad_output: Any = None) -> Any:
+        if self.last is None:
+            raise RuntimeError("backward() has no loss to go back from; accepted: a call of forward() before it")
+        logits, targets, weights = self.last
+        return self.reference.loss_and_grad(logits, targets, None, grad_output, weights=weights, **self.options)[1]
+
+
 class Reference(RowLosses, Adapter):
     """The clean implementation. Every step is a method, so that a fault can be put in by overriding one."""
 
@@ -42,6 +71,7 @@ class Reference(RowLosses, Adapter):
     backends = ("numpy",)
     dtypes = ("float64", "float32", "float16")
     flat = False
+    Object: type[LossObject] = LossObject
 
     # ---- the functions of the contract
 
@@ -69,7 +99,7 @@ class Reference(RowLosses, Adapter):
             return self.reduce(call, losses, divisor), d_logits
 
     def loss_object(self, **options: Any) -> LossObject:
-        return LossObject(self, options)
+        return self.Object(self, options)
 
     def perplexity(self, loss: Any) -> Any:
         checks.perplexity(loss)
@@ -212,32 +242,3 @@ class Reference(RowLosses, Adapter):
         """What multiplies each token's gradient, in the shape of the tokens."""
         scale = np.asarray(1.0 if grad_output is None else grad_output, dtype=np.float64) / divisor
         return np.broadcast_to(scale[..., None] if call.reduction == "sequence" else scale, call.tokens)
-
-
-class LossObject:
-    """The loss that remembers its last inputs, by reference."""
-
-    def __init__(self, reference: Reference, options: dict[str, Any]) -> None:
-        """Keep the options, which are Call's."""
-        checks.names(options, [field.name for field in fields(Call)][3:])
-        self.reference, self.options = reference, options
-        self.last: tuple[Any, ...] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """The options, without the last call."""
-        return {**self.__dict__, "last": None}
-
-    def forward(self, logits: Any, targets: Any, weights: Any = None) -> Any:
-        self.last = None
-        loss = self.reference.loss(logits, targets, weights=weights, **self.options)
-        self.last = (logits, targets, weights)
-        return loss
-
-    def __call__(self, logits: Any, targets: Any, weights: Any = None) -> Any:
-        return self.forward(logits, targets, weights)
-
-    def backward(self, grad_output: Any = None) -> Any:
-        if self.last is None:
-            raise RuntimeError("backward() has no loss to go back from; accepted: a call of forward() before it")
-        logits, targets, weights = self.last
-        return self.reference.loss_and_grad(logits, targets, None, grad_output, weights=weights, **self.options)[1]
