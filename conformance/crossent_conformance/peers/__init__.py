@@ -114,6 +114,13 @@ PEERS = (
 )
 
 
+def usual(reduction: str, ignore_index: int | None) -> dict[str, Any]:
+    """These options, for peers that ignore some class of their own where none is named."""
+    if reduction == "sequence":
+        raise DoesNotApply("reduction='sequence'")
+    return {"reduction": reduction, **({} if ignore_index is None else {"ignore_index": ignore_index})}
+
+
 def refuse_soft(logits: Any, targets: Any) -> None:
     """Soft targets do not apply to a peer that takes class numbers alone."""
     if is_soft(logits, targets):

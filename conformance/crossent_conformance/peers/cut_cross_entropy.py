@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from crossent_conformance.implementation import Adapter, DoesNotApply
-from crossent_conformance.peers import identity, refuse_soft_of_classes
+from crossent_conformance.implementation import Adapter
+from crossent_conformance.peers import identity, refuse_soft_of_classes, usual
 
 MOST_COMPILED = 1000
 """Programs of one function: past torch's own limit, a few shapes and options, it would raise."""
@@ -38,12 +38,9 @@ class TorchCompile(Adapter):
 
     def linear(self, hidden, weight, targets, *, ignore_index=None, reduction="mean", logit_softcap=None):
         """The function as it is."""
-        if reduction == "sequence":
-            raise DoesNotApply("reduction='sequence'")
+        options = usual(reduction, ignore_index)
         refuse_soft_of_classes(targets)
-        options = {} if ignore_index is None else {"ignore_index": ignore_index}
-        options |= {"softcap": logit_softcap, "reduction": reduction, "impl": "torch_compile"}
-        return _function()(hidden, weight, targets, **options)
+        return _function()(hidden, weight, targets, softcap=logit_softcap, impl="torch_compile", **options)
 
     def loss(self, logits, targets, *, ignore_index=None, reduction="mean", logit_softcap=None):
         options = {"ignore_index": ignore_index, "reduction": reduction, "logit_softcap": logit_softcap}

@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any
 
 from crossent_conformance.implementation import Adapter, DoesNotApply
-from crossent_conformance.peers import refuse_soft, refuse_soft_of_classes
+from crossent_conformance.peers import refuse_soft, refuse_soft_of_classes, usual
 
 MOST_ROWS = 2000
 MOST_LOGITS = 2**24
@@ -64,22 +64,11 @@ class Liger(Adapter):
         z_loss=0.0,
         logit_softcap=None,
     ):
-        if reduction == "sequence":
-            raise DoesNotApply("reduction='sequence'")
+        options = usual(reduction, ignore_index)
         refuse_soft(logits, targets)
-        if not logits.is_cuda:
-            _spare_the_interpreter(logits, class_weights, logit_softcap)
-        options = {} if ignore_index is None else {"ignore_index": ignore_index}
-        return _liger()(
-            logits,
-            targets,
-            weight=class_weights,
-            reduction=reduction,
-            label_smoothing=label_smoothing,
-            lse_square_scale=z_loss,
-            softcap=logit_softcap,
-            **options,
-        )
+        _spare_the_interpreter(logits, class_weights, logit_softcap)
+        options |= {"label_smoothing": label_smoothing, "lse_square_scale": z_loss, "softcap": logit_softcap}
+        return _liger()(logits, targets, weight=class_weights, **options)
 
     def linear(
         self,
@@ -96,30 +85,19 @@ class Liger(Adapter):
         logit_softcap=None,
     ):
         """`liger_fused_linear_cross_entropy`."""
-        if reduction == "sequence":
-            raise DoesNotApply("reduction='sequence'")
+        options = usual(reduction, ignore_index)
         refuse_soft_of_classes(targets)
-        if not hidden.is_cuda:
-            _spare_the_interpreter(hidden, class_weights, logit_softcap)
+        _spare_the_interpreter(hidden, class_weights, logit_softcap)
+        options |= {"label_smoothing": label_smoothing, "lse_square_scale": z_loss, "softcap": logit_softcap}
         _liger()  # Triton is told where it is before Liger is imported
         from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
-        options = {} if ignore_index is None else {"ignore_index": ignore_index}
-        return liger_fused_linear_cross_entropy(
-            hidden,
-            weight,
-            targets,
-            bias,
-            class_weights,
-            reduction=reduction,
-            label_smoothing=label_smoothing,
-            lse_square_scale=z_loss,
-            softcap=logit_softcap,
-            **options,
-        )
+        return liger_fused_linear_cross_entropy(hidden, weight, targets, bias, class_weights, **options)
 
 
 def _spare_the_interpreter(logits, class_weights, logit_softcap):
+    if logits.is_cuda:
+        return
     if class_weights is not None:
         raise DoesNotApply("class weights under Triton's interpreter")
     if logit_softcap is not None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from crossent_conformance.implementation import Adapter, DoesNotApply
-from crossent_conformance.peers import identity, in_direction, refuse_soft, refuse_soft_of_classes
+from crossent_conformance.implementation import Adapter
+from crossent_conformance.peers import identity, in_direction, refuse_soft, refuse_soft_of_classes, usual
 
 
 class Functional(Adapter):
@@ -36,12 +36,9 @@ class Functional(Adapter):
 
 
 def _options(like, class_weights, ignore_index, reduction, label_smoothing=0.0):
-    if reduction == "sequence":
-        raise DoesNotApply("reduction='sequence'")
     # The weights have to be of the dtype of the logits; what is no tensor is left to PyTorch to refuse.
     weight = class_weights.to(like.dtype) if hasattr(class_weights, "to") else class_weights
-    ignored = {} if ignore_index is None else {"ignore_index": ignore_index}
-    return {"weight": weight, "reduction": reduction, "label_smoothing": label_smoothing, **ignored}
+    return {"weight": weight, "label_smoothing": label_smoothing, **usual(reduction, ignore_index)}
 
 
 class Usual(Functional):
