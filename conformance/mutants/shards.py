@@ -21,21 +21,21 @@ class LocalVocabularyInSmoothing(ShardedReference):
 
     def sums(self, part, call, local):
         others, _, *rest = super().sums(part, call, local)
-        return others, np.maximum((local.x > -np.inf).sum(axis=1), 1), *rest
+        return others, np.maximum((local.x > -np.inf).sum(axis=1, keepdims=True), 1.0), *rest
 
 
 class LocalMaximumInTheGradient(ShardedReference):
     """P1: The gradient's exponentials are taken from the rank's own maximum, the sum's from that of the row."""
 
-    def peak(self, local):
-        return local.x.max(axis=1, initial=-np.inf)
+    def exponentials(self, w, rows):
+        return np.exp(w - w.max(axis=1, keepdims=True, initial=-np.inf))
 
 
 class IgnoredTokensCountedTwice(ShardedReference):
     """P1: Ignored tokens are taken off the mean's denominator once for the row and once more for their class's rank."""
 
-    def divided_by(self, call, local, u):
-        return super().divided_by(call, local, u) - ((~local.counted).sum() if call.reduction == "mean" else 0)
+    def divisor(self, call, tokens):
+        return super().divisor(call, tokens) - ((~tokens.counted).sum() if call.reduction == "mean" else 0)
 
 
 class LogitsGathered(ShardedReference):

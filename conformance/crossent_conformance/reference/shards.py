@@ -1,7 +1,7 @@
 """The clean implementation of a vocabulary in shards, of hard targets and a few options, over MPI.
 
 With the maximum m of a whole row, which is one exchange, all else that a rank needs of the others is one sum: see
-`sums`. Where several classes have the maximum, all but one are others.
+`sums`. Where several classes have the maximum, all but one are others. What there is one of for each row is a column.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 
 from crossent_conformance.implementation import DoesNotApply, Sharded
 from crossent_conformance.reference import checks
-from crossent_conformance.reference.rows import Call
+from crossent_conformance.reference.implementation import Tokens
+from crossent_conformance.reference.rows import Call, Rows
 from crossent_conformance.reference.tokens import TokensReference
 
 
@@ -45,9 +46,8 @@ class Local:
     u: np.ndarray
     """Class weights (W,)."""
     column: np.ndarray
-    """The target's column (N,), 0 where another rank has it."""
-    held: np.ndarray
-    counted: np.ndarray
+    """Where the target is, -1 where another rank has it."""
+    ignored: np.ndarray
     bad: np.ndarray
     maximum: np.ndarray
     """Of the whole row."""
@@ -92,19 +92,21 @@ class ShardedReference(TokensReference):
         self.agree(part, call, given)
         with np.errstate(all="ignore"):
             local = self.local(part, call)
-            found = self.sums(part, call, local)
-            losses, d = self.losses(call, local, *found), self.gradients(part, call, local, *found)
-            divisor = self.divided_by(call, local, found[5])
-        loss = losses.reshape(call.tokens) if reduction == "none" else losses.sum() / divisor
-        d_logits = np.zeros(logits.shape)
-        d_logits[..., : part.size] = (d / divisor).reshape(*call.tokens, part.size)
-        return np.asarray(loss).astype(call.compute_dtype), d_logits.astype(logits.dtype)
-
-    def divided_by(self, call: Call, local: Local, u: np.ndarray) -> Any:
-        """`u` is the class weight of each target."""
-        if call.reduction != "mean" or not local.counted.any():
-            return 1.0
-        return np.sum(np.where(local.counted, u, 0.0))
+            others, count, pulls, gaps, below, u, t_finite = self.sums(part, call, local)
+            rows = Rows(local.column, local.maximum, others, count, t_finite, 1 - t_finite)
+            tokens = Tokens(local.column, local.bad, ~local.ignored & (u != 0), np.ones(u.shape), u)
+            divisor = self.divisor(call, Tokens(*(value.reshape(call.tokens) for value in vars(tokens).values())))
+            share, more = self.shares(call, rows, t_finite)
+            mass = more * u + share * pulls
+            losses = self.terms(more * u, below) + self.terms(share, gaps) + mass * self.log_z(rows)
+            losses = self.masked(losses, self.spoilt(rows), tokens).reshape(call.tokens)
+            of_rank = replace(call, class_weights=local.u)
+            half = self.row_gradients(of_rank, local.x, local.column, rows, mass, slice(0, len(local.u)))
+            d = 2 * half * self.scale(call, None, divisor).reshape(-1, 1)
+            d = self.masked(d, self.spoilt(rows), tokens)[:, : part.size]
+            d_logits = np.zeros(logits.shape)
+            d_logits[..., : part.size] = d.reshape(*call.tokens, part.size)
+            return self.reduce(call, losses, divisor), d_logits.astype(logits.dtype)
 
     # ---- what the ranks tell each other before
 
@@ -179,12 +181,13 @@ class ShardedReference(TokensReference):
         u = np.ones(part.size) if call.class_weights is None else self.wide(call.class_weights[: part.size])
         t, outside = call.targets.reshape(-1), self.outside_of_all(part, call).reshape(-1)
         held = (part.start <= t) & (t < part.stop)
-        column = np.where(held, t - part.start, 0).astype(np.intp)
+        column = np.where(held, t - part.start, -1).astype(np.intp)
         if not part.size:  # a column that has no part in anything
-            x, u, held = np.full((len(t), 1), -np.inf), np.zeros(1), np.zeros(len(t), bool)
+            x, u, column = np.full((len(t), 1), -np.inf), np.zeros(1), np.full(len(t), -1)
         maximum = self.largest(part, x.max(axis=1, initial=-np.inf))
         ignored = self.ignored(call).reshape(-1)
-        return Local(x, u, column, held, ~ignored, outside & ~ignored, maximum)
+        columns = (values[:, None] for values in (column, ignored, outside & ~ignored, maximum))
+        return Local(x, u, *columns)
 
     def largest(self, part: Part, x: np.ndarray) -> np.ndarray:
         from mpi4py import MPI
@@ -201,57 +204,26 @@ class ShardedReference(TokensReference):
     def sums(self, part: Part, call: Call, local: Local) -> tuple[np.ndarray, ...]:
         """Of whole rows: the exponentials but one of the maximum; the count of finite logits, what they pull at and
         how far that is below the maximum; the target's distance from it, its pull, and whether it is finite."""
-        x, rows, m = local.x, np.arange(len(local.x)), local.maximum
+        x, u, rows, column = local.x, local.u, np.arange(len(local.x)), local.column[:, 0]
         top = x.argmax(axis=1)
-        e = np.exp(x - m[:, None])
-        is_top = x[rows, top] == m
+        e = np.exp(x - local.maximum)
+        is_top = x[rows, top] == local.maximum[:, 0]
         e[rows[is_top], top[is_top]] = 0.0
         finite = x > -np.inf
-        below = np.where(finite, m[:, None] - x, 0.0)
-        own = [m - x[rows, local.column], local.u[local.column], finite[rows, local.column]]
-        found = [e.sum(axis=1), is_top, *self.of_finite(part, finite, local.u, below)]
-        found += [np.where(local.held, value, 0.0) for value in own]
-        others, tops, *rest = self.total(part, np.stack(found).astype(np.float64))
+        below = np.where(finite, local.maximum - x, 0.0)
+        own = [(local.maximum - x)[rows, column], u[column], finite[rows, column]]
+        found = [e.sum(axis=1), is_top, finite.sum(axis=1), (finite * u).sum(axis=1), (below * u).sum(axis=1)]
+        found += [np.where(column >= 0, value, 0.0) for value in own]
+        others, tops, *rest = self.total(part, np.stack(found).astype(np.float64))[..., None]
         return others + (tops - 1), *rest
 
-    def of_finite(self, part: Part, finite: np.ndarray, u: np.ndarray, below: np.ndarray) -> list[np.ndarray]:
-        return [finite.sum(axis=1), (finite * u).sum(axis=1), (below * u).sum(axis=1)]
-
-    def shares(self, call: Call, count: np.ndarray, t_finite: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def shares(self, call: Call, rows: Rows, t_finite: np.ndarray) -> tuple[Any, Any]:
         """What each finite class has of the target distribution, and the target beside that."""
-        epsilon = call.label_smoothing
-        if call.smoothing == "uniform" or not epsilon:
-            return epsilon / count, np.full(count.shape, 1 - epsilon)
-        others = np.where(count > 1, epsilon / np.maximum(count - 1, 1), 0.0)
-        share = np.where(t_finite != 0, others, epsilon / count)
-        return share, 1 - epsilon - np.where(t_finite != 0, share, 0.0)
-
-    def losses(self, call: Call, local: Local, *found: np.ndarray) -> np.ndarray:
-        others, count, pulls, gaps, below, u, t_finite = found
-        share, more = self.shares(call, count, t_finite)
-        own = np.where(more * u == 0, 0.0, more * u * below)
-        loss = own + np.where(share == 0, 0.0, share * gaps) + (more * u + share * pulls) * np.log1p(others)
-        return self.masked_rows(local, np.where(np.isfinite(local.maximum), loss, np.nan), u)
-
-    def masked_rows(self, local: Local, values: np.ndarray, u: np.ndarray) -> np.ndarray:
-        """0 where a token does not count, NaN where its target is none."""
-        return np.where(local.bad, np.nan, np.where(local.counted & (u != 0), values, 0.0))
-
-    def gradients(self, part: Part, call: Call, local: Local, *found: np.ndarray) -> np.ndarray:
-        others, count, pulls, _, _, u, t_finite = (value[:, None] for value in found)
-        share, more = self.shares(call, count, t_finite)
-        pull = np.where(local.x > -np.inf, share, 0.0) * local.u
-        rows = np.flatnonzero(local.held)
-        pull[rows, local.column[rows]] += (more * u)[rows, 0]
-        mass = more * u + share * pulls
-        p = np.exp(local.x - self.peak(local)[:, None]) / (1.0 + others)
-        d = np.where(p > 0.5, (mass - pull) - mass * (others / (1.0 + others)), mass * p - pull)
-        d = np.where(np.isfinite(local.maximum)[:, None], d, np.nan)
-        return np.stack([self.masked_rows(local, column, u[:, 0]) for column in d.T], axis=-1)[:, : part.size]
-
-    def peak(self, local: Local) -> np.ndarray:
-        """What is subtracted in the gradient."""
-        return local.maximum
+        if not call.label_smoothing:
+            return np.zeros(t_finite.shape), 1.0
+        nothing, everything = np.zeros(t_finite.shape), np.ones(t_finite.shape)
+        share = self.smoothed(call, nothing, everything > 0, rows)
+        return share, self.smoothed(call, everything, t_finite != 0, rows) - np.where(t_finite != 0, share, 0.0)
 
 
 subject = ShardedReference()
