@@ -17,7 +17,7 @@ import array_api_compat
 
 from crossent_conformance import linear
 from crossent_conformance.adapter import SOFT, is_compiling, is_soft
-from crossent_conformance.implementation import DoesNotApply
+from crossent_conformance.implementation import Adapter, DoesNotApply
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,11 @@ def identity(logits: Any) -> Any:
     return linear.identity(logits)
 
 
-def product(hidden: Any, weight: Any, bias: Any) -> Any:
-    """The logits of a linear layer, for peers that have none of their own."""
-    logits = hidden @ weight.T
-    return logits if bias is None else logits + bias
+class OfLogits(Adapter):
+    """A peer that has no linear loss: it is given a product."""
+
+    def linear(self, hidden, weight, targets, *, bias=None):
+        """Of a product before it."""
+        refuse_soft_of_classes(targets)
+        logits = hidden @ weight.T
+        return self.loss(logits if bias is None else logits + bias, targets)

@@ -7,12 +7,12 @@ from typing import Any
 
 from crossent_conformance.adapter import is_soft
 from crossent_conformance.implementation import Adapter
-from crossent_conformance.peers import in_direction, product, refuse_soft, refuse_soft_of_classes
+from crossent_conformance.peers import OfLogits, in_direction, refuse_soft
 
 NAMES: Mapping[str, Any] = {"targets": "labels"}
 
 
-class Integer(Adapter):
+class Integer(OfLogits):
     """`optax.softmax_cross_entropy_with_integer_labels`."""
 
     name = "optax.softmax_cross_entropy_with_integer_labels"
@@ -33,11 +33,6 @@ class Integer(Adapter):
 
         of, at = (jax.nn.log_softmax(x) for x in in_direction(direction, teacher_logits, logits))
         return optax.kl_divergence(at, jax.numpy.exp(of))
-
-    def linear(self, hidden, weight, targets, *, bias=None):
-        """Of a product before it."""
-        refuse_soft_of_classes(targets)
-        return self.loss(product(hidden, weight, bias), targets)
 
 
 class Dense(Adapter):

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from crossent_conformance.implementation import Adapter
-from crossent_conformance.peers import in_direction, product, refuse_soft, refuse_soft_of_classes
+from crossent_conformance.peers import OfLogits, in_direction, refuse_soft
 
 
-class Textbook(Adapter):
+class Textbook(OfLogits):
     """−mean(log(softmax(x)_t + 1e-10)), and softmax − one-hot for its gradient."""
 
     name = "textbook NumPy"
@@ -25,11 +24,6 @@ class Textbook(Adapter):
         loss = -np.mean(np.log(probabilities[rows, targets] + 1e-10))
         probabilities[rows, targets] -= 1
         return loss, probabilities / len(targets)
-
-    def linear(self, hidden, weight, targets, *, bias=None):
-        """Of a product before it."""
-        refuse_soft_of_classes(targets)
-        return self.loss(product(hidden, weight, bias), targets)
 
     def loss(self, logits, targets):
         return self.loss_and_grad(logits, targets)[0]
