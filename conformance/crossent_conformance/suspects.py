@@ -327,12 +327,13 @@ class _Answer:
     def _running(self) -> Iterator[Suspect]:
         """Sums over many tokens that are made one after the other in few digits."""
         if self.what == "loss" and self.options.get("reduction", "mean") in ("mean", "sum"):
-            for words, of in (
-                ("tokens", wrong_steps.RunningSum()),
-                ("weights", wrong_steps.RunningWeights()),
-                ("tokens and weights", wrong_steps.RunningSums()),
+            for words, *which in (
+                ("tokens", True, False),
+                ("weights", False, True),
+                ("tokens and weights", True, True),
             ):
-                yield self._suspect("running sum", f"is off as by a running sum of the {words} in float32", of)
+                says = f"is off as by a running sum of the {words} in float32"
+                yield self._suspect("running sum", says, wrong_steps.Running(*which))
 
     def _gradients(self) -> Iterator[Suspect]:
         yield Suspect("no gradient", "the gradient is 0 in every entry", lambda: 0 * self.exact)

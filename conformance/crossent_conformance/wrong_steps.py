@@ -93,8 +93,11 @@ class Padded(Reference):
         return replace(rows, others=rows.others + self.zeros * np.exp(-rows.largest))
 
 
-class RunningSum(Reference):
-    """Losses, one after the other, in float32."""
+class Running(Reference):
+    """Sums of losses, of weights or of both that are made one after the other in float32."""
+
+    def __init__(self, losses: bool, weights: bool) -> None:
+        self.losses, self.weights = losses, weights
 
     def over_tokens(self, call: Any, values: Any) -> Any:
         if values.dtype == bool or not values.size:
@@ -102,21 +105,10 @@ class RunningSum(Reference):
         return np.float64(np.cumsum(values.reshape(-1), dtype=np.float32)[-1])
 
     def divisor(self, call: Any, tokens: Any) -> Any:
-        return Reference().divisor(call, tokens)
+        return super().divisor(call, tokens) if self.weights else Reference().divisor(call, tokens)
 
-
-class RunningSums(RunningSum):
-    """Their weights, too."""
-
-    def divisor(self, call: Any, tokens: Any) -> Any:
-        return Reference.divisor(self, call, tokens)
-
-
-class RunningWeights(Reference):
-    """Weights alone."""
-
-    def divisor(self, call: Any, tokens: Any) -> Any:
-        return np.float64(np.cumsum(tokens.total[tokens.counted], dtype=np.float32)[-1])
+    def reduce(self, call: Any, losses: Any, divisor: Any) -> Any:
+        return super().reduce(call, losses, divisor) if self.losses else Reference().reduce(call, losses, divisor)
 
 
 class Cut(Reference):
