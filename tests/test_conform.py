@@ -68,9 +68,9 @@ LIMIT = 10.0
 class Trial(Run):
     """A run that asks each subject its own tests."""
 
-    def _is_asked(self, subject, case):
-        wanted = ASKED[subject.spec.rpartition(":")[2]].split()
-        return any(fnmatch(case["function"], pattern) for pattern in wanted)
+    def _asked(self, subject):
+        wanted = ASKED[subject.result.spec.rpartition(":")[2]].split()
+        return [case for case in super()._asked(subject) if any(fnmatch(case["function"], each) for each in wanted)]
 
 
 def run(*names, kind=Run, **settings):

@@ -111,14 +111,15 @@ class UnderTest:
         self.spec = spec
         self.is_adapter = is_adapter(found)
         self._found = found
-        self._function: Any = getattr(found, "loss", None) if self.is_adapter else found
-        self._pair: Any = getattr(found, "loss_and_grad", None) if self.is_adapter else None
+        self._function: Any = self._own("loss") if self.is_adapter else found
+        self._pair: Any = self._own("loss_and_grad")
         is_its_own = self._function is None or (self.is_adapter and inspect.ismethod(self._function))
         read: Any = self._function if is_its_own else modules.read(self._function)
-        result = getattr(found, "result", None) if self.is_adapter else None
+        result = self._own("result")
         self._function = read if result is None else modules.picked(read, result)
-        self.name: str = getattr(found, "name", "") if self.is_adapter else spec
-        self.name = self.name or spec
+        self._first: Any = self._pair if self._function is None else self._function
+        """What is asked for the loss alone."""
+        self.name: str = self._own("name") or spec
         self.backends: tuple[str, ...] | None = getattr(found, "backends", None)
         self.dtypes: tuple[str, ...] | None = getattr(found, "dtypes", None)
         self.flat: bool | None = getattr(found, "flat", None)
@@ -126,7 +127,7 @@ class UnderTest:
         self.notes: tuple[str, ...] = getattr(read, "notes", ())
         """How it is asked, where that is not by the contract's names."""
         self._names = {} if is_its_own else {**_own_names(read), **getattr(read, "names", {})}
-        self._names |= getattr(found, "names", {}) if self.is_adapter else {}
+        self._names |= self._own("names", {})
         self._package: str = getattr(found if self.is_adapter else read, "package", "")
         self.traits = Traits(flat=bool(self.flat))
         self.witness: Witness | None = None
@@ -136,6 +137,10 @@ class UnderTest:
         self._through: UnderTest | None = None
         self._rows = True
         self.helps = True
+
+    def _own(self, name: str, otherwise: Any = None) -> Any:
+        """What an adapter has of that name; a function has nothing."""
+        return getattr(self._found, name, otherwise) if self.is_adapter else otherwise
 
     @property
     def version(self) -> str | None:
@@ -207,7 +212,7 @@ class UnderTest:
 
     def portable(self) -> contextlib.AbstractContextManager[None]:
         """Calls within are answered by the code that serves every backend, where there is faster code besides."""
-        found = getattr(self._found, "portable", None) if self.is_adapter else None
+        found = self._own("portable")
         if found is None:
             raise DoesNotApply("a choice between fast and portable code")
         return found()
@@ -215,11 +220,11 @@ class UnderTest:
     @property
     def engines(self) -> tuple[str, ...]:
         """What may be asked for by the option `engine`, as far as the adapter tells."""
-        return tuple(getattr(self._found, "engines", ())) if self.is_adapter else ()
+        return tuple(self._own("engines", ()))
 
     def engine(self, logits: Any, targets: Any, **options: Any) -> str:
         """Which code answers such a call, as far as the adapter tells; "" where it does not."""
-        found = getattr(self._found, "engine", None) if self.is_adapter else None
+        found = self._own("engine")
         return "" if found is None else str(found(logits, targets, **options))
 
     def __getattr__(self, name: str) -> Any:
@@ -229,7 +234,7 @@ class UnderTest:
         self.calls += 1
         if self.witness is not None:
             self.witness.saw(name)
-        found = getattr(self._found, name, None) if self.is_adapter else None
+        found = self._own(name)
         if found is None:
             raise DoesNotApply(BESIDES[name])
         return found
@@ -238,15 +243,12 @@ class UnderTest:
 
     def plainly(self, logits: Any, targets: Any, **options: Any) -> Any:
         """What the implementation itself returns, with nothing but these options."""
-        if self._function is not None:
-            return self._function(logits, targets, **options)
-        assert self._pair is not None
-        return self._pair(logits, targets, **options)
+        return self._first(logits, targets, **options)
 
     def small_call(self, logits: Any, targets: Any, **options: Any) -> Any:
         """What it returns plainly, outside of any test."""
         self._began = time.monotonic()
-        self.tell(self._function if self._function is not None else self._pair, logits, targets, options)
+        self.tell(self._first, logits, targets, options)
         return self.plainly(logits, targets, **options)
 
     def handed_over(self, options: dict[str, Any]) -> dict[str, Any]:
@@ -298,17 +300,16 @@ class UnderTest:
 
     def takes(self, name: str) -> bool:
         """Whether there is an option of that name."""
-        names, everything, _ = parameters(self._function if self._function is not None else self._pair)
+        names, everything, _ = parameters(self._first)
         return everything or name in names
 
     @property
     def takes_anything(self) -> bool:
         """Whether any name is an option, as far as the signature tells."""
-        return parameters(self._function if self._function is not None else self._pair)[1]
+        return parameters(self._first)[1]
 
     def _loss(self, logits: Any, targets: Any, options: dict[str, Any]) -> Any:
-        function = self._function if self._function is not None else self._pair
-        result = self._ask(function, logits, targets, options)
+        result = self._ask(self._first, logits, targets, options)
         if not _is_pair(result):
             return result
         if _wants_graph(logits):
@@ -398,9 +399,7 @@ class UnderTest:
                 if tuple(value.shape) != tokens:
                     raise lacks
                 options[name] = _reshape(value, (-1,))
-        count = 1
-        for length in tokens:
-            count *= length
+        count = math.prod(tokens)
         flat_targets = _reshape(targets, (count,) if shape == tokens else (count, V))
         result = _of_arrays(self._row_by_row(ask, _reshape(logits, (count, V)), flat_targets, options))
         loss, *gradient = result if _is_pair(result) else (result,)
@@ -528,12 +527,9 @@ _CONTAINERS = (tuple, list, dict)
 
 def loss_or_pair(result: Any) -> Any:
     """The result, if it may be a loss or a pair; whose arrays they are is for the place to say."""
-    if _is_pair(result):
-        parts = result
-    elif isinstance(result, tuple | list | dict):
+    parts = result if _is_pair(result) else (result,)
+    if isinstance(result, _CONTAINERS) and not _is_pair(result):
         raise WrongTypeError(f"{_shown(result)} came back; accepted: the loss, or (loss, d_logits)")
-    else:
-        parts = (result,)
     for part in parts:  # torch 2.9 traces neither any() of a generator nor a union of types
         if part is None or isinstance(part, _CONTAINERS):
             raise WrongTypeError(f"{_shown(result)} came back; accepted: the loss, or (loss, d_logits), as arrays")

@@ -420,7 +420,7 @@ class Run:
     def _asked(self, subject: _Subject) -> list[dict[str, Any]]:
         """The cases that the implementation is asked; an entry of what may fail hears of those that are left out."""
         of_backends = [case for case in self._cases if case["backend"] in subject.result.backends]
-        asked = [case for case in of_backends if self._is_asked(subject.result, case)]
+        asked = [case for case in of_backends if self._is_asked(case)]
         if self.settings.quick:
             tests = defaultdict(list)
             for case in asked:
@@ -438,7 +438,7 @@ class Run:
         """The cases that there are for any implementation."""
         with self._folder_of_workers():
             self._hire_first()
-            return [case for case in self._cases if self._is_asked(None, case)]
+            return [case for case in self._cases if self._is_asked(case)]
 
     def _explain(self, explained: list[set[str]]) -> None:
         """Ask once more for the failures that are told, with the time to look for small inputs."""
@@ -462,7 +462,7 @@ class Run:
             before.failure, before.message = now, now.message
             subject.result.judge(before)
 
-    def _is_asked(self, _subject: SubjectResult | None, case: dict[str, Any]) -> bool:
+    def _is_asked(self, case: dict[str, Any]) -> bool:
         def named(names: tuple[str, ...]) -> bool:
             return any(known.is_of(name, case["clause"], case["id"]) for name in names)
 
