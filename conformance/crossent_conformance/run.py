@@ -3,9 +3,9 @@
     run = Run([spec, ...], Settings(backends=["numpy"]), listener)
     results = run.execute()
 
-Worker processes (`worker`) do the asking; nothing an implementation does can take the results along. `listener` is
-called with the results and the number of cases done and planned after every case, and with the clause and the backend
-of which this was the last case.
+Worker processes (`process` here, `worker` there) do the asking; nothing an implementation does can take the results
+along. `listener` is called with the results and the number of cases done and planned after every case, and with the
+clause and the backend of which this was the last case.
 
 Why this is not left to pytest-xdist, pytest-timeout and pytest-reportlog, which was tried: pytest-timeout never ends a
 call that keeps the interpreter's lock, as many extensions do, for its thread and its signal handler both wait for that
@@ -21,28 +21,23 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import itertools
-import multiprocessing
 import os
-import signal
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from crossent_conformance import contract, frames, known, places, witness, worker
+from crossent_conformance import contract, known, places, witness
 from crossent_conformance.adapter import Traits
+from crossent_conformance.process import STARTING, End, Worker
 from crossent_conformance.results import FAILS, NOT, Case, Failure, Results, SubjectResult
 from crossent_conformance.subject import SubjectError
 
-STARTING = 180.0
-"""Seconds that a worker may take to import the backends and to collect the cases."""
 ENDS_OF_A_TEST = 2
 """Crashes of one test, after which its other cases are not tried; one hang is enough."""
 ENDS_OF_A_BACKEND = 12
@@ -52,9 +47,6 @@ MOST_EXPLAINED = 16
 """More faults than these are told with the input as the case gave it."""
 ROUNDS = 3
 """How often small inputs are looked for: one shows which other cases are another fault."""
-
-_numbers = itertools.count()
-"""Of workers."""
 
 Ended = tuple[SubjectResult, str, str]
 """An implementation, and the clause and the backend of which it has no more cases."""
@@ -117,91 +109,6 @@ class BrokenRunError(Exception):
     """The suite itself could not be run; the message says why."""
 
 
-@dataclass
-class _End:
-    """How a worker ended, or that it does not answer."""
-
-    kind: str
-    why: str
-    record: str
-    """The file of the last call."""
-
-    def input(self, mode: str = "") -> dict[str, Any] | None:
-        """The last call that the implementation was handed."""
-        return witness.read(self.record, mode)
-
-    def __str__(self) -> str:
-        """In one line."""
-        last = self.input()
-        called = f"{witness.in_words(last)}: " if last is not None else ""
-        return called + " | ".join(line.strip() for line in self.why.splitlines() if line.strip())
-
-
-class _Worker:
-    """A process that answers one message at a time."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        context = multiprocessing.get_context("spawn")
-        stem = os.path.join(settings["folder"], str(next(_numbers)))
-        self.log, self.record = f"{stem}.log", f"{stem}.call"
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=worker.main, args=(theirs, settings, self.log, self.record), daemon=True)
-        with _no_interruption():
-            self.process.start()
-        theirs.close()
-        self.jobs: deque[_Job] = deque()
-        self.spec: str | None = None
-        self.file: str | None = None
-        self.ready = False
-        self.deadline = time.monotonic() + STARTING
-
-    def send(self, job: _Job, limit: float) -> None:
-        self.jobs.append(job)
-        self.deadline = time.monotonic() + limit
-        self.pipe.send((job.what, job.argument))
-
-    def receive(self) -> tuple[str, Any]:
-        """Its next answer; EOFError or OSError where it is gone."""
-        answer: tuple[str, Any] = self.pipe.recv()
-        if answer[0] == "subject":
-            self.file = answer[1]["file"]
-        return answer
-
-    @property
-    def crash(self) -> _End:
-        """What is known of its end."""
-        self.process.join(5)
-        code = self.process.exitcode
-        log = Path(self.log)
-        last = frames.crashed(log.read_text(errors="replace") if log.exists() else "", self.file)
-        words = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        return _End("crashes", f"the process ended with {words}" + (f"\n{last}" if last else ""), self.record)
-
-    def hang(self, limit: float) -> _End:
-        """That it does not answer in time."""
-        return _End("hangs", f"no answer within {limit:g} seconds", self.record)
-
-    def end(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self.process.kill()
-        self.process.join(5)
-        self.pipe.close()
-
-
-@contextlib.contextmanager
-def _no_interruption() -> Iterator[None]:
-    """A process that is started within hears no Ctrl-C, not even while it imports; this one does, afterwards."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # which would undo it
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 class Run:
     """One run: every case of every implementation."""
 
@@ -223,8 +130,8 @@ class Run:
         )
         self._subjects: list[_Subject] = []
         self._queue: deque[_Job] = deque()
-        self._workers: list[_Worker] = []
-        self._owners: dict[tuple[str, str, str], _Worker] = {}
+        self._workers: list[Worker] = []
+        self._owners: dict[tuple[str, str, str], Worker] = {}
         self._cases: list[dict[str, Any]] = []
         self._left: Counter[tuple[str, str, str]] = Counter()
         self._backends: dict[str, dict[str, Any] | str] = {}
@@ -271,31 +178,21 @@ class Run:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return self.settings.workers or min(4, cores)
 
-    def _hire(self) -> _Worker:
+    def _hire(self) -> Worker:
         path = [os.getcwd(), *[entry for entry in sys.path if entry]]
-        hired = _Worker({**vars(self.settings), "folder": self._folder, "path": path})
+        hired = Worker({**vars(self.settings), "folder": self._folder, "path": path})
         self._workers.append(hired)
         return hired
 
-    def _dismiss(self, gone: _Worker) -> None:
+    def _dismiss(self, gone: Worker) -> None:
         gone.end()
         self._workers.remove(gone)
 
-    def _answer(self, of: _Worker) -> tuple[str, Any] | _End:
-        """The worker's next answer; how it ended where there is none."""
-        limit = of.deadline - time.monotonic()
-        if not of.pipe.poll(max(0.0, limit)):
-            return of.hang(limit) if of.process.is_alive() else of.crash
-        try:
-            return of.receive()
-        except (EOFError, OSError):
-            return of.crash
-
-    def _hire_first(self) -> _Worker:
+    def _hire_first(self) -> Worker:
         """A worker that has told of the cases and the backends that there are."""
         hired = self._hire()
-        answer = self._answer(hired)
-        if isinstance(answer, _End):
+        answer = hired.answer()
+        if isinstance(answer, End):
             raise BrokenRunError(f"the suite could not be started: {answer}")
         what, content = answer
         if what != "ready":
@@ -387,8 +284,8 @@ class Run:
         """
         self._asker.deadline = time.monotonic() + max(self.settings.time_limit, 30.0)
         self._asker.pipe.send((what, argument))
-        answer = self._answer(self._asker)
-        if not isinstance(answer, _End):
+        answer = self._asker.answer()
+        if not isinstance(answer, End):
             return answer
         ended = str(answer)
         self._dismiss(self._asker)
@@ -481,7 +378,7 @@ class Run:
             for each in busy:
                 self._listen(each)
 
-    def _next(self, hungry: _Worker) -> _Job | None:
+    def _next(self, hungry: Worker) -> _Job | None:
         """What the worker is to do. The cases of a test that asks other processes share these, and so a worker."""
         for at, job in enumerate(self._queue):
             if job.case is not None and job.case["elsewhere"]:
@@ -493,7 +390,7 @@ class Run:
             return job
         return None
 
-    def _feed(self, hungry: _Worker) -> None:
+    def _feed(self, hungry: Worker) -> None:
         while (job := self._next(hungry)) is not None:
             subject = job.subject
             if subject.done:
@@ -515,7 +412,7 @@ class Run:
         starts = job.case is not None and (job.case["elsewhere"] or job.case["clause"].startswith(contract.SHARDS))
         return self.settings.time_limit + (STARTING if starts else 0.0)
 
-    def _listen(self, to: _Worker) -> None:
+    def _listen(self, to: Worker) -> None:
         while to.pipe.poll():
             try:
                 what, content = to.receive()
@@ -547,7 +444,7 @@ class Run:
             self._lost(to, to.hang(self.settings.time_limit))
         return None
 
-    def _lost(self, gone: _Worker, end: _End) -> None:
+    def _lost(self, gone: Worker, end: End) -> None:
         """A worker hangs or is gone: its case has failed, another takes its place."""
         jobs = list(gone.jobs)
         if not gone.ready and not jobs:
