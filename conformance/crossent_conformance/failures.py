@@ -20,7 +20,7 @@ def told(
 ) -> results.Failure:
     """The failure behind the error that a case of the clause raised.
 
-    `small` asks for a smaller input, if there is one, that shows the known fault of that key, or "" for any other.
+    `small` asks for a smaller input, if there is one, that shows the suspect of that key, or "" for any other fault.
     """
     found = error if small is None else shrink.smallest(place, subject, error, clause, small, SECONDS)
     by = frames.raised(found, subject.file)
@@ -49,7 +49,7 @@ def told(
 
 
 def _said(error: BaseException, call: evidence.Call | None, by: list[frames.Frame], kind: str) -> str:
-    """What is wrong in words, where it is no known fault."""
+    """What is wrong in words, where no suspect explains it."""
     if not isinstance(error, evidence.Disagreement) or by:
         first = _words(error) if not by else f"{type(error).__name__}: {error}"
         said = _short(first.strip().partition("\n")[0] or f"it {kind}", 300)

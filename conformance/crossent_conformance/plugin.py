@@ -37,7 +37,7 @@ class Session:
     is_driven: bool = False
     """Whether a parent process drives the session, for its own reports (see `worker`)."""
     explains: str | None = None
-    """The known fault, "" for any other, of which a small failing input is looked for, which takes seconds."""
+    """The suspect, "" for none, of which a small failing input is looked for, which takes seconds."""
     teams: Teams | None = None
     """The processes that have shards of a vocabulary."""
     may_fail: list[known.Entry] = field(default_factory=list)

@@ -42,9 +42,9 @@ class Failure:
     says: str = ""
     """What is wrong, in one line."""
     fault: str = ""
-    """The name of the known fault that it is; "" for any other."""
+    """The key of the suspect that explains it (`suspects`); "" for none."""
     names: dict[str, str] = field(default_factory=dict)
-    """By their names, the words of all known faults that it may be."""
+    """By their keys, the words of all suspects that explain it."""
     severity: str = severity.WRONG
     tier: int = 1
     """Of `severity`: 0 is a wrong value on an ordinary input."""
@@ -202,7 +202,7 @@ class SubjectResult:
         return {status: statuses.count(status) for status in (HOLDS, FAILS, KNOWN, NOT)}
 
     def settle(self) -> None:
-        """Of the known faults that a failure may be, it is the one that most others are, which may be no other."""
+        """Of the suspects that explain a failure, it is the one that most others are, which may be no other."""
         failures = [case.failure for case in self.cases if case.failure is not None]
         count = Counter(name for failure in failures if len(failure.names) == 1 for name in failure.names)
         for failure in failures:
@@ -211,7 +211,7 @@ class SubjectResult:
                 failure.says = failure.names[failure.fault]
 
     def faults(self) -> list[Fault]:
-        """What is wrong, each once, the worst first: a known fault wherever it shows, any other by its clause."""
+        """What is wrong, each once, the worst first: a suspect's wherever it shows, any other by its clause."""
         stories: dict[Any, list[Case]] = defaultdict(list)
         for case in self.cases:
             if case.counts and case.failure is not None:
