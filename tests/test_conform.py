@@ -405,6 +405,9 @@ def test_an_error_is_told_first_and_where_it_was_raised(told):
         assert first == said
         assert second.startswith(f'  File "{SMALL}", line ')
         assert "in raising_in_many_ways: " in second
+    interrupted = found["test_V1_vocabulary_sizes[numpy-float32-eager-300]"]
+    assert interrupted.kind == "crashes"
+    assert "the implementation raised KeyboardInterrupt" in interrupted.message
 
 
 @pytest.mark.extended

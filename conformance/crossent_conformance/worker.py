@@ -91,6 +91,10 @@ class Driver:
         """Keep what went wrong in the suite itself."""
         self.problems.append(str(excrepr))
 
+    def pytest_keyboard_interrupt(self, excinfo: Any) -> None:
+        """Leave word of what ends this process: no Ctrl-C, which is the parent's affair."""
+        print(f"Fatal Python error: the implementation raised {excinfo.typename}", file=sys.stderr, flush=True)
+
     def pytest_runtestloop(self, session: Any) -> bool:
         """Answer the parent."""
         from crossent_conformance import plugin

@@ -276,7 +276,9 @@ def refusing_many_classes(logits, targets, reduction="mean"):
 
 
 def raising_in_many_ways(logits, targets, reduction="mean"):
-    """An end of the program, an error of many lines, an assertion of its own."""
+    """An end of the program, an error of many lines, an assertion of its own, what Ctrl-C raises."""
+    if logits.shape[-1] == 300:
+        raise KeyboardInterrupt
     if logits.shape[-1] == 2:
         sys.exit(0)
     if logits.shape[-1] == 3:
