@@ -389,13 +389,24 @@ def _same(found, expected):
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-11, atol=1e-13)
 
 
+# Kinds of meshes and layouts in all pairs; options with each kind and with each layout.
+MEASURED = [
+    (AxisType.Explicit, "batch-vocabulary", functions.EVERY),
+    *(
+        pytest.param(*more, marks=pytest.mark.extended)
+        for more in (
+            (AxisType.Auto, "batch-vocabulary", {}),
+            (AxisType.Explicit, "batch", functions.EVERY),
+            (AxisType.Auto, "batch", {}),
+            (AxisType.Explicit, "vocabulary", {}),
+            (AxisType.Auto, "vocabulary", functions.EVERY),
+        )
+    ),
+]
+
+
 @pytest.mark.usefixtures("_wide")
-@pytest.mark.parametrize("kind", [AxisType.Explicit, pytest.param(AxisType.Auto, marks=pytest.mark.extended)], ids=str)
-@pytest.mark.parametrize(
-    "layout",
-    ["batch-vocabulary", *(pytest.param(name, marks=pytest.mark.extended) for name in ("batch", "vocabulary"))],
-)
-@functions.PLAIN_AND_EVERY
+@pytest.mark.parametrize(("kind", "layout", "options"), MEASURED, ids=str)
 @pytest.mark.parametrize("name", functions.FUNCTIONS)
 def test_A13_tokens_and_measures(kind, layout, name, options):
     function, keys, more = functions.FUNCTIONS[name]
