@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-import os
 import subprocess
 import sys
 import time
@@ -15,12 +13,7 @@ from tests import cuda_resources
 from crossent.engines import kept
 from crossent.engines.cuda import program
 
-HERE = importlib.util.find_spec("cuda") is not None and importlib.util.find_spec("cuda.bindings") is not None
-needs_nvrtc = pytest.mark.skipif(
-    not (HERE or os.environ.get("CROSSENT_REQUIRE_NVRTC")),
-    reason="NVRTC is not here; CROSSENT_REQUIRE_NVRTC makes that a failure",
-)
-pytestmark = needs_nvrtc
+pytestmark = cuda_resources.needs_nvrtc
 
 KERNEL = """
 #include "scale.cuh"
