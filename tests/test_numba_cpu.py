@@ -1,4 +1,4 @@
-"""The compiled engine for host memory beside the array-API engine, and beside 60 digits."""
+"""The compiled engine for host memory beside the array-API engine. Beside 60 digits it is V1's, as the suite asks it."""
 
 from pathlib import Path
 
@@ -11,7 +11,6 @@ from crossent.engines import array_api, host_memory
 from crossent.engines.numba_cpu import kernel, native
 from crossent.libraries import NUMPY
 from crossent.math.rows import Coefficients, Rows
-from crossent_conformance import oracle, units
 
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 HALVES = ("float16", "bfloat16")
@@ -184,22 +183,6 @@ def test_special_values_of_soft_targets(dtype, coefficients, ieee):
         for w, c in ((None, None), (weight, u)):
             rows = make_rows(matrix(x, dtype), None, dtype, w, c, matrix(q, dtype), ieee=ieee, **coefficients)
             compare(rows, dtype)
-
-
-@pytest.mark.extended  # the suite asks the same of V1, of fewer rows
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("spread", "ahead"), [(3, 0), (300, 0), (0, 30), (1e-4, 0), (1, 60)])
-def test_V1_losses_and_gradients_are_accurate(dtype, spread, ahead):
-    rng = np.random.default_rng(7)
-    for v in (1, 2, 3, 5, 16, 17, 64, 100, 128, 129, 200, 257, 1000, 4096, 4100, 12000):
-        x, t = spread * rng.standard_normal((1, v)) + 1.7, rng.integers(0, v, 1)
-        x[0, t] += rng.uniform(-ahead if spread == 0 else ahead / 10, ahead)
-        x = x.astype(dtype)
-        loss, d = walked(make_rows(x, t, dtype))
-        exact, exact_d = oracle.cross_entropy(x.astype(float), t, reduction="none")
-        units.check(loss, exact, dtype)
-        units.check(d, exact_d, dtype, what="d_logits")
-        assert not np.signbit(loss[0])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
