@@ -132,27 +132,6 @@ def test_where_the_source_lies_is_not_in_the_name(source, tmp_path, compilations
     assert len(compilations) == 1
 
 
-def test_a_damaged_file_is_made_anew(source, folder, compilations, warnings):
-    cubin = program.cubin(source, ALONE, "sm_90")
-    (file,) = folder.iterdir()
-    whole = file.read_bytes()
-    file.write_bytes(whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])
-    program.cubin.forget()
-    assert program.cubin(source, ALONE, "sm_90").startswith(b"\x7fELF")
-    assert warnings() == [f"crossent compiles its kernel anew: {file} is damaged"]
-    program.cubin.forget()
-    assert program.cubin(source, ALONE, "sm_90") == cubin
-    assert len(compilations) == 2
-    assert list(folder.iterdir()) == [file]
-
-
-def test_a_folder_that_cannot_be_made_costs_time_alone(source, folder, warnings):
-    folder.write_text("a file is in the way")
-    assert program.cubin(source, ALONE, "sm_90").startswith(b"\x7fELF")
-    assert warnings()
-    assert all(words.startswith("crossent can not keep its kernel on disk") for words in warnings())
-
-
 def test_an_error_has_the_compilers_words(source, folder):
     source.write_text(KERNEL.replace("problem.factors[3]", "problem.nothing"))
     for _ in range(2):

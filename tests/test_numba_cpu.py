@@ -1,4 +1,4 @@
-"""The compiled engine for host memory beside the array-API engine. Beside 60 digits it is V1's, as the suite asks it."""
+"""The compiled engine for host memory beside the array-API engine; beside 60 digits it is V1's, as the suite asks."""
 
 from pathlib import Path
 
