@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import subprocess
 import sys
 import time
@@ -67,12 +66,6 @@ def compilations(monkeypatch):
 
     monkeypatch.setattr(program, "compiled", counted)
     return made
-
-
-@pytest.fixture
-def warnings(caplog):
-    caplog.set_level(logging.WARNING, logger="crossent")
-    return lambda: [record.getMessage() for record in caplog.records if record.name == "crossent"]
 
 
 def test_a_cubin_is_machine_code_for_the_architecture_and_the_macros(source):

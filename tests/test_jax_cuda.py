@@ -156,13 +156,6 @@ def on_cuda(jax_ffi, monkeypatch):
     return jax_ffi
 
 
-@pytest.fixture
-def _wide():
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
-
-
 def _numbers(n, v):
     rng = np.random.default_rng(0)
     soft, w, u = (rng.random(shape).astype(np.float32) for shape in ((n, v), n, v))

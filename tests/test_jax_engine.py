@@ -29,13 +29,6 @@ def _can_call():
         pytest.skip(jax_ffi.problem())
 
 
-@pytest.fixture
-def _wide():
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
-
-
 def _rng():
     return np.random.default_rng(0)
 

@@ -159,12 +159,6 @@ def test_torch_compiles(name):
         _same(a, b, 1e-12, 1e-14)
 
 
-@pytest.fixture
-def _wide():
-    with jax.enable_x64(True):
-        yield
-
-
 # --- hidden states ----------------------------------------------------------------------------------------------------
 
 

@@ -364,12 +364,6 @@ def test_A13_hidden_states_inside_shard_map():
 # --- what rows tell besides their loss --------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def _wide():
-    with jax.enable_x64(True):
-        yield
-
-
 def _numbers_and_gradients(row, name, given, beside):
     """The numbers of a call, and the derivatives of a function of them by what may be differentiated."""
     followed = functions.floats(name, beside)

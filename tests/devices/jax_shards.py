@@ -18,6 +18,7 @@ from tests.shard_cases import OPTIONS, SIZES, SOFT, STARTS, V, inputs
 import crossent
 from crossent_conformance import oracle, units
 
+pytestmark = pytest.mark.usefixtures("_wide")
 WIDTH = max(SIZES)
 STARTS_OF, SIZES_OF = jnp.asarray(STARTS, jnp.int32), jnp.asarray(SIZES, jnp.int32)
 PLACES = np.concatenate([rank * WIDTH + np.arange(SIZES[rank]) for rank in range(4)])
@@ -31,12 +32,6 @@ EVERY_OPTION = pytest.mark.parametrize(
 @cache
 def _mesh():
     return jax.make_mesh((4,), ("classes",), axis_types=(AxisType.Auto,))
-
-
-@pytest.fixture(autouse=True)
-def _in_float64():
-    with jax.enable_x64(True):
-        yield
 
 
 def _spread(a, fill=7.0):
