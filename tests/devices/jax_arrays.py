@@ -28,7 +28,6 @@ LAYOUTS = {
     "batch-sequence": ((2, 2), P("a", "b")),
     "vocabulary": ((4,), P(None, None, "a")),
     "batch-vocabulary": ((2, 2), P("a", None, "b")),
-    "replicated": ((4,), P()),
 }
 QUICK = ("batch", "batch-sequence")
 EVERY_LAYOUT = pytest.mark.parametrize(
