@@ -1,9 +1,15 @@
-"""Before the tests begin: what is compiled is shared out among the workers, and what stays is no garbage."""
+"""Before the tests begin: what is compiled is shared out among the workers, and what stays is no garbage.
+
+And what tests of several files are given.
+"""
 
 from __future__ import annotations
 
 import gc
 import importlib.util
+import logging
+
+import pytest
 
 
 def pytest_report_header():
@@ -29,3 +35,17 @@ def pytest_collection_finish(session):
     kinds += [Kind(verb, *of) for of in dtypes[:4] for verb in (STATISTICS, GRADIENT)]
     for kind in kinds[int(worker["workerid"].removeprefix("gw")) :: worker["workercount"]]:
         kernel(kind)
+
+
+@pytest.fixture
+def _wide():
+    """JAX has its types of 64 bits."""
+    with pytest.importorskip("jax").enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def warnings(caplog):
+    """What `crossent` has logged so far, once it is called."""
+    caplog.set_level(logging.WARNING, logger="crossent")
+    return lambda: [record.getMessage() for record in caplog.records if record.name == "crossent"]

@@ -18,7 +18,15 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 from crossent.engines.cuda import program
+
+HERE = importlib.util.find_spec("cuda") is not None and importlib.util.find_spec("cuda.bindings") is not None
+needs_nvrtc = pytest.mark.skipif(
+    not (HERE or os.environ.get("CROSSENT_REQUIRE_NVRTC")),
+    reason="NVRTC is not here; CROSSENT_REQUIRE_NVRTC makes that a failure",
+)
 
 
 class Resources(NamedTuple):

@@ -5,21 +5,16 @@ from __future__ import annotations
 import collections
 import ctypes
 import functools
-import importlib.util
-import os
 import sys
 
 import pytest
+from tests.cuda_resources import needs_nvrtc
 from tests.cuda_structures import Attribute, Configuration, as_c_reads_it
 
 from crossent.engines.cuda import here, launch, program
 from crossent.engines.cuda.launch import Shape
 
-HERE = importlib.util.find_spec("cuda") is not None and importlib.util.find_spec("cuda.bindings") is not None
-pytestmark = pytest.mark.skipif(
-    not (HERE or os.environ.get("CROSSENT_REQUIRE_NVRTC")),
-    reason="cuda-bindings is not here; CROSSENT_REQUIRE_NVRTC makes that a failure",
-)
+pytestmark = needs_nvrtc
 
 
 class Problem(ctypes.Structure):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import logging
-import os
 import subprocess
 import sys
 import time
@@ -15,12 +12,7 @@ from tests import cuda_resources
 from crossent.engines import kept
 from crossent.engines.cuda import program
 
-HERE = importlib.util.find_spec("cuda") is not None and importlib.util.find_spec("cuda.bindings") is not None
-needs_nvrtc = pytest.mark.skipif(
-    not (HERE or os.environ.get("CROSSENT_REQUIRE_NVRTC")),
-    reason="NVRTC is not here; CROSSENT_REQUIRE_NVRTC makes that a failure",
-)
-pytestmark = needs_nvrtc
+pytestmark = cuda_resources.needs_nvrtc
 
 KERNEL = """
 #include "scale.cuh"
@@ -74,12 +66,6 @@ def compilations(monkeypatch):
 
     monkeypatch.setattr(program, "compiled", counted)
     return made
-
-
-@pytest.fixture
-def warnings(caplog):
-    caplog.set_level(logging.WARNING, logger="crossent")
-    return lambda: [record.getMessage() for record in caplog.records if record.name == "crossent"]
 
 
 def test_a_cubin_is_machine_code_for_the_architecture_and_the_macros(source):
@@ -137,27 +123,6 @@ def test_where_the_source_lies_is_not_in_the_name(source, tmp_path, compilations
     source.parent.rename(tmp_path / "elsewhere")
     program.cubin(tmp_path / "elsewhere" / "kernel.cu", ALONE, "sm_90")
     assert len(compilations) == 1
-
-
-def test_a_damaged_file_is_made_anew(source, folder, compilations, warnings):
-    cubin = program.cubin(source, ALONE, "sm_90")
-    (file,) = folder.iterdir()
-    whole = file.read_bytes()
-    file.write_bytes(whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])
-    program.cubin.forget()
-    assert program.cubin(source, ALONE, "sm_90").startswith(b"\x7fELF")
-    assert warnings() == [f"crossent compiles its kernel anew: {file} is damaged"]
-    program.cubin.forget()
-    assert program.cubin(source, ALONE, "sm_90") == cubin
-    assert len(compilations) == 2
-    assert list(folder.iterdir()) == [file]
-
-
-def test_a_folder_that_cannot_be_made_costs_time_alone(source, folder, warnings):
-    folder.write_text("a file is in the way")
-    assert program.cubin(source, ALONE, "sm_90").startswith(b"\x7fELF")
-    assert warnings()
-    assert all(words.startswith("crossent can not keep its kernel on disk") for words in warnings())
 
 
 def test_an_error_has_the_compilers_words(source, folder):

@@ -6,20 +6,13 @@ matters most.
 
 from __future__ import annotations
 
-import importlib.util
-import os
-
 import pytest
 from tests import cuda_resources
+from tests.cuda_resources import needs_nvrtc
 
 from crossent.engines.cuda import SOURCE, plan, program
 from crossent.engines.cuda.plan import Variant
 
-HERE = importlib.util.find_spec("cuda") is not None and importlib.util.find_spec("cuda.bindings") is not None
-needs_nvrtc = pytest.mark.skipif(
-    not (HERE or os.environ.get("CROSSENT_REQUIRE_NVRTC")),
-    reason="NVRTC is not here; CROSSENT_REQUIRE_NVRTC makes that a failure",
-)
 NVCC, DISASSEMBLER = map(cuda_resources.tool, ("nvcc", "nvdisasm"))
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="there is no nvcc on the path or in /usr/local/cuda")
 needs_disassembler = pytest.mark.skipif(

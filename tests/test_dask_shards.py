@@ -18,14 +18,10 @@ HighLevelGraph = pytest.importorskip("dask.highlevelgraph").HighLevelGraph
 V = 8
 WEIGHTS = np.array([[1.0, 0.5, 0.0], [2.0, 1.0, 0.25]])
 CLASS_WEIGHTS = np.array([1.0, 0.5, 2.0, 0.0, 1.0, 4.0, 0.25, 1.0])
+# Each option by itself, over fewer layouts, is asked by P1.
 OPTIONS = {
     "plain": {},
-    "smoothing of the others": {"label_smoothing": 0.125},
-    "uniform smoothing": {"label_smoothing": 0.25, "smoothing": "uniform"},
-    "z-loss": {"z_loss": 0.125},
-    "transform": {"temperature": 2.0, "logit_softcap": 5.0},
-    "weights": {"weights": WEIGHTS, "ignore_index": 3},
-    "class weights": {"class_weights": CLASS_WEIGHTS, "label_smoothing": 0.125},
+    "smoothed-classes": {"class_weights": CLASS_WEIGHTS, "label_smoothing": 0.125},
     "all": {
         "weights": WEIGHTS,
         "class_weights": CLASS_WEIGHTS,
@@ -91,24 +87,6 @@ def test_values_of_any_chunks(options, soft, chunks):
     units.check(_compute(both[1])[0], exact_d, "float32", what="d_logits")
 
 
-@pytest.mark.parametrize("reduction", ["none", "sequence", "mean", "sum"])
-@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-def test_what_follows_multiplies_each_token(reduction, soft):
-    x, t = _case(soft, np.float64)
-    shape = {"none": (2, 3), "sequence": (2,)}.get(reduction, ())
-    above = np.linspace(0.5, 3.0, int(np.prod(shape))).reshape(shape)
-    options = {"weights": WEIGHTS, "reduction": reduction}
-    exact, exact_d = oracle.cross_entropy(x, t, **options, grad_output=above)
-    loss, d = crossent.cross_entropy_and_grad(
-        da.from_array(x, chunks=(1, 2, 3)),
-        da.from_array(t, chunks=2),
-        **_lazy(options, 2),
-        grad_output=da.from_array(above, chunks=1),
-    )
-    units.check(_compute(loss)[0], exact, "float64")
-    units.check(_compute(d)[0], exact_d, "float64", what="d_logits")
-
-
 @pytest.mark.parametrize("layout", ["even", "uneven", "of one class", "of whole rows", "of no tokens"])
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 def test_results_have_the_chunks_of_the_logits(layout, dtype):
@@ -121,17 +99,6 @@ def test_results_have_the_chunks_of_the_logits(layout, dtype):
         for block in np.ndindex(array.numblocks):
             part, made = array.blocks[block], _compute(array.blocks[block])[0]
             assert (part.shape, part.dtype) == (made.shape, made.dtype)
-
-
-def test_a_row_alone_and_no_rows():
-    x, t = _case()
-    loss, d = crossent.cross_entropy_and_grad(da.from_array(x[0, 0], chunks=3), da.from_array(t[0, 0]))
-    expected = crossent.cross_entropy_and_grad(x[0, 0], t[0, 0])
-    assert loss.shape == ()
-    np.testing.assert_allclose(_compute(loss)[0], expected[0], rtol=1e-6)
-    np.testing.assert_allclose(_compute(d)[0], expected[1], rtol=1e-6, atol=1e-7)
-    loss, d = crossent.cross_entropy_and_grad(da.zeros((0, V), chunks=3), da.zeros(0, dtype=int), reduction="none")
-    assert [each.shape for each in _compute(loss, d)] == [(0,), (0, V)]
 
 
 @pytest.mark.parametrize("chunks", [3, V])

@@ -6,7 +6,6 @@ run: what is cut off, hangs or crashes costs only itself, and nothing that is of
 
 import contextlib
 import dataclasses
-import importlib.util
 import inspect
 import itertools
 import os
@@ -22,6 +21,7 @@ from benchmarks import report
 from benchmarks.contenders import COPY, TORCH
 from benchmarks.measurement import Measurement
 from benchmarks.problem import Problem
+from tests.cuda_resources import needs_nvrtc
 from tests.gpu import acted, log, page, run, subject, test_machine, variants
 from tests.gpu import test_queue as queue
 from tests.gpu import test_values as values
@@ -227,9 +227,8 @@ def test_a_launch_too_many_is_seen(monkeypatch, seen, passes):
 
 
 @pytest.mark.extended
+@needs_nvrtc
 def test_programs_are_compiled_ahead_and_kept(monkeypatch, tmp_path):
-    if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("nvidia") is None:
-        pytest.skip("NVRTC is not here; CROSSENT_REQUIRE_NVRTC makes that a failure elsewhere")
     monkeypatch.setenv("CROSSENT_CACHE_DIR", str(tmp_path))
     some = test_machine.plan.all_variants()[:3]
     monkeypatch.setattr(test_machine.plan, "all_variants", lambda: some)

@@ -8,8 +8,6 @@ make are made by hand.
 from __future__ import annotations
 
 import ctypes
-import importlib.util
-import os
 from functools import partial
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -17,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from tests import emulator
+from tests.cuda_resources import needs_nvrtc
 from tests.cuda_structures import as_c_reads_it
 from tests.gpu import test_jax as asked
 
@@ -31,14 +30,10 @@ from crossent.math.rows import LOSS, Coefficients, Rows
 jax = pytest.importorskip("jax")
 torch = pytest.importorskip("torch")
 jnp = jax.numpy
-HERE = importlib.util.find_spec("cuda") is not None and importlib.util.find_spec("cuda.bindings") is not None
 pytestmark = [
     emulator.needed,
     pytest.mark.skipif(select.numba_problem() is not None, reason="Numba cannot be used here"),
-    pytest.mark.skipif(
-        not (HERE or os.environ.get("CROSSENT_REQUIRE_NVRTC")),
-        reason="cuda-bindings is not here; CROSSENT_REQUIRE_NVRTC makes that a failure",
-    ),
+    needs_nvrtc,
 ]
 STREAM, OTHER = 0x5123, 0xABC
 NAMES = {1: b"CUDA_ERROR_INVALID_VALUE", 701: b"CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES"}
@@ -159,13 +154,6 @@ def on_cuda(jax_ffi, monkeypatch):
     monkeypatch.setitem(jax_ffi._PLATFORMS, "cuda", "cpu")
     monkeypatch.setattr(xla, "launcher", _LAUNCHER)
     return jax_ffi
-
-
-@pytest.fixture
-def _wide():
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
 
 
 def _numbers(n, v):

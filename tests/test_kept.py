@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -22,12 +21,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("CROSSENT_CACHE_DIR", str(tmp_path / "kept"))
     kept._said.clear()
     return tmp_path / "kept"
-
-
-@pytest.fixture
-def warnings(caplog):
-    caplog.set_level(logging.WARNING, logger="crossent")
-    return lambda: [record.getMessage() for record in caplog.records if record.name == "crossent"]
 
 
 def _kept(name="kernel.code"):

@@ -235,29 +235,24 @@ def _call(options, make):
     return make(x), make(q if soft else t.astype(np.int32)), named
 
 
-def _close(a, b):
-    np.testing.assert_allclose(np.asarray(a, float), np.asarray(b, float), rtol=2e-6, atol=2e-7)
-
-
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("device", ["device1", "device2", "no_float64", "no_x64"])
-def test_every_device_of_array_api_strict(request, device, options):
-    """A device that is forgotten is an error there, since arrays of two devices do not meet."""
+def test_a_device_of_array_api_strict_without_64_bits(request, options):
+    """That a call stays on a device of the library's is asked by every clause, in two modes of their own."""
     xp = _module("array_api_strict")
     known = {getattr(each, "_device", each): each for each in xp.__array_namespace_info__().devices()}
-    if device not in known:
+    if "no_x64" not in known:
         pytest.skip("this version of array-api-strict has no such device")
-    if device == "no_x64" and "soft" in options:
+    if "soft" in options:
         reason = "array_api_strict.argmax makes int64, which this device of its own does not have"
         request.applymarker(pytest.mark.xfail(raises=ValueError, reason=reason))
     results = []
-    for place in (known["CPU_DEVICE"], known[device]):
+    for place in (known["CPU_DEVICE"], known["no_x64"]):
         x, t, named = _call(options, lambda a, place=place: xp.asarray(a, device=place))
         found = [crossent.cross_entropy(x, t, **named), *crossent.cross_entropy_and_grad(x, t, **named)]
         assert {result.device for result in found} == {place}
         results.append([np.asarray(xp.asarray(result, device=known["CPU_DEVICE"])) for result in found])
     for on_cpu, there in zip(*results, strict=True):
-        _close(there, on_cpu)
+        np.testing.assert_allclose(there.astype(float), on_cpu.astype(float), rtol=2e-6, atol=2e-7)
 
 
 @pytest.fixture

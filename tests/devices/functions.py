@@ -24,9 +24,10 @@ LINEAR = {
     "several": ("linear_token_log_probs", ("ids",), {}),
     "statistics": ("linear_token_statistics", ("t",), {}),
 }
+EVERY = {"temperature": 1.3, "logit_softcap": 8.0}
 PLAIN_AND_EVERY = pytest.mark.parametrize(
     "options",
-    [pytest.param({}, marks=pytest.mark.extended), {"temperature": 1.3, "logit_softcap": 8.0}],
+    [pytest.param({}, marks=pytest.mark.extended), EVERY],
     ids=["plain", "every"],
 )
 IGNORED = 3

@@ -28,7 +28,6 @@ LAYOUTS = {
     "batch-sequence": ((2, 2), P("a", "b")),
     "vocabulary": ((4,), P(None, None, "a")),
     "batch-vocabulary": ((2, 2), P("a", None, "b")),
-    "replicated": ((4,), P()),
 }
 QUICK = ("batch", "batch-sequence")
 EVERY_LAYOUT = pytest.mark.parametrize(
@@ -364,12 +363,6 @@ def test_A13_hidden_states_inside_shard_map():
 # --- what rows tell besides their loss --------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def _wide():
-    with jax.enable_x64(True):
-        yield
-
-
 def _numbers_and_gradients(row, name, given, beside):
     """The numbers of a call, and the derivatives of a function of them by what may be differentiated."""
     followed = functions.floats(name, beside)
@@ -389,13 +382,24 @@ def _same(found, expected):
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-11, atol=1e-13)
 
 
+# Kinds of meshes and layouts in all pairs; options with each kind and with each layout.
+MEASURED = [
+    (AxisType.Explicit, "batch-vocabulary", functions.EVERY),
+    *(
+        pytest.param(*more, marks=pytest.mark.extended)
+        for more in (
+            (AxisType.Auto, "batch-vocabulary", {}),
+            (AxisType.Explicit, "batch", functions.EVERY),
+            (AxisType.Auto, "batch", {}),
+            (AxisType.Explicit, "vocabulary", {}),
+            (AxisType.Auto, "vocabulary", functions.EVERY),
+        )
+    ),
+]
+
+
 @pytest.mark.usefixtures("_wide")
-@pytest.mark.parametrize("kind", [AxisType.Explicit, pytest.param(AxisType.Auto, marks=pytest.mark.extended)], ids=str)
-@pytest.mark.parametrize(
-    "layout",
-    ["batch-vocabulary", *(pytest.param(name, marks=pytest.mark.extended) for name in ("batch", "vocabulary"))],
-)
-@functions.PLAIN_AND_EVERY
+@pytest.mark.parametrize(("kind", "layout", "options"), MEASURED, ids=str)
 @pytest.mark.parametrize("name", functions.FUNCTIONS)
 def test_A13_tokens_and_measures(kind, layout, name, options):
     function, keys, more = functions.FUNCTIONS[name]
