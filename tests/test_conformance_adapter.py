@@ -7,6 +7,7 @@ import pytest
 
 import crossent
 from crossent_conformance import backends, evidence, page, probe, subject, table
+from crossent_conformance.adapter import UnderTest
 from crossent_conformance.run import Run, Settings
 from crossent_conformance.subject import DoesNotApply, SubjectError
 
@@ -301,6 +302,8 @@ def test_a_refusal_says_why():
         ("nowhere.py:x", "there is no file nowhere.py"),
         ("broken.py:x", "nowhere_to_be_found"),
         ("worse.py:x", "ZeroDivisionError"),
+        ("leaving.py:x", "importing it raised SystemExit: 5"),
+        ("two.py:x", "there is no 'x' in two.py; it has first, second"),
         ("no_such_module:x", "no module 'no_such_module'"),
         ("crossent:nothing", "there is no 'nothing' in crossent"),
         ("numpy:pi", "numpy:pi is float; accepted: a function, a module, or an object with a method 'loss'"),
@@ -310,6 +313,8 @@ def test_no_subject(tmp_path, monkeypatch, spec, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken.py").write_text("import nowhere_to_be_found\n")
     (tmp_path / "worse.py").write_text("1 / 0\n")
+    (tmp_path / "leaving.py").write_text("raise SystemExit(5)\n")
+    (tmp_path / "two.py").write_text("import os\ndef first(): pass\ndef second(): pass\n")
     with pytest.raises(SubjectError, match=message):
         subject.load(spec)
 
@@ -473,6 +478,18 @@ def test_what_an_object_was_made_with_is_all_it_does():
     ):
         with pytest.raises(DoesNotApply):
             found.loss(x, t, **options)
+
+
+def test_an_object_is_asked_to_ignore_the_negative_class_that_it_was_made_with():
+    torch = pytest.importorskip("torch")
+    found = UnderTest(torch.nn.CrossEntropyLoss(), "torch.nn")
+    found.begin(probe.examine(found, backends.load("torch")), "R2")
+    assert "was made with ignore_index=-100, reduction='mean'" in found.traits.notes
+    x, t = torch.tensor(X), torch.tensor([T[0], -100])
+    assert found.loss(x, t, ignore_index=-100) == torch.nn.functional.cross_entropy(x[:1], t[:1])
+    assert found.loss(x, torch.tensor(T)) == torch.nn.functional.cross_entropy(x, torch.tensor(T))
+    with pytest.raises(DoesNotApply):
+        found.loss(x, torch.tensor(T), ignore_index=2)
 
 
 def test_a_module_that_holds_a_loss_is_asked_itself():

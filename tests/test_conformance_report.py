@@ -73,6 +73,30 @@ def test_few_digits_everywhere_are_extreme_and_named():
     )
 
 
+def test_exponentials_past_the_dtype_are_named():
+    logits = np.array([[0.0, 800.0], [0.5, 0.25]])
+    loss = Reference().loss(logits, np.array([1, 0]), reduction="none")
+    for given in (np.inf, np.nan):
+        loss[0] = given
+        [named] = suspects.of(_found(logits, np.array([1, 0]), loss, reduction="none"))
+        assert named.says == "the loss is the log of exponentials that overflow, or are 0"
+
+
+@pytest.mark.parametrize(("V", "named"), [(1, []), (3, ["mean by 0"])])
+def test_a_mean_by_0_is_one_of_no_tokens(V, named):
+    """NaN where the loss of the one class is 0 is none."""
+    logits, targets = np.zeros((1, V)), np.array([0])
+    found = _found(logits, targets, np.nan, **({"ignore_index": 0} if named else {}))
+    assert [suspect.key for suspect in suspects.of(found)] == named
+
+
+def test_two_calls_that_differ_in_their_last_digits_are_not_wrong():
+    for far, grade in ((1e-7, severity.EXTREME), (0.01, severity.WRONG)):
+        with pytest.raises(evidence.Unlike) as caught:
+            agree.equal(np.array([1.0 + far]), np.array([1.0]))
+        assert severity.graded(caught.value, "disagrees", None, "float64")[0] == grade
+
+
 def test_the_ordinary_entry_is_told_though_another_is_off_by_more():
     logits = np.array([[0.0, 40.0], [0.5, 0.25], [1.0, 0.0]])
     loss = Reference().loss(logits, np.array([1, 0, 0]), reduction="none")
@@ -147,6 +171,13 @@ def test_cases_without_the_option_that_a_small_input_needs_are_another_fault():
         _case("V9", tier=0, says="z alone", input=input_of("z_loss")),
     ]
     assert [(fault.failure.says, fault.count) for fault in subject.faults()] == [("weights", 2), ("z alone", 2)]
+
+
+def test_the_same_words_are_told_once():
+    subject = SubjectResult("a", "a", backends={"numpy": {"dtypes": ["float64"]}})
+    subject.cases = [_case(clause, says="the process ended with signal 6") for clause in ("V1", "R2", "S6")]
+    [fault] = subject.faults()
+    assert (fault.count, fault.clauses) == (3, ["V1", "R2", "S6"])
 
 
 def test_of_the_names_that_fit_a_number_the_one_holds_that_fits_most():

@@ -363,6 +363,8 @@ class UnderTest:
         for name, value in fixed.items():
             if name in names or (name == "smoothing" and _is_default("label_smoothing", effective["label_smoothing"])):
                 continue
+            if name == "ignore_index" and value < 0 and effective[name] is None:  # no class is ignored by it
+                continue
             if not _same(effective[name], value):
                 raise DoesNotApply(f"{_worded(name, effective[name])}: it is {value!r} whatever is asked")
         return {**_spoken(names, defaults), **passed}
@@ -529,7 +531,9 @@ def loss_or_pair(result: Any) -> Any:
     """The result, if it may be a loss or a pair; whose arrays they are is for the place to say."""
     parts = result if _is_pair(result) else (result,)
     if isinstance(result, _CONTAINERS) and not _is_pair(result):
-        raise WrongTypeError(f"{_shown(result)} came back; accepted: the loss, or (loss, d_logits)")
+        raise WrongTypeError(
+            f"{_shown(result)} came back; accepted: the loss, or (loss, d_logits), or what an adapter's result picks"
+        )
     for part in parts:  # torch 2.9 traces neither any() of a generator nor a union of types
         if part is None or isinstance(part, _CONTAINERS):
             raise WrongTypeError(f"{_shown(result)} came back; accepted: the loss, or (loss, d_logits), as arrays")

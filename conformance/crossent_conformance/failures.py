@@ -59,7 +59,9 @@ def _said(error: BaseException, call: evidence.Call | None, by: list[frames.Fram
     if math.isnan(error.given):
         says = f"{entry} is NaN, and should be {error.expected:.6g}"
     else:
-        says = f"{entry} is {error.given:.6g}, and should be {error.expected:.6g}"
+        alike = f"{error.given:.6g}" == f"{error.expected:.6g}"
+        given, expected = (f"{value:.12g}" if alike else f"{value:.6g}" for value in (error.given, error.expected))
+        says = f"{entry} is {given}, and should be {expected}"
     return says + _at(call, error.whole)
 
 

@@ -111,7 +111,8 @@ def check(what: str, names: Iterable[str]) -> None:
         start = re.split("[*?]", test)[0]  # what follows may be of the parameters
         found = [each for each, of in tests.items() if not separator or fnmatch.fnmatchcase(of, file)]
         if not any(each.startswith(start) if start != test else test in ("", each) for each in found):
-            raise KnownError(f"{what}: no clause or case is called {name!r}{near(test, (*contract.clauses(), *tests))}")
+            close = near(test, (*contract.clauses(), *tests)) or "; crossent conform --list tells them"
+            raise KnownError(f"{what}: no clause or case is called {name!r}{close}")
 
 
 def _is_of_clauses(name: str) -> bool:

@@ -243,7 +243,7 @@ def _fixed(module: Any, options: dict[str, Option]) -> dict[str, Any]:
         value = getattr(module, option.own, None)
         if name == "class_weights" and value is not None:
             raise UnreadableError(f"was made with {option.own}; accepted: one without, or its class")
-        if value is None or (name == "ignore_index" and _ignores_nothing(value)):
+        if value is None:
             continue
         if isinstance(DEFAULTS[name], float):
             value = float(value)

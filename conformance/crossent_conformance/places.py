@@ -129,7 +129,9 @@ class Place:
         result = _with_named(function, plain, per_token | shared)
         parts = result if isinstance(result, tuple) else (result,)
         for part in parts:
-            first, second = self.to_numpy(part)
+            doubled = self.to_numpy(part)
+            assert doubled.shape[:1] == (2,), f"the result has shape {doubled.shape}; accepted: (2, ...), as the tokens"
+            first, second = doubled
             np.testing.assert_array_equal(first, second, err_msg="equal rows of a stride-0 input differ")
         return tuple(part[0, ...] for part in parts) if isinstance(result, tuple) else result[0, ...]
 

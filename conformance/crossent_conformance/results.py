@@ -211,7 +211,8 @@ class SubjectResult:
                 failure.says = failure.names[failure.fault]
 
     def faults(self) -> list[Fault]:
-        """What is wrong, each once, the worst first: a suspect's wherever it shows, any other by its clause."""
+        """What is wrong, each once, the worst first: a suspect's wherever it shows, any other by its clause, unless the
+        words are the same."""
         stories: dict[Any, list[Case]] = defaultdict(list)
         for case in self.cases:
             if case.counts and case.failure is not None:
@@ -219,10 +220,14 @@ class SubjectResult:
                 kind = "ends" if told.kind in ENDS else told.kind
                 story = (told.fault,) if told.fault else (case.clause, kind, told.what or "", told.severity)
                 stories[story].append(case)
+        alike: dict[tuple[str, str], list[Case]] = defaultdict(list)
+        for cases in itertools.chain.from_iterable(map(_apart, stories.values())):
+            if (head := cases[0].failure) is not None:
+                alike[head.says, head.severity] += cases
         order = list(contract.clauses())
         found = []
-        for cases in itertools.chain.from_iterable(map(_apart, stories.values())):
-            first = cases[0]
+        for cases in alike.values():
+            first = min(cases, key=_order)
             clauses = sorted({case.clause for case in cases}, key=order.index)
             places = dict.fromkeys((case.backend, case.dtype) for case in cases)
             found.append(Fault(first.clause, first, clauses, list(places), len(cases)))
@@ -322,12 +327,16 @@ class Results:
 
 def _apart(cases: list[Case]) -> Iterator[list[Case]]:
     """The cases of a story, the first to be told at the head; those apart that lack an option which that one needs."""
-    left = sorted(cases, key=lambda case: case.failure.order if case.failure else ())
+    left = sorted(cases, key=_order)
     while left:
         told = left[0].failure
         needs = told.options if told is not None and told.shrunk and not told.fault else frozenset()
         yield [case for case in left if case.failure is not None and needs <= case.failure.options]
         left = [case for case in left if case.failure is not None and not needs <= case.failure.options]
+
+
+def _order(case: Case) -> tuple[Any, ...]:
+    return case.failure.order if case.failure is not None else ()
 
 
 def values_alone(described: dict[str, dict[str, Any]]) -> list[str]:

@@ -94,6 +94,8 @@ def plainest(fractions: np.ndarray, relative: np.ndarray, call: Call | None) -> 
 
 def graded(error: BaseException, kind: str, call: Call | None, dtype: str) -> tuple[str, int, float]:
     """The grade of a failure, its tier, and its relative error: what is told first is smallest, largest."""
+    if isinstance(error, Unlike) and not isinstance(error, Disagreement) and not coarse(_apart(error), dtype):
+        return EXTREME, SPECIAL, _apart(error)
     if call is None:
         return WRONG, 1 if kind == "raises" else REFUSALS, 0.0
     index = error.index if isinstance(error, Unlike) else ()
@@ -109,7 +111,7 @@ def graded(error: BaseException, kind: str, call: Call | None, dtype: str) -> tu
         return WRONG, first, relative
     if kind == "not refused":
         return WRONG, REFUSALS, 0.0
-    return WRONG, 1 if plain and kind != "disagrees" else SPECIAL, 0.0
+    return WRONG, 1 if plain else SPECIAL, 0.0
 
 
 def _apart(error: Unlike) -> float:

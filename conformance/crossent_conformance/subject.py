@@ -18,6 +18,8 @@ from crossent_conformance.modules import UnreadableError
 
 __all__ = ["Adapter", "DoesNotApply", "LossObject", "SubjectError", "load"]
 DEFAULT = "crossent_conformance.subjects_crossent:subject"
+MOST_NAMES = 12
+"""So many of a module's own names are told where the one that was asked for is none."""
 
 
 class SubjectError(Exception):
@@ -52,11 +54,14 @@ def _find(spec: str) -> Any:
         raise
     except ModuleNotFoundError as error:
         raise SubjectError(f"{spec}: there is no module {error.name!r}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SubjectError(f"{spec}: importing it raised {type(error).__name__}: {error}") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise SubjectError(f"{spec}: there is no {part!r} in {path}")
+            own = [name for name in getattr(found, "__dict__", ()) if not name.startswith("_")]
+            own = [name for name in own if getattr(getattr(found, name), "__module__", "") == found.__name__]
+            has = f"; it has {', '.join(own[:MOST_NAMES])}" if own else ""
+            raise SubjectError(f"{spec}: there is no {part!r} in {path}{has}")
         found = getattr(found, part)
     return found
 

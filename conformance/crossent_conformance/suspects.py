@@ -41,6 +41,10 @@ MEASURES = {
     f"{prefix}{name}": name for name in ("token_log_probs", "entropy", "kl_divergence") for prefix in ("", "d_")
 }
 """Results that are no loss, and the functions that they are of."""
+OVERFLOWS = {"float64": 709.0, "float32": 88.0}
+"""The exponential of a logit of more is infinite, of minus that at most tiny, in the dtype of the arithmetic."""
+LARGE = 1e30
+"""Past logits of this size a difference may overflow, too."""
 HERE = ("out", "engine", "check_targets", "memory", "needs")
 """Options that change no value."""
 
@@ -119,8 +123,15 @@ class _Answer:
         if self.options.get("label_smoothing") and as_shares and masked[infinite].all():
             says = f"{self.noun}: classes at -inf are among those that share in label_smoothing"
             yield Suspect("smoothing of -inf", says)
-        elif self.options.get("reduction", "mean") in ("mean", "sequence") and not (self.exact[infinite] != 0).any():
+        elif severity.spread(self._nothing_counts(), self.off.shape)[infinite].all():
             yield Suspect("mean by 0", f"{self.noun} is divided by 0 where no token counts")
+
+    def _nothing_counts(self) -> np.ndarray:
+        """Of which losses no token counts."""
+        call = Asked(self.logits, self.targets, **self.options)
+        if call.reduction not in ("mean", "sequence"):
+            return np.zeros((), dtype=bool)
+        return np.asarray(Reference().over_tokens(call, Reference().tokens(call).counted) == 0)
 
     def explains(self, make: Callable[[], Any]) -> bool:
         """Whether the answer is that formula's, numbers of it at least, and the right answer is not."""
@@ -372,7 +383,13 @@ class _Answer:
         return ask(*arrays, **options)[int(self.what.startswith("d_"))]
 
     def digits(self) -> Iterator[Suspect]:
-        """The dtype to which the logits, or the result, were rounded: one that the error is gone with."""
+        """The dtype to which the logits, or the result, were rounded: one that the error is gone with; or past which
+        exponentials are."""
+        largest = np.abs(self.logits).max(initial=0.0)
+        overflows = OVERFLOWS[self.compute_dtype] < largest < LARGE and not np.isfinite(self.given[self.off]).any()
+        if self.what == "loss" and overflows:
+            yield Suspect("overflow", f"{self.noun} is the log of exponentials that overflow, or are 0")
+            return
         finite = np.isfinite(self.given) & np.isfinite(self.exact)
         apart = np.abs(self.given - self.exact)[finite].max(initial=0.0)
         some = finite & (self.given != 0)

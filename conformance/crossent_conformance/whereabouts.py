@@ -32,7 +32,7 @@ def of(call: Call, whole: Compared) -> str:
         found.append(f"{count}, {same[0]}" if same else count)
     elif per_token.size > 1:
         found.append("every token")
-    elif lead is not None and lead.size and lead.item() > LEAD:
+    elif lead is not None and lead.size and LEAD < lead.item() < np.inf:
         found.append(f"the target is ahead by {lead.item():.3g}")
     if off.shape == logits.shape and lead is not None:
         at = np.arange(logits.shape[-1]) == call.targets[..., None]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crossent_conformance import agree, cases, depth
+from crossent_conformance import agree, cases, depth, evidence
 from crossent_conformance.backends import DIRECT, Mode
 
 STEP = 1e-4
@@ -33,10 +33,15 @@ def _check(place, subject, logits, targets, direction, options):
         np.abs(terms).sum(), np.abs(d_logits).max()
     )  # an entry that happens to be nearly 0 has no digits to show
     said = float(terms.sum())
-    assert abs(difference - said) <= 1e-7 * size, (
-        f"along a direction the loss rises by {difference:.8g} and the gradient says {said:.8g}, "
-        f"{said / difference if difference else np.inf:.3g} times as much"
-    )
+    if not abs(difference - said) <= 1e-7 * size:
+        times = said / difference if difference else np.inf
+        raise evidence.Unlike(
+            f"along a direction the loss rises by {difference:.8g} and the gradient says {said:.8g}"
+            + (f", {times:.3g} times as much" if abs(times - 1) > 0.01 else ""),
+            expected=difference,
+            given=said,
+            scale=float(size),
+        )
 
 
 @pytest.mark.places(

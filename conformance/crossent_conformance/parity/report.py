@@ -144,7 +144,8 @@ def held(verdict: Verdict) -> str:
 
 def conclusion(verdict: Verdict) -> str:
     """In one line."""
-    finite = [item for item in (*verdict.among, *verdict.against) if math.isfinite(item.eps)]
+    every = [*verdict.among, *verdict.against]
+    finite = [item for item in every if math.isfinite(item.eps)]
     worst = max(finite, key=lambda item: item.eps, default=None)
     told = ""
     if worst is not None and worst.eps == 0:
@@ -153,7 +154,8 @@ def conclusion(verdict: Verdict) -> str:
         where = worst.eps, worst.case, worst.dtype, worst.what
         pairs = [item.between for item in finite if (item.eps, item.case, item.dtype, item.what) == where]
         said = "; ".join(f"{first} and {second}" for first, second in pairs)
-        told = f" Largest: {number(worst.eps)} eps, {worst.case} {worst.dtype} {worst.what}, {said}."
+        which = "Largest" if len(finite) == len(every) else "Largest that is finite"
+        told = f" {which}: {number(worst.eps)} eps, {worst.case} {worst.dtype} {worst.what}, {said}."
     count = len(verdict.problems)
     failing = f"fails: {count} problem{'s' if count != 1 else ''}"
     results, comes_to = verdict.results, failing if count else held(verdict)
