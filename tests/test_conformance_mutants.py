@@ -86,6 +86,11 @@ TOLD = {
 """Mutants, and what the report says of them first."""
 
 
+def _untold(file: str) -> list[catalogue.Mutant]:
+    """The file's mutants but those of which it is asked what their clause tells first."""
+    return [mutant for mutant in catalogue.mutants(file) if mutant.name not in TOLD.get(file, {})]
+
+
 class _Trial(Run):
     """A run that asks every mutant about the clause that is expected to kill it, and no more than it takes."""
 
@@ -114,9 +119,9 @@ class _Trial(Run):
 
 
 @pytest.mark.extended
-@pytest.mark.parametrize("file", catalogue.FILES)
+@pytest.mark.parametrize("file", [file for file in catalogue.FILES if _untold(file)])
 def test_every_mutant_is_killed_by_its_clause(file):
-    mutants = list(catalogue.mutants(file))
+    mutants = _untold(file)
     results = _Trial(mutants, BACKENDS.get(file, ("numpy",))).execute()
     killed = {}
     for mutant, subject in zip(mutants, results.subjects, strict=True):
