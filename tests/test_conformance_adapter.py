@@ -132,6 +132,15 @@ def test_a_smoothing_that_has_no_name_is_found_by_trying():
     assert found.loss(X, T).shape == ()
 
 
+@pytest.mark.parametrize("smoothing", ["others", "uniform"])
+def test_a_smoothing_is_found_whichever_class_is_taken_for_the_target(smoothing):
+    def off_by_one(logits, targets, label_smoothing=0.0):
+        return crossent.cross_entropy(logits, (targets + 1) % 5, label_smoothing=label_smoothing, smoothing=smoothing)
+
+    traits = probe.examine(UnderTest(off_by_one, "a test"), backends.load("numpy"))
+    assert traits.fixed == {"reduction": "mean", "smoothing": smoothing}
+
+
 def test_gradients_come_from_autograd():
     found, traits = load("on_tensors", "torch")
     assert traits.gradient
@@ -303,6 +312,7 @@ def test_a_refusal_says_why():
         ("broken.py:x", "nowhere_to_be_found"),
         ("worse.py:x", "ZeroDivisionError"),
         ("leaving.py:x", "importing it raised SystemExit: 5"),
+        (f"{SMALL}:of_one", r"of_one cannot be called with logits and targets: too many positional arguments; accepted: "),
         ("two.py:x", "there is no 'x' in two.py; it has first, second"),
         ("no_such_module:x", "no module 'no_such_module'"),
         ("crossent:nothing", "there is no 'nothing' in crossent"),

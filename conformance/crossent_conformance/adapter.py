@@ -117,6 +117,8 @@ class UnderTest:
         read: Any = self._function if is_its_own else modules.read(self._function)
         result = self._own("result")
         self._function = read if result is None else modules.picked(read, result)
+        modules.bound(self._function)
+        modules.bound(self._pair)
         self._first: Any = self._pair if self._function is None else self._function
         """What is asked for the loss alone."""
         self.name: str = self._own("name") or spec

@@ -165,6 +165,16 @@ def signature(function: Any) -> list[inspect.Parameter]:
         return []
 
 
+def bound(function: Any) -> None:
+    """UnreadableError where it cannot be called with logits and targets alone, as far as its parameters tell."""
+    if parameters := signature(function):
+        try:
+            inspect.Signature(parameters).bind(None, None)
+        except TypeError as error:
+            said = f"cannot be called with logits and targets: {error}"
+            raise UnreadableError(f"{said}; accepted: what takes these two by position, all else as options") from error
+
+
 def _constructor(kind: type) -> list[inspect.Parameter]:
     """The parameters by which one is made: its own and, where it hands others on, those of the classes before it."""
     found: dict[str, inspect.Parameter] = {}
