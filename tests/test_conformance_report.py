@@ -10,11 +10,13 @@ from crossent_conformance import (
     backends,
     cases,
     evidence,
+    failures,
     known,
     oracle,
     severity,
     shrink,
     suspects,
+    table,
     units,
     whereabouts,
 )
@@ -135,6 +137,18 @@ def test_where_a_result_is_off():
     assert whereabouts.of(cube, evidence.Compared(scalar, scalar, scalar == 0)) == "of logits of 3 axes"
     at = np.arange(5) == targets[:, None]
     assert whereabouts.of(call, evidence.Compared(exact, exact, at)).endswith("the target's entry alone")
+
+
+def test_of_many_tokens_the_one_that_is_off_is_told():
+    logits, targets = cases.random((40,), 10)
+    evidence.record_call(logits, targets, {}, "float64")
+    error = evidence.Unlike("a sum", expected=0.0, given=1.0, index=(7,))
+    told = failures.told(error, "test_V4_x", PLACE, UnderTest(Reference().loss, "a test"), "V4", None)
+    assert told.input["row"] == {"at": [7], "logits": logits[7].tolist(), "target": targets[7]}
+    said = list(table.input_lines(told.input))
+    assert said[1] == f"at [7] they are {logits[7].tolist()}, the target {targets[7]}"
+    result = evidence.Unlike("a mean", expected=0.0, given=1.0)
+    assert "row" not in failures.told(result, "test_R2_x", PLACE, UnderTest(Reference().loss, "a"), "R2", None).input
 
 
 def test_a_smaller_input_keeps_the_fault_and_the_option_of_its_clause():

@@ -11,6 +11,8 @@ from crossent_conformance.places import Place
 
 SECONDS = 2.0
 """How long a failing input may be made smaller."""
+MOST_CLASSES = 16
+"""A row of so many classes is told where the logits are too many."""
 MOST_LOGITS = 2_000_000
 """Of more logits than these nothing is said but the entry that is off."""
 
@@ -79,7 +81,22 @@ def _input(error: BaseException, place: Place, subject: UnderTest) -> dict[str, 
     mode = place.mode.value
     if call is None:
         return None if subject.witness is None else subject.witness.last(mode)
-    return witness.described(call, subject.handed_over(call.options), place.dtype, mode)
+    told = witness.described(call, subject.handed_over(call.options), place.dtype, mode)
+    if told["logits"] is None and isinstance(error, evidence.Unlike):
+        told |= _row(call, error.index)
+    return told
+
+
+def _row(call: evidence.Call, index: tuple[int, ...]) -> dict[str, Any]:
+    """Of many tokens the one that is off, where its classes are few."""
+    token = index[: call.logits.ndim - 1]
+    if len(token) < call.logits.ndim - 1 or call.logits.shape[-1] > MOST_CLASSES:
+        return {}
+    try:
+        row, target = call.logits[token], call.targets[token]
+    except IndexError:  # the result has another shape than the tokens
+        return {}
+    return {"row": {"at": list(token), "logits": row.tolist(), "target": target.tolist()}}
 
 
 def _where(error: BaseException, by: list[frames.Frame]) -> str:

@@ -177,6 +177,8 @@ def _arrays(given: dict[str, Any]) -> Iterator[str]:
         yield f"targets {given['targets']}"
         return
     yield f"logits of shape {tuple(given['shape'])}, {place}"
+    if "row" in given:
+        yield "at {at} they are {logits}, the target {target}".format_map(given["row"])
     if given.get("targets_shape") is not None:
         yield f"targets of shape {tuple(given['targets_shape'])}, {given['targets_dtype']}"
 
