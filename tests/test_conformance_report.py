@@ -84,6 +84,12 @@ def test_exponentials_past_the_dtype_are_named():
         assert named.says == "the loss is the log of exponentials that overflow, or are 0"
 
 
+def test_a_temperature_that_divides_twice_is_named():
+    loss = Reference().loss(LOGITS, TARGETS, temperature=4.0, reduction="none")
+    found = _found(LOGITS, TARGETS, loss, temperature=2.0, reduction="none")
+    assert [suspect.says for suspect in suspects.of(found)] == ["the loss divides by the temperature twice"]
+
+
 @pytest.mark.parametrize(("V", "named"), [(1, []), (3, ["mean by 0"])])
 def test_a_mean_by_0_is_one_of_no_tokens(V, named):
     """NaN where the loss of the one class is 0 is none."""

@@ -262,6 +262,7 @@ class _Answer:
             yield self._suspect("weights twice", "has weights twice", weights=np.asarray(weights) ** 2)
         if (t := self.options.get("temperature")) is not None:
             yield self._suspect("temperature", "is multiplied by the temperature where it divides", temperature=1 / t)
+            yield self._suspect("temperature twice", "divides by the temperature twice", temperature=t * t)
             yield self._suspect("temperature", "misses the factor of the temperature", wrong_steps.Flat())
         if (c := self.options.get("logit_softcap")) is not None:
             capped = c * np.tanh(self.logits / c) / self.options.get("temperature", 1.0)
