@@ -553,15 +553,14 @@ def _text(function, *args, platforms=("cuda",)):
 
 
 def test_a_program_for_cuda_has_the_launch(jax_ffi):
-    x, t = jnp.zeros((4, 5)), jnp.zeros(4, jnp.int32)
+    x, t = jnp.zeros((4, 5), jnp.float32), jnp.zeros(4, jnp.int32)
     function = jax.grad(crossent.cross_entropy)
     text = _text(function, x, t)
     assert "@crossent_cuda_float32_unaligned_hard_walk" in text
     assert "stablehlo.convert" in text
     assert "tensor<4xi64>" in text
-    assert "@crossent_cuda_float32_aligned_hard_losses_32_plain" in _text(
-        crossent.cross_entropy, jnp.zeros((4, 2048)), t
-    )
+    long = jnp.zeros((4, 2048), jnp.float32)
+    assert "@crossent_cuda_float32_aligned_hard_losses_32_plain" in _text(crossent.cross_entropy, long, t)
     # Neither what is exported, nor programs for several platforms, nor nothing.
     for without in (
         _text(function, x, t, platforms=("cpu", "cuda")),
