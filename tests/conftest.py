@@ -11,6 +11,13 @@ import logging
 
 import pytest
 
+LONG = ("test_several_devices.py", "test_conform_shards.py")
+
+
+def pytest_collection_modifyitems(items):
+    """What takes minutes by itself begins first, or one worker would wait for it in the end."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
 
 def pytest_report_header():
     return "tests/gpu: what only a GPU can answer is asked by tests/gpu/run.py alone"
