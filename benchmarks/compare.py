@@ -41,7 +41,9 @@ def unpacked(revision: str, folder: Path) -> Path:
     if done.returncode != 0:
         raise CannotCompareError(done.stderr.decode(errors="replace").strip().splitlines()[0])
     with tarfile.open(fileobj=BytesIO(done.stdout)) as archive:
-        archive.extractall(folder, filter="data")
+        if hasattr(tarfile, "data_filter"):  # since 3.11.4; the archive is git's own
+            archive.extraction_filter = tarfile.data_filter
+        archive.extractall(folder)
     return folder / "src"
 
 
