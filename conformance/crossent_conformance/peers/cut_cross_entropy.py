@@ -26,6 +26,13 @@ def _function():
     return linear_cross_entropy
 
 
+def _reset() -> None:
+    """Forget what was compiled: after an error the compiler skips the function, whatever it is called with next."""
+    import torch._dynamo
+
+    torch._dynamo.reset()
+
+
 class TorchCompile(Adapter):
     """`linear_cross_entropy(…, impl="torch_compile")`; logits of any dtype become float32."""
 
@@ -40,7 +47,11 @@ class TorchCompile(Adapter):
         """The function as it is."""
         options = usual(reduction, ignore_index)
         refuse_soft_of_classes(targets)
-        return _function()(hidden, weight, targets, softcap=logit_softcap, impl="torch_compile", **options)
+        try:
+            return _function()(hidden, weight, targets, softcap=logit_softcap, impl="torch_compile", **options)
+        except Exception:
+            _reset()
+            raise
 
     def loss(self, logits, targets, *, ignore_index=None, reduction="mean", logit_softcap=None):
         options = {"ignore_index": ignore_index, "reduction": reduction, "logit_softcap": logit_softcap}
