@@ -314,6 +314,7 @@ def test_a_refusal_says_why():
         ("leaving.py:x", "importing it raised SystemExit: 5"),
         (f"{SMALL}:of_one", "of_one cannot be called with logits and targets: too many positional arguments; acc"),
         ("two.py:x", "there is no 'x' in two.py; it has first, second"),
+        ("two.py:third.x", "there is no 'x' in two.py$"),
         ("no_such_module:x", "no module 'no_such_module'"),
         ("crossent:nothing", "there is no 'nothing' in crossent"),
         ("numpy:pi", "numpy:pi is float; accepted: a function, a module, or an object with a method 'loss'"),
@@ -324,7 +325,8 @@ def test_no_subject(tmp_path, monkeypatch, spec, message):
     (tmp_path / "broken.py").write_text("import nowhere_to_be_found\n")
     (tmp_path / "worse.py").write_text("1 / 0\n")
     (tmp_path / "leaving.py").write_text("raise SystemExit(5)\n")
-    (tmp_path / "two.py").write_text("import os\ndef first(): pass\ndef second(): pass\n")
+    objects = "import types\nthird = types.SimpleNamespace(f=print)\n"
+    (tmp_path / "two.py").write_text(f"{objects}def first(): pass\ndef second(): pass\n")
     with pytest.raises(SubjectError, match=message):
         subject.load(spec)
 

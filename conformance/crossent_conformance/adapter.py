@@ -365,7 +365,7 @@ class UnderTest:
         for name, value in fixed.items():
             if name in names or (name == "smoothing" and _is_default("label_smoothing", effective["label_smoothing"])):
                 continue
-            if name == "ignore_index" and value < 0 and effective[name] is None:  # no class is ignored by it
+            if name == "ignore_index" and effective[name] is None and modules.ignores_nothing(value):
                 continue
             if not _same(effective[name], value):
                 raise DoesNotApply(f"{_worded(name, effective[name])}: it is {value!r} whatever is asked")

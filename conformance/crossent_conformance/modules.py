@@ -100,7 +100,7 @@ class Read:
         ignored = self._options.get("ignore_index")
         if ignored is not None and options.get("ignore_index") is None:
             options = {name: value for name, value in options.items() if name != "ignore_index"}
-            if not _ignores_nothing(ignored.default):
+            if not ignores_nothing(ignored.default):
                 options["ignore_index"] = NO_TARGET
         for name, value in options.items():
             option = self._options.get(name, Option(name, None, False))
@@ -263,6 +263,6 @@ def _fixed(module: Any, options: dict[str, Option]) -> dict[str, Any]:
     return fixed
 
 
-def _ignores_nothing(index: Any) -> bool:
+def ignores_nothing(index: Any) -> bool:
     """Whether no class is ignored by that."""
     return index is None or index < 0

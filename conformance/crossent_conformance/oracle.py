@@ -49,7 +49,6 @@ class Written(Exact):
 
     def __getitem__(self, index) -> Written:
         """A part of the values."""
-        """A part of the values."""
         part = super().__getitem__(index)
         return Written(part.high, part.low, part.allowed, self.digits[index], times=part.times)
 

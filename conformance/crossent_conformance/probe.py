@@ -193,9 +193,13 @@ def _smoothing(under_test: UnderTest, backend: Backend, dtype: str) -> str | Non
             distance[smoothing, target] = abs(float(loss[0]) - float(exact.high))
     except Exception:
         return None
-    mistaken = {(name, t): far for (name, t), far in distance.items() if far < 1e-3}
-    distance = mistaken or {(name, t): far for (name, t), far in distance.items() if t == TARGETS[0]}
-    nearest = min(distance, key=lambda key: (math.isnan(distance[key]), distance[key]))
+
+    def rank(found: tuple[str, int]) -> tuple[bool, bool, float]:
+        """Another class is believed where the loss is nothing else."""
+        far = distance[found]
+        return found[1] != TARGETS[0] and not far < 1e-3, math.isnan(far), far
+
+    nearest = min(distance, key=rank)
     return nearest[0] if math.isfinite(distance[nearest]) else None
 
 

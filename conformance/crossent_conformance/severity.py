@@ -94,8 +94,11 @@ def plainest(fractions: np.ndarray, relative: np.ndarray, call: Call | None) -> 
 
 def graded(error: BaseException, kind: str, call: Call | None, dtype: str) -> tuple[str, int, float]:
     """The grade of a failure, its tier, and its relative error: what is told first is smallest, largest."""
-    if isinstance(error, Unlike) and not isinstance(error, Disagreement) and not coarse(_apart(error), dtype):
-        return EXTREME, SPECIAL, _apart(error)
+    relative = 0.0
+    if isinstance(error, Unlike):
+        relative = error.relative if isinstance(error, Disagreement) else _apart(error)
+        if not coarse(relative, dtype):
+            return EXTREME, SPECIAL, relative
     if call is None:
         return WRONG, 1 if kind == "raises" else REFUSALS, 0.0
     index = error.index if isinstance(error, Unlike) else ()
@@ -104,9 +107,8 @@ def graded(error: BaseException, kind: str, call: Call | None, dtype: str) -> tu
     plain = _holds_at(ordinary(call), index)
     first = 0 if plain and not _counts_nothing(call) else SPECIAL
     if isinstance(error, Unlike):
-        relative = error.relative if isinstance(error, Disagreement) else _apart(error)
         far = math.isfinite(error.given) and coarse(_apart(error), dtype)
-        if not coarse(relative, dtype) or (numbers and not plain and not far and call.logits.size):
+        if numbers and not plain and not far and call.logits.size:
             return EXTREME, SPECIAL, relative
         return WRONG, first, relative
     if kind == "not refused":

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from crossent_conformance.adapter import UnderTest, is_adapter
@@ -58,12 +59,18 @@ def _find(spec: str) -> Any:
         raise SubjectError(f"{spec}: importing it raised {type(error).__name__}: {error}") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
-            own = [name for name in getattr(found, "__dict__", ()) if not name.startswith("_")]
-            own = [name for name in own if getattr(getattr(found, name), "__module__", "") == found.__name__]
-            has = f"; it has {', '.join(own[:MOST_NAMES])}" if own else ""
-            raise SubjectError(f"{spec}: there is no {part!r} in {path}{has}")
+            raise SubjectError(f"{spec}: there is no {part!r} in {path}{_own(found)}")
         found = getattr(found, part)
     return found
+
+
+def _own(found: Any) -> str:
+    """What a module has that was written in it, to be put behind the name of what it has not."""
+    if not isinstance(found, ModuleType):
+        return ""
+    own = [name for name, value in vars(found).items() if getattr(value, "__module__", "") == found.__name__]
+    own = [name for name in own if not name.startswith("_")]
+    return f"; it has {', '.join(own[:MOST_NAMES])}" if own else ""
 
 
 def _file(path: Path) -> Any:

@@ -67,7 +67,8 @@ def of(error: Disagreement) -> list[Suspect]:
         asked = error.call, error.what, error.whole
         error.suspects = named(*asked) if grade == severity.WRONG else []
         if not error.suspects and error.call.logits.size <= MOST and error.what in ("loss", "d_logits"):
-            error.suspects = list(_Answer(*asked).digits())
+            answer = _Answer(*asked)
+            error.suspects = [*answer.overflow()] or [*answer.digits()]
     return error.suspects
 
 
@@ -383,14 +384,15 @@ class _Answer:
         ask = getattr(TokensReference(), f"{name}_and_grad")
         return ask(*arrays, **options)[int(self.what.startswith("d_"))]
 
-    def digits(self) -> Iterator[Suspect]:
-        """The dtype to which the logits, or the result, were rounded: one that the error is gone with; or past which
-        exponentials are."""
+    def overflow(self) -> Iterator[Suspect]:
+        """That no maximum was taken off."""
         largest = np.abs(self.logits).max(initial=0.0)
-        overflows = OVERFLOWS[self.compute_dtype] < largest < LARGE and not np.isfinite(self.given[self.off]).any()
-        if self.what == "loss" and overflows:
+        past = OVERFLOWS[self.compute_dtype] < largest < LARGE and not np.isfinite(self.given[self.off]).any()
+        if self.what == "loss" and past:
             yield Suspect("overflow", f"{self.noun} is the log of exponentials that overflow, or are 0")
-            return
+
+    def digits(self) -> Iterator[Suspect]:
+        """The dtype to which the logits, or the result, were rounded: one that the error is gone with."""
         finite = np.isfinite(self.given) & np.isfinite(self.exact)
         apart = np.abs(self.given - self.exact)[finite].max(initial=0.0)
         some = finite & (self.given != 0)
